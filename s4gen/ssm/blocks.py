@@ -1,0 +1,89 @@
+"""Causal convolution with a state space kernel, in blocks and by FFT.
+
+The block form cuts a sequence into blocks of length T. Inside a block the output is a Toeplitz product with the first T
+taps of the kernel; between blocks only the N numbers of the state travel:
+
+    y_j     = u_j  Toeplitz(K[:T])  +  x_j  (C Abar^1 .. C Abar^T)
+    x_{j+1} = Abar^T x_j  +  u_j  (Abar^(T-1) Bbar .. Abar^0 Bbar)
+
+Three batched matrix products, no padding to 2L, any length, and an initial and a final state for nothing. Measured on
+two CPU cores it is several times faster than the FFT, forward and backward; both are exact.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from s4gen.ssm.realform import multiply
+
+# Longest block. Cost per input is 2T + 4N multiplications; below about 128 the products are too small for the
+# matrix units (measured 64 .. 196 on a CPU: 98 .. 128 best).
+BLOCK = 128
+
+
+class BlockMaps(NamedTuple):
+    """The matrices of the block form, for one block length T; all real, per head."""
+
+    kernel: Tensor  # r(H, T): K[0] .. K[T-1]
+    into_state: Tensor  # r(H, T, N): row i is Abar^(T-1-i) Bbar
+    from_state: Tensor  # r(H, N, T): column j is C Abar^(j+1)
+    transition: Tensor  # Abar^T: real-form diagonal r(H, N), or dense r(H, N, N) acting on columns
+    last_transition: Tensor  # the same for Abar^r, r = length of the last block
+
+
+def block_lengths(L: int) -> tuple[int, int]:
+    """(T, r): length of the blocks and of the last one, for a sequence of length L; r <= T <= BLOCK."""
+    n_blocks = -(-L // BLOCK)
+    T = -(-L // n_blocks)
+    return T, L - (-(-L // T) - 1) * T
+
+
+def toeplitz(kernel: Tensor) -> Tensor:
+    """r(H, T) -> r(H, T, T) with M[i, j] = kernel[j - i] for j >= i, else 0; then (u M)[j] = sum_i u_i K[j-i]."""
+    T = kernel.shape[-1]
+    return F.pad(kernel, (T - 1, 0)).unfold(-1, T, 1).flip(-2)
+
+
+def _advance(transition: Tensor, x: Tensor) -> Tensor:
+    """Abar^T x for x r(H, B, N)."""
+    if transition.dim() == 3:
+        return x @ transition.transpose(1, 2)
+    return multiply(transition[:, None, :], x)
+
+
+def block_convolve(u: Tensor, maps: BlockMaps, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Causal convolution of u r(B, L, H) from state r(B, H, N) (None: zeros); returns y r(B, L, H) and the final state.
+
+    `maps` must have been made for ``block_lengths(L)``.
+    """
+    n_batch, L, H = u.shape
+    T, N = maps.into_state.shape[1:]
+    n_blocks = -(-L // T)
+    last = L - (n_blocks - 1) * T
+    if last < T:
+        u = F.pad(u, (0, 0, 0, T - last))
+    by_head = u.reshape(n_batch * n_blocks * T, H).t().contiguous().view(H, n_batch, n_blocks, T)
+    flat = by_head.view(H, n_batch * n_blocks, T)
+    x = u.new_zeros(H, n_batch, N) if state is None else state.transpose(0, 1)
+    entering = [x]
+    if n_blocks > 1:
+        pushed = torch.bmm(flat, maps.into_state).view(H, n_batch, n_blocks, N)
+        for j in range(n_blocks - 1):
+            entering.append(_advance(maps.transition, entering[-1]) + pushed[:, :, j])
+    final = by_head[:, :, -1, :last] @ maps.into_state[:, T - last :]
+    final = _advance(maps.last_transition, entering[-1]) + final
+    states = torch.stack(entering, dim=2).view(H, n_batch * n_blocks, N)
+    y = torch.baddbmm(torch.bmm(states, maps.from_state), flat, toeplitz(maps.kernel))
+    y = y.view(H, n_batch * n_blocks * T).t().reshape(n_batch, n_blocks * T, H)
+    return y[:, :L], final.transpose(0, 1)
+
+
+def fft_convolve(u: Tensor, kernel: Tensor) -> Tensor:
+    """Causal convolution of u r(B, L, H) with kernel r(H, L) by FFT of length 2L."""
+    L = u.shape[1]
+    spectrum = torch.fft.rfft(u, n=2 * L, dim=1) * torch.fft.rfft(kernel, n=2 * L).t()
+    return torch.fft.irfft(spectrum, n=2 * L, dim=1)[:, :L]

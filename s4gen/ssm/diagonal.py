@@ -1,0 +1,97 @@
+"""Diagonal state space models (S4D): discretisation, kernel, block maps and step; both views side by side.
+
+Sources: S4D (arXiv 2206.11893), sections 2 and 3. Discretisation is done in complex128 whatever the working
+precision, because the phase l * Im(dt Lambda) of a long kernel loses one digit per decade of l in float32; the costs
+are O(H n sqrt(L)) exponentials.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from s4gen.ssm.blocks import BlockMaps
+from s4gen.ssm.realform import column, row
+
+
+def discretize(Lambda: Tensor, B: Tensor, dt: Tensor, method: str) -> tuple[Tensor, Tensor]:
+    """log(Abar) and Bbar, both c(H, n) in complex128, from Lambda c(H, n), B c(H, n), dt r(H).
+
+    zoh (S4D eq. 7):      Abar = exp(dt Lambda),                      Bbar = (exp(dt Lambda) - 1) / Lambda * B
+    bilinear (S4D eq. 6): Abar = (1 + dt Lambda/2)/(1 - dt Lambda/2), Bbar = dt B / (1 - dt Lambda/2)
+    """
+    Lambda, B = Lambda.to(torch.complex128), B.to(torch.complex128)
+    step = dt.to(torch.float64)[:, None]
+    z = step * Lambda
+    if method == "zoh":
+        return z, torch.exp(z).sub(1) / Lambda * B
+    if method == "bilinear":
+        return torch.log((1 + z / 2) / (1 - z / 2)), step * B / (1 - z / 2)
+    raise ValueError(f"unknown discretization {method!r}: expected 'zoh' or 'bilinear'")
+
+
+def powers(log_a: Tensor, L: int, dtype: torch.dtype) -> Tensor:
+    """exp(l log_a) for l = 0 .. L-1: c(H, n) -> c(H, n, L) in `dtype`.
+
+    l = l1 S + l2 with S ~ sqrt(L) turns L exponentials into 2 sqrt(L) and one multiplication each.
+    """
+    S = max(1, math.isqrt(L))
+    coarse = torch.arange(-(-L // S), dtype=torch.float64, device=log_a.device) * S
+    fine = torch.arange(S, dtype=torch.float64, device=log_a.device)
+    outer = torch.exp(log_a[..., None] * coarse).to(dtype)[..., None]
+    inner = torch.exp(log_a[..., None] * fine).to(dtype)[..., None, :]
+    return (outer * inner).flatten(-2)[..., :L]
+
+
+def kernel(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int, method: str) -> Tensor:
+    """Convolution kernel K[l] = 2 Re(sum_n C_n Abar_n^l Bbar_n), r(H, L) (S4D eq. 4).
+
+    As a product of two real matrices: K[l1 S + l2] = sum_n (C Bbar Abar^(l1 S))_n (Abar^l2)_n, so that nothing of
+    size H n L is ever formed.
+    """
+    dtype = C.dtype
+    log_a, B_bar = discretize(Lambda, B, dt, method)
+    S = max(1, math.isqrt(L))
+    n_coarse = -(-L // S)
+    coarse = torch.arange(n_coarse, dtype=torch.float64, device=log_a.device) * S
+    left = (C.to(torch.complex128) * B_bar)[:, None, :] * torch.exp(log_a[:, None, :] * coarse[:, None])
+    fine = torch.arange(S, dtype=torch.float64, device=log_a.device)
+    right = torch.exp(log_a[:, :, None] * fine).to(dtype)  # c(H, n, S)
+    product = row(left.to(dtype)) @ torch.cat((right.real, right.imag), dim=1)  # r(H, n_coarse, S)
+    return product.flatten(1)[:, :L]
+
+
+def block_maps(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int, method: str) -> BlockMaps:
+    """Everything `blocks.block_convolve` needs for blocks of length T and a last one of length `last`."""
+    dtype = C.dtype
+    log_a, B_bar = discretize(Lambda, B, dt, method)
+    V = powers(log_a, T + 1, dtype)  # c(H, n, T+1): Abar^0 .. Abar^T
+    into = V[..., :T].flip(-1) * B_bar.to(dtype)[..., None]  # Abar^(T-1-i) Bbar
+    out = V[..., 1:] * C[..., None]  # C Abar^(j+1)
+    CB = row(C * B_bar.to(dtype))
+    taps = torch.cat((V[..., :T].real, V[..., :T].imag), dim=1)  # r(H, N, T)
+    return BlockMaps(
+        kernel=(CB[:, None, :] @ taps)[:, 0],
+        into_state=torch.cat((into.real, into.imag), dim=1).transpose(1, 2),
+        from_state=torch.cat((2 * out.real, -2 * out.imag), dim=1),
+        transition=column(V[..., T]),
+        last_transition=column(V[..., last]),
+    )
+
+
+def step_constants(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Abar, Bbar, Cbar in real form r(H, N) for `step`, rounded once from complex128."""
+    real = C.real.dtype
+    log_a, B_bar = discretize(Lambda, B, dt, method)
+    return column(torch.exp(log_a)).to(real), column(B_bar).to(real), row(C)
+
+
+def step(A_bar: Tensor, B_bar: Tensor, C_bar: Tensor, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """One recurrent step: x' = Abar x + Bbar u, y = Cbar x'. u r(B, H), x r(B, H, N); O(N) per head."""
+    a_re, a_im = A_bar.chunk(2, dim=-1)
+    x_re, x_im = x.chunk(2, dim=-1)
+    rotated = torch.cat((a_re * x_re - a_im * x_im, a_im * x_re + a_re * x_im), dim=-1)
+    x = torch.addcmul(rotated, B_bar, u[..., None])
+    return (x * C_bar).sum(-1), x

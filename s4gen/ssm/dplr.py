@@ -1,0 +1,147 @@
+"""S4: diagonal plus low-rank state space models, bilinear; kernel, block maps and O(N) step, side by side.
+
+A = diag(Lambda) - sum_r P_r P_r^*, on the full (conjugate-complete) state. Sources: S4 (arXiv 2111.00396), appendix C.
+C is always the true output vector; the truncated C~ = C (I - Abar^L) exists only inside `kernel`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from s4gen.ssm.blocks import BlockMaps
+from s4gen.ssm.realform import column, diagonal_matrix, multiply, row, row_to_complex
+
+
+class StepConstants(NamedTuple):
+    """Abar = diag(a) - sum_r p_r q_r in real form, Bbar, Cbar: one step costs O(R N) per head."""
+
+    a: Tensor  # r(H, N), real-form diagonal
+    p: Tensor  # r(R, H, N) columns
+    q: Tensor  # r(R, H, N) rows
+    B_bar: Tensor  # r(H, N)
+    C_bar: Tensor  # r(H, N)
+
+
+def step_constants(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor) -> StepConstants:
+    """Discretise by the bilinear rule and invert by Woodbury; computed in complex128 and rounded once.
+
+    Abar = (I - dt/2 A)^-1 (I + dt/2 A). With D = 1/(1 - dt/2 Lambda), E = 1 + dt/2 Lambda, G = 2/dt I + P^* D P:
+        (I - dt/2 A)^-1 = D - D P G^-1 P^* D
+        Abar            = D E - D P (dt/2 P^* + G^-1 P^* D (E - dt/2 P P^*))
+    so Abar stays diagonal plus rank R and Bbar = dt (D B - D P G^-1 P^* D B).
+    """
+    real = C.real.dtype
+    return StepConstants(*(t.to(real) for t in _exact_constants(Lambda, P, B, C, dt)))
+
+
+def _exact_constants(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor) -> StepConstants:
+    """`step_constants` in float64."""
+    Lambda, P, B, C = (t.to(torch.complex128) for t in (Lambda, P, B, C))
+    h = dt.to(torch.float64)[:, None]
+    D, E = 1 / (1 - h / 2 * Lambda), 1 + h / 2 * Lambda
+    DP = column(D * P)  # r(R, H, N)
+    P_row, PD_row = row(P.conj()), row(P.conj() * D)  # x -> P^* x and x -> P^* D x over the full state
+    PDP = torch.einsum("rhn,shn->hrs", P_row, DP)
+    identity = torch.eye(P.shape[0], dtype=torch.float64, device=dt.device)
+    G_inv = torch.linalg.inv(2 / h[..., None] * identity + PDP)  # r(H, R, R)
+    PDE_row = row(P.conj() * D * E)
+    q = h / 2 * P_row + torch.einsum("hrs,shn->rhn", G_inv, PDE_row)
+    q = q - h / 2 * torch.einsum("hrs,hst,thn->rhn", G_inv, PDP, P_row)
+    PDB = torch.einsum("rhn,hn->hr", PD_row, column(B))
+    B_bar = h * (column(D * B) - torch.einsum("rhn,hrs,hs->hn", DP, G_inv, PDB))
+    return StepConstants(column(D * E), DP, q, B_bar, row(C))
+
+
+def step(constants: StepConstants, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """One recurrent step: x' = Abar x + Bbar u, y = Cbar x'. u r(B, H), x r(B, H, N); O(R N) per head."""
+    a, p, q, B_bar, C_bar = constants
+    new = torch.addcmul(multiply(a, x), B_bar, u[..., None])
+    for p_r, q_r in zip(p, q, strict=True):
+        new = torch.addcmul(new, p_r, (x * q_r).sum(-1, keepdim=True), value=-1)
+    return (new * C_bar).sum(-1), new
+
+
+def dense_transition(constants: StepConstants) -> Tensor:
+    """Abar as a real matrix r(H, N, N)."""
+    return diagonal_matrix(constants.a) - torch.einsum("rhi,rhj->hij", constants.p, constants.q)
+
+
+def matrix_power(A: Tensor, k: int) -> Tensor:
+    """A^k for k >= 1 by repeated squaring; differentiable."""
+    result: Tensor | None = None
+    while True:
+        if k & 1:
+            result = A if result is None else result @ A
+        k >>= 1
+        if not k:
+            assert result is not None
+            return result
+        A = A @ A
+
+
+def krylov(A: Tensor, b: Tensor, T: int) -> tuple[Tensor, Tensor]:
+    """[b, A b, ..., A^(T-1) b] r(H, N, T) and A^T r(H, N, N) by doubling: log2(T) matrix products."""
+    vectors, power, known = b[..., None], A, 1
+    while known < T:
+        vectors = torch.cat((vectors, power @ vectors[..., : T - known]), dim=-1)
+        power, known = power @ power, 2 * known
+    return vectors, power if known == T else matrix_power(A, T)
+
+
+def block_maps(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int) -> BlockMaps:
+    """Everything `blocks.block_convolve` needs for blocks of length T and a last one of length `last`.
+
+    The powers are taken in float64: an undamped mode (FouT, LegT) otherwise loses a digit to rounding.
+    """
+    real = C.real.dtype
+    constants = _exact_constants(Lambda, P, B, C, dt)
+    A_bar = dense_transition(constants)
+    into, transition = krylov(A_bar, constants.B_bar, T)
+    out, _ = krylov(A_bar.transpose(1, 2), constants.C_bar, T + 1)
+    transition, last_transition = (
+        A.to(real) for A in (transition, transition if last == T else matrix_power(A_bar, last))
+    )
+    return BlockMaps(
+        kernel=(constants.C_bar[:, None, :] @ into)[:, 0].to(real),
+        into_state=into.flip(-1).transpose(1, 2).to(real),
+        from_state=out[..., 1:].to(real),
+        transition=transition,
+        last_transition=last_transition,
+    )
+
+
+def kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int) -> Tensor:
+    """Convolution kernel K[l] = C Abar^l Bbar, r(H, L), by its generating function (S4, algorithm 1).
+
+    At a root of unity w,  sum_l K[l] w^l = C~ (I - w Abar)^-1 Bbar = dt C~ (diag(delta) + s P P^*)^-1 B  with
+    delta = (1 - w) - s Lambda and s = dt/2 (1 + w): Cauchy-like sums over the 2n modes, and Woodbury for P P^*. This
+    form has no pole at w = -1. Nodes come from float64: powers of a rounded root lose three digits by L = 16384.
+    """
+    constants = _exact_constants(Lambda, P, B, C, dt)
+    C_row = constants.C_bar
+    A_L = matrix_power(dense_transition(constants), L)
+    C_trunc = row_to_complex(C_row - (C_row[:, None, :] @ A_L)[:, 0]).to(C.dtype)
+    wide = torch.complex128
+    angle = torch.arange(L // 2 + 1, dtype=torch.float64, device=dt.device) * (-2 * torch.pi / L)
+    w = torch.polar(torch.ones_like(angle), angle)
+    s = dt.to(torch.float64)[:, None] / 2 * (1 + w)  # c(H, F)
+    Lambda_full = torch.cat((Lambda, Lambda.conj()), -1).to(wide)
+    inverse = 1 / ((1 - w)[:, None] - s[..., None] * Lambda_full[:, None, :])  # c(H, F, 2n)
+    inverse = inverse.to(C.dtype)
+
+    def full(v: Tensor) -> Tensor:
+        return torch.cat((v, v.conj()), -1).to(C.dtype)
+
+    left = torch.cat((full(C_trunc)[None], full(P.conj())))  # (1+R, H, 2n)
+    right = torch.cat((full(B)[None], full(P)))
+    pairs = torch.einsum("ahn,bhn->hnab", left, right).flatten(-2)
+    rank = P.shape[0]
+    sums = (inverse @ pairs).unflatten(-1, (1 + rank, 1 + rank))  # c(H, F, 1+R, 1+R)
+    s = s.to(C.dtype)[..., None, None]
+    inner = torch.eye(rank, dtype=C.dtype, device=dt.device) + s * sums[..., 1:, 1:]
+    correction = s * sums[..., :1, 1:] @ torch.linalg.solve(inner, sums[..., 1:, :1])
+    spectrum = (sums[..., :1, :1] - correction)[..., 0, 0] * dt[:, None]
+    return torch.fft.irfft(spectrum, n=L)

@@ -1,0 +1,251 @@
+"""The mathematics against its definitions, in float64, and against numbers computed elsewhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from s4gen.ssm import blocks, diagonal, dplr, hippo, realform, reference
+
+FIXTURES = Path(os.environ.get("S4GEN_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
+
+
+def relative(got: Tensor, want: Tensor) -> float:
+    """Largest error over time, relative to the largest value, of the worst head."""
+    return ((got - want).abs().amax(-1) / want.abs().amax(-1)).max().item()
+
+
+def random_system(seed: int, H: int, n: int, rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """A stable Lambda, P, B, C, dt in double precision that is no special case of anything."""
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.complex128, generator=g)
+
+    decay = torch.rand(H, n, dtype=torch.float64, generator=g) + 0.1
+    Lambda = torch.complex(-decay, torch.randn(H, n, dtype=torch.float64, generator=g) * 10)
+    dt = torch.exp(torch.rand(H, dtype=torch.float64, generator=g) * 4 - 5)
+    return Lambda, normal(rank, H, n), normal(H, n), normal(H, n), dt
+
+
+def defined_kernel(Lambda: Tensor, P: Tensor | None, B: Tensor, C: Tensor, dt: Tensor, L: int, method: str) -> Tensor:
+    """Kernel r(H, L) by dense matrices and a loop."""
+    rows = []
+    for h in range(len(dt)):
+        A, B_h, C_h = reference.dense_system(Lambda[h], None if P is None else P[:, h], B[h], C[h])
+        rows.append(reference.kernel(*reference.discretize(A, B_h, dt[h].item(), method), C_h, L))
+    return torch.stack(rows)
+
+
+def impulse_response(maps: blocks.BlockMaps, H: int, L: int, dtype: torch.dtype) -> Tensor:
+    impulse = torch.zeros(1, L, H, dtype=dtype)
+    impulse[:, 0] = 1
+    return blocks.block_convolve(impulse, maps, None)[0][0].t()
+
+
+@pytest.mark.parametrize("N", [2, 8, 64])
+def test_nplr_form_is_hippo_legs(N: int) -> None:
+    """diag(Lambda) - P P^* is HiPPO-LegS in another basis: same eigenvalues -(n+1), same B^T B-type invariants."""
+    Lambda, P, B = hippo.nplr_legs(N)
+    A, B_full, _ = reference.dense_system(Lambda, P, B, B)
+    A_hippo, B_hippo = hippo.legs(N)
+    for k in range(4):  # the Krylov moments B^* A^k B do not depend on a unitary basis
+        moment = (B_full.conj() @ torch.linalg.matrix_power(A, k) @ B_full).real
+        wanted = B_hippo @ torch.linalg.matrix_power(A_hippo, k) @ B_hippo
+        assert moment.item() == pytest.approx(wanted.item(), rel=1e-9)
+    assert torch.trace(A).real.item() == pytest.approx(-N * (N + 1) / 2, rel=1e-12)
+
+
+def test_odd_state_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="even"):
+        hippo.nplr_legs(7)
+
+
+@pytest.mark.parametrize(("method", "order"), [("bilinear", 2), ("zoh", None)])
+def test_discretisation_error_falls_with_the_claimed_order(method: str, order: int | None) -> None:
+    """Abar^(1/dt) against exp(A): bilinear is of order 2, zero-order hold exact for the homogeneous system."""
+    Lambda = torch.tensor([[-0.5 - 3.0j, -0.2 - 1.0j]], dtype=torch.complex128)
+    errors = []
+    steps = [8, 16, 32, 64]
+    for k in steps:
+        log_a, _ = diagonal.discretize(Lambda, torch.ones_like(Lambda), torch.tensor([1.0 / k]), method)
+        errors.append((torch.exp(log_a * k) - torch.exp(Lambda)).abs().max().item())
+    if order is None:
+        assert max(errors) < 1e-13
+    else:
+        slopes = np.diff(np.log(errors)) / np.diff(np.log(steps))
+        assert np.all(np.abs(slopes + order) < 0.1), slopes
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    H=st.integers(1, 3),
+    n=st.integers(1, 6),
+    L=st.integers(1, 300),
+    method=st.sampled_from(["zoh", "bilinear"]),
+)
+def test_s4d_kernel_is_the_powers_of_the_transition(seed: int, H: int, n: int, L: int, method: str) -> None:
+    Lambda, _, B, C, dt = random_system(seed, H, n, 1)
+    wanted = defined_kernel(Lambda, None, B, C, dt, L, method)
+    assert relative(diagonal.kernel(Lambda, B, C, dt, L, method), wanted) < 1e-9
+    maps = diagonal.block_maps(Lambda, B, C, dt, *blocks.block_lengths(L), method)
+    assert relative(impulse_response(maps, H, L, torch.float64), wanted) < 1e-9
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    H=st.integers(1, 3),
+    n=st.integers(1, 6),
+    L=st.integers(1, 300),
+    rank=st.integers(1, 2),
+)
+def test_s4_kernel_is_the_powers_of_the_transition(seed: int, H: int, n: int, L: int, rank: int) -> None:
+    """By Cauchy sums and by blocks; even lengths meet the node w = -1."""
+    Lambda, P, B, C, dt = random_system(seed, H, n, rank)
+    wanted = defined_kernel(Lambda, P, B, C, dt, L, "bilinear")
+    assert relative(dplr.kernel(Lambda, P, B, C, dt, L), wanted) < 1e-9
+    maps = dplr.block_maps(Lambda, P, B, C, dt, *blocks.block_lengths(L))
+    assert relative(impulse_response(maps, H, L, torch.float64), wanted) < 1e-9
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_woodbury_step_is_the_dense_step(rank: int) -> None:
+    Lambda, P, B, C, dt = random_system(3, 2, 4, rank)
+    constants = dplr.step_constants(Lambda, P, B, C, dt)
+    u = torch.randn(50, 2, dtype=torch.float64)
+    x = torch.randn(1, 2, 8, dtype=torch.float64)
+    x0, ys = x.clone(), []
+    for u_k in u:
+        y, x = dplr.step(constants, u_k[None], x)
+        ys.append(y[0])
+    for h in range(2):
+        A, B_h, C_h = reference.dense_system(Lambda[h], P[:, h], B[h], C[h])
+        start = realform.column_to_complex(x0[0, h])
+        wanted, last = reference.scan(
+            *reference.discretize(A, B_h, dt[h].item(), "bilinear"),
+            C_h,
+            u[:, h],
+            torch.cat((start, start.conj())),
+        )
+        torch.testing.assert_close(torch.stack(ys)[:, h], wanted, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(realform.column_to_complex(x[0, h]), last[:4], rtol=1e-10, atol=1e-10)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), L=st.integers(1, 400), batch=st.integers(1, 3))
+def test_block_form_equals_fft_form(seed: int, L: int, batch: int) -> None:
+    Lambda, _, B, C, dt = random_system(seed, 3, 4, 1)
+    u = torch.randn(batch, L, 3, dtype=torch.float64)
+    maps = diagonal.block_maps(Lambda, B, C, dt, *blocks.block_lengths(L), "zoh")
+    wanted = blocks.fft_convolve(u, diagonal.kernel(Lambda, B, C, dt, L, "zoh"))
+    torch.testing.assert_close(blocks.block_convolve(u, maps, None)[0], wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("L", [1, 127, 128, 129, 784, 1021, 3072, 16384])
+def test_blocks_cover_every_length_without_waste(L: int) -> None:
+    T, last = blocks.block_lengths(L)
+    n = -(-L // T)
+    assert 1 <= last <= T <= blocks.BLOCK
+    assert (n - 1) * T + last == L
+
+
+def test_gradients_of_both_kernels_equal_finite_differences() -> None:
+    Lambda, P, B, C, dt = (t.requires_grad_() for t in random_system(5, 2, 2, 1))
+
+    def s4(*system: Tensor) -> Tensor:
+        maps = dplr.block_maps(*system, 5, 3)
+        return torch.cat((dplr.kernel(*system, 9), maps.kernel, maps.last_transition.flatten(1)), 1)
+
+    def s4d(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor) -> Tensor:
+        return torch.cat([diagonal.kernel(Lambda, B, C, dt, 9, method) for method in ("zoh", "bilinear")], 1)
+
+    assert torch.autograd.gradcheck(s4, (Lambda, P, B, C, dt))
+    assert torch.autograd.gradcheck(s4d, (Lambda, B, C, dt))
+
+
+def fixture_files(pattern: str) -> list[Path]:
+    files = sorted(FIXTURES.glob(pattern))
+    return [f for f in files if "dss" not in f.name and "realdiag" not in f.name]
+
+
+def fixture_system(path: Path, real: torch.dtype) -> tuple[dict[str, Tensor], Tensor, str]:
+    """The system of a fixture with its shared SSMs tiled over the heads (head h uses row h mod S), and its kernel."""
+    data = np.load(path, allow_pickle=False)
+    copies = data["C"].shape[-2] // data["Lambda"].shape[-2]
+    wide = torch.complex128 if real == torch.float64 else torch.complex64
+    system = {
+        name: torch.from_numpy(np.concatenate([data[name]] * (1 if name == "C" else copies), axis=-2)).to(wide)
+        for name in ("Lambda", "P", "B", "C")
+        if name in data
+    }
+    system["dt"] = torch.from_numpy(data["dt"]).to(real)
+    return system, torch.from_numpy(data["K"]), str(data["discretization"])
+
+
+@pytest.mark.skipif(not FIXTURES.is_dir(), reason="no reference fixtures here; set S4GEN_FIXTURES")
+@pytest.mark.parametrize(("real", "bound"), [(torch.float64, 1e-9), (torch.float32, 5e-5)])
+@pytest.mark.parametrize("path", fixture_files("kernels_*.npz"), ids=lambda path: path.stem)
+def test_kernels_equal_the_fixtures(path: Path, real: torch.dtype, bound: float) -> None:
+    """Expected values by definition, written by others; lengths up to 4096, both forms, all lengths stored."""
+    system, K, method = fixture_system(path, real)
+    H = len(system["dt"])
+    for L in {64, 1000, K.shape[1]}:
+        lengths = blocks.block_lengths(L)
+        if "P" in system:
+            kernel, maps = (
+                dplr.kernel(**system, L=L),
+                dplr.block_maps(**system, T=lengths[0], last=lengths[1]),
+            )
+        else:
+            kernel = diagonal.kernel(**system, L=L, method=method)
+            maps = diagonal.block_maps(**system, T=lengths[0], last=lengths[1], method=method)
+        assert relative(kernel.double(), K[:, :L]) < bound
+        assert relative(impulse_response(maps, H, L, real).double(), K[:, :L]) < bound
+
+
+@pytest.mark.skipif(not FIXTURES.is_dir(), reason="no reference fixtures here; set S4GEN_FIXTURES")
+@pytest.mark.parametrize("path", fixture_files("kernels_*.npz"), ids=lambda path: path.stem)
+def test_state_in_and_out_equals_the_fixtures(path: Path) -> None:
+    """Output and final state from a random initial state, where the fixture has one."""
+    data = np.load(path, allow_pickle=False)
+    if "state_x0" not in data:
+        pytest.skip("no state in this fixture")
+    system, _, method = fixture_system(path, torch.float64)
+    L = data["state_y"].shape[1]
+    T, last = blocks.block_lengths(L)
+    if "P" in system:
+        maps = dplr.block_maps(**system, T=T, last=last)
+    else:
+        maps = diagonal.block_maps(**system, T=T, last=last, method=method)
+    u = torch.from_numpy(data["u"][:, :L]).double()
+    x0 = realform.column(torch.from_numpy(data["state_x0"]).to(torch.complex128))
+    y, x = blocks.block_convolve(u.t()[None], maps, x0[None])
+    y = y[0].t() + torch.from_numpy(data["D"])[:, None] * u
+    assert relative(y, torch.from_numpy(data["state_y"])) < 1e-9
+    wanted = torch.from_numpy(data["state_x_end"]).to(torch.complex128)
+    torch.testing.assert_close(realform.column_to_complex(x[0]), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.skipif(not FIXTURES.is_dir(), reason="no reference fixtures here; set S4GEN_FIXTURES")
+@pytest.mark.parametrize("N", [8, 64])
+def test_hippo_legs_equals_the_fixture(N: int) -> None:
+    data = np.load(FIXTURES / "hippo.npz", allow_pickle=False)
+    A, B = hippo.legs(N)
+    Lambda, P, B_basis = hippo.nplr_legs(N)
+    prefix = f"legs_N{N}_"
+    np.testing.assert_allclose(A, data[prefix + "A"], rtol=1e-12)
+    np.testing.assert_allclose(B, data[prefix + "B"], rtol=1e-12)
+    np.testing.assert_allclose(Lambda, data[prefix + "Lambda"], rtol=1e-9)
+    np.testing.assert_allclose(P.conj() * B_basis, data[prefix + "VhP_conj_VhB"], rtol=1e-7, atol=1e-9)
+    if N == 64:
+        for name, init in hippo.S4D_INITS.items():
+            np.testing.assert_allclose(init(N)[0], data[f"s4d_{name}_N{N}_Lambda"], rtol=1e-6, atol=1e-6)
