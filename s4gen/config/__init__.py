@@ -1,0 +1,33 @@
+"""What a model, a data set and a training run are made of: frozen dataclasses, and strict loading from TOML.
+
+No torch here: the command line reads recipes before it pays for heavy imports.
+"""
+
+from s4gen.config.recipes import load_preset, load_recipe, recipe_to_toml
+from s4gen.config.schema import (
+    DataConfig,
+    DensityConfig,
+    ImageLayout,
+    ModelConfig,
+    OptimConfig,
+    Recipe,
+    SSMConfig,
+    TrainConfig,
+)
+from s4gen.config.strict import density_config_from_dict, density_config_to_dict
+
+__all__ = [
+    "DataConfig",
+    "DensityConfig",
+    "ImageLayout",
+    "ModelConfig",
+    "OptimConfig",
+    "Recipe",
+    "SSMConfig",
+    "TrainConfig",
+    "density_config_from_dict",
+    "density_config_to_dict",
+    "load_preset",
+    "load_recipe",
+    "recipe_to_toml",
+]

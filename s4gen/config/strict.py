@@ -1,0 +1,193 @@
+"""From tables of plain values to dataclasses, refusing whatever is not exactly right.
+
+A table is first made flat: `{"model.d_model": Setting(128, source)}`. Several of them (a preset, a recipe,
+the command line) are then laid over one another with `|`, and every complaint can still name where its value
+came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+from s4gen.config.schema import (
+    ConfigError,
+    DataConfig,
+    DensityConfig,
+    ImageLayout,
+    ModelConfig,
+    OptimConfig,
+    Recipe,
+    SSMConfig,
+    TrainConfig,
+)
+from s4gen.errors import UserError
+
+SECTIONS: dict[str, type] = {
+    "model": ModelConfig,
+    "ssm": SSMConfig,
+    "data": DataConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "layout": ImageLayout,
+}
+T = TypeVar("T")
+
+
+class Setting(NamedTuple):
+    """One value and the file or option it was read from."""
+
+    value: Any
+    source: str
+
+
+Flat = Mapping[str, Setting]
+
+
+def flatten(
+    tables: Mapping[str, Any], sections: Sequence[str], source: str, also: Sequence[str] = ()
+) -> dict[str, Setting]:
+    """Flat settings from nested tables; names and types are checked here, ranges when the dataclass is made.
+
+    `also` names further keys, all strings, that are allowed without belonging to a dataclass.
+
+    Raises:
+        UserError: an unknown section or key, or a value of another type.
+    """
+    types = {f"{name}.{key}": kind for name in sections for key, kind in _field_types(SECTIONS[name]).items()}
+    types |= dict.fromkeys(also, str)
+    flat = {}
+    for section, table in tables.items():
+        if not isinstance(table, Mapping):
+            if section in sections:
+                raise UserError(f"{source}: {section} = {_show(table)}: expected a section [{section}]")
+            raise UserError(f"{source}: unknown key {section}{_suggest(section, list(types))}")
+        if section not in sections:
+            nearest = difflib.get_close_matches(section, sections, n=1)
+            hint = (
+                f"did you mean [{nearest[0]}]?"
+                if nearest
+                else f"expected {', '.join(f'[{s}]' for s in sections)}"
+            )
+            raise UserError(f"{source}: unknown section [{section}]; {hint}")
+        for key, value in table.items():
+            name = f"{section}.{key}"
+            if name not in types:
+                raise UserError(f"{source}: unknown key {name}{_suggest(name, list(types))}")
+            flat[name] = Setting(_checked(name, value, types[name], source), source)
+    return flat
+
+
+def build(section: str, flat: Flat, source: str) -> Any:
+    """The dataclass of one section; keys that are not set have their default.
+
+    Raises:
+        UserError: a value out of range, or a key without a default is missing.
+    """
+    kind = SECTIONS[section]
+    values = {}
+    for field in dataclasses.fields(kind):
+        name = f"{section}.{field.name}"
+        if name in flat:
+            values[field.name] = flat[name].value
+        elif field.default is dataclasses.MISSING:
+            raise UserError(f"{source}: {name} is missing")
+    return located(lambda: kind(**values), flat, source)
+
+
+def located(make: Any, flat: Flat, source: str) -> Any:
+    """`make()`, its complaint headed by the file or option that the offending value came from."""
+    try:
+        return make()
+    except ConfigError as error:
+        where = flat[error.key].source if error.key in flat else source
+        raise UserError(f"{where}: {error}") from None
+
+
+def density_config_to_dict(config: DensityConfig) -> dict[str, dict[str, Any]]:
+    """Plain values for JSON; `density_config_from_dict` reads them back to an equal config."""
+    tables = dataclasses.asdict(config)
+    return {**tables, "layout": {"kind": config.layout.kind, **tables["layout"]}}
+
+
+def density_config_from_dict(tables: Mapping[str, Any], source: str = "config.json") -> DensityConfig:
+    """The inverse of `density_config_to_dict`; a missing key has its default, as one added to the schema
+    later.
+
+    Raises:
+        UserError: not what `density_config_to_dict` makes; the message begins with `source`.
+    """
+    flat = flatten(tables, ("layout", "model", "ssm"), source, also=["layout.kind"])
+    layout, model, ssm = build_layout(flat, source), build("model", flat, source), build("ssm", flat, source)
+    config: DensityConfig = located(lambda: DensityConfig(layout, model, ssm), flat, source)
+    return config
+
+
+def build_layout(flat: Flat, source: str) -> ImageLayout:
+    """The layout, of the kind that `layout.kind` says; image where it says nothing."""
+    kind = flat.get("layout.kind", Setting(ImageLayout.kind, source))
+    if kind.value != ImageLayout.kind:
+        raise UserError(f'{kind.source}: layout.kind = "{kind.value}": expected "{ImageLayout.kind}"')
+    layout: ImageLayout = build("layout", flat, source)
+    return layout
+
+
+def build_recipe(flat: Flat, source: str) -> Recipe:
+    """The whole recipe from flat settings; keys that are not set have their default."""
+    parts = {field.name: build(field.name, flat, source) for field in dataclasses.fields(Recipe)}
+    recipe: Recipe = located(lambda: Recipe(**parts), flat, source)
+    return recipe
+
+
+def _field_types(kind: type) -> dict[str, type]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _checked(name: str, value: Any, wanted: type, source: str) -> Any:
+    """The value, an int made a float where a float is wanted; a bool is never a number."""
+    if type(value) is wanted:
+        return value
+    if wanted is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    noun = {int: "a whole number", float: "a number", str: "a word in quotes"}[wanted]
+    raise UserError(f"{source}: {name} = {_show(value)}: got {_noun(value)}, expected {noun}")
+
+
+def _show(value: Any) -> str:
+    text = (
+        f'"{value}"'
+        if isinstance(value, str)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _noun(value: Any) -> str:
+    names = {
+        bool: "true/false",
+        int: "a whole number",
+        float: "a decimal number",
+        str: "a string",
+        list: "a list",
+    }
+    return names.get(type(value), "a table" if isinstance(value, Mapping) else f"a {type(value).__name__}")
+
+
+def _suggest(name: str, names: Sequence[str]) -> str:
+    """The rest of the sentence about an unknown key: the nearest valid one, or all of the section."""
+    section, _, key = name.rpartition(".")
+    same_key = [other for other in names if other.rpartition(".")[2] == key]
+    siblings = [other for other in names if section and other.startswith(f"{section}.")]
+    nearest = (
+        same_key
+        or difflib.get_close_matches(name, siblings, n=1)
+        or difflib.get_close_matches(name, names, n=1)
+    )
+    if nearest:
+        return f"; did you mean {nearest[0]}?"
+    return f"; expected one of {', '.join(siblings or names)}"

@@ -1,0 +1,1 @@
+"""nn.Modules: state space layers, residual blocks, embeddings and the density model."""

@@ -1,0 +1,38 @@
+"""What the stack reads: the token before, and the place of the token to come."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from s4gen.config import ImageLayout
+
+
+class ImageEmbedding(nn.Module):
+    """Embedding of raster sequences of pixels with interleaved channels.
+
+    The input at place t is the value at t - 1 (one table per channel; `bos` before the first) plus row, column and
+    channel of the value at t, which is the one to be predicted. Places are periodic in the length of an image.
+    """
+
+    def __init__(self, layout: ImageLayout, d_model: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.bos = layout.levels
+        self.value = nn.Embedding(layout.channels * layout.levels + 1, d_model)
+        self.row = nn.Embedding(layout.height, d_model)
+        self.column = nn.Embedding(layout.width, d_model)
+        self.channel = nn.Embedding(layout.channels, d_model)
+        for table in (self.value, self.row, self.column, self.channel):
+            nn.init.normal_(table.weight, std=0.5)
+
+    def forward(self, tokens: Tensor, place: Tensor) -> Tensor:
+        """tokens int64 (...) as fed, place int64 (broadcasts with tokens): 0 for bos. Returns r(..., H)."""
+        channels, width = self.layout.channels, self.layout.width
+        place = place % self.layout.length
+        value_channel = (place - 1) % channels
+        is_bos = tokens == self.bos
+        index = torch.where(is_bos, channels * self.layout.levels, value_channel * self.layout.levels + tokens)
+        pixel = place // channels
+        where = self.row(pixel // width) + self.column(pixel % width) + self.channel(place % channels)
+        return self.value(index) + where

@@ -1,0 +1,209 @@
+"""The contracts of every sequence module, and of the density model on top of them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
+from s4gen.models.attention import CausalAttention
+from s4gen.models.blocks import Block
+from s4gen.models.density import DensityModel
+from s4gen.models.ssm_layers import S4, S4D
+
+LAYOUT = ImageLayout(height=4, width=3, channels=3, levels=6)
+SSM_KINDS = {
+    "s4": ("s4", SSMConfig(d_state=8)),
+    "s4d-legs": ("s4d", SSMConfig(d_state=8)),
+    "s4d-lin-bilinear": ("s4d", SSMConfig(d_state=8, init="lin", discretization="bilinear")),
+    "s4d-inv": ("s4d", SSMConfig(d_state=8, init="inv")),
+    "attention": ("attention", SSMConfig()),
+}
+
+
+def noisy(module: nn.Module) -> Any:
+    """Every parameter moved off its initial value, so that nothing holds only because of a zero."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return module.eval()
+
+
+def layer(kind: str, dtype: torch.dtype) -> Any:
+    mixer, ssm = SSM_KINDS[kind]
+    if mixer == "attention":
+        return noisy(CausalAttention(6, 2)).to(dtype)
+    return noisy({"s4": S4, "s4d": S4D}[mixer](6, ssm)).to(dtype)
+
+
+def model(kind: str, dtype: torch.dtype = torch.float64, layout: ImageLayout = LAYOUT, d_ff: int = 12) -> DensityModel:
+    mixer, ssm = SSM_KINDS[kind]
+    config = ModelConfig(mixer=mixer, d_model=8, n_layers=2, d_ff=d_ff, n_heads=2)
+    built: DensityModel = noisy(DensityModel(DensityConfig(layout, config, ssm))).to(dtype)
+    return built
+
+
+def leaves(state: Any) -> list[Tensor]:
+    """Tensors of a state, of an attention state only the filled part."""
+    if isinstance(state, Tensor):
+        return [state]
+    if hasattr(state, "length"):
+        return [state.keys[:, :, : state.length], state.values[:, :, : state.length]]
+    return [leaf for part in state for leaf in leaves(part)]
+
+
+def assert_same(got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
+    bound = 1e-9 if dtype == torch.float64 else 3e-5
+    scale = want.abs().max().clamp_min(1e-3)
+    assert ((got - want).abs().max() / scale).item() < bound
+
+
+def run_steps(module: Any, u: Tensor, state: Any) -> tuple[Tensor, Any]:
+    outputs = []
+    for t in range(u.shape[1]):
+        y, state = module.step(u[:, t], state)
+        outputs.append(y)
+    return torch.stack(outputs, 1), state
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kind", SSM_KINDS)
+@pytest.mark.parametrize(("L", "cut"), [(1, 1), (2, 1), (131, 60), (300, 129)])
+def test_a_layer_gives_the_same_at_once_in_chunks_and_in_steps(kind: str, L: int, cut: int, dtype: torch.dtype) -> None:
+    module, u = layer(kind, dtype), torch.randn(2, L, 6, dtype=dtype)
+    with torch.no_grad():
+        y, state = module(u)
+        first, middle = module(u[:, :cut])
+        parts = [first]
+        if cut < L:
+            second, middle = module(u[:, cut:], middle)
+            parts.append(second)
+        stepped, last = run_steps(module, u, module.initial_state(2))
+    assert_same(torch.cat(parts, 1), y, dtype)
+    assert_same(stepped, y, dtype)
+    for a, b, c in zip(leaves(state), leaves(middle), leaves(last), strict=True):
+        assert_same(b, a, dtype)
+        assert_same(c, a, dtype)
+
+
+@pytest.mark.parametrize("kind", ["s4", "s4d-legs", "s4d-lin-bilinear"])
+def test_the_recurrent_twin_is_the_layer(kind: str) -> None:
+    """`discretized` steps as the layer does, and later training of the layer does not reach it."""
+    module, u = layer(kind, torch.float64), torch.randn(2, 40, 6, dtype=torch.float64)
+    with torch.no_grad():
+        wanted, _ = module(u)
+        twin = module.discretized()
+        for parameter in module.parameters():
+            parameter.zero_()
+        got, _ = run_steps(twin, u, twin.initial_state(2))
+    assert_same(got, wanted, torch.float64)
+    assert not list(twin.parameters())
+
+
+@pytest.mark.parametrize("kind", ["s4", "s4d-inv"])
+def test_the_kernel_of_a_layer_is_its_response_to_an_impulse(kind: str) -> None:
+    module = layer(kind, torch.float64)
+    u = torch.zeros(1, 200, 6, dtype=torch.float64)
+    u[:, 0] = 1
+    with torch.no_grad():
+        response = module(u)[0][0].t()
+        response[:, 0] -= module.D
+        assert_same(response, module.kernel(200), torch.float64)
+
+
+@pytest.mark.parametrize("kind", SSM_KINDS)
+def test_no_gradient_flows_from_an_output_to_a_later_input(kind: str) -> None:
+    """A leak would make every likelihood meaningless. Gradients to earlier inputs must be there."""
+    mixer, ssm = SSM_KINDS[kind]
+    block = noisy(Block(ModelConfig(mixer=mixer, d_model=6, d_ff=8, n_heads=2), ssm)).double()
+    u = torch.randn(1, 9, 6, dtype=torch.float64, requires_grad=True)
+    y, _ = block(u)
+    for t in range(9):
+        (gradient,) = torch.autograd.grad(y[0, t].sum(), u, retain_graph=True)
+        size = gradient[0].abs().sum(-1)
+        assert size[t + 1 :].eq(0).all()
+        assert size[: t + 1].gt(0).all()
+
+
+@pytest.mark.parametrize("kind", SSM_KINDS)
+def test_the_model_gives_the_same_at_once_in_chunks_and_in_steps(kind: str) -> None:
+    """Over more than one image, so that places wrap around."""
+    network = model(kind)
+    x = torch.randint(0, 6, (2, 50))
+    tokens = torch.cat((torch.full((2, 1), network.bos), x), 1)
+    with torch.no_grad():
+        logits, _ = network(tokens)
+        first, state = network(tokens[:, :17])
+        second, _ = network(tokens[:, 17:], state)
+        stepped, _ = run_steps(network, tokens, network.initial_state(2))
+        prefilled, state = network.prefill(x[:, :20])
+        more, _ = network.prefill(x[:, 20:31], state)
+    assert_same(torch.cat((first, second), 1), logits, torch.float64)
+    assert_same(stepped, logits, torch.float64)
+    assert_same(prefilled, logits[:, 20], torch.float64)
+    assert_same(more, logits[:, 31], torch.float64)
+
+
+@pytest.mark.parametrize("kind", SSM_KINDS)
+def test_the_probabilities_of_all_sequences_sum_to_one(kind: str) -> None:
+    """All 2^8 images of 2 x 4 black and white pixels."""
+    layout = ImageLayout(height=2, width=4, channels=1, levels=2)
+    network = model(kind, layout=layout)
+    every = torch.tensor(list(itertools.product((0, 1), repeat=8)))
+    with torch.no_grad():
+        log_prob = network.log_prob(every)
+    assert log_prob.exp().sum().item() == pytest.approx(1, abs=1e-9)
+    assert log_prob.std() > 0.05  # and the model is not uniform
+
+
+@pytest.mark.parametrize("kind", SSM_KINDS)
+def test_forward_changes_nothing(kind: str) -> None:
+    network = model(kind).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    x = torch.randint(0, 6, (2, 36))
+    network.nats(x).sum().backward()
+    with torch.no_grad():
+        run_steps(network, x, network.initial_state(2))
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    for kind in ("s4", "s4d-legs"):
+        network = model(kind)
+        network.nats(torch.randint(0, 6, (2, 36))).sum().backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_ssm_stays_in_float32_under_autocast() -> None:
+    module, u = layer("s4d-legs", torch.float32), torch.randn(1, 100, 6)
+    wanted, _ = module(u)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, state = module(u)
+    assert got.dtype == state.dtype == torch.float32
+    assert torch.equal(got, wanted)
+
+
+def test_the_embedding_knows_the_channel_of_the_value_and_the_place_to_come() -> None:
+    """The same value in another channel, or in another place, reads differently; one image later it reads the same."""
+    network = model("s4d-legs")
+    token = torch.full((1,), 3)
+
+    def at(place: int) -> Tensor:
+        return network.embedding(token, torch.tensor([place]))
+
+    assert not torch.equal(at(1), at(2))
+    assert not torch.equal(at(1), at(4))
+    assert torch.equal(at(5), at(5 + LAYOUT.length))
+
+
+def test_without_feed_forward_there_is_none() -> None:
+    small, large = (model("s4d-legs", d_ff=d) for d in (0, 12))
+    assert not [name for name, _ in small.named_parameters() if "feed_forward" in name]
+    assert [name for name, _ in large.named_parameters() if "feed_forward" in name]
