@@ -1,0 +1,240 @@
+"""Checkpoints: a directory that holds a trained density model and where it came from.
+
+    config.json          format, its version, and the DensityConfig
+    model.safetensors    parameters and buffers, exactly as they were
+    recipe.toml          the whole resolved recipe, where a training run made it
+    metrics.json         what was measured
+    README.md            the card
+
+A converted one also holds `recurrent.safetensors` and `certificate.json` (s4gen.sampling.convert).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+import s4gen
+from s4gen.atomic import current, read_consistent, write_atomic, write_file_atomic
+from s4gen.config import (
+    DensityConfig,
+    Recipe,
+    density_config_from_dict,
+    density_config_to_dict,
+    load_recipe,
+    recipe_to_toml,
+)
+from s4gen.errors import UserError
+from s4gen.models.density import DensityModel
+from s4gen.shipped import find
+
+__all__ = [
+    "Checkpoint",
+    "check_target",
+    "fill_checkpoint",
+    "load_checkpoint",
+    "load_tensors",
+    "resolve_checkpoint",
+    "save_checkpoint",
+    "save_tensors",
+    "write_atomic",
+    "write_file_atomic",
+]
+
+FORMAT = "s4gen-checkpoint"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read from disk."""
+
+    path: Path
+    """Its directory."""
+    config: DensityConfig
+    """What the model is."""
+    model: DensityModel
+    """On the CPU, in evaluation mode."""
+    recipe: Recipe | None
+    """The recipe that trained it, where one did."""
+    metrics: dict[str, Any]
+    """What was measured when it was saved."""
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: DensityModel,
+    *,
+    recipe: Recipe | None,
+    metrics: Mapping[str, Any],
+    card: str,
+    overwrite: bool = False,
+) -> None:
+    """Write the whole checkpoint, or nothing: a failure leaves what was there before.
+
+    Raises:
+        UserError: `path` exists (and `overwrite` is not set, or it is not a checkpoint), or cannot be
+        written.
+    """
+    check_target(path, overwrite)
+    write_atomic(
+        path, lambda folder: fill_checkpoint(folder, model, recipe=recipe, metrics=metrics, card=card)
+    )
+
+
+def fill_checkpoint(
+    folder: Path, model: DensityModel, *, recipe: Recipe | None, metrics: Mapping[str, Any], card: str
+) -> None:
+    """Write the files of a checkpoint into an existing folder, for use inside `write_atomic`."""
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "s4gen_version": s4gen.__version__,
+        "density": density_config_to_dict(model.config),
+    }
+    save_tensors(folder / "model.safetensors", model.state_dict())
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    if recipe is not None:
+        (folder / "recipe.toml").write_text(recipe_to_toml(recipe), encoding="utf-8")
+
+
+def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
+    """The checkpoint of this path or shipped name. The global random state is left as it was.
+
+    Raises:
+        UserError: there is none, it is damaged, or it is of another format version.
+    """
+    path = resolve_checkpoint(name_or_path)
+    config, tensors, recipe, metrics = read_consistent(path, _read)
+    with torch.random.fork_rng(devices=[]):
+        model = DensityModel(config)
+    _check_tensors(tensors, model.state_dict(), path / "model.safetensors")
+    model.load_state_dict(tensors, assign=True)
+    return Checkpoint(path, config, model.eval(), recipe, metrics)
+
+
+def resolve_checkpoint(name_or_path: str | Path) -> Path:
+    """The directory of a checkpoint given by path or shipped name.
+
+    Raises:
+        UserError: there is nothing of that name, or it is not a checkpoint.
+    """
+    path = Path(name_or_path)
+    directory = current(path)
+    if directory is None:
+        directory = path = find("checkpoints", name_or_path)
+    if not (directory / "config.json").is_file():
+        inside = sorted(
+            str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/config.json")
+        )
+        hint = f"; did you mean {inside[-1]}?" if inside else ""
+        raise UserError(f"{name_or_path} is not a checkpoint: there is no config.json in it{hint}")
+    return path
+
+
+def check_target(path: str | Path, overwrite: bool) -> None:
+    """Refuse to write a checkpoint over something that is to be kept. Call it before any work.
+
+    Raises:
+        UserError: `path` exists and `overwrite` is not set, or it is neither a checkpoint nor an empty
+        folder.
+    """
+    path = Path(path)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(f"{path} exists; choose another name, or replace it with --force")
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} exists and is not a checkpoint, so it is not replaced; choose another name")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as safetensors, exactly. A full disk is an OSError, as for every other file."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.write_bytes(safetensors.torch.save(plain))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        UserError: the file is missing, truncated or not safetensors.
+    """
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(_read_bytes(path))
+    except (SafetensorError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged or truncated ({error}); copy or save the checkpoint again"
+        ) from None
+    return tensors
+
+
+def _read(folder: Path) -> tuple[DensityConfig, dict[str, Tensor], Recipe | None, dict[str, Any]]:
+    config = _read_config(folder / "config.json")
+    tensors = load_tensors(folder / "model.safetensors")
+    recipe = load_recipe(folder / "recipe.toml") if (folder / "recipe.toml").exists() else None
+    metrics = _read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+    return config, tensors, recipe, metrics
+
+
+def _read_config(path: Path) -> DensityConfig:
+    config = _read_json(path)
+    if config.get("format") != FORMAT:
+        raise UserError(
+            f'{path}: format = {config.get("format")!r}: expected "{FORMAT}"; this is another program\'s file'
+        )
+    version = config.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: checkpoint format version {version!r}, but s4gen {s4gen.__version__} reads version "
+            f"{FORMAT_VERSION}; use the s4gen that wrote it ({config.get('s4gen_version', 'unknown')})"
+        )
+    if not isinstance(config.get("density"), dict):
+        raise UserError(f"{path}: density is missing; the file is damaged")
+    return density_config_from_dict(config["density"], source=str(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_read_bytes(path))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged or truncated ({error}); copy or save the checkpoint again"
+        ) from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: expected a JSON object")
+    return value
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing, so {path.parent} is not a complete checkpoint") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are not those of the model in config.json."""
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    for problem, names in (("is missing", missing), ("is not part of the model", unexpected)):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise UserError(f"{path} does not fit config.json: tensor {names[0]}{more} {problem}")
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            got, wanted = tuple(tensor.shape), tuple(expected[name].shape)
+            raise UserError(
+                f"{path} does not fit config.json: tensor {name} has shape {got}, expected {wanted}"
+            )

@@ -1,0 +1,33 @@
+"""A progress bar on standard error, or nothing where it is not wanted or tqdm is not installed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+class _NoBar:
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def update(self, n: int) -> None:
+        pass
+
+    def set_postfix_str(self, text: str) -> None:
+        pass
+
+
+def progress_bar(total: int, unit: str, shown: bool, desc: str = "") -> Any:
+    """A context manager with tqdm's `update(n)` and `set_postfix_str(text)`."""
+    if not shown:
+        return _NoBar()
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _NoBar()
+    # In a log file every refresh is a line.
+    patience = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(total=total, unit=unit, desc=desc, unit_scale=True, dynamic_ncols=True, mininterval=patience)

@@ -1,0 +1,78 @@
+"""The record of a run: metrics.jsonl, the same as metrics.csv for a spreadsheet, and TensorBoard if installed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from s4gen.atomic import write_file_atomic
+
+COLUMNS = (
+    "step",
+    "epoch",
+    "split",
+    "bits_per_dim",
+    "stderr",
+    "lr",
+    "gradient_norm",
+    "tokens_per_second",
+    "seconds",
+)
+
+
+class MetricsLog:
+    """Append-only; opening it to resume drops what was written after the checkpoint, so a step is never there twice."""
+
+    def __init__(self, folder: Path, resume_step: int) -> None:
+        self._jsonl, self._csv = folder / "metrics.jsonl", folder / "metrics.csv"
+        rows = [row for row in read_metrics(folder) if row["step"] <= resume_step] if resume_step else []
+        write_file_atomic(self._jsonl, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        write_file_atomic(self._csv, ",".join(COLUMNS).encode() + b"\n" + b"".join(_csv_line(row) for row in rows))
+        self._board = _tensorboard(folder / "tensorboard", resume_step)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add one row; its keys are among COLUMNS."""
+        with self._jsonl.open("ab") as file:
+            file.write(json.dumps(row).encode() + b"\n")
+        with self._csv.open("ab") as file:
+            file.write(_csv_line(row))
+        if self._board is not None:
+            for key in ("bits_per_dim", "lr", "gradient_norm", "tokens_per_second"):
+                if key in row:
+                    self._board.add_scalar(f"{row['split']}/{key}", row[key], row["step"])
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a run's metrics.jsonl, in order; a half-written last line (a killed run) is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _csv_line(row: dict[str, Any]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow([row.get(column, "") for column in COLUMNS])
+    return line.getvalue().encode()
+
+
+def _tensorboard(folder: Path, resume_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder, purge_step=resume_step or None)

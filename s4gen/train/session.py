@@ -1,0 +1,111 @@
+"""What a training run is at one step, and how it is saved and resumed: weights, optimiser, running mean, random state.
+
+The order of the data is a function of seed and step, so the step alone says where in the data the run is.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s4gen.checkpoint import (
+    check_target,
+    fill_checkpoint,
+    load_checkpoint,
+    load_tensors,
+    save_tensors,
+    write_atomic,
+)
+from s4gen.config import DensityConfig, ImageLayout, Recipe
+from s4gen.errors import UserError
+from s4gen.models.density import DensityModel
+from s4gen.train.optim import build_optimizer
+
+OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter
+CHECKPOINT = "checkpoint"  # folder of the run's checkpoint inside its output folder
+
+
+@dataclass
+class Session:
+    """A run between two steps."""
+
+    recipe: Recipe
+    model: DensityModel
+    mean: dict[str, Tensor]
+    """Running mean of the weights: what is evaluated and published."""
+    optimizer: torch.optim.AdamW
+    step: int
+    """Optimiser steps done."""
+    seconds: float
+    """Wall time of training so far, over all resumptions."""
+
+
+def start(recipe: Recipe, layout: ImageLayout, device: torch.device) -> Session:
+    """A fresh run; seeds torch's global generator, which initialisation and dropout draw from."""
+    torch.manual_seed(recipe.train.seed)
+    model = DensityModel(DensityConfig(layout, recipe.model, recipe.ssm)).to(device)
+    mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return Session(recipe, model, mean, build_optimizer(model, recipe.optim), 0, 0.0)
+
+
+def mean_model(session: Session) -> DensityModel:
+    """A copy of the model with the running mean as its weights, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        model = DensityModel(session.model.config)
+    model.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in session.mean.items()}, assign=True)
+    return model.eval().to(next(session.model.parameters()).device)
+
+
+def save(session: Session, out: Path, metrics: dict[str, Any], card: str) -> None:
+    """Replace the run's checkpoint; readable by everything that reads checkpoints, and complete to go on from."""
+
+    def fill(folder: Path) -> None:
+        fill_checkpoint(folder, mean_model(session), recipe=session.recipe, metrics=metrics, card=card)
+        tensors: dict[str, Tensor] = {f"weights.{name}": p for name, p in session.model.named_parameters()}
+        names = {id(p): name for name, p in session.model.named_parameters()}
+        for parameter, state in session.optimizer.state.items():
+            tensors.update({f"optimizer.{key}.{names[id(parameter)]}": state[key] for key in OPTIMIZER_STATE})
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        save_tensors(folder / "training.safetensors", tensors)
+        progress = {"step": session.step, "seconds": session.seconds}
+        (folder / "training.json").write_text(json.dumps(progress) + "\n", encoding="utf-8")
+
+    target = out / CHECKPOINT
+    check_target(target, overwrite=True)
+    write_atomic(target, fill)
+
+
+def resume(out: Path, device: torch.device) -> Session:
+    """The session saved in `out`, exactly as it was.
+
+    Raises UserError if there is none or it is damaged.
+    """
+    if not out.is_dir():
+        raise UserError(f"cannot resume {out}: there is no such folder")
+    checkpoint = load_checkpoint(out / CHECKPOINT)
+    folder = checkpoint.path
+    if checkpoint.recipe is None or not (folder / "training.json").is_file():
+        raise UserError(f"cannot resume {out}: {folder} holds a model, but no state of a training run")
+    progress = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    tensors = {name: t.to(device) for name, t in load_tensors(folder / "training.safetensors").items()}
+    model = checkpoint.model.train().to(device)
+    mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"weights.{name}"])
+    optimizer = build_optimizer(model, checkpoint.recipe.optim)
+    for name, parameter in model.named_parameters():
+        for key in OPTIMIZER_STATE:
+            if (value := tensors.get(f"optimizer.{key}.{name}")) is not None:
+                optimizer.state[parameter][key] = value
+    torch.set_rng_state(tensors["rng.cpu"].cpu())
+    if "rng.cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["rng.cuda"].cpu())
+    return Session(checkpoint.recipe, model, mean, optimizer, progress["step"], progress["seconds"])

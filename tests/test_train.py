@@ -1,0 +1,225 @@
+"""Training: what it learns, what it writes, and that a run can be stopped anywhere and go on exactly."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from s4gen.checkpoint import load_checkpoint, load_tensors
+from s4gen.config import DataConfig, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
+from s4gen.errors import UserError
+from s4gen.models.density import DensityModel
+from s4gen.train import loop, optim, run, session
+from s4gen.train.metrics import read_metrics
+from s4gen.train.stop import stop_on_signal
+
+
+def recipe(**train: Any) -> Recipe:
+    settings = {"steps": 6, "batch_size": 4, "log_every": 1, "eval_every": 3, "eval_limit": 3, "save_every": 2}
+    return Recipe(
+        ModelConfig(d_model=8, n_layers=1, d_ff=8, dropout=0.1),  # dropout: the random state matters
+        SSMConfig(d_state=4),
+        DataConfig(dataset="mnist-mini", validation=3),
+        OptimConfig(warmup_steps=2),
+        TrainConfig(**{**settings, "n_samples": 0, **train}),
+    )
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) -> None:
+    """Make a run die, as by a power cut, before step `step` + 1."""
+    real = loop.training_step
+
+    def dying(state: session.Session, tokens: torch.Tensor) -> tuple[float, float]:
+        if state.step == step:
+            raise error
+        return real(state, tokens)
+
+    monkeypatch.setattr(loop, "training_step", dying)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in (folder / "checkpoint").iterdir() if f.suffix == ".safetensors"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """Weights, running mean, optimiser and random state, after dying between two checkpoints."""
+    assert run(recipe(precision=precision), tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5, RuntimeError("power cut"))
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(recipe(precision=precision), tmp_path / "cut", progress=False)
+    assert run(None, tmp_path / "cut", resume=True, progress=False)
+    whole, cut = files(tmp_path / "whole"), files(tmp_path / "cut")
+    assert set(whole) == {"model.safetensors", "training.safetensors"}
+    assert whole == cut
+    rows = [read_metrics(tmp_path / name) for name in ("whole", "cut")]
+    for a, b in zip(*rows, strict=True):
+        assert (a["step"], a["split"], a["bits_per_dim"]) == (b["step"], b["split"], b["bits_per_dim"])
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    """From 8 bits to below 3 on real digits in 60 steps of a tiny model; held-out images with it."""
+    settings = dataclasses.replace(
+        recipe(steps=60, eval_every=60, eval_limit=50), optim=OptimConfig(warmup_steps=5, lr=0.02)
+    )
+    run(dataclasses.replace(settings, data=DataConfig("mnist-mini", 50)), tmp_path / "out", progress=False)
+    rows = read_metrics(tmp_path / "out")
+    train = [row["bits_per_dim"] for row in rows if row["split"] == "train"]
+    held = [row["bits_per_dim"] for row in rows if row["split"] == "validation"]
+    assert train[0] > 6
+    assert sum(train[-10:]) / 10 < 3
+    assert held[-1] < 3.5
+
+
+def test_a_run_writes_what_it_says(tmp_path: Path) -> None:
+    calls = []
+
+    def sampler(model: DensityModel, n: int, seed: int) -> torch.Tensor:
+        calls.append((model.training, n, seed))
+        return torch.zeros(n, model.config.layout.length, dtype=torch.int64)
+
+    out = tmp_path / "out"
+    run(recipe(n_samples=2), out, sampler=sampler, progress=False)
+    assert calls == [(False, 2, 0), (False, 2, 0)]
+    assert sorted(f.name for f in (out / "samples").iterdir()) == ["step-000003.png", "step-000006.png"]
+    checkpoint = load_checkpoint(out / "checkpoint")
+    assert checkpoint.recipe == recipe(n_samples=2)
+    assert checkpoint.metrics["step"] == 6
+    assert checkpoint.metrics["validation"]["n_sequences"] == 3
+    assert "bits/dim" in (out / "checkpoint" / "README.md").read_text()
+    rows = read_metrics(out)
+    assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2, 3, 4, 5, 6]
+    with (out / "metrics.csv").open() as file:
+        assert [float(row["bits_per_dim"]) for row in csv.DictReader(file)] == [row["bits_per_dim"] for row in rows]
+
+
+def test_the_checkpoint_holds_the_running_mean(tmp_path: Path) -> None:
+    run(recipe(), tmp_path / "out", progress=False)
+    folder = tmp_path / "out" / "checkpoint"
+    published, training = load_tensors(folder / "model.safetensors"), load_tensors(folder / "training.safetensors")
+    assert any(not torch.equal(published[name], training[f"weights.{name}"]) for name in published)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_saves_and_ends_cleanly(tmp_path: Path, name: str) -> None:
+    """In a process of its own, as a person would press Ctrl-C."""
+    source = Path(__file__).with_name("train_forever.py")
+    out = tmp_path / "out"
+    child = subprocess.Popen([sys.executable, str(source), str(out)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not read_metrics(out) and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.1)
+    child.send_signal(getattr(signal, name))
+    _, message = child.communicate(timeout=60)
+    assert child.returncode == 0, message
+    saved = json.loads((out / "checkpoint" / "training.json").read_text())["step"]
+    assert saved >= read_metrics(out)[-1]["step"] > 0
+    assert f"go on with: s4gen train --resume {out}" in message
+    assert "Traceback" not in message
+
+
+def test_handlers_come_back_after_training() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_output_folder_in_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "note").write_text("mine")
+    with pytest.raises(UserError, match="exists"):
+        run(recipe(), tmp_path, progress=False)
+    assert (tmp_path / "note").read_text() == "mine"
+
+
+def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        run(None, tmp_path / "nowhere", resume=True, progress=False)
+    with pytest.raises(UserError):
+        run(None, tmp_path, resume=True, progress=False)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = DensityModel.nats
+    seen = []
+
+    def explode(self: DensityModel, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            seen.append(1)
+        return real(self, x) * (float("nan") if len(seen) == 5 else 1)
+
+    monkeypatch.setattr(DensityModel, "nats", explode)
+    with pytest.raises(UserError, match=r"not|no longer finite.*step 5.*optim\.lr"):
+        run(recipe(), tmp_path / "out", progress=False)
+    assert load_checkpoint(tmp_path / "out" / "checkpoint").metrics["step"] == 4
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second save fails half-way; the first one is still there, whole."""
+    real, saves = session.save_tensors, []
+
+    def full(path: Path, tensors: Any) -> None:
+        saves.append(path)
+        if len(saves) == 2:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(path, tensors)
+
+    monkeypatch.setattr(session, "save_tensors", full)
+    with pytest.raises(UserError, match="disk"):
+        run(recipe(), tmp_path / "out", progress=False)
+    assert load_checkpoint(tmp_path / "out" / "checkpoint").metrics["step"] == 2
+    monkeypatch.undo()
+    assert run(None, tmp_path / "out", resume=True, progress=False)
+
+
+def test_every_epoch_reads_every_sequence_once() -> None:
+    for epoch in range(3):
+        read = torch.cat([loop.batch_indices(10, 3, 7, step) for step in range(3 * epoch, 3 * epoch + 3)])
+        assert len(set(read.tolist())) == 9
+    first, second = (loop.batch_indices(10, 3, 7, step).tolist() for step in (0, 3))
+    assert first != second
+    assert len(loop.batch_indices(2, 5, 0, 11)) == 2
+
+
+def test_every_parameter_is_in_one_group_and_the_ssm_in_its_own() -> None:
+    built = session.start(recipe(), session.ImageLayout(28, 28, 1), torch.device("cpu"))
+    groups = optim.parameter_groups(built.model)
+    names = [name for group in groups.values() for name in group]
+    assert sorted(names) == sorted(name for name, _ in built.model.named_parameters())
+    assert "blocks.0.mixer.log_dt" in groups["ssm"]
+    assert "blocks.0.output.linear.weight" in groups["decay"]
+    assert {"blocks.0.mixer.C", "embedding.value.weight", "norm.bias"} <= set(groups["plain"])
+    by_decay = {group["weight_decay"]: group["peak_lr"] for group in built.optimizer.param_groups}
+    assert by_decay[0.01] == 4e-3
+    assert built.optimizer.param_groups[0]["peak_lr"] == 1e-3
+    assert built.optimizer.param_groups[0]["weight_decay"] == 0
+
+
+def test_the_schedule_warms_up_and_ends_at_zero() -> None:
+    factors = [optim.schedule(step, 100, 10) for step in range(101)]
+    assert factors[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    assert factors[10] == 1
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
+    assert factors[100] == pytest.approx(0)
