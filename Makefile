@@ -1,0 +1,38 @@
+# make demo   the whole idea in a few minutes, on images that come with the package; writes runs/demo/report.html
+# make test   lint, types and tests: what .ci/run runs
+# make lint   the linters and mypy alone
+# make bench  speed of the shipped checkpoint, recurrent against convolution and Transformer
+# make clean  remove .venv and what the tools leave behind (never runs/)
+#
+# Every target first makes .venv with everything in it, once. Another Python: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.installed
+
+.PHONY: demo test lint bench clean
+
+demo: $(READY)
+	$(BIN)/s4gen demo
+
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy s4gen
+
+bench: $(READY)
+	$(BIN)/s4gen bench checkpoints/mnist-small --batch 1 64 --baseline conv transformer
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "s4gen needs Python 3.11 or newer, but '$(PYTHON)' is not (or is not there): make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

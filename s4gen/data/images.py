@@ -1,0 +1,188 @@
+"""Images as values, as integer sequences and as PNG files.
+
+An image is a uint8 array (height, width, channels). As a sequence its values are in raster order: rows from
+the top, pixels from the left, the channels of a pixel side by side, r g b r g b ...
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s4gen.atomic import write_file_atomic
+from s4gen.config import ImageLayout
+from s4gen.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+EXACT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+"""PIL's modes of at most 8 bits per channel, which become RGBA without loss."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one layout with their labels."""
+
+    images: NDArray[np.uint8]
+    """(n, height, width, channels); treat as read-only."""
+    labels: NDArray[np.int64]
+    """(n,) class of each image."""
+    layout: ImageLayout
+    """What every image is."""
+    name: str
+    """The data set: mnist, cifar10-mini, ..."""
+    split: str
+    """train, test or validation."""
+    source: str
+    """Where it was read from: S4GEN_DATA, torchvision, or s4gen itself."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def split_validation(images: ImageSet, n: int) -> tuple[ImageSet, ImageSet]:
+    """All but the last `n` images, and the last `n`: what is trained on, and what is held out.
+
+    Raises:
+        UserError: nothing would be left to train on.
+    """
+    if not 0 <= n < len(images):
+        raise UserError(
+            f"data.validation = {n}: expected 0 to {len(images) - 1}, so that some of the {len(images)} "
+            f"training images of {images.name} are left to train on"
+        )
+    cut = len(images) - n
+    return (
+        replace(images, images=images.images[:cut], labels=images.labels[:cut]),
+        replace(images, images=images.images[cut:], labels=images.labels[cut:], split="validation"),
+    )
+
+
+def to_sequence(images: NDArray[np.uint8]) -> Tensor:
+    """Images (n, h, w, c) as int64 sequences (n, h * w * c); `to_image` is the exact inverse.
+
+    Eight bytes per value: convert a large set batch by batch.
+    """
+    import torch
+
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise ValueError(f"expected uint8 (n, h, w, c), got {images.dtype} {images.shape}")
+    return torch.from_numpy(images.reshape(len(images), math.prod(images.shape[1:])).astype(np.int64))
+
+
+def to_image(sequences: Tensor, layout: ImageLayout) -> NDArray[np.uint8]:
+    """Sequences (n, layout.length) as uint8 images (n, h, w, c); `to_sequence` is the exact inverse.
+
+    Raises:
+        ValueError: another length, or a value that is no level of the layout (a byte would wrap round).
+    """
+    values = sequences.cpu().numpy()
+    if values.ndim != 2 or values.shape[1] != layout.length:
+        raise ValueError(f"expected sequences (n, {layout.length}), got {values.shape}")
+    if values.size and not 0 <= values.min() <= values.max() < layout.levels:
+        raise ValueError(f"expected values 0 to {layout.levels - 1}, got {values.min()} to {values.max()}")
+    return values.astype(np.uint8).reshape(-1, layout.height, layout.width, layout.channels)
+
+
+def read_image(path: str | Path, layout: ImageLayout) -> NDArray[np.uint8]:
+    """One image file, of any format that PIL reads, as uint8 (h, w, c) with values 0 to layout.levels - 1.
+
+    Only conversions that lose nothing are made: palettes are looked up, grey is repeated for a colour layout,
+    colour whose channels are all equal is taken as grey, and full opacity is dropped. Nothing is resized.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds another kind of image; the message says what was
+            wanted.
+    """
+    from PIL import Image
+
+    wanted = f"{layout.width} x {layout.height} pixels, {_colour(layout)}, 8 bits a channel"
+    try:
+        with Image.open(path) as image:
+            got = f"{image.width} x {image.height} pixels, mode {image.mode}"
+            if image.size != (layout.width, layout.height) or image.mode not in EXACT_MODES:
+                raise UserError(f"{path} is an image of {got}: expected {wanted}")
+            pixels = np.asarray(image.convert("RGBA"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as an image ({error}): expected {wanted}") from error
+    if (pixels[..., 3] != 255).any():
+        raise UserError(f"{path} is transparent in places: expected {wanted}, opaque")
+    if layout.channels == 1 and (pixels[..., :3] != pixels[..., :1]).any():
+        raise UserError(f"{path} is a colour image: expected {wanted}")
+    shown, shades = pixels[..., : layout.channels], _shades(layout)
+    values = np.searchsorted(shades, shown).clip(max=layout.levels - 1).astype(np.uint8)
+    if (shades[values] != shown).any():
+        raise UserError(f"{path} has shades between the {layout.levels} that the model knows: {shades.tolist()}")
+    return values
+
+
+def save_grid(sequences: Tensor, layout: ImageLayout, path: str | Path, scale: int = 2) -> None:
+    """All sequences (n, layout.length) as one PNG, n >= 1: a grid as square as possible, in reading order.
+
+    Each pixel becomes `scale` x `scale` pixels, so that small images can be looked at; grey lines part them.
+
+    Raises:
+        UserError: `path` does not end in .png, or cannot be written; what was there is unchanged.
+    """
+    import torch
+
+    from s4gen.data.vision import import_torchvision
+
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path}: images are written as PNG, so expected a name that ends in .png")
+    images = torch.from_numpy(_pixels(sequences, layout, scale)).permute(0, 3, 1, 2)
+    columns = math.ceil(math.sqrt(len(images)))
+    grid = import_torchvision().utils.make_grid(images, nrow=columns, padding=scale, pad_value=128)
+    # make_grid repeats a single channel three times
+    _write_png(grid.permute(1, 2, 0).numpy()[..., : layout.channels], path)
+
+
+def save_each(sequences: Tensor, layout: ImageLayout, folder: str | Path, scale: int = 1) -> list[Path]:
+    """One PNG per sequence (n, layout.length), 00000.png, 00001.png, ..., in `folder`, made if missing.
+
+    With the default scale, `read_image` gives back exactly what was written.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    paths = [Path(folder) / f"{index:05d}.png" for index in range(len(sequences))]
+    for pixels, path in zip(_pixels(sequences, layout, scale), paths, strict=True):
+        _write_png(pixels, path)
+    return paths
+
+
+def _pixels(sequences: Tensor, layout: ImageLayout, scale: int) -> NDArray[np.uint8]:
+    """What to show, (n, scale * h, scale * w, c): values stretched to black ... white, pixels enlarged."""
+    _colour(layout)
+    pixels = _shades(layout)[to_image(sequences, layout)]
+    return pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def _shades(layout: ImageLayout) -> NDArray[np.uint8]:
+    """The byte that shows each level: 0 ... 255 evenly; the levels themselves where there are 256."""
+    return np.linspace(0, 255, layout.levels).round().astype(np.uint8)
+
+
+def _colour(layout: ImageLayout) -> str:
+    names = {1: "grey", 3: "RGB"}
+    if layout.channels not in names:
+        raise UserError(f"images of {layout.channels} channels cannot be shown: expected 1 (grey) or 3 (RGB)")
+    return names[layout.channels]
+
+
+def _write_png(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Pixels (h, w, 1 or 3) to a file, all or nothing."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(content, format="PNG")
+    write_file_atomic(path, content.getvalue())

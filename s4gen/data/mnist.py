@@ -1,0 +1,63 @@
+"""MNIST: 28 x 28 grey digits, 60,000 to train with and 10,000 to test with.
+
+LeCun, Cortes, Burges, "The MNIST database of handwritten digits". IDX is: two zero bytes, one for the type
+(8 = unsigned byte), one for the number of axes, their lengths as big-endian 32-bit integers, then the values.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s4gen.data.store import data_folder
+from s4gen.errors import UserError
+
+SIZES = {"train": 60_000, "test": 10_000}
+
+
+def load(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
+    """Images (n, 28, 28, 1), labels (n,) and where they came from.
+
+    Raises:
+        UserError: a file is missing, cut off or not what it should be; or there is neither data nor network.
+    """
+    folder = data_folder()
+    if folder is None:
+        from s4gen.data.vision import download
+
+        images, labels = download("MNIST", split)
+        return images[..., None], labels, "torchvision"
+    prefix = {"train": "train", "test": "t10k"}[split]
+    raw = folder / "mnist" / "MNIST" / "raw"
+    n = SIZES[split]
+    images = read_idx(raw / f"{prefix}-images-idx3-ubyte.gz", (n, 28, 28))
+    labels = read_idx(raw / f"{prefix}-labels-idx1-ubyte.gz", (n,)).astype(np.int64)
+    return images[..., None], labels, "S4GEN_DATA"
+
+
+def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The bytes of a gzipped IDX file, which must have this shape.
+
+    Raises:
+        UserError: it is not there, damaged, or holds something else; the message names the file.
+    """
+    try:
+        with gzip.open(path) as file:
+            content = file.read()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} is missing: S4GEN_DATA must hold mnist/MNIST/raw/*-ubyte.gz; unset it to download MNIST"
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is damaged or unreadable ({error}): copy or download it again") from error
+    header = np.array([0x800 + len(shape), *shape], dtype=">i4").tobytes()
+    if not content.startswith(header) or len(content) != len(header) + math.prod(shape):
+        wanted = " x ".join(map(str, shape))
+        raise UserError(f"{path} does not hold {wanted} bytes in IDX format: copy or download it again")
+    values = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+    return values.copy()  # writable, as torch wants it

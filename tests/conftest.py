@@ -1,0 +1,69 @@
+"""The room that every test runs in: seeded, without a network, without the user's data, cache or screen."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import tempfile
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+os.environ["MPLBACKEND"] = "Agg"
+
+# The same examples every time, and no deadline: other processes share the cores.
+settings.register_profile("s4gen", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("s4gen")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("S4GEN_DATA"):
+        return
+    for item in items:
+        if item.get_closest_marker("data"):
+            item.add_marker(pytest.mark.skip(reason="S4GEN_DATA is not set"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _only_its_own_data(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.node.get_closest_marker("data"):
+        monkeypatch.delenv("S4GEN_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_its_own() -> Iterator[None]:
+    """One for the session, so that the full CIFAR-10 is decoded once."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", folder)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _unplugged() -> Iterator[None]:
+    """What a machine without a network does; sockets between processes of this machine still work."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:
+            raise OSError(f"no network in tests: {address}")
+        connect(self, address)
+
+    def no_names(host: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, f"no network in tests: {host}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local_only)
+        patch.setattr(socket, "getaddrinfo", no_names)
+        yield
