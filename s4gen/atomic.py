@@ -164,11 +164,7 @@ def _os_error(error: BaseException) -> OSError | None:
     """The OSError behind an error; torch.save into a file object makes a RuntimeError of it."""
     if isinstance(error, OSError):
         return error
-    return (
-        error.__context__
-        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError)
-        else None
-    )
+    return error.__context__ if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError) else None
 
 
 def _explained(error: OSError, path: Path, previous: str | None) -> UserError:

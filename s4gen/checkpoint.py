@@ -85,9 +85,7 @@ def save_checkpoint(
         written.
     """
     check_target(path, overwrite)
-    write_atomic(
-        path, lambda folder: fill_checkpoint(folder, model, recipe=recipe, metrics=metrics, card=card)
-    )
+    write_atomic(path, lambda folder: fill_checkpoint(folder, model, recipe=recipe, metrics=metrics, card=card))
 
 
 def fill_checkpoint(
@@ -134,9 +132,7 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
     if directory is None:
         directory = path = find("checkpoints", name_or_path)
     if not (directory / "config.json").is_file():
-        inside = sorted(
-            str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/config.json")
-        )
+        inside = sorted(str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/config.json"))
         hint = f"; did you mean {inside[-1]}?" if inside else ""
         raise UserError(f"{name_or_path} is not a checkpoint: there is no config.json in it{hint}")
     return path
@@ -173,9 +169,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(_read_bytes(path))
     except (SafetensorError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged or truncated ({error}); copy or save the checkpoint again"
-        ) from None
+        raise UserError(f"{path} is damaged or truncated ({error}); copy or save the checkpoint again") from None
     return tensors
 
 
@@ -208,9 +202,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(_read_bytes(path))
     except ValueError as error:
-        raise UserError(
-            f"{path} is damaged or truncated ({error}); copy or save the checkpoint again"
-        ) from None
+        raise UserError(f"{path} is damaged or truncated ({error}); copy or save the checkpoint again") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: expected a JSON object")
     return value
@@ -235,6 +227,4 @@ def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
     for name, tensor in found.items():
         if tensor.shape != expected[name].shape:
             got, wanted = tuple(tensor.shape), tuple(expected[name].shape)
-            raise UserError(
-                f"{path} does not fit config.json: tensor {name} has shape {got}, expected {wanted}"
-            )
+            raise UserError(f"{path} does not fit config.json: tensor {name} has shape {got}, expected {wanted}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,8 +106,8 @@ def _toml_value(value: float | str) -> str:
 
 
 def _display(path: Path) -> str:
-    """The path for messages: `train/NAME.toml` where it is a shipped one, wherever that is installed."""
-    shipped = shipped_folder("train").parent
-    if path.is_relative_to(shipped) and not Path(os.curdir).resolve().is_relative_to(shipped):
-        return str(path.relative_to(shipped))
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    """The path for messages: `train/NAME.toml` for a shipped one, wherever that is installed."""
+    for kind in ("train", "models"):
+        if path.is_relative_to(shipped_folder(kind)):
+            return f"{kind}/{path.name}"
+    return str(path)

@@ -66,11 +66,7 @@ def flatten(
             raise UserError(f"{source}: unknown key {section}{_suggest(section, list(types))}")
         if section not in sections:
             nearest = difflib.get_close_matches(section, sections, n=1)
-            hint = (
-                f"did you mean [{nearest[0]}]?"
-                if nearest
-                else f"expected {', '.join(f'[{s}]' for s in sections)}"
-            )
+            hint = f"did you mean [{nearest[0]}]?" if nearest else f"expected {', '.join(f'[{s}]' for s in sections)}"
             raise UserError(f"{source}: unknown section [{section}]; {hint}")
         for key, value in table.items():
             name = f"{section}.{key}"
@@ -157,13 +153,7 @@ def _checked(name: str, value: Any, wanted: type, source: str) -> Any:
 
 
 def _show(value: Any) -> str:
-    text = (
-        f'"{value}"'
-        if isinstance(value, str)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
+    text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -183,11 +173,7 @@ def _suggest(name: str, names: Sequence[str]) -> str:
     section, _, key = name.rpartition(".")
     same_key = [other for other in names if other.rpartition(".")[2] == key]
     siblings = [other for other in names if section and other.startswith(f"{section}.")]
-    nearest = (
-        same_key
-        or difflib.get_close_matches(name, siblings, n=1)
-        or difflib.get_close_matches(name, names, n=1)
-    )
+    nearest = same_key or difflib.get_close_matches(name, siblings, n=1) or difflib.get_close_matches(name, names, n=1)
     if nearest:
         return f"; did you mean {nearest[0]}?"
     return f"; expected one of {', '.join(siblings or names)}"

@@ -135,7 +135,7 @@ class _Stepper(nn.Module):
 
 
 class DiagonalStep(_Stepper):
-    """x' = Abar x + Bbar u, y = Cbar x' + D u with diagonal Abar; buffers in real form r(H, N)."""
+    """x' = Abar x + Bbar u, y = Cbar x' + D u with diagonal Abar; buffers in real form, Abar r(2, H, N)."""
 
     A_bar: Tensor
     C_bar: Tensor

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s4gen.ssm.realform import multiply
+from s4gen.ssm.realform import multiplier, multiply
 
 # Longest block. Cost per input is 2T + 4N multiplications; below about 128 the products are too small for the
 # matrix units (measured 64 .. 196 on a CPU: 98 .. 128 best).
@@ -52,7 +52,7 @@ def _advance(transition: Tensor, x: Tensor) -> Tensor:
     """Abar^T x for x r(H, B, N)."""
     if transition.dim() == 3:
         return x @ transition.transpose(1, 2)
-    return multiply(transition[:, None, :], x)
+    return multiply(multiplier(transition)[:, :, None], x)
 
 
 def block_convolve(u: Tensor, maps: BlockMaps, state: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from s4gen.ssm.blocks import BlockMaps
-from s4gen.ssm.realform import column, row
+from s4gen.ssm.realform import column, multiplier, multiply, row
 
 
 def discretize(Lambda: Tensor, B: Tensor, dt: Tensor, method: str) -> tuple[Tensor, Tensor]:
@@ -82,16 +82,13 @@ def block_maps(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: i
 
 
 def step_constants(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Abar, Bbar, Cbar in real form r(H, N) for `step`, rounded once from complex128."""
+    """Abar as `multiplier` r(2, H, N), Bbar and Cbar in real form r(H, N), rounded once from complex128."""
     real = C.real.dtype
     log_a, B_bar = discretize(Lambda, B, dt, method)
-    return column(torch.exp(log_a)).to(real), column(B_bar).to(real), row(C)
+    return multiplier(column(torch.exp(log_a))).to(real), column(B_bar).to(real), row(C)
 
 
 def step(A_bar: Tensor, B_bar: Tensor, C_bar: Tensor, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """One recurrent step: x' = Abar x + Bbar u, y = Cbar x'. u r(B, H), x r(B, H, N); O(N) per head."""
-    a_re, a_im = A_bar.chunk(2, dim=-1)
-    x_re, x_im = x.chunk(2, dim=-1)
-    rotated = torch.cat((a_re * x_re - a_im * x_im, a_im * x_re + a_re * x_im), dim=-1)
-    x = torch.addcmul(rotated, B_bar, u[..., None])
+    x = torch.addcmul(multiply(A_bar, x), B_bar, u[..., None])
     return (x * C_bar).sum(-1), x

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from s4gen.ssm.blocks import BlockMaps
-from s4gen.ssm.realform import column, diagonal_matrix, multiply, row, row_to_complex
+from s4gen.ssm.realform import column, diagonal_matrix, multiplier, multiply, row, row_to_complex
 
 
 class StepConstants(NamedTuple):
     """Abar = diag(a) - sum_r p_r q_r in real form, Bbar, Cbar: one step costs O(R N) per head."""
 
-    a: Tensor  # r(H, N), real-form diagonal
+    a: Tensor  # r(2, H, N), diagonal as `realform.multiplier`
     p: Tensor  # r(R, H, N) columns
     q: Tensor  # r(R, H, N) rows
     B_bar: Tensor  # r(H, N)
@@ -52,7 +52,7 @@ def _exact_constants(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor
     q = q - h / 2 * torch.einsum("hrs,hst,thn->rhn", G_inv, PDP, P_row)
     PDB = torch.einsum("rhn,hn->hr", PD_row, column(B))
     B_bar = h * (column(D * B) - torch.einsum("rhn,hrs,hs->hn", DP, G_inv, PDB))
-    return StepConstants(column(D * E), DP, q, B_bar, row(C))
+    return StepConstants(multiplier(column(D * E)), DP, q, B_bar, row(C))
 
 
 def step(constants: StepConstants, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,98 @@
+"""The command line: `s4gen VERB ...`, one module for each verb.
+
+The modules of the verbs import nothing heavy before `run`, so that `-h` answers at once.
+Exit codes: 0 done, 2 the user can fix it (one line on standard error), 1 a bug (traceback), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from s4gen import __version__
+from s4gen.cli import bench, convert, demo, evaluate, info, sample, train
+from s4gen.errors import UserError
+
+VERBS = {
+    "demo": demo,
+    "train": train,
+    "eval": evaluate,
+    "convert": convert,
+    "sample": sample,
+    "bench": bench,
+    "info": info,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong argument the way everything else that the user can fix is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} -h)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; the verb's `run` is in the `run` attribute of what it returns."""
+    parser = _Parser(
+        prog="s4gen",
+        description="Autoregressive generative models from state space layers: "
+        "train by convolution, sample by recurrence.",
+        epilog="A path or a shipped name is accepted wherever a recipe, preset or checkpoint is expected.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"s4gen {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for name, module in VERBS.items():
+        summary = (module.__doc__ or "").splitlines()[0]
+        verb = verbs.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command (default: that of `sys.argv`) and return its exit code."""
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has had enough. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = make_parser().parse_args(argv)
+        code: int = args.run(args)
+    except UserError as error:
+        return _report(str(error))
+    except KeyboardInterrupt:
+        print("s4gen: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        raise
+    except SystemExit as done:  # argparse ends -h and --version this way
+        return int(done.code or 0)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            return _report("out of memory: choose a smaller batch, fewer images or a smaller model")
+        traceback.print_exc()
+        return 1
+    return code
+
+
+def _report(message: str) -> int:
+    print(f"s4gen: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also torch's, which on a CPU is a plain RuntimeError."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

@@ -1,0 +1,37 @@
+"""Types for argparse; each refuses a wrong value in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number, at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"got {text}, expected at least {least}")
+        return value
+
+    return parse
+
+
+def number(expected: str, accept: Callable[[float], bool]) -> Callable[[str], float]:
+    """An argparse type: a finite number that `accept` accepts; `expected` says in words which."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and accept(value)):
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
+        return value
+
+    return parse

@@ -1,0 +1,83 @@
+"""Measure speed and memory: recurrence against convolution and Transformers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from s4gen.cli.arguments import whole
+from s4gen.cli.output import check_output, print_json
+from s4gen.cli.subject import is_preset
+from s4gen.config import DensityConfig, load_preset
+from s4gen.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("subject", metavar="CHECKPOINT|PRESET", help="a path or a shipped name")
+    parser.add_argument(
+        "--batch", metavar="B", type=whole(1), nargs="+", default=[1, 64], help="batch sizes (default: 1 64)"
+    )
+    parser.add_argument("--length", metavar="L", type=whole(1), help="tokens per sequence (default: the model's)")
+    parser.add_argument(
+        "--engine",
+        nargs="+",
+        choices=("eager", "compiled"),
+        default=["eager", "compiled"],
+        help="of the recurrent mode (default: both)",
+    )
+    parser.add_argument(
+        "--baseline",
+        nargs="*",
+        choices=("conv", "transformer"),
+        default=["conv", "transformer"],
+        help="conv: the convolution again for each token; transformer: of equal size, with and without a "
+        "key-value cache (default: both)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="write cost per token against position as a PNG")
+    parser.add_argument("--force", action="store_true", help="write over an existing plot")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.plot is not None:
+        if args.plot.suffix.lower() != ".png":
+            raise UserError(f"{args.plot}: the plot is written as PNG; use a name that ends in .png")
+        check_output(args.plot, args.force)
+    config, checkpoint = find_model(args.subject)
+    from s4gen.atomic import write_file_atomic
+    from s4gen.sampling import bench
+
+    result = bench.run(
+        args.subject,
+        config,
+        checkpoint=checkpoint,
+        batches=args.batch,
+        length=args.length,
+        engines=args.engine,
+        baselines=args.baseline,
+        progress=True,
+    )
+    if args.plot is not None:
+        write_file_atomic(args.plot, result.plot())
+    if args.json:
+        print_json(result.to_dict())
+    else:
+        print(bench.format_table(result))
+    return 0
+
+
+def find_model(name_or_path: str) -> tuple[DensityConfig, Path | None]:
+    """What to measure: a checkpoint and where it is, or a preset that says what sequences it is for.
+
+    Raises:
+        UserError: neither of that name, it is wrong, or the preset has no layout.
+    """
+    if not is_preset(name_or_path):
+        from s4gen.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(name_or_path)
+        return checkpoint.config, checkpoint.path
+    model, ssm, layout = load_preset(name_or_path)
+    if layout is None:
+        raise UserError(f"{name_or_path} says nothing of the sequences: add a [layout] with height, width and channels")
+    return DensityConfig(layout, model, ssm), None

@@ -1,0 +1,65 @@
+"""Convert a checkpoint to its recurrent form and certify that both forms agree."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s4gen.cli.arguments import number, whole
+from s4gen.cli.subject import add_dataset_argument, dataset_of, load_sequences
+
+if TYPE_CHECKING:
+    from s4gen.sampling.convert import Certificate
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or the name of a shipped checkpoint")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the converted checkpoint")
+    parser.add_argument(
+        "--tolerance",
+        metavar="T",
+        type=number("a number of nats greater than 0", lambda value: value > 0),
+        default=1e-3,
+        help="refuse if the log-probability of any token differs by more nats than this (default: 0.001)",
+    )
+    parser.add_argument(
+        "--sequences", metavar="N", type=whole(1), default=8, help="test images to compare on (default: 8)"
+    )
+    add_dataset_argument(parser)
+    parser.add_argument("--force", action="store_true", help="replace the checkpoint that is at OUT")
+
+
+def run(args: argparse.Namespace) -> int:
+    from s4gen.checkpoint import check_target, load_checkpoint
+    from s4gen.sampling.convert import certify, convert, save_converted
+
+    check_target(args.out, args.force)
+    checkpoint = load_checkpoint(args.checkpoint)
+    dataset = args.dataset or _at_hand(dataset_of(checkpoint))
+    sequences = load_sequences(dataset, "test", args.sequences, checkpoint.config)
+    recurrent = convert(checkpoint.model)
+    certificate = certify(recurrent, sequences, args.tolerance)
+    save_converted(checkpoint.path, args.out, recurrent, certificate, args.force)
+    print("\n".join(certificate_table(certificate, f"{dataset} test")))
+    print(f"written to {args.out}")
+    return 0
+
+
+def _at_hand(dataset: str) -> str:
+    """The part of the data set that ships with s4gen: a few real images are enough, and need no download."""
+    return dataset if dataset.endswith("-mini") else f"{dataset}-mini"
+
+
+def certificate_table(certificate: Certificate, images: str) -> list[str]:
+    """Lines that show the certificate."""
+    rows = [
+        ("compared on", f"{certificate.n_sequences} sequences of {certificate.length} tokens ({images})"),
+        ("largest difference", f"{certificate.max_abs_logprob_difference:.2e} nats in one token"),
+        ("allowed", f"{certificate.tolerance:g} nats"),
+        ("by convolution", f"{certificate.bits_per_dim_convolution:.6f} bits/dim"),
+        ("by recurrence", f"{certificate.bits_per_dim_recurrent:.6f} bits/dim"),
+        *((name, f"{value:.2e} of its output") for name, value in certificate.layer_differences.items()),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return ["certificate", *(f"  {name:<{width}}  {value}" for name, value in rows)]

@@ -1,0 +1,23 @@
+"""Train, convert, sample and measure in a few minutes, on images that come with s4gen."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path("runs/demo"),
+        help="where to write report.html and what it shows; replaces an earlier demo (default: runs/demo)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from s4gen import demo
+
+    demo.run(args.out)
+    return 0

@@ -1,0 +1,52 @@
+"""Where results go: JSON on standard output, files that are not written over by accident."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from s4gen.errors import UserError
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """One JSON object on one line of standard output; what is not a finite number becomes null."""
+    print(json.dumps(_finite(values), allow_nan=False))
+
+
+def shows_progress() -> bool:
+    """Whether somebody watches standard error."""
+    return sys.stderr.isatty()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_output(out: Path, overwrite: bool) -> None:
+    """Refuse a place that cannot or should not be written to, before any work.
+
+    Raises:
+        UserError: it exists and `overwrite` is not set, is of the wrong kind, or its folder is not writable.
+    """
+    if out.suffix.lower() in (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"):
+        raise UserError(f"{out}: images are written as PNG; use a name that ends in .png, or a folder")
+    is_file = out.suffix.lower() == ".png"
+    if out.exists():
+        if out.is_dir() == is_file:
+            raise UserError(f"{out} is a {'folder' if is_file else 'file'}; choose another name")
+        if not overwrite and (is_file or any(out.iterdir())):
+            raise UserError(f"{out} exists; choose another name, or write over it with --force")
+    above = next(path for path in ([out] if out.is_dir() else out.parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(f"cannot write {out}: {above} is a file")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"cannot write {out}: no permission to write to {above}")

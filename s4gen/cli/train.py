@@ -1,0 +1,86 @@
+"""Train a density model from a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s4gen.config import Recipe, load_recipe
+from s4gen.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from s4gen.models.density import DensityModel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a TOML file, or the name of a shipped recipe")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: runs/RECIPE)")
+    parser.add_argument(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="change values of the recipe, such as train.steps=1000",
+    )
+    parser.add_argument(
+        "--resume", metavar="DIR", type=Path, help="go on with the run in this folder, by its own recipe"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the run that is in the folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.resume is None:
+        if args.recipe is None:
+            raise UserError("train needs a RECIPE, or --resume DIR to go on with a run (see s4gen train -h)")
+        recipe = load_recipe(args.recipe, args.overrides)
+        out = args.out or Path("runs", Path(args.recipe).stem)
+    else:
+        recipe, out = None, args.resume
+        check_resumable(args)
+    from s4gen import train
+
+    done = train.run(recipe, out, resume=recipe is None, overwrite=args.force, sampler=draw)
+    return 0 if done else 130
+
+
+def check_resumable(args: argparse.Namespace) -> None:
+    """Refuse to resume what is no run, or with other settings than it has; they would be silently ignored.
+
+    Raises:
+        UserError: there is no run in the folder, or the command line asks for something else.
+    """
+    if args.out is not None or args.force:
+        raise UserError(f"--resume {args.resume} goes on in that folder: leave out --out and --force")
+    saved = args.resume / "recipe.toml"
+    if not saved.is_file():
+        raise UserError(f"cannot resume {args.resume}: there is no training run in it (no recipe.toml)")
+    before, now = load_recipe(saved), load_recipe(args.recipe or saved, args.overrides)
+    if before != now:
+        raise UserError(
+            f"cannot resume {args.resume} with another recipe: {_difference(before, now)}; "
+            "leave out RECIPE and --set, or start a new run with --out"
+        )
+
+
+def draw(model: DensityModel, n: int, seed: int) -> Tensor:
+    """The images that training shows at each evaluation; training itself knows nothing of sampling."""
+    from s4gen.sampling.convert import convert
+    from s4gen.sampling.generate import generate
+
+    return generate(convert(model), n, seed=seed, engine="eager")
+
+
+def _difference(before: Recipe, now: Recipe) -> str:
+    tables_before, tables_now = dataclasses.asdict(before), dataclasses.asdict(now)
+    return ", ".join(
+        f"{section}.{key} was {value!r}, is {tables_now[section][key]!r}"
+        for section, table in tables_before.items()
+        for key, value in table.items()
+        if value != tables_now[section][key]
+    )

@@ -1,0 +1,266 @@
+"""The whole idea in a few minutes: train, convert, sample and measure, on images that come with s4gen.
+
+Everything goes through the same functions as the commands. After each part the report is written again, so an
+interrupted demo leaves what it has shown so far.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from s4gen import plots, train
+from s4gen.checkpoint import Checkpoint, load_checkpoint
+from s4gen.config import DensityConfig, ImageLayout, Recipe, load_recipe
+from s4gen.data import load_images
+from s4gen.data.images import save_grid, to_sequence
+from s4gen.evaluation import Evaluation, evaluate
+from s4gen.models.density import DensityModel
+from s4gen.report import Picture, Section, Table, Text, write_report
+from s4gen.sampling import bench, timing
+from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurrent
+from s4gen.sampling.generate import generate
+from s4gen.shipped import shipped_names
+from s4gen.train.loop import training_step
+from s4gen.train.metrics import read_metrics
+from s4gen.train.session import start
+
+SHIPPED = "mnist-small"
+_TEST_IMAGES = 100  # scored before and after training, in both modes
+_TEST_BATCH = 20  # of them at a time by convolution
+_CERTIFIED = 4  # of them compared token by token
+_SAMPLES = 36
+_COMPLETED, _COMPLETIONS = 6, 4  # images completed, and how many times each
+
+
+@dataclass
+class Demo:
+    """What the parts of the demo share."""
+
+    out: Path
+    device: torch.device
+    started: float = field(default_factory=time.perf_counter)
+    sections: list[Section] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        """One line of commentary, with the time since the start."""
+        minutes, seconds = divmod(int(time.perf_counter() - self.started), 60)
+        print(f"[{minutes}:{seconds:02d}] {text}", flush=True)
+
+    def add(self, section: Section) -> None:
+        """Put a section into the report, and the report on the disk."""
+        self.sections.append(section)
+        write_report(self.out / "report.html", "s4gen demo", self.sections)
+
+    def grid(self, name: str, images: Tensor, layout: ImageLayout, caption: str) -> Picture:
+        """Save a grid of images as a PNG beside the report, for the report too."""
+        path = self.out / f"{name}.png"
+        save_grid(images, layout, path)
+        self.say(f"  {path}")
+        return Picture(path.read_bytes(), caption, pixels=True)
+
+
+def run(
+    out: Path,
+    *,
+    train_seconds: float = 90.0,
+    bench_seconds: float = 1.0,
+    overrides: Sequence[str] = (),
+) -> None:
+    """Run the demo and write `report.html`, with what it shows, into `out`; an earlier demo there is replaced.
+
+    Args:
+        train_seconds: the recipe's steps are cut to what this machine does in this time.
+        bench_seconds: of measuring for each row of the benchmark.
+        overrides: changes to the recipe, "section.key=value".
+    """
+    demo = Demo(out, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    report, finished = out / "report.html", False
+    try:
+        recipe = load_recipe("demo", overrides)
+        test = to_sequence(load_images(recipe.data.dataset, "test").images[:_TEST_IMAGES])
+        _introduce(demo)
+        checkpoint = _train(demo, recipe, test, train_seconds)
+        recurrent = _convert(demo, checkpoint, test)
+        _sample(demo, recurrent, test, "demo", "the model trained just now")
+        _sample_shipped(demo, test)
+        _measure(demo, checkpoint, bench_seconds)
+        finished = True
+    finally:
+        if demo.sections:
+            demo.say(f"done: {report}" if finished else f"stopped; the report so far: {report}")
+
+
+def _introduce(demo: Demo) -> None:
+    machine = timing.machine(demo.device)
+    where = f"{machine['cpu']}, {machine['threads']} threads, device {machine['device']}, torch {machine['torch']}"
+    demo.say(f"s4gen demo on {where}")
+    text = (
+        "An autoregressive density model made of state space layers: it trains by convolution, in parallel over "
+        "whole images, and samples by recurrence, in constant time and memory per token. Everything here was "
+        f"computed on this machine by the command s4gen demo: {where}."
+    )
+    demo.add(Section("What this is", [Text(text)]))
+
+
+def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Checkpoint:
+    """Part 1: a model from nothing."""
+    images = load_images(recipe.data.dataset, "train")
+    recipe = affordable(recipe, images.layout, train_seconds, demo.device)
+    steps, batch_size = recipe.train.steps, recipe.train.batch_size
+    torch.manual_seed(recipe.train.seed)
+    untrained = DensityModel(DensityConfig(images.layout, recipe.model, recipe.ssm)).eval().to(demo.device)
+    count = sum(parameter.numel() for parameter in untrained.parameters())
+    made = f"{recipe.model.n_layers} {recipe.model.mixer} layers, d_model {recipe.model.d_model}, {count:,} parameters"
+    demo.say(f"training by convolution: {made}; {steps} steps of {batch_size} of {len(images):,} images")
+    before = _score(untrained, test)
+    demo.say(f"  before: {_bits(before)} on {len(test)} test images")
+    folder = demo.out / "train"
+    shutil.rmtree(folder / "samples", ignore_errors=True)  # of an earlier demo, perhaps at other steps
+    finished = train.run(recipe, folder, overwrite=True, sampler=_sampler, progress=sys.stderr.isatty())
+    checkpoint = load_checkpoint(folder / "checkpoint")
+    after = _score(checkpoint.model.to(demo.device), test)
+    steps, seconds = checkpoint.metrics["step"], checkpoint.metrics["train_seconds"]
+    demo.say(f"  after {steps} steps, {seconds:.0f} s: {_bits(after)}")
+    rows = [["before training", _bits(before)], [f"after {steps} steps, {seconds:.0f} s", _bits(after)]]
+    history: dict[str, list[tuple[float, float]]] = {"train": [], "validation": []}
+    for row in read_metrics(folder):
+        history[row["split"]].append((row["step"], row["bits_per_dim"]))
+    pictures = [
+        Picture(path.read_bytes(), f"Sampled at step {int(path.stem.split('-')[1])}", pixels=True)
+        for path in sorted((folder / "samples").glob("step-*.png"))
+    ]
+    demo.add(
+        Section(
+            "Training, by convolution",
+            [
+                Text(f"{made}; {steps} steps of {batch_size} images out of {len(images):,} ({images.name})."),
+                Table(["on test images it has not seen", "bits/dim"], rows),
+                Picture(plots.loss_curve(history["train"], history["validation"]), "Loss against training step"),
+                *pictures,
+            ],
+        )
+    )
+    if not finished:
+        raise KeyboardInterrupt  # the signal was for the whole demo
+    return checkpoint
+
+
+def _convert(demo: Demo, checkpoint: Checkpoint, test: Tensor) -> RecurrentModel:
+    """Part 2: the recurrent form of the same model, certified."""
+    demo.say("converting to the recurrent form")
+    recurrent = convert(checkpoint.model).to(demo.device)
+    certificate = certify(recurrent, test[:_CERTIFIED])
+    by_convolution = _score(recurrent.source, test)
+    by_recurrence = _score(recurrent, test)
+    rows = [
+        ["bits/dim by convolution", _bits(by_convolution)],
+        ["bits/dim by recurrence", _bits(by_recurrence)],
+        ["images scored", f"{by_recurrence.n_sequences}"],
+        ["difference", f"{abs(by_convolution.bits_per_dim - by_recurrence.bits_per_dim):.1e} bits/dim"],
+        ["largest difference of one token", f"{certificate.max_abs_logprob_difference:.1e} nats"],
+        ["allowed", f"{certificate.tolerance:g} nats"],
+    ]
+    for name, value in rows:
+        demo.say(f"  {name}: {value}")
+    text = (
+        "Conversion discretises every layer once. The certificate compares both forms of the model on real images: "
+        "they are one model, seen in two ways."
+    )
+    demo.add(Section("Converting, with a certificate", [Text(text), Table(["certificate", ""], rows)]))
+    return recurrent
+
+
+def _sample(demo: Demo, recurrent: RecurrentModel, test: Tensor, name: str, whose: str) -> None:
+    """Part 3: new images, and the lower halves of given ones."""
+    layout = recurrent.config.layout
+    demo.say(f"sampling from {whose}")
+    began = time.perf_counter()
+    drawn = generate(recurrent, _SAMPLES, seed=0)
+    seconds = time.perf_counter() - began
+    speed = f"{_SAMPLES * layout.length / seconds:,.0f} tokens/s, {_SAMPLES / seconds:.1f} images/s"
+    demo.say(f"  {_SAMPLES} images in {seconds:.1f} s: {speed}")
+    known = layout.length // layout.height * (layout.height // 2)
+    given = test[:_COMPLETED]
+    prompt = given[:, :known].repeat_interleave(_COMPLETIONS, dim=0)
+    completed = generate(recurrent, len(prompt), seed=0, prompt=prompt).view(_COMPLETED, _COMPLETIONS, -1)
+    upper = given.clone()
+    upper[:, known:] = 0
+    columns = torch.cat([given[:, None], upper[:, None], completed], dim=1).flatten(0, 1)
+    samples = demo.grid(f"{name}-samples", drawn, layout, f"{_SAMPLES} samples ({speed})")
+    caption = "Test image, what the model is given of it, and four completions; every row is one image"
+    completions = demo.grid(f"{name}-completions", columns, layout, caption)
+    demo.add(Section(f"Samples of {whose}", [samples, completions]))
+
+
+def _sample_shipped(demo: Demo, test: Tensor) -> None:
+    """Part 4: the same with the checkpoint that comes with s4gen and was trained for longer."""
+    if SHIPPED not in shipped_names("checkpoints"):
+        demo.say(f"no shipped checkpoint {SHIPPED} here: going on without its samples")
+        return
+    recurrent = load_recurrent(SHIPPED).to(demo.device)
+    demo.say(f"the shipped checkpoint {SHIPPED}: {_bits(_score(recurrent.source, test))} on the same test images")
+    _sample(demo, recurrent, test, "shipped", f"the shipped checkpoint {SHIPPED}")
+
+
+def _measure(demo: Demo, checkpoint: Checkpoint, bench_seconds: float) -> None:
+    """Part 5: how fast that was, and what it is compared with."""
+    demo.say("measuring speed (s4gen bench measures longer, and torch.compile as well)")
+    result = bench.run(
+        "demo",
+        checkpoint.config,
+        checkpoint=checkpoint.path,
+        batches=(1, 16),
+        engines=("eager",),
+        device=demo.device,
+        budget=bench_seconds,
+        positions=(100, 1_000, 10_000),
+    )
+    print(bench.format_table(result), flush=True)
+    blocks: list[Text | Table | Picture] = []
+    for batch in sorted({row.batch for row in result.rows}):
+        speeds = {result.title(row): result.tokens_per_second(row) for row in result.rows if row.batch == batch}
+        ours = [result.title(row) for row in result.rows if row.way in result.engines]
+        blocks.append(Table([f"batch {batch}", *bench.HEADER[1:]], result.cells(batch)))
+        blocks.append(Picture(plots.speed_bars(speeds, ours), f"Tokens per second at batch {batch}"))
+    header, *body = bench.position_cells(result)
+    blocks += [
+        Table(header, body, bench.POSITION_NOTE),
+        Picture(result.plot(), "Milliseconds per token against position: flat for the recurrent form"),
+    ]
+    demo.add(Section("Speed", blocks))
+
+
+def affordable(recipe: Recipe, layout: ImageLayout, seconds: float, device: torch.device) -> Recipe:
+    """The recipe with its steps cut to what this machine does in `seconds`; it evaluates and samples four times."""
+    session = start(recipe, layout, device)
+    session.model.train()
+    tokens = torch.randint(layout.vocab, (recipe.train.batch_size, layout.length), device=device)
+    per_step, _ = timing.median_seconds(lambda: training_step(session, tokens), device, budget=2.0)
+    steps = max(4, min(recipe.train.steps, int(seconds / per_step)))
+    quarter = math.ceil(steps / 4)
+    changed = replace(recipe.train, steps=steps, eval_every=quarter, save_every=quarter)
+    return replace(recipe, train=changed)
+
+
+def _sampler(model: DensityModel, n: int, seed: int) -> Tensor:
+    return generate(convert(model), n, seed=seed)
+
+
+def _score(model: DensityModel | RecurrentModel, test: Tensor) -> Evaluation:
+    """bits/dim by recurrence of a RecurrentModel, by convolution of a DensityModel."""
+    if isinstance(model, RecurrentModel):
+        return evaluate(model.log_prob_recurrent, test.to(model.device), len(test), "recurrent")
+    return evaluate(model.log_prob, test.to(model.head.weight.device), _TEST_BATCH, "conv")
+
+
+def _bits(evaluation: Evaluation) -> str:
+    return f"{evaluation.bits_per_dim:.4f} ± {evaluation.stderr:.4f} bits/dim"

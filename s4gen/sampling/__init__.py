@@ -1,0 +1,1 @@
+"""From a trained model to samples: convert to the recurrent view, certify, draw."""

@@ -1,0 +1,279 @@
+"""The converter: a trained model into its recurrent form, fixed and discrete, verified against the parallel view."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from s4gen.atomic import current, write_atomic
+from s4gen.checkpoint import check_target, load_checkpoint, load_tensors, save_tensors
+from s4gen.config import DensityConfig
+from s4gen.errors import UserError
+from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.ssm_layers import S4, S4D
+
+MODEL_FILE = "model.safetensors"
+CHECKPOINT_FILES = ("config.json", MODEL_FILE, "recipe.toml", "metrics.json", "README.md")
+CONSTANTS_FILE = "recurrent.safetensors"
+CERTIFICATE_FILE = "certificate.json"
+
+
+class RecurrentModel(nn.Module):
+    """Two frozen views of one density model: `source` by convolution, `stepper` by recurrence.
+
+    The stepper holds Abar, Bbar, Cbar in the place of every state space layer, ready for `step`; all its other tensors
+    are the source's own. A state goes from one view to the other: prefill by convolution, then step.
+    """
+
+    def __init__(self, source: DensityModel, stepper: DensityModel) -> None:
+        super().__init__()
+        self.source = source
+        self.stepper = stepper
+
+    @property
+    def config(self) -> DensityConfig:
+        return self.source.config
+
+    @property
+    def bos(self) -> int:
+        """The token that stands in front of every sequence."""
+        return self.source.bos
+
+    @property
+    def device(self) -> torch.device:
+        return self.source.head.weight.device
+
+    def initial_state(self, batch: int) -> ModelState:
+        """The state before bos."""
+        return self.stepper.initial_state(batch)
+
+    def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+        """By recurrence: token (B,) int64 -> logits of the next one (B, V), state. The first token is bos."""
+        return self.stepper.step(token, state)
+
+    def prefill(self, x: Tensor, state: ModelState | None = None) -> tuple[Tensor, ModelState]:
+        """By convolution: x (B, L) int64 -> logits of the next token (B, V), state after x.
+
+        Without a state bos is put in front of x, and L may be 0.
+        """
+        logits, state = self.source.prefill(x, state)
+        return logits, _contiguous(state)
+
+    @torch.no_grad()
+    def nats_recurrent(self, x: Tensor) -> Tensor:
+        """-log p(x_t | x_<t) by recurrence: x (B, L) int64 -> (B, L) float64 nats."""
+        state = self.initial_state(len(x))
+        token = torch.full_like(x[:, 0], self.bos)
+        nats = torch.empty(x.shape, dtype=torch.float64, device=x.device)
+        for t, target in enumerate(x.unbind(dim=1)):
+            logits, state = self.step(token, state)
+            nats[:, t] = -logits.double().log_softmax(dim=-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+            token = target
+        return nats
+
+    def log_prob_recurrent(self, x: Tensor) -> Tensor:
+        """log p(x) by recurrence: x (B, L) int64 -> (B,) float64 nats."""
+        return -self.nats_recurrent(x).sum(dim=-1)
+
+
+def _contiguous(state: Any) -> Any:
+    """The same state with its tensors laid out as `step` leaves them: steps are faster, and compile only once."""
+    if isinstance(state, Tensor):
+        return state.contiguous()
+    if isinstance(state, tuple):
+        parts = [_contiguous(part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state
+
+
+@torch.no_grad()
+def convert(model: DensityModel) -> RecurrentModel:
+    """The recurrent form of a model, which is left as it is; nothing done to it later changes what is returned."""
+    source = copy.deepcopy(model).eval().requires_grad_(False)
+    tensors = [*source.parameters(), *source.buffers()]
+    stepper = copy.deepcopy(source, {id(tensor): tensor for tensor in tensors})  # new modules around the same tensors
+    for block in stepper.blocks:
+        if isinstance(block.mixer, (S4, S4D)):
+            block.mixer = block.mixer.discretized()
+    return RecurrentModel(source, stepper.eval())
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far the recurrent view of a model is from its convolution view, measured on real sequences."""
+
+    max_abs_logprob_difference: float
+    """Nats per token, the largest over all tokens."""
+    worst_sequence: int
+    """Where that is: the sequence, from 0."""
+    worst_position: int
+    """Where that is: the token of that sequence, from 0."""
+    bits_per_dim_convolution: float
+    bits_per_dim_recurrent: float
+    n_sequences: int
+    length: int
+    """Tokens per sequence."""
+    tolerance: float
+    """Nats per token."""
+    layer_differences: dict[str, float]
+    """Of each mixer fed with the convolution view's input: largest |difference| of the output / largest |output|."""
+
+
+@torch.no_grad()
+def certify(recurrent: RecurrentModel, sequences: Tensor, tolerance: float = 1e-3) -> Certificate:
+    """Score sequences (n, L) int64 by convolution and by recurrence, and certify that they agree.
+
+    All n are scored at once, and every layer's input and output over them is kept meanwhile: give a few.
+
+    Raises:
+        UserError: some token's log-probabilities differ by more than `tolerance` nats, or are not numbers.
+    """
+    if not tolerance > 0:
+        raise UserError(f"the tolerance is {tolerance}, it must be a number of nats greater than 0")
+    sequences = sequences.to(recurrent.device)
+    convolution, layer_differences = _score_layer_by_layer(recurrent, sequences)
+    stepped = recurrent.nats_recurrent(sequences)
+    difference = (convolution - stepped).abs().nan_to_num(nan=math.inf)
+    worst_sequence, worst_position = divmod(int(difference.argmax()), sequences.shape[1])
+    certificate = Certificate(
+        max_abs_logprob_difference=float(difference.max()),
+        worst_sequence=worst_sequence,
+        worst_position=worst_position,
+        bits_per_dim_convolution=float(convolution.mean()) / math.log(2),
+        bits_per_dim_recurrent=float(stepped.mean()) / math.log(2),
+        n_sequences=sequences.shape[0],
+        length=sequences.shape[1],
+        tolerance=tolerance,
+        layer_differences=layer_differences,
+    )
+    if certificate.max_abs_logprob_difference > tolerance:
+        raise UserError(_refusal(certificate))
+    return certificate
+
+
+def _score_layer_by_layer(recurrent: RecurrentModel, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """-log p(x_t | x_<t) (B, L) float64 by convolution, and how far each mixer's steps are from its parallel pass.
+
+    Each mixer is stepped on the input that it had in the parallel pass, so that one layer's fault shows in no other.
+    """
+    passes: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def record(name: str) -> RemovableHandle:
+        def hook(mixer: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, Any]) -> None:
+            passes[name] = (args[0], output[0])
+
+        return recurrent.source.get_submodule(name).register_forward_hook(hook)
+
+    hooks = [record(f"blocks.{i}.mixer") for i in range(len(recurrent.source.blocks))]
+    try:
+        nats = recurrent.source.nats(x).double()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    stepper = recurrent.stepper
+    return nats, {name: _step_difference(stepper.get_submodule(name), u, y) for name, (u, y) in passes.items()}
+
+
+def _step_difference(mixer: Any, u: Tensor, y: Tensor) -> float:
+    """Largest |step - parallel| relative to the largest |parallel|; u, y (B, L, H) of the parallel pass; NaN is inf."""
+    state = mixer.initial_state(len(u))
+    largest = torch.zeros((), device=u.device)
+    for u_t, y_t in zip(u.unbind(dim=1), y.unbind(dim=1), strict=True):
+        stepped, state = mixer.step(u_t, state)
+        largest = torch.maximum(largest, (stepped - y_t).abs().amax())
+    return float((largest / y.abs().amax()).nan_to_num(nan=math.inf))
+
+
+def _refusal(certificate: Certificate) -> str:
+    worst = max(certificate.layer_differences, key=lambda name: certificate.layer_differences[name])
+    difference = certificate.max_abs_logprob_difference
+    found = f"differ by {difference:.2g} nats" if math.isfinite(difference) else "are not all numbers"
+    return (
+        f"the recurrent view does not agree with the convolution view: log-probabilities {found} at position "
+        f"{certificate.worst_position} of sequence {certificate.worst_sequence}, where {certificate.tolerance:g} is "
+        f"allowed; the worst layer is {worst}, whose steps are off by {certificate.layer_differences[worst]:.2g} "
+        "of its largest output"
+    )
+
+
+def save_converted(
+    checkpoint_path: str | Path,
+    out: str | Path,
+    recurrent: RecurrentModel,
+    certificate: Certificate,
+    overwrite: bool = False,
+) -> None:
+    """Write the checkpoint as a converted one to `out`: its files, the discrete constants and the certificate.
+
+    `recurrent` is what `convert` made of the checkpoint's model. The certificate holds the hash of the model's file, so
+    that constants and model cannot come apart unnoticed.
+
+    Raises:
+        UserError: `out` exists (and `overwrite` is not set, or it is not a checkpoint), or cannot be written.
+    """
+    check_target(out, overwrite)
+    checkpoint = current(Path(checkpoint_path)) or Path(checkpoint_path)
+
+    def fill(folder: Path) -> None:
+        for name in CHECKPOINT_FILES:
+            if (checkpoint / name).exists():
+                shutil.copyfile(checkpoint / name, folder / name)
+        save_tensors(folder / CONSTANTS_FILE, _constants(recurrent))
+        written = {"model_sha256": _sha256(folder / MODEL_FILE), **asdict(certificate)}
+        (folder / CERTIFICATE_FILE).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+    write_atomic(out, fill)
+
+
+def load_recurrent(name_or_path: str | Path) -> RecurrentModel:
+    """The recurrent form of a checkpoint: with its stored constants if it is a converted one, else converted now.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, or its constants are not those of its model.
+    """
+    checkpoint = load_checkpoint(name_or_path)
+    recurrent = convert(checkpoint.model)
+    folder = current(checkpoint.path) or checkpoint.path
+    if (folder / CONSTANTS_FILE).exists():
+        _restore_constants(recurrent, folder)
+    return recurrent
+
+
+def _restore_constants(recurrent: RecurrentModel, folder: Path) -> None:
+    advice = "convert the original checkpoint again"
+    try:
+        certified = json.loads((folder / CERTIFICATE_FILE).read_bytes())["model_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / CERTIFICATE_FILE} is missing or damaged; {advice}") from None
+    if certified != _sha256(folder / MODEL_FILE):
+        raise UserError(f"{folder / CONSTANTS_FILE} was not made from the {MODEL_FILE} beside it; {advice}")
+    stored, expected = load_tensors(folder / CONSTANTS_FILE), _constants(recurrent)
+    if {name: value.shape for name, value in stored.items()} != {name: value.shape for name, value in expected.items()}:
+        raise UserError(f"{folder / CONSTANTS_FILE} does not hold the constants of this model; {advice}")
+    for name, value in expected.items():
+        value.copy_(stored[name])
+
+
+def _constants(recurrent: RecurrentModel) -> dict[str, Tensor]:
+    """Every tensor of the layers that conversion put in, by name."""
+    return {
+        f"{name}.{key}": tensor
+        for name, mixer in recurrent.source.named_modules()
+        if isinstance(mixer, (S4, S4D))
+        for key, tensor in recurrent.stepper.get_submodule(name).state_dict().items()
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

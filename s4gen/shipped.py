@@ -1,0 +1,57 @@
+"""Where the recipes, presets and checkpoints that come with s4gen are.
+
+In an installed wheel they are inside the package, at `s4gen/_shipped/KIND`; in a source checkout they are at
+the repository root, at `KIND`, beside the package.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s4gen.errors import UserError
+
+KINDS = ("models", "train", "sampling", "checkpoints")
+
+
+def shipped_folder(kind: str) -> Path:
+    """The folder of shipped things of one of `KINDS`; it may not exist."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_shipped"
+    return (installed if installed.is_dir() else package.parent) / kind
+
+
+def shipped_names(kind: str) -> list[str]:
+    """Names that `find` accepts for this kind, sorted."""
+    folder = shipped_folder(kind)
+    if kind == "checkpoints":
+        return sorted(path.parent.name for path in folder.glob("*/config.json"))
+    return sorted(path.stem for path in folder.glob("*.toml"))
+
+
+def find(kind: str, name_or_path: str | Path) -> Path:
+    """The path itself where it exists, else the shipped thing of that name.
+
+    The folder may stand before a shipped name (`train/mnist-small.toml` and `mnist-small` are the same
+    recipe), so that the commands in the documentation work from anywhere.
+
+    Raises:
+        UserError: there is neither such a path nor such a name; the message lists the names.
+    """
+    path = Path(name_or_path)
+    if path.is_dir() if kind == "checkpoints" else path.is_file():
+        return path
+    names = shipped_names(kind)
+    name = path.name.removesuffix(".toml")
+    if name in names and path.parent in (Path("."), Path(kind)):
+        return shipped_folder(kind) / (name if kind == "checkpoints" else f"{name}.toml")
+    noun = {
+        "models": "model preset",
+        "train": "recipe",
+        "sampling": "sampling recipe",
+        "checkpoints": "checkpoint",
+    }[kind]
+    known = f"the shipped ones are: {', '.join(names)}" if names else "no shipped ones were found"
+    if path.exists():
+        wanted = "a folder" if kind == "checkpoints" else "a TOML file"
+        raise UserError(f"{name_or_path} is not a {noun}: expected {wanted}; {known}")
+    raise UserError(f"no {noun} at {name_or_path}; {known}")

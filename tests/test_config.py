@@ -1,0 +1,298 @@
+"""Recipes, presets and configs: what is written loads back, and every mistake is one helpful sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s4gen.config import (
+    DataConfig,
+    DensityConfig,
+    ImageLayout,
+    ModelConfig,
+    OptimConfig,
+    Recipe,
+    SSMConfig,
+    TrainConfig,
+    density_config_from_dict,
+    density_config_to_dict,
+    load_preset,
+    load_recipe,
+    recipe_to_toml,
+)
+from s4gen.errors import UserError
+from s4gen.shipped import shipped_names
+
+DEFAULT = Recipe(ModelConfig(), SSMConfig(), DataConfig(), OptimConfig(), TrainConfig())
+
+whole = st.integers(1, 10**9)
+positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_nan=False)
+fraction = st.floats(min_value=0, max_value=1, exclude_max=True)
+
+
+@st.composite
+def models(draw: st.DrawFn) -> tuple[ModelConfig, SSMConfig]:
+    mixer = draw(st.sampled_from(["s4d", "s4", "attention"]))
+    n_heads = draw(st.integers(1, 64))
+    model = ModelConfig(
+        mixer=mixer,
+        d_model=n_heads * draw(st.integers(1, 64)),
+        n_layers=draw(whole),
+        d_ff=draw(st.integers(0, 10**6)),
+        dropout=draw(fraction),
+        n_heads=n_heads,
+    )
+    dt_min, dt_max = sorted([draw(positive), draw(positive)])
+    ssm = SSMConfig(
+        d_state=2 * draw(st.integers(1, 512)),
+        init="legs" if mixer == "s4" else draw(st.sampled_from(["legs", "lin", "inv"])),
+        discretization=draw(st.sampled_from(["auto", "bilinear"] + (["zoh"] if mixer != "s4" else []))),
+        dt_min=dt_min,
+        dt_max=dt_max,
+    )
+    return model, ssm
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    data = st.builds(
+        DataConfig,
+        dataset=st.sampled_from(["mnist", "cifar10", "mnist-mini", "cifar10-mini"]),
+        validation=st.integers(0, 10**9),
+    )
+    optim = st.builds(
+        OptimConfig,
+        lr=positive,
+        ssm_lr=positive,
+        weight_decay=st.floats(min_value=0, allow_infinity=False, allow_nan=False),
+        warmup_steps=st.integers(0, 10**9),
+        grad_clip=positive,
+        ema_decay=fraction,
+    )
+    train = st.builds(
+        TrainConfig,
+        steps=whole,
+        batch_size=whole,
+        seed=st.integers(0, 2**32 - 1),
+        precision=st.sampled_from(["fp32", "bf16"]),
+        log_every=whole,
+        eval_every=whole,
+        eval_limit=whole,
+        save_every=whole,
+        n_samples=st.integers(0, 10**6),
+    )
+    return Recipe(*draw(models()), draw(data), draw(optim), draw(train))
+
+
+@given(recipe=recipes())
+def test_any_recipe_survives_the_trip_through_toml(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "recipe.toml"
+    path.write_text(recipe_to_toml(recipe), encoding="utf-8")
+    assert load_recipe(path) == recipe
+
+
+@given(parts=models(), size=st.tuples(whole, whole, whole), levels=st.integers(2, 256))
+def test_any_density_config_survives_the_trip_through_json(
+    parts: tuple[ModelConfig, SSMConfig], size: tuple[int, int, int], levels: int
+) -> None:
+    config = DensityConfig(ImageLayout(*size, levels), *parts)
+    assert density_config_from_dict(json.loads(json.dumps(density_config_to_dict(config)))) == config
+
+
+def test_a_written_recipe_names_every_key() -> None:
+    text = recipe_to_toml(DEFAULT)
+    for section in dataclasses.fields(Recipe):
+        assert f"[{section.name}]" in text
+        for field in dataclasses.fields(getattr(DEFAULT, section.name)):
+            assert f"\n{field.name} = " in text
+
+
+def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, "")) == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[model]\nd_modle = 3", "unknown key model.d_modle; did you mean model.d_model?"),
+        ("[modle]\nd_model = 3", "unknown section [modle]; did you mean [model]?"),
+        (
+            "[layout]\nheight = 3",
+            "unknown section [layout]; expected [model], [ssm], [data], [optim], [train]",
+        ),
+        ("[train]\nlr = 0.1", "unknown key train.lr; did you mean optim.lr?"),
+        ("steps = 3", "unknown key steps; did you mean train.steps?"),
+        ("[data]\nqqqq = 3", "unknown key data.qqqq; expected one of data.dataset, data.validation"),
+        ("model = 3", "model = 3: expected a section [model]"),
+        ('[train]\nsteps = "3"', 'train.steps = "3": got a string, expected a whole number'),
+        ("[train]\nsteps = 3.0", "train.steps = 3.0: got a decimal number, expected a whole number"),
+        ("[train]\nsteps = true", "train.steps = true: got true/false, expected a whole number"),
+        ("[optim]\nlr = false", "optim.lr = false: got true/false, expected a number"),
+        ("[data]\ndataset = 3", "data.dataset = 3: got a whole number, expected a word in quotes"),
+        ("[data.dataset]\nx = 3", "data.dataset = {'x': 3}: got a table, expected a word in quotes"),
+        ("[train]\nsteps = 0", "train.steps = 0: expected at least 1"),
+        ("[train]\nseed = -1", "train.seed = -1: expected 0 to 4294967295"),
+        ('[train]\nprecision = "fp16"', 'train.precision = "fp16": expected one of fp32, bf16'),
+        ("[model]\ndropout = 1", "model.dropout = 1.0: expected at least 0 and less than 1"),
+        ("[model]\ndropout = nan", "model.dropout = nan: expected at least 0 and less than 1"),
+        ("[optim]\nlr = inf", "optim.lr = inf: expected a number greater than 0"),
+        ("[optim]\nema_decay = 1.0", "optim.ema_decay = 1.0: expected at least 0 and less than 1"),
+        ("[optim]\nweight_decay = -0.1", "optim.weight_decay = -0.1: expected a number, at least 0"),
+        ("[ssm]\nd_state = 7", "ssm.d_state = 7: expected an even number, at least 2"),
+        ("[ssm]\ndt_min = 0.5", "ssm.dt_min = 0.5: expected at most ssm.dt_max = 0.1"),
+        ('[ssm]\ninit = "hippo"', 'ssm.init = "hippo": expected one of legs, lin, inv'),
+        (
+            '[model]\nmixer = "s4"\n[ssm]\ninit = "lin"',
+            'ssm.init = "lin" does not go with model.mixer = "s4": expected "legs"',
+        ),
+        (
+            '[model]\nmixer = "s4"\n[ssm]\ndiscretization = "zoh"',
+            'ssm.discretization = "zoh" does not go with model.mixer = "s4": expected "bilinear" or "auto"',
+        ),
+        (
+            '[model]\nmixer = "attention"\nd_model = 100',
+            "model.d_model = 100: expected a multiple of model.n_heads = 8",
+        ),
+        (
+            '[data]\ndataset = "minst"',
+            'data.dataset = "minst": expected one of mnist, cifar10, mnist-mini, cifar10-mini',
+        ),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence_naming_file_key_and_remedy(text: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        load_recipe(path)
+    assert str(error.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize("content", [b"[model", b"\xff\xfe", b"a = 1\na = 2", b"x = \x00"])
+def test_a_file_that_is_not_toml_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.toml: not a TOML file: ") as error:
+        load_recipe(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_recipe_is_answered_with_the_shipped_names() -> None:
+    with pytest.raises(UserError, match=r"^no recipe at nowhere.toml; ") as error:
+        load_recipe("nowhere.toml")
+    for name in shipped_names("train"):
+        assert name in str(error.value)
+
+
+def test_overrides_are_toml_values_and_bare_words_are_strings(tmp_path: Path) -> None:
+    path = write(tmp_path, "[train]\nsteps = 5")
+    overrides = [
+        "train.steps=7",
+        "optim.lr = 1e-2",
+        "data.dataset=cifar10",
+        'model.mixer="s4"',
+        "model.dropout=0",
+    ]
+    recipe = load_recipe(path, overrides)
+    assert recipe.train.steps == 7
+    assert recipe.optim.lr == 0.01
+    assert recipe.data.dataset == "cifar10"
+    assert recipe.model.mixer == "s4"
+    assert type(recipe.model.dropout) is float
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stepz=3", "--set train.stepz=3: unknown key train.stepz; did you mean train.steps?"),
+        ("train.steps", "--set train.steps: expected section.key=value, such as train.steps=1000"),
+        ("steps=3", "--set steps=3: expected section.key=value, such as train.steps=1000"),
+        (
+            "train.steps=many",
+            '--set train.steps=many: train.steps = "many": got a string, expected a whole number',
+        ),
+        ("train.steps=-1", "--set train.steps=-1: train.steps = -1: expected at least 1"),
+        (
+            "train.steps=1\noptim.lr=2",
+            '--set train.steps=1 optim.lr=2: train.steps = "1 optim.lr=2": got a string',
+        ),
+    ],
+)
+def test_a_wrong_override_is_named_instead_of_the_file(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_recipe(write(tmp_path, ""), [override])
+    assert str(error.value).startswith(message)
+
+
+def test_a_recipe_takes_a_preset_and_its_own_keys_win(tmp_path: Path) -> None:
+    (tmp_path / "wide.toml").write_text(
+        "[model]\nd_model = 512\nn_layers = 9\n[ssm]\nd_state = 32\n[layout]\nheight = 8\nwidth = 8\nchannels = 1"
+    )
+    path = write(tmp_path, '[model]\npreset = "wide.toml"\nn_layers = 2\n[ssm]\ninit = "lin"')
+    recipe = load_recipe(path, ["model.d_ff=64"])
+    assert recipe.model == ModelConfig(d_model=512, n_layers=2, d_ff=64)
+    assert recipe.ssm == SSMConfig(d_state=32, init="lin")
+    assert load_recipe(path, ["model.d_model=16"]).model.d_model == 16
+
+
+def test_a_mistake_in_a_preset_names_the_preset(tmp_path: Path) -> None:
+    (tmp_path / "wide.toml").write_text("[model]\nd_model = 0")
+    path = write(tmp_path, '[model]\npreset = "wide.toml"')
+    with pytest.raises(UserError) as error:
+        load_recipe(path)
+    assert str(error.value) == f"{tmp_path / 'wide.toml'}: model.d_model = 0: expected at least 1"
+    with pytest.raises(UserError, match=r'model\.preset = "gone": no model preset at gone'):
+        load_recipe(write(tmp_path, '[model]\npreset = "gone"'))
+
+
+def test_a_preset_has_a_layout_only_if_it_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path, "[model]\nd_model = 32")
+    assert load_preset(path) == (ModelConfig(d_model=32), SSMConfig(), None)
+    path = write(tmp_path, '[layout]\nkind = "image"\nheight = 3\nwidth = 4\nchannels = 1\nlevels = 2')
+    assert load_preset(path) == (ModelConfig(), SSMConfig(), ImageLayout(3, 4, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[layout]\nheight = 3\nwidth = 4", "layout.channels is missing"),
+        ('[layout]\nkind = "sound"', 'layout.kind = "sound": expected "image"'),
+        (
+            "[layout]\nheight = 3\nwidth = 4\nchannels = 1\nlevels = 257",
+            "layout.levels = 257: expected 2 to 256",
+        ),
+        ("[train]\nsteps = 4", "unknown section [train]; expected [model], [ssm], [layout]"),
+        (
+            '[model]\nmixer = "s4"\n[ssm]\ninit = "inv"',
+            'ssm.init = "inv" does not go with model.mixer = "s4"',
+        ),
+    ],
+)
+def test_a_wrong_preset_is_one_sentence(text: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        load_preset(path)
+    assert str(error.value).startswith(f"{path}: {message}")
+
+
+def test_every_shipped_recipe_and_preset_loads() -> None:
+    for name in shipped_names("train"):
+        assert load_recipe(name) == load_recipe(f"train/{name}.toml"), name
+    for name in shipped_names("models"):
+        assert load_preset(name)[2] is not None, f"{name} has no layout, so it cannot be benchmarked"
+
+
+def test_values_are_checked_in_python_too() -> None:
+    with pytest.raises(UserError, match=r"^model.d_model = -1: expected at least 1$"):
+        ModelConfig(d_model=-1)
+    with pytest.raises(UserError, match=r"ssm.init"):
+        dataclasses.replace(DEFAULT, model=ModelConfig(mixer="s4"), ssm=SSMConfig(init="lin"))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "x.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
