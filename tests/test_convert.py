@@ -154,6 +154,8 @@ def test_the_tolerance_decides() -> None:
         certify(recurrent, x, tolerance=found / 2)
     with pytest.raises(UserError, match="the tolerance is 0"):
         certify(recurrent, x, tolerance=0)
+    with pytest.raises(UserError, match="the tolerance is inf"):
+        certify(recurrent, x, tolerance=math.inf)
 
 
 def saved(model: DensityModel, path: Path) -> Path:

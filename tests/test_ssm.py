@@ -109,10 +109,11 @@ def test_s4d_kernel_is_the_powers_of_the_transition(seed: int, H: int, n: int, L
     rank=st.integers(1, 2),
 )
 def test_s4_kernel_is_the_powers_of_the_transition(seed: int, H: int, n: int, L: int, rank: int) -> None:
-    """By Cauchy sums and by blocks; even lengths meet the node w = -1."""
+    """By Cauchy sums, by Krylov matrices and by blocks; even lengths meet the node w = -1."""
     Lambda, P, B, C, dt = random_system(seed, H, n, rank)
     wanted = defined_kernel(Lambda, P, B, C, dt, L, "bilinear")
-    assert relative(dplr.kernel(Lambda, P, B, C, dt, L), wanted) < 1e-9
+    assert relative(dplr.cauchy_kernel(Lambda, P, B, C, dt, L), wanted) < 1e-9
+    assert relative(dplr.krylov_kernel(Lambda, P, B, C, dt, L), wanted) < 1e-9
     maps = dplr.block_maps(Lambda, P, B, C, dt, *blocks.block_lengths(L))
     assert relative(impulse_response(maps, H, L, torch.float64), wanted) < 1e-9
 
@@ -158,12 +159,13 @@ def test_blocks_cover_every_length_without_waste(L: int) -> None:
     assert (n - 1) * T + last == L
 
 
-def test_gradients_of_both_kernels_equal_finite_differences() -> None:
+def test_gradients_of_all_kernels_equal_finite_differences() -> None:
     Lambda, P, B, C, dt = (t.requires_grad_() for t in random_system(5, 2, 2, 1))
 
     def s4(*system: Tensor) -> Tensor:
         maps = dplr.block_maps(*system, 5, 3)
-        return torch.cat((dplr.kernel(*system, 9), maps.kernel, maps.last_transition.flatten(1)), 1)
+        kernels = [kernel(*system, 9) for kernel in (dplr.cauchy_kernel, dplr.krylov_kernel)]
+        return torch.cat((*kernels, maps.kernel, maps.last_transition.flatten(1)), 1)
 
     def s4d(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor) -> Tensor:
         return torch.cat([diagonal.kernel(Lambda, B, C, dt, 9, method) for method in ("zoh", "bilinear")], 1)
@@ -201,14 +203,13 @@ def test_kernels_equal_the_fixtures(path: Path, real: torch.dtype, bound: float)
     for L in {64, 1000, K.shape[1]}:
         lengths = blocks.block_lengths(L)
         if "P" in system:
-            kernel, maps = (
-                dplr.kernel(**system, L=L),
-                dplr.block_maps(**system, T=lengths[0], last=lengths[1]),
-            )
+            kernels = [kernel(**system, L=L) for kernel in (dplr.cauchy_kernel, dplr.krylov_kernel)]
+            maps = dplr.block_maps(**system, T=lengths[0], last=lengths[1])
         else:
-            kernel = diagonal.kernel(**system, L=L, method=method)
+            kernels = [diagonal.kernel(**system, L=L, method=method)]
             maps = diagonal.block_maps(**system, T=lengths[0], last=lengths[1], method=method)
-        assert relative(kernel.double(), K[:, :L]) < bound
+        for kernel in kernels:
+            assert relative(kernel.double(), K[:, :L]) < bound
         assert relative(impulse_response(maps, H, L, real).double(), K[:, :L]) < bound
 
 

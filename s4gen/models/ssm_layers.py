@@ -103,9 +103,9 @@ class S4(_SSMLayer):
         self.P = nn.Parameter(torch.view_as_real(P).float()[:, None].expand(rank, d_model, n, 2).clone())
 
     def kernel(self, L: int) -> Tensor:
-        """Convolution kernel r(H, L), without D, by Cauchy sums over the roots of unity."""
+        """Convolution kernel r(H, L), without D, by two Krylov matrices."""
         Lambda, B, C, dt = self.continuous()
-        return dplr.kernel(Lambda, torch.view_as_complex(self.P), B, C, dt, L)
+        return dplr.krylov_kernel(Lambda, torch.view_as_complex(self.P), B, C, dt, L)
 
     def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
         Lambda, B, C, dt = self.continuous()

@@ -138,8 +138,8 @@ def certify(recurrent: RecurrentModel, sequences: Tensor, tolerance: float = 1e-
     Raises:
         UserError: some token's log-probabilities differ by more than `tolerance` nats, or are not numbers.
     """
-    if not tolerance > 0:
-        raise UserError(f"the tolerance is {tolerance}, it must be a number of nats greater than 0")
+    if not 0 < tolerance < math.inf:
+        raise UserError(f"the tolerance is {tolerance}, it must be a finite number of nats greater than 0")
     sequences = sequences.to(recurrent.device)
     convolution, layer_differences = _score_layer_by_layer(recurrent, sequences)
     stepped = recurrent.nats_recurrent(sequences)

@@ -31,8 +31,9 @@ class BlockMaps(NamedTuple):
     kernel: Tensor  # r(H, T): K[0] .. K[T-1]
     into_state: Tensor  # r(H, T, N): row i is Abar^(T-1-i) Bbar
     from_state: Tensor  # r(H, N, T): column j is C Abar^(j+1)
-    transition: Tensor  # Abar^T: real-form diagonal r(H, N), or dense r(H, N, N) acting on columns
-    last_transition: Tensor  # the same for Abar^r, r = length of the last block
+    single: Tensor  # Abar: real-form diagonal r(H, N), or dense r(H, N, N) acting on columns
+    transition: Tensor  # Abar^T
+    last_transition: Tensor  # Abar^r, r = length of the last block
 
 
 def block_lengths(L: int) -> tuple[int, int]:
@@ -49,16 +50,28 @@ def toeplitz(kernel: Tensor) -> Tensor:
 
 
 def _advance(transition: Tensor, x: Tensor) -> Tensor:
-    """Abar^T x for x r(H, B, N)."""
+    """One power of Abar applied to x r(H, B, N)."""
     if transition.dim() == 3:
         return x @ transition.transpose(1, 2)
     return multiply(multiplier(transition)[:, :, None], x)
 
 
-def block_convolve(u: Tensor, maps: BlockMaps, state: Tensor | None) -> tuple[Tensor, Tensor]:
+def _advance_by(single: Tensor, x: Tensor, counts: Tensor, most: int) -> Tensor:
+    """Abar^counts[b] applied to x[:, b], for counts int64 (B,) of at most `most`: by the bits of the counts."""
+    power = single
+    for bit in range(most.bit_length()):
+        x = torch.where((counts >> bit & 1).bool()[:, None], _advance(power, x), x)
+        power = power @ power if power.dim() == 3 else multiply(multiplier(power), power)
+    return x
+
+
+def block_convolve(
+    u: Tensor, maps: BlockMaps, state: Tensor | None, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Causal convolution of u r(B, L, H) from state r(B, H, N) (None: zeros); returns y r(B, L, H) and the final state.
 
-    `maps` must have been made for ``block_lengths(L)``.
+    `maps` must have been made for ``block_lengths(L)``. With lengths int64 (B,), 0 <= lengths <= L, the state of row b
+    is that after its first lengths[b] inputs; what follows them changes no output before it.
     """
     n_batch, L, H = u.shape
     T, N = maps.into_state.shape[1:]
@@ -74,12 +87,32 @@ def block_convolve(u: Tensor, maps: BlockMaps, state: Tensor | None) -> tuple[Te
         pushed = torch.bmm(flat, maps.into_state).view(H, n_batch, n_blocks, N)
         for j in range(n_blocks - 1):
             entering.append(_advance(maps.transition, entering[-1]) + pushed[:, :, j])
-    final = by_head[:, :, -1, :last] @ maps.into_state[:, T - last :]
-    final = _advance(maps.last_transition, entering[-1]) + final
-    states = torch.stack(entering, dim=2).view(H, n_batch * n_blocks, N)
-    y = torch.baddbmm(torch.bmm(states, maps.from_state), flat, toeplitz(maps.kernel))
+    states = torch.stack(entering, dim=2)
+    if lengths is None:
+        final = _advance(maps.last_transition, entering[-1])
+        final = final + by_head[:, :, -1, :last] @ maps.into_state[:, T - last :]
+    else:
+        final = _state_after(lengths, by_head, states, maps)
+    y = torch.bmm(states.view(H, n_batch * n_blocks, N), maps.from_state)
+    y = torch.baddbmm(y, flat, toeplitz(maps.kernel))
     y = y.view(H, n_batch * n_blocks * T).t().reshape(n_batch, n_blocks * T, H)
     return y[:, :L], final.transpose(0, 1)
+
+
+def _state_after(lengths: Tensor, by_head: Tensor, states: Tensor, maps: BlockMaps) -> Tensor:
+    """State r(H, B, N) of row b after lengths[b] inputs: from the state entering the block in which it ends.
+
+    by_head r(H, B, blocks, T), states r(H, B, blocks, N).
+    """
+    T = by_head.shape[-1]
+    block = (lengths - 1).clamp_min(0) // T
+    count = lengths - block * T  # inputs of that block, 0 .. T
+    rows = torch.arange(len(lengths), device=lengths.device)
+    # Shifted to the right, the last input of the row meets the last row of into_state, Abar^0 Bbar.
+    source = torch.arange(T, device=lengths.device) - (T - count)[:, None]
+    inputs = by_head[:, rows, block].gather(-1, source.clamp_min(0).expand(by_head.shape[0], -1, -1))
+    inputs = inputs * (source >= 0)
+    return _advance_by(maps.single, states[:, rows, block], count, T) + inputs @ maps.into_state
 
 
 def fft_convolve(u: Tensor, kernel: Tensor) -> Tensor:

@@ -17,13 +17,13 @@ from s4gen.ssm.realform import column, multiplier, multiply, row
 
 
 def discretize(Lambda: Tensor, B: Tensor, dt: Tensor, method: str) -> tuple[Tensor, Tensor]:
-    """log(Abar) and Bbar, both c(H, n) in complex128, from Lambda c(H, n), B c(H, n), dt r(H).
+    """log(Abar) and Bbar, both c(H, n) in complex128, from Lambda c(H, n), B c(H, n), dt r(H) or r(H, n).
 
     zoh (S4D eq. 7):      Abar = exp(dt Lambda),                      Bbar = (exp(dt Lambda) - 1) / Lambda * B
     bilinear (S4D eq. 6): Abar = (1 + dt Lambda/2)/(1 - dt Lambda/2), Bbar = dt B / (1 - dt Lambda/2)
     """
     Lambda, B = Lambda.to(torch.complex128), B.to(torch.complex128)
-    step = dt.to(torch.float64)[:, None]
+    step = dt.to(torch.float64).view(len(dt), -1)
     z = step * Lambda
     if method == "zoh":
         return z, torch.exp(z).sub(1) / Lambda * B
@@ -76,6 +76,7 @@ def block_maps(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: i
         kernel=(CB[:, None, :] @ taps)[:, 0],
         into_state=torch.cat((into.real, into.imag), dim=1).transpose(1, 2),
         from_state=torch.cat((2 * out.real, -2 * out.imag), dim=1),
+        single=column(V[..., 1]),
         transition=column(V[..., T]),
         last_transition=column(V[..., last]),
     )

@@ -1,15 +1,17 @@
 """S4: diagonal plus low-rank state space models, bilinear; kernel, block maps and O(N) step, side by side.
 
 A = diag(Lambda) - sum_r P_r P_r^*, on the full (conjugate-complete) state. Sources: S4 (arXiv 2111.00396), appendix C.
-C is always the true output vector; the truncated C~ = C (I - Abar^L) exists only inside `kernel`.
+C is always the true output vector; the truncated C~ = C (I - Abar^L) exists only inside `cauchy_kernel`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from s4gen.ssm.blocks import BlockMaps
 from s4gen.ssm.realform import column, diagonal_matrix, multiplier, multiply, row, row_to_complex
@@ -101,47 +103,79 @@ def block_maps(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: i
     A_bar = dense_transition(constants)
     into, transition = krylov(A_bar, constants.B_bar, T)
     out, _ = krylov(A_bar.transpose(1, 2), constants.C_bar, T + 1)
-    transition, last_transition = (
-        A.to(real) for A in (transition, transition if last == T else matrix_power(A_bar, last))
-    )
+    last_transition = transition if last == T else matrix_power(A_bar, last)
     return BlockMaps(
         kernel=(constants.C_bar[:, None, :] @ into)[:, 0].to(real),
         into_state=into.flip(-1).transpose(1, 2).to(real),
         from_state=out[..., 1:].to(real),
-        transition=transition,
-        last_transition=last_transition,
+        single=A_bar.to(real),
+        transition=transition.to(real),
+        last_transition=last_transition.to(real),
     )
 
 
-def kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int) -> Tensor:
+def krylov_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int) -> Tensor:
+    """Convolution kernel K[l] = C Abar^l Bbar, r(H, L), as a product of two Krylov matrices.
+
+    K[l1 S + l2] = (C Abar^(l1 S)) (Abar^l2 Bbar) with S ~ sqrt(L): both factors by doubling, in float64, O(H N sqrt(L))
+    memory.
+    """
+    constants = _exact_constants(Lambda, P, B, C, dt)
+    S = 2 ** ((L - 1).bit_length() // 2)
+    right, A_S = krylov(dense_transition(constants), constants.B_bar, S)
+    left, _ = krylov(A_S.transpose(1, 2), constants.C_bar, -(-L // S))
+    real = C.real.dtype
+    return (left.transpose(1, 2).to(real) @ right.to(real)).flatten(1)[:, :L]
+
+
+# Complex numbers in one tile of Cauchy sums: 2^20 are 8 MB in complex64.
+_TILE = 2**20
+
+
+def cauchy_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int) -> Tensor:
     """Convolution kernel K[l] = C Abar^l Bbar, r(H, L), by its generating function (S4, algorithm 1).
 
     At a root of unity w,  sum_l K[l] w^l = C~ (I - w Abar)^-1 Bbar = dt C~ (diag(delta) + s P P^*)^-1 B  with
     delta = (1 - w) - s Lambda and s = dt/2 (1 + w): Cauchy-like sums over the 2n modes, and Woodbury for P P^*. This
-    form has no pole at w = -1. Nodes come from float64: powers of a rounded root lose three digits by L = 16384.
+    form has no pole at w = -1. Nodes come from float64: powers of a rounded root lose three digits by L = 16384. The
+    sums are made in tiles of frequencies, and again in the backward pass, so that nothing of size H N L is kept.
     """
     constants = _exact_constants(Lambda, P, B, C, dt)
     C_row = constants.C_bar
     A_L = matrix_power(dense_transition(constants), L)
     C_trunc = row_to_complex(C_row - (C_row[:, None, :] @ A_L)[:, 0]).to(C.dtype)
-    wide = torch.complex128
-    angle = torch.arange(L // 2 + 1, dtype=torch.float64, device=dt.device) * (-2 * torch.pi / L)
+    left = torch.cat((_full(C_trunc)[None], _full(P.conj())))  # c(1+R, H, 2n)
+    right = torch.cat((_full(B)[None], _full(P)))
+    pairs = torch.einsum("ahn,bhn->hnab", left, right).flatten(-2)
+    frequencies = torch.arange(L // 2 + 1, dtype=torch.float64, device=dt.device)
+    angles = frequencies * (-2 * torch.pi / L)
+    tile = max(1, _TILE // Lambda.numel())
+    spectrum = torch.cat(
+        [
+            checkpoint(_cauchy_tile, angle, _full(Lambda), pairs, dt, use_reentrant=False)
+            if torch.is_grad_enabled()
+            else _cauchy_tile(angle, _full(Lambda), pairs, dt)
+            for angle in angles.split(tile)
+        ],
+        dim=-1,
+    )
+    return torch.fft.irfft(spectrum, n=L)
+
+
+def _full(v: Tensor) -> Tensor:
+    """Both members of every conjugate pair: c(..., n) -> c(..., 2n)."""
+    return torch.cat((v, v.conj()), -1)
+
+
+def _cauchy_tile(angle: Tensor, Lambda: Tensor, pairs: Tensor, dt: Tensor) -> Tensor:
+    """The spectrum c(H, F) at w = exp(i angle); Lambda c(H, 2n), pairs c(H, 2n, (1+R)^2) products of the vectors."""
+    working = pairs.dtype
     w = torch.polar(torch.ones_like(angle), angle)
     s = dt.to(torch.float64)[:, None] / 2 * (1 + w)  # c(H, F)
-    Lambda_full = torch.cat((Lambda, Lambda.conj()), -1).to(wide)
-    inverse = 1 / ((1 - w)[:, None] - s[..., None] * Lambda_full[:, None, :])  # c(H, F, 2n)
-    inverse = inverse.to(C.dtype)
-
-    def full(v: Tensor) -> Tensor:
-        return torch.cat((v, v.conj()), -1).to(C.dtype)
-
-    left = torch.cat((full(C_trunc)[None], full(P.conj())))  # (1+R, H, 2n)
-    right = torch.cat((full(B)[None], full(P)))
-    pairs = torch.einsum("ahn,bhn->hnab", left, right).flatten(-2)
-    rank = P.shape[0]
-    sums = (inverse @ pairs).unflatten(-1, (1 + rank, 1 + rank))  # c(H, F, 1+R, 1+R)
-    s = s.to(C.dtype)[..., None, None]
-    inner = torch.eye(rank, dtype=C.dtype, device=dt.device) + s * sums[..., 1:, 1:]
+    inverse = 1 / ((1 - w)[:, None] - s[..., None] * Lambda[:, None, :])  # c(H, F, 2n) in complex128
+    size = math.isqrt(pairs.shape[-1])
+    sums = (inverse.to(working) @ pairs).unflatten(-1, (size, size))  # c(H, F, 1+R, 1+R)
+    s = s.to(working)[..., None, None]
+    inner = torch.eye(size - 1, dtype=working, device=dt.device) + s * sums[..., 1:, 1:]
     correction = s * sums[..., :1, 1:] @ torch.linalg.solve(inner, sums[..., 1:, :1])
-    spectrum = (sums[..., :1, :1] - correction)[..., 0, 0] * dt[:, None]
-    return torch.fft.irfft(spectrum, n=L)
+    return (sums[..., :1, :1] - correction)[..., 0, 0] * dt[:, None]
