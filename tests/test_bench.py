@@ -146,8 +146,15 @@ def test_the_median_time_of_a_sleep_is_its_length() -> None:
 
 def test_a_call_slower_than_the_budget_is_still_timed_three_times() -> None:
     calls = []
-    _, timed = timing.median_seconds(lambda: calls.append(time.sleep(0.01)), torch.device("cpu"), budget=0.001)
+    _, timed = timing.median_seconds(lambda: calls.append(time.sleep(0.02)), torch.device("cpu"), budget=0.01)
     assert (timed, len(calls)) == (3, 4)  # one to warm up
+
+
+def test_a_call_that_would_take_far_too_long_is_timed_once() -> None:
+    calls = []
+    median, timed = timing.median_seconds(lambda: calls.append(time.sleep(0.05)), torch.device("cpu"), budget=0.001)
+    assert (timed, len(calls)) == (1, 1)
+    assert median >= 0.05
 
 
 def test_peak_memory_sees_what_was_allocated_and_freed_again() -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.models.attention import CausalAttention
+from s4gen.models.bidirectional import Bidirectional
 from s4gen.models.blocks import Block
-from s4gen.models.density import DensityModel
+from s4gen.models.density import DensityModel, resampled
 from s4gen.models.ssm_layers import S4, S4D
 
 LAYOUT = ImageLayout(height=4, width=3, channels=3, levels=6)
@@ -207,3 +208,151 @@ def test_without_feed_forward_there_is_none() -> None:
     small, large = (model("s4d-legs", d_ff=d) for d in (0, 12))
     assert not [name for name, _ in small.named_parameters() if "feed_forward" in name]
     assert [name for name, _ in large.named_parameters() if "feed_forward" in name]
+
+
+VARIANTS = {
+    "s4-shared": ("s4", SSMConfig(d_state=8, n_ssm=2)),
+    "s4-softplus": ("s4", SSMConfig(d_state=8, decay="softplus", dt_transform="softplus", train_B=False)),
+    "s4d-shared": ("s4d", SSMConfig(d_state=8, n_ssm=3, init="inv")),
+    "s4d-relu": ("s4d", SSMConfig(d_state=8, decay="relu", discretization="bilinear")),
+    "s4d-dt-per-state": ("s4d", SSMConfig(d_state=8, tie_dt=False)),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_option_keeps_the_contract(name: str) -> None:
+    mixer, ssm = VARIANTS[name]
+    module = noisy({"s4": S4, "s4d": S4D}[mixer](6, ssm)).double()
+    u = torch.randn(2, 140, 6, dtype=torch.float64)
+    with torch.no_grad():
+        y, state = module(u)
+        first, middle = module(u[:, :37])
+        second, last = module(u[:, 37:], middle)
+        stepped, stepped_state = run_steps(module.discretized(), u, module.initial_state(2))
+    assert_same(torch.cat((first, second), 1), y, torch.float64)
+    assert_same(stepped, y, torch.float64)
+    assert_same(last, state, torch.float64)
+    assert_same(stepped_state, state, torch.float64)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_options_do_not_change_the_initial_system(name: str) -> None:
+    """A transform is a way to write dt and Lambda, so both start from the same values whatever it is."""
+    mixer, ssm = VARIANTS[name]
+    plain = SSMConfig(d_state=8, init=ssm.init, tie_dt=ssm.tie_dt)
+    built = []
+    for config in (ssm, plain):
+        torch.manual_seed(1)
+        built.append({"s4": S4, "s4d": S4D}[mixer](6, config).continuous())
+    for got, want in zip(*built, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_shared_ssms_are_dealt_out_by_remainder() -> None:
+    module = S4D(6, SSMConfig(d_state=4, n_ssm=3))
+    with torch.no_grad():
+        module.frequency[1] = 7.0
+    Lambda, *_ = module.continuous()
+    assert [h for h in range(6) if Lambda[h, 0].imag == 7.0] == [1, 4]
+    with pytest.raises(ValueError, match="n_ssm = 4 does not divide d_model = 6"):
+        S4D(6, SSMConfig(d_state=4, n_ssm=4))
+
+
+def test_a_fixed_b_is_not_a_parameter() -> None:
+    module = S4D(6, SSMConfig(d_state=4, train_B=False))
+    assert "B" not in dict(module.named_parameters())
+    assert module.ssm_parameters == ("raw_dt", "raw_decay", "frequency")
+
+
+@pytest.mark.parametrize("name", ["s4-shared", "s4-softplus", "s4d-shared", "s4d-dt-per-state"])
+@pytest.mark.parametrize("rate", [0.5, 2.0])
+def test_a_rate_scales_dt_in_both_views(name: str, rate: float) -> None:
+    """The kernel at rate r is that of a system with dt r, exactly; and the step follows."""
+    mixer, ssm = VARIANTS[name]
+    module = noisy({"s4": S4, "s4d": S4D}[mixer](6, ssm)).double()
+    *_, before = module.continuous()
+    module.rescale_dt_(rate)
+    *_, after = module.continuous()
+    torch.testing.assert_close(after, before * rate, rtol=1e-12, atol=0)
+    u = torch.randn(1, 30, 6, dtype=torch.float64)
+    with torch.no_grad():
+        y, _ = module(u)
+        stepped, _ = run_steps(module.discretized(), u, module.initial_state(1))
+    assert_same(stepped, y, torch.float64)
+
+
+def test_twice_the_rate_reads_every_second_sample() -> None:
+    """Zero-order hold: on an input held for two samples, rate 1 at the odd places is rate 2 on the short input."""
+    network = model("s4d-legs")
+    fast, slow = resampled(network, 2.0), network
+    u = torch.randn(1, 20, 8, dtype=torch.float64)
+    held = u.repeat_interleave(2, dim=1)
+    with torch.no_grad():
+        short, _ = fast.blocks[0].mixer(u)
+        long, _ = slow.blocks[0].mixer(held)
+    assert_same(long[:, 1::2], short, torch.float64)
+    for value in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="rate must be a positive number"):
+            resampled(network, value)
+
+
+@pytest.mark.parametrize("kind", ["s4", "s4d-legs", "s4d-lin-bilinear"])
+@pytest.mark.parametrize("L", [40, 300])
+def test_rows_of_unequal_length_end_in_the_state_of_their_own(kind: str, L: int) -> None:
+    """Whatever stands behind a row's end; from a state and from nothing; a row of length 0 keeps its state."""
+    module = layer(kind, torch.float64)
+    lengths = torch.tensor([L, 0, 1, 17, L - 1, min(L, 128), L // 2])
+    u = torch.randn(len(lengths), L, 6, dtype=torch.float64)
+    start = torch.randn(len(lengths), 6, 8, dtype=torch.float64)
+    with torch.no_grad():
+        for state in (None, start):
+            y, together = module(u, state, lengths)
+            for b, length in enumerate(lengths.tolist()):
+                own = module.initial_state(1) if state is None else start[b : b + 1]
+                if length:
+                    alone, own = module(u[b : b + 1, :length], own)
+                    assert_same(y[b : b + 1, :length], alone, torch.float64)
+                assert (together[b] - own[0]).abs().max() < 1e-9
+
+
+def test_prompts_of_unequal_length_are_read_together() -> None:
+    network = model("s4")
+    x, lengths = torch.randint(0, 6, (4, 30)), torch.tensor([30, 0, 7, 1])
+    with torch.no_grad():
+        logits, state = network.prefill(x, lengths=lengths)
+        for b, length in enumerate(lengths.tolist()):
+            alone, own = network.prefill(x[b : b + 1, :length])
+            assert_same(logits[b : b + 1], alone, torch.float64)
+            for got, want in zip(leaves(state), leaves(own), strict=True):
+                assert (got[b] - want[0]).abs().max() < 1e-9
+
+
+def test_a_bidirectional_layer_sees_both_ways_and_only_its_own_row() -> None:
+    module = noisy(Bidirectional(S4D(6, SSMConfig(d_state=4)), S4D(6, SSMConfig(d_state=4)))).double()
+    u = torch.randn(2, 12, 6, dtype=torch.float64, requires_grad=True)
+    y, state = module(u)
+    (gradient,) = torch.autograd.grad(y[0, 5].sum(), u, retain_graph=True)
+    assert gradient[0].abs().sum(-1).gt(0).all()
+    assert state is None
+    padded, _ = module(u, None, torch.tensor([12, 7]))
+    alone, _ = module(u[1:, :7])
+    assert_same(padded[1:, :7].detach(), alone.detach(), torch.float64)
+    assert padded[1, 7:].eq(0).all()
+    for attempt in (lambda: module.step(u[:, 0], None), lambda: module.initial_state(2), lambda: module(u, u)):
+        with pytest.raises(ValueError, match="use a causal layer"):
+            attempt()
+
+
+def test_shapes_that_do_not_fit_are_named() -> None:
+    module = S4D(6, SSMConfig(d_state=4))
+    u = torch.randn(2, 5, 6)
+    with pytest.raises(ValueError, match=r"u has shape \(2, 5, 7\), expected .*d_model = 6"):
+        module(torch.randn(2, 5, 7))
+    with pytest.raises(ValueError, match=r"length >= 1"):
+        module(u[:, :0])
+    with pytest.raises(ValueError, match=r"state has shape \(3, 6, 4\), expected \(2, 6, 4\).*initial_state\(2\)"):
+        module(u, torch.zeros(3, 6, 4))
+    with pytest.raises(ValueError, match=r"values \[5, 6\], expected 0 to 5"):
+        module(u, None, torch.tensor([5, 6]))
+    with pytest.raises(ValueError, match=r"lengths has shape"):
+        module(u, None, torch.tensor([5]))

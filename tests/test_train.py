@@ -208,7 +208,7 @@ def test_every_parameter_is_in_one_group_and_the_ssm_in_its_own() -> None:
     groups = optim.parameter_groups(built.model)
     names = [name for group in groups.values() for name in group]
     assert sorted(names) == sorted(name for name, _ in built.model.named_parameters())
-    assert "blocks.0.mixer.log_dt" in groups["ssm"]
+    assert "blocks.0.mixer.raw_dt" in groups["ssm"]
     assert "blocks.0.output.linear.weight" in groups["decay"]
     assert {"blocks.0.mixer.C", "embedding.value.weight", "norm.bias"} <= set(groups["plain"])
     by_decay = {group["weight_decay"]: group["peak_lr"] for group in built.optimizer.param_groups}

@@ -12,6 +12,8 @@ from s4gen.errors import UserError
 MIXERS = ("s4d", "s4", "attention")
 INITS = ("legs", "lin", "inv")
 DISCRETIZATIONS = ("auto", "zoh", "bilinear")
+DECAYS = ("exp", "softplus", "relu")
+DT_TRANSFORMS = ("exp", "softplus")
 DATASETS = ("mnist", "cifar10", "mnist-mini", "cifar10-mini")
 PRECISIONS = ("fp32", "bf16")
 
@@ -69,12 +71,25 @@ class SSMConfig:
     """Smallest initial step size; steps are drawn log-uniformly between dt_min and dt_max."""
     dt_max: float = 1e-1
     """Largest initial step size."""
+    n_ssm: int = 0
+    """Distinct (Lambda, P, B): feature h uses number h mod n_ssm; 0 = one for each feature."""
+    decay: str = "exp"
+    """exp, softplus or relu: -Re Lambda as a function of its parameter."""
+    dt_transform: str = "exp"
+    """exp or softplus: the step size as a function of its parameter."""
+    tie_dt: bool = True
+    """One step size for each feature; false, for s4d only: one for each feature and conjugate pair."""
+    train_B: bool = True
+    """Whether B is trained; false keeps its initial value."""
 
     def __post_init__(self) -> None:
         if self.d_state < 2 or self.d_state % 2:
             raise ConfigError("ssm.d_state", f"= {self.d_state}: expected an even number, at least 2")
         _one_of(INITS, "ssm.init", self.init)
         _one_of(DISCRETIZATIONS, "ssm.discretization", self.discretization)
+        _one_of(DECAYS, "ssm.decay", self.decay)
+        _one_of(DT_TRANSFORMS, "ssm.dt_transform", self.dt_transform)
+        _at_least(0, "ssm", n_ssm=self.n_ssm)
         _positive("ssm", dt_min=self.dt_min, dt_max=self.dt_max)
         if self.dt_min > self.dt_max:
             raise ConfigError("ssm.dt_min", f"= {self.dt_min}: expected at most ssm.dt_max = {self.dt_max}")
@@ -213,6 +228,10 @@ class Recipe:
 
 def check_pair(model: ModelConfig, ssm: SSMConfig) -> None:
     """Refuse a state space setting that the mixer cannot have."""
+    if ssm.n_ssm and model.d_model % ssm.n_ssm:
+        raise ConfigError("ssm.n_ssm", f"= {ssm.n_ssm}: expected a divisor of model.d_model = {model.d_model}, or 0")
+    if not ssm.tie_dt and model.mixer != "s4d":
+        raise ConfigError("ssm.tie_dt", f'= false does not go with model.mixer = "{model.mixer}": expected "s4d"')
     if model.mixer != "s4":
         return
     if ssm.init != "legs":

@@ -42,11 +42,16 @@ class CausalAttention(nn.Module):
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
 
-    def forward(self, u: Tensor, state: AttentionState | None = None) -> tuple[Tensor, AttentionState]:
+    def forward(
+        self, u: Tensor, state: AttentionState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, AttentionState]:
         """All positions at once: u (B, L, H) -> y (B, L, H) and the state after the last of them.
 
-        The state passed in is left as it was: its filled part is copied into the new one.
+        The state passed in is left as it was: its filled part is copied into the new one. Raises ValueError for
+        `lengths`: the rows of this cache are all of one length.
         """
+        if lengths is not None:
+            raise ValueError("attention takes no lengths: its cache holds rows of one length; use an SSM mixer")
         query, key, value = self._heads(u)
         seen = 0 if state is None else state.length
         if state is not None and seen:

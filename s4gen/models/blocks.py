@@ -62,9 +62,9 @@ class Block(nn.Module):
             return x
         return x + self.dropout(self.feed_forward(x))
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x r(B, L, H) -> r(B, L, H) and the state after the last input."""
-        mixed, state = self.mixer(self.norm(x), state)
+    def forward(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """x r(B, L, H) -> r(B, L, H) and the state after the last input, or after `lengths` inputs of each row."""
+        mixed, state = self.mixer(self.norm(x), state, lengths)
         return self._finish(x, mixed), state
 
     def initial_state(self, batch: int) -> State:

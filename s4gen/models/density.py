@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -43,15 +44,17 @@ class DensityModel(nn.Module):
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def _hidden(self, tokens: Tensor, state: ModelState | None) -> tuple[Tensor, ModelState]:
+    def _hidden(
+        self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
         n_batch, L = tokens.shape
         start = tokens.new_zeros(n_batch) if state is None else state.place
         x = self.embedding(tokens, start[:, None] + torch.arange(L, device=tokens.device))
         states = []
         for i, block in enumerate(self._blocks()):
-            x, block_state = block(x, None if state is None else state.blocks[i])
+            x, block_state = block(x, None if state is None else state.blocks[i], lengths)
             states.append(block_state)
-        return x, ModelState(start + L, tuple(states))
+        return x, ModelState(start + (L if lengths is None else lengths), tuple(states))
 
     def _logits(self, x: Tensor) -> Tensor:
         logits = self.head(self.norm(x))
@@ -77,13 +80,20 @@ class DensityModel(nn.Module):
         """log p(x) in nats, r(B,)."""
         return -self.nats(x).sum(-1)
 
-    def prefill(self, x: Tensor, state: ModelState | None = None) -> tuple[Tensor, ModelState]:
+    def prefill(
+        self, x: Tensor, state: ModelState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
         """Read x int64 (B, P) in parallel; returns logits r(B, V) of the token after it, and the state.
 
-        Without a state, bos is put in front, so P may be 0.
+        Without a state, bos is put in front, so P may be 0. With lengths int64 (B,), prompts end after that many
+        tokens, whatever token stands beyond; a row of length 0 needs bos, so a fresh start.
         """
-        hidden, state = self._hidden(self._with_bos(x) if state is None else x, state)
-        return self._logits(hidden[:, -1]), state
+        if state is None:
+            x = self._with_bos(x)
+            lengths = None if lengths is None else lengths + 1
+        hidden, state = self._hidden(x, state, lengths)
+        last = hidden[:, -1] if lengths is None else hidden[torch.arange(len(x), device=x.device), lengths - 1]
+        return self._logits(last), state
 
     def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         """Feed one token int64 (B,); returns logits r(B, V) of the next and the new state."""
@@ -101,3 +111,15 @@ class DensityModel(nn.Module):
             for i, block in enumerate(self._blocks())
             for name in getattr(block.mixer, "ssm_parameters", ())
         }
+
+
+def resampled(model: DensityModel, rate: float) -> DensityModel:
+    """A copy of the model with every dt multiplied by `rate`, so both views read the same signals at another rate.
+
+    rate 2 is for signals with half as many samples per second as it was trained on. Raises ValueError for rate <= 0.
+    """
+    copied = copy.deepcopy(model)
+    for block in copied.blocks:
+        if isinstance(block, Block) and hasattr(block.mixer, "rescale_dt_"):
+            block.mixer.rescale_dt_(rate)  # type: ignore[operator]
+    return copied

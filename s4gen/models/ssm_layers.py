@@ -12,32 +12,65 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import SSMConfig
-from s4gen.ssm import blocks, diagonal, dplr, hippo
+from s4gen.ssm import blocks, diagonal, dplr, hippo, transforms
 
 State = Tensor  # r(B, H, N) real form, see s4gen.ssm.realform
 
 
 class _SSMLayer(nn.Module):
-    """What S4D and S4 share: parameters and the two outer methods. Lambda = -exp(log_decay) + i frequency."""
+    """What S4D and S4 share: parameters and the outer methods. Lambda = -decay + i frequency.
 
-    # Trained with the SSM's own learning rate and no weight decay.
-    ssm_parameters: tuple[str, ...] = ("log_dt", "log_decay", "frequency", "B")
+    Lambda, P and B have S rows, one for each distinct SSM; feature h uses row h mod S.
+    """
+
+    B: Tensor
 
     def __init__(self, d_model: int, config: SSMConfig, Lambda: Tensor, B: Tensor) -> None:
         super().__init__()
-        H, n = d_model, config.d_state // 2
-        self.d_model, self.d_state = d_model, config.d_state
-        self.log_dt = nn.Parameter(torch.log(hippo.log_uniform_dt(H, config.dt_min, config.dt_max)).float())
-        self.log_decay = nn.Parameter(torch.log(-Lambda.real).float().expand(H, n).clone())
-        self.frequency = nn.Parameter(Lambda.imag.float().expand(H, n).clone())
-        self.B = nn.Parameter(torch.view_as_real(B).float().expand(H, n, 2).clone())
+        H, S, n = d_model, config.n_ssm or d_model, config.d_state // 2
+        if H % S:
+            raise ValueError(f"n_ssm = {S} does not divide d_model = {H}: features are dealt out to the SSMs evenly")
+        self.d_model, self.d_state, self._copies = d_model, config.d_state, H // S
+        self._decay_transform, self._dt_transform = config.decay, config.dt_transform
+        dt = hippo.log_uniform_dt(H if config.tie_dt else H * n, config.dt_min, config.dt_max)
+        dt = dt if config.tie_dt else dt.view(H, n)
+        self.raw_dt = nn.Parameter(transforms.unconstrained(dt, config.dt_transform).float())
+        decay = transforms.unconstrained(-Lambda.real, config.decay)
+        self.raw_decay = nn.Parameter(decay.float().expand(S, n).clone())
+        self.frequency = nn.Parameter(Lambda.imag.float().expand(S, n).clone())
+        B = torch.view_as_real(B).float().expand(S, n, 2).clone()
+        if config.train_B:
+            self.B = nn.Parameter(B)
+        else:
+            self.register_buffer("B", B)
         self.C = nn.Parameter(torch.randn(H, n, 2) * math.sqrt(0.5))
         self.D = nn.Parameter(torch.randn(H))
 
+    @property
+    def ssm_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters trained with the SSM's own learning rate and no weight decay."""
+        names = ("raw_dt", "raw_decay", "frequency", "B", "P")
+        return tuple(name for name, _ in self.named_parameters() if name in names)
+
     def continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Lambda, B, C c(H, n) and dt r(H), in the parameters' own precision."""
-        Lambda = torch.complex(-torch.exp(self.log_decay), self.frequency)
-        return Lambda, torch.view_as_complex(self.B), torch.view_as_complex(self.C), torch.exp(self.log_dt)
+        """Lambda, B, C c(H, n) and dt r(H) or r(H, n), in the parameters' own precision."""
+        decay = transforms.positive(self.raw_decay, self._decay_transform)
+        dt = transforms.positive(self.raw_dt, self._dt_transform)
+        Lambda = self.per_feature(torch.complex(-decay, self.frequency))
+        return Lambda, self.per_feature(torch.view_as_complex(self.B)), torch.view_as_complex(self.C), dt
+
+    def per_feature(self, x: Tensor) -> Tensor:
+        """(..., S, n) -> (..., H, n): row h is row h mod S."""
+        return torch.cat([x] * self._copies, dim=-2) if self._copies > 1 else x
+
+    @torch.no_grad()
+    def rescale_dt_(self, rate: float) -> None:
+        """Multiply dt by `rate`: the same continuous system, read at another sampling rate, in both views."""
+        if not 0 < rate < math.inf:
+            raise ValueError(f"rate must be a positive number, got {rate}: 0.5 reads a signal sampled twice as densely")
+        dt = transforms.positive(self.raw_dt.double(), self._dt_transform) * rate
+        inverse = transforms.POSITIVE[self._dt_transform][1]
+        self.raw_dt.copy_(inverse(dt))
 
     def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
         raise NotImplementedError
@@ -55,17 +88,41 @@ class _SSMLayer(nn.Module):
         """Zeros r(batch, H, N)."""
         return self.D.new_zeros(batch, self.d_model, self.d_state)
 
-    def forward(self, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """u r(B, L, H), L >= 1, from `state` r(B, H, N) (None: zeros); returns y r(B, L, H) and the state after it."""
+    def forward(self, u: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """u r(B, L, H), L >= 1, from `state` r(B, H, N) (None: zeros); returns y r(B, L, H) and the state after it.
+
+        With lengths int64 (B,), rows end after that many inputs: the state of a row is the one there. Outputs beyond
+        are those of whatever stands in u. Raises ValueError for shapes that do not fit.
+        """
+        _check_shapes(self, u, state, lengths)
         with torch.autocast(u.device.type, enabled=False):
             u = u.to(self.D.dtype)
             maps = self.block_maps(*blocks.block_lengths(u.shape[1]))
             maps = maps._replace(kernel=_add_skip(maps.kernel, self.D))
-            return blocks.block_convolve(u, maps, state)
+            return blocks.block_convolve(u, maps, state, lengths)
 
     def step(self, u: Tensor, state: State) -> tuple[Tensor, State]:
         """One step: u r(B, H), state r(B, H, N). Discretises anew; `discretized` once and step that to be fast."""
         return self.stepper().step(u, state)
+
+
+def _check_shapes(layer: _SSMLayer, u: Tensor, state: Tensor | None, lengths: Tensor | None) -> None:
+    if u.dim() != 3 or u.shape[1] < 1 or u.shape[2] != layer.d_model:
+        raise ValueError(f"u has shape {tuple(u.shape)}, expected (batch, length >= 1, d_model = {layer.d_model})")
+    wanted = (u.shape[0], layer.d_model, layer.d_state)
+    if state is not None and tuple(state.shape) != wanted:
+        raise ValueError(
+            f"state has shape {tuple(state.shape)}, expected {wanted}: make one with initial_state({u.shape[0]})"
+        )
+    if lengths is not None and tuple(lengths.shape) != (u.shape[0],):
+        raise ValueError(f"lengths has shape {tuple(lengths.shape)}, expected ({u.shape[0]},): one for each row of u")
+    # Looking at values would stop a compiled graph; there, wrong lengths are the caller's.
+    if (
+        lengths is not None
+        and not torch.compiler.is_compiling()
+        and not 0 <= lengths.min() <= lengths.max() <= u.shape[1]
+    ):
+        raise ValueError(f"lengths has values {lengths.tolist()}, expected 0 to {u.shape[1]}, the length of u")
 
 
 def _add_skip(kernel: Tensor, D: Tensor) -> Tensor:
@@ -94,26 +151,28 @@ class S4D(_SSMLayer):
 class S4(_SSMLayer):
     """Diagonal plus rank one (HiPPO-LegS) state space layer, bilinear (arXiv 2111.00396)."""
 
-    ssm_parameters = ("log_dt", "log_decay", "frequency", "B", "P")
-
     def __init__(self, d_model: int, config: SSMConfig) -> None:
         Lambda, P, B = hippo.nplr_legs(config.d_state)
         super().__init__(d_model, config, Lambda, B)
         rank, n = P.shape
-        self.P = nn.Parameter(torch.view_as_real(P).float()[:, None].expand(rank, d_model, n, 2).clone())
+        self.P = nn.Parameter(torch.view_as_real(P).float()[:, None].expand(rank, len(self.B), n, 2).clone())
+
+    def low_rank(self) -> Tensor:
+        """P c(R, H, n)."""
+        return self.per_feature(torch.view_as_complex(self.P))
 
     def kernel(self, L: int) -> Tensor:
         """Convolution kernel r(H, L), without D, by two Krylov matrices."""
         Lambda, B, C, dt = self.continuous()
-        return dplr.krylov_kernel(Lambda, torch.view_as_complex(self.P), B, C, dt, L)
+        return dplr.krylov_kernel(Lambda, self.low_rank(), B, C, dt, L)
 
     def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
         Lambda, B, C, dt = self.continuous()
-        return dplr.block_maps(Lambda, torch.view_as_complex(self.P), B, C, dt, T, last)
+        return dplr.block_maps(Lambda, self.low_rank(), B, C, dt, T, last)
 
     def stepper(self) -> WoodburyStep:
         Lambda, B, C, dt = self.continuous()
-        return WoodburyStep(dplr.step_constants(Lambda, torch.view_as_complex(self.P), B, C, dt), self.D.clone())
+        return WoodburyStep(dplr.step_constants(Lambda, self.low_rank(), B, C, dt), self.D.clone())
 
 
 class _Stepper(nn.Module):

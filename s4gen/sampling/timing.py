@@ -38,8 +38,11 @@ def median_seconds(
 
     Two calls warm up (one alone if it takes the budget already). Then groups of calls are timed until
     `budget` seconds or `max_calls` are used up; at least three groups, so a slow call is timed thrice.
+    A call that takes more than ten times the budget is timed once, without anything before it.
     """
     first = seconds(work, device)
+    if first > 10 * budget > 0:
+        return first, 1
     estimate = first if first > budget else seconds(work, device)
     group = min(max(1, round(_GROUP_SECONDS / max(estimate, 1e-9))), max(1, max_calls // 3))
 

@@ -1,0 +1,45 @@
+"""Two state space layers, one in each direction: for uses that see the whole sequence. Not a density model's."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+
+class Bidirectional(nn.Module):
+    """y_t = forward(u_1 .. u_t) + backward(u_L .. u_t); each direction has its own parameters.
+
+    It has no state to carry from chunk to chunk, and no step: `initial_state` and `step` raise ValueError.
+    """
+
+    def __init__(self, forward_layer: nn.Module, backward_layer: nn.Module) -> None:
+        super().__init__()
+        self.forward_layer, self.backward_layer = forward_layer, backward_layer
+
+    def forward(self, u: Tensor, state: None = None, lengths: Tensor | None = None) -> tuple[Tensor, None]:
+        """u r(B, L, H) -> y r(B, L, H); with lengths int64 (B,) rows end there, and y is 0 beyond."""
+        if state is not None:
+            _refuse("start from a state")
+        if lengths is None:
+            reverse = torch.arange(u.shape[1] - 1, -1, -1, device=u.device).expand(u.shape[:2])
+            inside = torch.ones_like(reverse, dtype=torch.bool)
+        else:
+            place = torch.arange(u.shape[1], device=u.device)
+            inside = place < lengths[:, None]
+            reverse = torch.where(inside, lengths[:, None] - 1 - place, place)  # only the valid part is turned round
+        index = reverse[..., None].expand_as(u)
+        left, _ = self.forward_layer(u)
+        right, _ = self.backward_layer(u.gather(1, index))
+        return (left + right.gather(1, index)) * inside[..., None], None
+
+    def initial_state(self, batch: int) -> NoReturn:
+        _refuse("start from a state")
+
+    def step(self, u: Tensor, state: object) -> NoReturn:
+        _refuse("be stepped")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise ValueError(f"a bidirectional layer cannot {what}: its outputs depend on inputs to come; use a causal layer")
