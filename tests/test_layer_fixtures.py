@@ -81,7 +81,7 @@ def error(got: Tensor, want: np.ndarray) -> float:
 def test_layers_equal_the_fixtures(name: str, stored: str, dtype: torch.dtype, bound: float) -> None:
     layer, options = from_reference(name, stored, dtype)
     if stored == "Ctilde":
-        bound = max(bound, 1e-6)  # it was rounded to float32 after it had been made from C
+        bound = max(bound, 1e-5)  # it was rounded to float32 after it had been made from C
     want = np.load(FIXTURES / f"{name}.npz", allow_pickle=False)
     x, cut = torch.from_numpy(want["x"]).to(dtype), options["split"]
 
