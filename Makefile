@@ -2,6 +2,7 @@
 # make test   lint, types and tests: what .ci/run runs
 # make lint   the linters and mypy alone
 # make bench  speed of the shipped checkpoint, recurrent against convolution and Transformer
+# make bench-core  cost of kernels and layers against N, H and L; writes runs/bench-core.json
 # make clean  remove .venv and what the tools leave behind (never runs/)
 #
 # Every target first makes .venv with everything in it, once. Another Python: make PYTHON=python3.12 test
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-core clean
 
 demo: $(READY)
 	$(BIN)/s4gen demo
@@ -25,6 +26,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/s4gen bench checkpoints/mnist-small --batch 1 64 --baseline conv transformer
+
+bench-core: $(READY)
+	$(BIN)/python -m s4gen.bench_core --json runs/bench-core.json
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from s4gen import plots, train
+from s4gen import plots, timing, train
 from s4gen.checkpoint import Checkpoint, load_checkpoint
 from s4gen.config import DensityConfig, ImageLayout, Recipe, load_recipe
 from s4gen.data import load_images
@@ -25,7 +25,7 @@ from s4gen.data.images import save_grid, to_sequence
 from s4gen.evaluation import Evaluation, evaluate
 from s4gen.models.density import DensityModel
 from s4gen.report import Picture, Section, Table, Text, write_report
-from s4gen.sampling import bench, timing
+from s4gen.sampling import bench
 from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurrent
 from s4gen.sampling.generate import generate
 from s4gen.shipped import shipped_names
@@ -71,7 +71,7 @@ class Demo:
 def run(
     out: Path,
     *,
-    train_seconds: float = 90.0,
+    train_seconds: float = 100.0,
     bench_seconds: float = 1.0,
     overrides: Sequence[str] = (),
 ) -> None:

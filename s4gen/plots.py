@@ -33,7 +33,7 @@ def loss_curve(train: Sequence[Point], held_out: Sequence[Point]) -> bytes:
 
 def cost_by_position(curves: Mapping[str, Sequence[Point]], ours: Sequence[str]) -> bytes:
     """Milliseconds per token against the position in the sequence, both logarithmic; `ours` stand out."""
-    figure, axes = _axes("position in the sequence", "ms per token")
+    figure, axes = _axes("position in the sequence", "ms per token", height=4.0)
     for (name, points), colour in zip(curves.items(), _colours(list(curves), ours), strict=True):
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, linewidth=2, label=name)
     axes.set_xscale("log")
@@ -42,7 +42,7 @@ def cost_by_position(curves: Mapping[str, Sequence[Point]], ours: Sequence[str])
     if values:
         # At least two decades, so that noise on a flat line does not fill the plot.
         axes.set_ylim(min(values) / 4, max(max(values) * 2, min(values) * 25))
-        axes.legend(frameon=False, fontsize=9)
+        figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=8)
     return _png(figure)
 
 

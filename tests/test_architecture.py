@@ -12,13 +12,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "s4gen"
 
 FLOORS = [
     {"errors"},
-    {"config", "shipped", "atomic", "progress"},
+    {"config", "shipped", "atomic", "progress", "apart", "memory", "timing"},
     {"ssm"},
     {"models"},
     {"data", "checkpoint", "evaluation", "plots", "report"},
     {"train", "sampling"},
-    {"demo"},
-    {"cli"},
+    {"demo", "bench_core"},
+    {"cli", "examples"},
     {"__main__"},
 ]
 """From the bottom up. A room imports from lower floors and from its own, except that train and sampling are apart."""

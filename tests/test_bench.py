@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from s4gen import timing
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel, ModelState
-from s4gen.sampling import bench, measure, timing
+from s4gen.sampling import bench, measure
 from s4gen.sampling.baselines import (
     KeyValueCache,
     PrefixAgain,

@@ -25,6 +25,7 @@ from s4gen.config import (
     load_recipe,
     recipe_to_toml,
 )
+from s4gen.config.schema import INITS, INITS_OF
 from s4gen.errors import UserError
 from s4gen.shipped import shipped_names
 
@@ -50,10 +51,19 @@ def models(draw: st.DrawFn) -> tuple[ModelConfig, SSMConfig]:
     dt_min, dt_max = sorted([draw(positive), draw(positive)])
     ssm = SSMConfig(
         d_state=2 * draw(st.integers(1, 512)),
-        init="legs" if mixer == "s4" else draw(st.sampled_from(["legs", "lin", "inv"])),
-        discretization=draw(st.sampled_from(["auto", "bilinear"] + (["zoh"] if mixer != "s4" else []))),
+        init=draw(st.sampled_from(INITS_OF.get(mixer, INITS))),
+        discretization=draw(
+            st.sampled_from(["auto", *{"s4": "b", "lssl": "b", "dss": "z"}.get(mixer, "bz")]).map(
+                {"auto": "auto", "b": "bilinear", "z": "zoh"}.get
+            )
+        ),
         dt_min=dt_min,
         dt_max=dt_max,
+        n_ssm=draw(st.integers(0, 1)),
+        decay=draw(st.sampled_from(["exp", "softplus", "relu"])),
+        dt_transform=draw(st.sampled_from(["exp", "softplus"])),
+        tie_dt=mixer != "s4d" or draw(st.booleans()),
+        train_B=draw(st.booleans()),
     )
     return model, ssm
 
@@ -145,10 +155,13 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
         ("[optim]\nweight_decay = -0.1", "optim.weight_decay = -0.1: expected a number, at least 0"),
         ("[ssm]\nd_state = 7", "ssm.d_state = 7: expected an even number, at least 2"),
         ("[ssm]\ndt_min = 0.5", "ssm.dt_min = 0.5: expected at most ssm.dt_max = 0.1"),
-        ('[ssm]\ninit = "hippo"', 'ssm.init = "hippo": expected one of legs, lin, inv'),
+        (
+            '[ssm]\ninit = "hippo"',
+            'ssm.init = "hippo": expected one of legs, lin, inv, inv2, quad, real, random, legt, lagt, fourier',
+        ),
         (
             '[model]\nmixer = "s4"\n[ssm]\ninit = "lin"',
-            'ssm.init = "lin" does not go with model.mixer = "s4": expected "legs"',
+            'ssm.init = "lin" does not go with model.mixer = "s4": expected one of legs, legt, lagt, fourier',
         ),
         (
             '[model]\nmixer = "s4"\n[ssm]\ndiscretization = "zoh"',

@@ -62,7 +62,7 @@ def from_reference(name: str, stored: str, dtype: torch.dtype) -> tuple[Layer, d
     if length := int(kernel.get("l_kernel", 0)):  # the reference stores C (I - Abar^l)
         Lambda, B, C, dt = layer.ssm.continuous()
         A = dplr.dense_transition(dplr.step_constants(Lambda, layer.ssm.low_rank(), B, C, dt))
-        truncation = torch.eye(A.shape[-1], dtype=dtype) - dplr.matrix_power(A, length)
+        truncation = torch.eye(A.shape[-1], dtype=dtype) - torch.linalg.matrix_power(A, length)
         C = row_to_complex(torch.linalg.solve(truncation.transpose(1, 2), row(C)))
         layer.ssm.C.data = torch.view_as_real(C)
     return layer, options

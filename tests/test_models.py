@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
+from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.attention import CausalAttention
 from s4gen.models.bidirectional import Bidirectional
 from s4gen.models.blocks import Block
@@ -22,6 +23,9 @@ SSM_KINDS = {
     "s4d-legs": ("s4d", SSMConfig(d_state=8)),
     "s4d-lin-bilinear": ("s4d", SSMConfig(d_state=8, init="lin", discretization="bilinear")),
     "s4d-inv": ("s4d", SSMConfig(d_state=8, init="inv")),
+    "dss-exp": ("dss", SSMConfig(d_state=8)),
+    "dss-softmax": ("dss", SSMConfig(d_state=8, init="lin", norm_length=400)),
+    "lssl": ("lssl", SSMConfig(d_state=8)),
     "attention": ("attention", SSMConfig()),
 }
 
@@ -38,7 +42,7 @@ def layer(kind: str, dtype: torch.dtype) -> Any:
     mixer, ssm = SSM_KINDS[kind]
     if mixer == "attention":
         return noisy(CausalAttention(6, 2)).to(dtype)
-    return noisy({"s4": S4, "s4d": S4D}[mixer](6, ssm)).to(dtype)
+    return noisy({"s4": S4, "s4d": S4D, "dss": DSS, "lssl": LSSL}[mixer](6, ssm)).to(dtype)
 
 
 def model(kind: str, dtype: torch.dtype = torch.float64, layout: ImageLayout = LAYOUT, d_ff: int = 12) -> DensityModel:
@@ -91,7 +95,7 @@ def test_a_layer_gives_the_same_at_once_in_chunks_and_in_steps(kind: str, L: int
         assert_same(c, a, dtype)
 
 
-@pytest.mark.parametrize("kind", ["s4", "s4d-legs", "s4d-lin-bilinear"])
+@pytest.mark.parametrize("kind", ["s4", "s4d-legs", "s4d-lin-bilinear", "dss-exp", "dss-softmax", "lssl"])
 def test_the_recurrent_twin_is_the_layer(kind: str) -> None:
     """`discretized` steps as the layer does, and later training of the layer does not reach it."""
     module, u = layer(kind, torch.float64), torch.randn(2, 40, 6, dtype=torch.float64)
@@ -105,7 +109,7 @@ def test_the_recurrent_twin_is_the_layer(kind: str) -> None:
     assert not list(twin.parameters())
 
 
-@pytest.mark.parametrize("kind", ["s4", "s4d-inv"])
+@pytest.mark.parametrize("kind", ["s4", "s4d-inv", "dss-exp", "dss-softmax", "lssl"])
 def test_the_kernel_of_a_layer_is_its_response_to_an_impulse(kind: str) -> None:
     module = layer(kind, torch.float64)
     u = torch.zeros(1, 200, 6, dtype=torch.float64)
@@ -120,14 +124,15 @@ def test_the_kernel_of_a_layer_is_its_response_to_an_impulse(kind: str) -> None:
 def test_no_gradient_flows_from_an_output_to_a_later_input(kind: str) -> None:
     """A leak would make every likelihood meaningless. Gradients to earlier inputs must be there."""
     mixer, ssm = SSM_KINDS[kind]
+    rounding = 1e-15 if mixer == "lssl" else 0.0  # an FFT mixes all inputs into its rounding; the others are exact
     block = noisy(Block(ModelConfig(mixer=mixer, d_model=6, d_ff=8, n_heads=2), ssm)).double()
     u = torch.randn(1, 9, 6, dtype=torch.float64, requires_grad=True)
     y, _ = block(u)
     for t in range(9):
         (gradient,) = torch.autograd.grad(y[0, t].sum(), u, retain_graph=True)
         size = gradient[0].abs().sum(-1)
-        assert size[t + 1 :].eq(0).all()
-        assert size[: t + 1].gt(0).all()
+        assert size[t + 1 :].le(rounding).all()
+        assert size[: t + 1].gt(100 * rounding).all()
 
 
 @pytest.mark.parametrize("kind", SSM_KINDS)
@@ -174,7 +179,7 @@ def test_forward_changes_nothing(kind: str) -> None:
 
 
 def test_every_parameter_gets_a_gradient() -> None:
-    for kind in ("s4", "s4d-legs"):
+    for kind in ("s4", "s4d-legs", "dss-exp", "dss-softmax", "lssl"):
         network = model(kind)
         network.nats(torch.randint(0, 6, (2, 36))).sum().backward()
         for name, parameter in network.named_parameters():

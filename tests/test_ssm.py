@@ -53,7 +53,7 @@ def impulse_response(maps: blocks.BlockMaps, H: int, L: int, dtype: torch.dtype)
 @pytest.mark.parametrize("N", [2, 8, 64])
 def test_nplr_form_is_hippo_legs(N: int) -> None:
     """diag(Lambda) - P P^* is HiPPO-LegS in another basis: same eigenvalues -(n+1), same B^T B-type invariants."""
-    Lambda, P, B = hippo.nplr_legs(N)
+    Lambda, P, B = hippo.nplr("legs", N)
     A, B_full, _ = reference.dense_system(Lambda, P, B, B)
     A_hippo, B_hippo = hippo.legs(N)
     for k in range(4):  # the Krylov moments B^* A^k B do not depend on a unitary basis
@@ -65,7 +65,7 @@ def test_nplr_form_is_hippo_legs(N: int) -> None:
 
 def test_odd_state_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="even"):
-        hippo.nplr_legs(7)
+        hippo.nplr("legs", 7)
 
 
 @pytest.mark.parametrize(("method", "order"), [("bilinear", 2), ("zoh", None)])
@@ -241,12 +241,60 @@ def test_state_in_and_out_equals_the_fixtures(path: Path) -> None:
 def test_hippo_legs_equals_the_fixture(N: int) -> None:
     data = np.load(FIXTURES / "hippo.npz", allow_pickle=False)
     A, B = hippo.legs(N)
-    Lambda, P, B_basis = hippo.nplr_legs(N)
+    Lambda, P, B_basis = hippo.nplr("legs", N)
     prefix = f"legs_N{N}_"
     np.testing.assert_allclose(A, data[prefix + "A"], rtol=1e-12)
     np.testing.assert_allclose(B, data[prefix + "B"], rtol=1e-12)
     np.testing.assert_allclose(Lambda, data[prefix + "Lambda"], rtol=1e-9)
     np.testing.assert_allclose(P.conj() * B_basis, data[prefix + "VhP_conj_VhB"], rtol=1e-7, atol=1e-9)
-    if N == 64:
-        for name, init in hippo.S4D_INITS.items():
-            np.testing.assert_allclose(init(N)[0], data[f"s4d_{name}_N{N}_Lambda"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("L", [4096, 65536])
+def test_long_kernels_keep_their_digits_in_float32(L: int) -> None:
+    """Against our own float64, for initial values as they are used (dt down to 1e-3, so slow modes): <= 2e-4."""
+    Lambda, P, B = hippo.nplr("legs", 64)
+    g = torch.Generator().manual_seed(0)
+    dt = torch.tensor([1e-3, 3e-3, 1e-2, 1e-1], dtype=torch.float64)
+    system = {
+        "Lambda": Lambda.expand(4, 32).contiguous(),
+        "B": B.expand(4, 32).contiguous(),
+        "C": torch.randn(4, 32, dtype=torch.complex128, generator=g),
+    }
+    low = {name: value.to(torch.complex64) for name, value in system.items()} | {"dt": dt.float()}
+    high = {name: value.to(torch.complex128) for name, value in low.items()} | {"dt": dt.float().double()}
+    P = P[:, None].expand(1, 4, 32).contiguous().to(torch.complex64)
+    T, last = blocks.block_lengths(L)
+
+    def blocked(maps: blocks.BlockMaps, dtype: torch.dtype) -> Tensor:
+        return impulse_response(maps, 4, L, dtype).double()
+
+    s4 = dplr.krylov_kernel(**high, P=P.to(torch.complex128), L=L)
+    assert relative(dplr.krylov_kernel(**low, P=P, L=L).double(), s4) < 2e-4
+    assert relative(dplr.cauchy_kernel(**low, P=P, L=L).double(), s4) < 2e-4
+    assert relative(blocked(dplr.block_maps(**low, P=P, T=T, last=last), torch.float32), s4) < 2e-4
+    for method in ("zoh", "bilinear"):
+        s4d = diagonal.kernel(**high, L=L, method=method)
+        assert relative(diagonal.kernel(**low, L=L, method=method).double(), s4d) < 2e-4
+        maps = diagonal.block_maps(**low, T=T, last=last, method=method)
+        assert relative(blocked(maps, torch.float32), s4d) < 2e-4
+
+
+@pytest.mark.slow
+def test_nothing_of_size_heads_times_state_times_length_is_kept() -> None:
+    """Peak of what autograd saves for one S4D block convolution, counted by its saved-tensor hook."""
+    H, N, L = 16, 64, 8192
+    Lambda, _, B, C, dt = (
+        t.to(torch.complex64) if t.is_complex() else t.float() for t in random_system(0, H, N // 2, 1)
+    )
+    parameters = [t.requires_grad_() for t in (Lambda, B, C, dt)]
+    saved = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        maps = diagonal.block_maps(*parameters, *blocks.block_lengths(L), "zoh")
+        blocks.block_convolve(torch.randn(1, L, H), maps, None)
+    assert saved < H * N * L / 4

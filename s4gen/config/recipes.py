@@ -101,8 +101,8 @@ def _parse_value(text: str) -> Any:
     return parsed["value"] if len(parsed) == 1 else text
 
 
-def _toml_value(value: float | str) -> str:
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+def _toml_value(value: bool | float | str) -> str:
+    return json.dumps(value) if isinstance(value, str | bool) else repr(value)  # JSON's strings and booleans are TOML's
 
 
 def _display(path: Path) -> str:

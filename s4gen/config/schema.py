@@ -9,8 +9,15 @@ from typing import ClassVar
 
 from s4gen.errors import UserError
 
-MIXERS = ("s4d", "s4", "attention")
-INITS = ("legs", "lin", "inv")
+MIXERS = ("s4d", "s4", "dss", "lssl", "attention")
+_DIAGONAL_INITS = ("legs", "lin", "inv", "inv2", "quad", "real", "random")
+INITS_OF = {
+    "s4d": _DIAGONAL_INITS,
+    "s4": ("legs", "legt", "lagt", "fourier"),
+    "dss": _DIAGONAL_INITS,
+    "lssl": ("legs",),
+}
+INITS = tuple(dict.fromkeys(init for inits in INITS_OF.values() for init in inits))
 DISCRETIZATIONS = ("auto", "zoh", "bilinear")
 DECAYS = ("exp", "softplus", "relu")
 DT_TRANSFORMS = ("exp", "softplus")
@@ -64,9 +71,9 @@ class SSMConfig:
     d_state: int = 64
     """N: real numbers of state per feature, even (N/2 conjugate pairs)."""
     init: str = "legs"
-    """Initial Lambda: legs, lin or inv (S4D paper, section 4); the s4 mixer has legs only."""
+    """Initial Lambda, one of those that INITS_OF lists for the mixer; those of s4 are HiPPO measures."""
     discretization: str = "auto"
-    """zoh or bilinear; auto is zoh for s4d and bilinear, the only one possible, for s4."""
+    """zoh or bilinear; auto is zoh for s4d; s4 and lssl have bilinear alone, dss zoh alone."""
     dt_min: float = 1e-3
     """Smallest initial step size; steps are drawn log-uniformly between dt_min and dt_max."""
     dt_max: float = 1e-1
@@ -80,7 +87,9 @@ class SSMConfig:
     tie_dt: bool = True
     """One step size for each feature; false, for s4d only: one for each feature and conjugate pair."""
     train_B: bool = True
-    """Whether B is trained; false keeps its initial value."""
+    """Whether B is trained; false keeps its initial value, and dss, whose B is 1, has none."""
+    norm_length: int = 0
+    """For dss only: inputs over which its modes are normalised, such as a sequence's (softmax); 0 = none (exp)."""
 
     def __post_init__(self) -> None:
         if self.d_state < 2 or self.d_state % 2:
@@ -89,7 +98,7 @@ class SSMConfig:
         _one_of(DISCRETIZATIONS, "ssm.discretization", self.discretization)
         _one_of(DECAYS, "ssm.decay", self.decay)
         _one_of(DT_TRANSFORMS, "ssm.dt_transform", self.dt_transform)
-        _at_least(0, "ssm", n_ssm=self.n_ssm)
+        _at_least(0, "ssm", n_ssm=self.n_ssm, norm_length=self.norm_length)
         _positive("ssm", dt_min=self.dt_min, dt_max=self.dt_max)
         if self.dt_min > self.dt_max:
             raise ConfigError("ssm.dt_min", f"= {self.dt_min}: expected at most ssm.dt_max = {self.dt_max}")
@@ -100,7 +109,7 @@ class ModelConfig:
     """The residual stack."""
 
     mixer: str = "s4d"
-    """The sequence layer of every block: s4d, s4, or attention (the Transformer of the comparisons)."""
+    """The sequence layer of every block: s4d, s4, their ancestors dss and lssl, or attention (the Transformer)."""
     d_model: int = 128
     """H: features between blocks."""
     n_layers: int = 6
@@ -232,13 +241,22 @@ def check_pair(model: ModelConfig, ssm: SSMConfig) -> None:
         raise ConfigError("ssm.n_ssm", f"= {ssm.n_ssm}: expected a divisor of model.d_model = {model.d_model}, or 0")
     if not ssm.tie_dt and model.mixer != "s4d":
         raise ConfigError("ssm.tie_dt", f'= false does not go with model.mixer = "{model.mixer}": expected "s4d"')
-    if model.mixer != "s4":
-        return
-    if ssm.init != "legs":
-        raise ConfigError("ssm.init", f'= "{ssm.init}" does not go with model.mixer = "s4": expected "legs"')
-    if ssm.discretization == "zoh":
+    if ssm.norm_length and model.mixer != "dss":
         raise ConfigError(
-            "ssm.discretization", '= "zoh" does not go with model.mixer = "s4": expected "bilinear" or "auto"'
+            "ssm.norm_length",
+            f'= {ssm.norm_length} does not go with model.mixer = "{model.mixer}": expected "dss", or 0',
+        )
+    inits = INITS_OF.get(model.mixer, INITS)
+    if ssm.init not in inits:
+        raise ConfigError(
+            "ssm.init",
+            f'= "{ssm.init}" does not go with model.mixer = "{model.mixer}": expected one of {", ".join(inits)}',
+        )
+    only = {"s4": "bilinear", "lssl": "bilinear", "dss": "zoh"}.get(model.mixer, ssm.discretization)
+    if ssm.discretization not in ("auto", only):
+        raise ConfigError(
+            "ssm.discretization",
+            f'= "{ssm.discretization}" does not go with model.mixer = "{model.mixer}": expected "{only}" or "auto"',
         )
 
 

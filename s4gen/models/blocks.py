@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s4gen.config import ModelConfig, SSMConfig
+from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.attention import CausalAttention
 from s4gen.models.ssm_layers import S4, S4D
 
@@ -51,7 +52,7 @@ class Block(nn.Module):
         if model.mixer == "attention":
             self.mixer, self.output = CausalAttention(model.d_model, model.n_heads), nn.Identity()
         else:
-            self.mixer = {"s4d": S4D, "s4": S4}[model.mixer](model.d_model, ssm)
+            self.mixer = {"s4d": S4D, "s4": S4, "dss": DSS, "lssl": LSSL}[model.mixer](model.d_model, ssm)
             self.output = GatedOutput(model.d_model, model.dropout)
         self.dropout = nn.Dropout(model.dropout)
         self.feed_forward = FeedForward(model.d_model, model.d_ff, model.dropout) if model.d_ff else None

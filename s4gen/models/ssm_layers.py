@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import SSMConfig
-from s4gen.ssm import blocks, diagonal, dplr, hippo, transforms
+from s4gen.ssm import blocks, diagonal, dplr, hippo, inits, transforms
 
 State = Tensor  # r(B, H, N) real form, see s4gen.ssm.realform
 
@@ -32,7 +32,7 @@ class _SSMLayer(nn.Module):
             raise ValueError(f"n_ssm = {S} does not divide d_model = {H}: features are dealt out to the SSMs evenly")
         self.d_model, self.d_state, self._copies = d_model, config.d_state, H // S
         self._decay_transform, self._dt_transform = config.decay, config.dt_transform
-        dt = hippo.log_uniform_dt(H if config.tie_dt else H * n, config.dt_min, config.dt_max)
+        dt = inits.log_uniform_dt(H if config.tie_dt else H * n, config.dt_min, config.dt_max)
         dt = dt if config.tie_dt else dt.view(H, n)
         self.raw_dt = nn.Parameter(transforms.unconstrained(dt, config.dt_transform).float())
         decay = transforms.unconstrained(-Lambda.real, config.decay)
@@ -134,7 +134,7 @@ class S4D(_SSMLayer):
     """Diagonal state space layer (arXiv 2206.11893)."""
 
     def __init__(self, d_model: int, config: SSMConfig) -> None:
-        super().__init__(d_model, config, *hippo.S4D_INITS[config.init](config.d_state))
+        super().__init__(d_model, config, *inits.s4d(config.init, config.d_state))
         self.method = "zoh" if config.discretization == "auto" else config.discretization
 
     def kernel(self, L: int) -> Tensor:
@@ -149,10 +149,10 @@ class S4D(_SSMLayer):
 
 
 class S4(_SSMLayer):
-    """Diagonal plus rank one (HiPPO-LegS) state space layer, bilinear (arXiv 2111.00396)."""
+    """Diagonal plus low-rank state space layer, from a HiPPO measure, bilinear (arXiv 2111.00396)."""
 
     def __init__(self, d_model: int, config: SSMConfig) -> None:
-        Lambda, P, B = hippo.nplr_legs(config.d_state)
+        Lambda, P, B = hippo.nplr(config.init, config.d_state)
         super().__init__(d_model, config, Lambda, B)
         rank, n = P.shape
         self.P = nn.Parameter(torch.view_as_real(P).float()[:, None].expand(rank, len(self.B), n, 2).clone())

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from s4gen import timing
 from s4gen.config import DensityConfig, density_config_to_dict
 from s4gen.errors import UserError
-from s4gen.sampling import timing
 from s4gen.sampling.baselines import matched_transformer, parameter_count
 from s4gen.sampling.measure import Row, Task, measure_apart
 
@@ -151,7 +151,7 @@ def run(
     engines: Sequence[str] = ENGINES,
     baselines: Sequence[str] = tuple(BASELINES),
     device: str | torch.device | None = None,
-    budget: float = 4.0,
+    budget: float = 3.0,
     positions: Sequence[int] = POSITIONS,
     progress: bool = False,
 ) -> BenchResult:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
+from s4gen.apart import DiedError, run_apart
 from s4gen.config import DensityConfig
+from s4gen.memory import keep_freed_memory
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.sampling.baselines import (
     KeyValueCache,
@@ -27,8 +26,8 @@ from s4gen.sampling.baselines import (
 )
 from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
 from s4gen.sampling.engines import Engine, make_engine
-from s4gen.sampling.timing import PeakMemory, median_seconds, seconds
 from s4gen.ssm.blocks import block_lengths
+from s4gen.timing import PeakMemory, median_seconds, seconds
 
 _PREFILL_CHUNK = 4096  # tokens per convolution on the way to a far position
 _LARGEST_CACHE_MB = 2000.0  # a key-value cache beyond this is not measured
@@ -78,33 +77,17 @@ class Row:
 
 
 def measure_apart(task: Task) -> Row:
-    """`measure` in a fresh process; a row without numbers if that dies (the system wants its memory back)."""
-    # fork would hand on this process's memory, and its threads in a broken state
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(task, send))
-    process.start()
-    send.close()
+    """`measure` in a fresh process; a row without numbers if that dies."""
     try:
-        answer = receive.recv()
-    except EOFError:
-        answer = _failed(task, "its process died, most likely for want of memory")
-    finally:
-        process.kill()
-        process.join()
-    if isinstance(answer, BaseException):
-        raise answer
-    assert isinstance(answer, Row)
-    return answer
+        return run_apart(_measure_with_threads, task)
+    except DiedError as error:
+        return _failed(task, str(error))
 
 
-def _answer(task: Task, send: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one: it ends both
+def _measure_with_threads(task: Task) -> Row:
+    keep_freed_memory()
     torch.set_num_threads(task.threads)
-    try:
-        send.send(measure(task))
-    except Exception as error:
-        send.send(error)
+    return measure(task)
 
 
 def measure(task: Task) -> Row:

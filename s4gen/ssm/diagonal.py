@@ -8,6 +8,7 @@ are O(H n sqrt(L)) exponentials.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,17 +33,37 @@ def discretize(Lambda: Tensor, B: Tensor, dt: Tensor, method: str) -> tuple[Tens
     raise ValueError(f"unknown discretization {method!r}: expected 'zoh' or 'bilinear'")
 
 
+class _Exponentials(torch.autograd.Function):
+    """exp(l log_a), made in complex128 and kept in the working precision, for the gradient too: half the memory."""
+
+    @staticmethod
+    def forward(ctx: Any, log_a: Tensor, exponents: Tensor, dtype: torch.dtype) -> Tensor:
+        values = torch.exp(log_a[..., None] * exponents).to(dtype)
+        ctx.save_for_backward(values, exponents)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        values, exponents = ctx.saved_tensors
+        weighted = (gradient * values.conj()) @ exponents.to(values.dtype)
+        return weighted.to(torch.complex128), None, None
+
+
+def _exponentials(log_a: Tensor, stride: int, count: int, dtype: torch.dtype) -> Tensor:
+    """exp(l log_a) for l = 0, stride, 2 stride, ..: c(H, n) -> c(H, n, count) in `dtype`."""
+    exponents = torch.arange(count, dtype=torch.float64, device=log_a.device) * stride
+    values: Tensor = _Exponentials.apply(log_a, exponents, dtype)
+    return values
+
+
 def powers(log_a: Tensor, L: int, dtype: torch.dtype) -> Tensor:
     """exp(l log_a) for l = 0 .. L-1: c(H, n) -> c(H, n, L) in `dtype`.
 
     l = l1 S + l2 with S ~ sqrt(L) turns L exponentials into 2 sqrt(L) and one multiplication each.
     """
     S = max(1, math.isqrt(L))
-    coarse = torch.arange(-(-L // S), dtype=torch.float64, device=log_a.device) * S
-    fine = torch.arange(S, dtype=torch.float64, device=log_a.device)
-    outer = torch.exp(log_a[..., None] * coarse).to(dtype)[..., None]
-    inner = torch.exp(log_a[..., None] * fine).to(dtype)[..., None, :]
-    return (outer * inner).flatten(-2)[..., :L]
+    outer, inner = _exponentials(log_a, S, -(-L // S), dtype), _exponentials(log_a, 1, S, dtype)
+    return (outer[..., None] * inner[..., None, :]).flatten(-2)[..., :L]
 
 
 def kernel(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int, method: str) -> Tensor:
@@ -51,16 +72,11 @@ def kernel(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int, method: str
     As a product of two real matrices: K[l1 S + l2] = sum_n (C Bbar Abar^(l1 S))_n (Abar^l2)_n, so that nothing of
     size H n L is ever formed.
     """
-    dtype = C.dtype
     log_a, B_bar = discretize(Lambda, B, dt, method)
     S = max(1, math.isqrt(L))
-    n_coarse = -(-L // S)
-    coarse = torch.arange(n_coarse, dtype=torch.float64, device=log_a.device) * S
-    left = (C.to(torch.complex128) * B_bar)[:, None, :] * torch.exp(log_a[:, None, :] * coarse[:, None])
-    fine = torch.arange(S, dtype=torch.float64, device=log_a.device)
-    right = torch.exp(log_a[:, :, None] * fine).to(dtype)  # c(H, n, S)
-    product = row(left.to(dtype)) @ torch.cat((right.real, right.imag), dim=1)  # r(H, n_coarse, S)
-    return product.flatten(1)[:, :L]
+    coarse, fine = _exponentials(log_a, S, -(-L // S), C.dtype), _exponentials(log_a, 1, S, C.dtype)
+    left = row((coarse * (C * B_bar.to(C.dtype))[..., None]).transpose(1, 2))  # r(H, L/S, N)
+    return (left @ torch.cat((fine.real, fine.imag), dim=1)).flatten(1)[:, :L]
 
 
 def block_maps(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int, method: str) -> BlockMaps:

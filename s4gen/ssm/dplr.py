@@ -6,6 +6,7 @@ C is always the true output vector; the truncated C~ = C (I - Abar^L) exists onl
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -71,61 +72,75 @@ def dense_transition(constants: StepConstants) -> Tensor:
     return diagonal_matrix(constants.a) - torch.einsum("rhi,rhj->hij", constants.p, constants.q)
 
 
-def matrix_power(A: Tensor, k: int) -> Tensor:
-    """A^k for k >= 1 by repeated squaring; differentiable."""
-    result: Tensor | None = None
-    while True:
-        if k & 1:
-            result = A if result is None else result @ A
-        k >>= 1
-        if not k:
-            assert result is not None
-            return result
-        A = A @ A
+def doublings(A: Tensor, T: int) -> list[Tensor]:
+    """[A, A^2, A^4, ...] up to the largest power of two below T (at least A itself)."""
+    powers = [A]
+    while 2 ** len(powers) < T:
+        powers.append(powers[-1] @ powers[-1])
+    return powers
+
+
+def krylov_vectors(powers: list[Tensor], b: Tensor, T: int) -> Tensor:
+    """[b, A b, ..., A^(T-1) b] r(H, N, T) from b r(H, N) and `doublings(A, T)`, in the precision of b."""
+    vectors = b[..., None]
+    for power in powers:
+        known = vectors.shape[-1]
+        if known >= T:
+            break
+        vectors = torch.cat((vectors, power.to(b.dtype) @ vectors[..., : T - known]), dim=-1)
+    return vectors
 
 
 def krylov(A: Tensor, b: Tensor, T: int) -> tuple[Tensor, Tensor]:
-    """[b, A b, ..., A^(T-1) b] r(H, N, T) and A^T r(H, N, N) by doubling: log2(T) matrix products."""
-    vectors, power, known = b[..., None], A, 1
-    while known < T:
-        vectors = torch.cat((vectors, power @ vectors[..., : T - known]), dim=-1)
-        power, known = power @ power, 2 * known
-    return vectors, power if known == T else matrix_power(A, T)
+    """[b, A b, ..., A^(T-1) b] r(H, N, T) and A^T r(H, N, N)."""
+    powers = doublings(A, T)
+    return krylov_vectors(powers, b, T), _power(powers, T)
+
+
+def _power(powers: list[Tensor], k: int) -> Tensor:
+    """A^k, 1 <= k <= 2^len(powers), from `doublings`."""
+    chosen = [power for bit, power in enumerate(powers) if k >> bit & 1]
+    if k == 2 ** len(powers):
+        return powers[-1] @ powers[-1]
+    return functools.reduce(torch.matmul, chosen)
 
 
 def block_maps(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int) -> BlockMaps:
     """Everything `blocks.block_convolve` needs for blocks of length T and a last one of length `last`.
 
-    The powers are taken in float64: an undamped mode (FouT, LegT) otherwise loses a digit to rounding.
+    The powers are taken in float64: with an undamped mode (FouT, LegT) squaring in float32 loses two digits.
     """
     real = C.real.dtype
     constants = _exact_constants(Lambda, P, B, C, dt)
-    A_bar = dense_transition(constants)
-    into, transition = krylov(A_bar, constants.B_bar, T)
-    out, _ = krylov(A_bar.transpose(1, 2), constants.C_bar, T + 1)
-    last_transition = transition if last == T else matrix_power(A_bar, last)
+    powers = doublings(dense_transition(constants), T)
+    transition = _power(powers, T)
+    B_bar, C_bar = constants.B_bar.to(real), constants.C_bar.to(real)
+    into = krylov_vectors(powers, B_bar, T)
+    out = krylov_vectors([power.transpose(1, 2) for power in powers], (C_bar[:, None, :] @ powers[0].to(real))[:, 0], T)
     return BlockMaps(
-        kernel=(constants.C_bar[:, None, :] @ into)[:, 0].to(real),
-        into_state=into.flip(-1).transpose(1, 2).to(real),
-        from_state=out[..., 1:].to(real),
-        single=A_bar.to(real),
+        kernel=(C_bar[:, None, :] @ into)[:, 0],
+        into_state=into.flip(-1).transpose(1, 2),
+        from_state=out,
+        single=powers[0].to(real),
         transition=transition.to(real),
-        last_transition=last_transition.to(real),
+        last_transition=(transition if last == T else _power(powers, last)).to(real),
     )
 
 
 def krylov_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int) -> Tensor:
     """Convolution kernel K[l] = C Abar^l Bbar, r(H, L), as a product of two Krylov matrices.
 
-    K[l1 S + l2] = (C Abar^(l1 S)) (Abar^l2 Bbar) with S ~ sqrt(L): both factors by doubling, in float64, O(H N sqrt(L))
-    memory.
+    K[l1 S + l2] = (C Abar^(l1 S)) (Abar^l2 Bbar) with S ~ sqrt(L): both factors by doubling, O(H N sqrt(L)) memory.
     """
     constants = _exact_constants(Lambda, P, B, C, dt)
-    S = 2 ** ((L - 1).bit_length() // 2)
-    right, A_S = krylov(dense_transition(constants), constants.B_bar, S)
-    left, _ = krylov(A_S.transpose(1, 2), constants.C_bar, -(-L // S))
     real = C.real.dtype
-    return (left.transpose(1, 2).to(real) @ right.to(real)).flatten(1)[:, :L]
+    S = 2 ** ((L - 1).bit_length() // 2)
+    n_coarse = -(-L // S)
+    powers = doublings(dense_transition(constants), S)
+    coarse = doublings(_power(powers, S), n_coarse)
+    right = krylov_vectors(powers, constants.B_bar.to(real), S)
+    left = krylov_vectors([power.transpose(1, 2) for power in coarse], constants.C_bar.to(real), n_coarse)
+    return (left.transpose(1, 2) @ right).flatten(1)[:, :L]
 
 
 # Complex numbers in one tile of Cauchy sums: 2^20 are 8 MB in complex64.
@@ -142,7 +157,7 @@ def cauchy_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L
     """
     constants = _exact_constants(Lambda, P, B, C, dt)
     C_row = constants.C_bar
-    A_L = matrix_power(dense_transition(constants), L)
+    A_L = _power(doublings(dense_transition(constants), L), L)
     C_trunc = row_to_complex(C_row - (C_row[:, None, :] @ A_L)[:, 0]).to(C.dtype)
     left = torch.cat((_full(C_trunc)[None], _full(P.conj())))  # c(1+R, H, 2n)
     right = torch.cat((_full(B)[None], _full(P)))

@@ -17,11 +17,11 @@ from s4gen.data import load_images
 from s4gen.data.images import ImageSet, save_grid, split_validation, to_sequence
 from s4gen.errors import UserError
 from s4gen.evaluation import Evaluation, evaluate
+from s4gen.memory import keep_freed_memory
 from s4gen.models.density import DensityModel
 from s4gen.progress import progress_bar
 from s4gen.train import session as sessions
 from s4gen.train.card import card
-from s4gen.train.memory import keep_freed_memory
 from s4gen.train.metrics import MetricsLog
 from s4gen.train.optim import schedule, set_learning_rate, update_mean
 from s4gen.train.session import Session

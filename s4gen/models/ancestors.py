@@ -1,0 +1,118 @@
+"""DSS and LSSL as modules: the ancestors of S4D and S4, kept to compare with, under the same contract."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from s4gen.config import SSMConfig
+from s4gen.models.ssm_layers import DiagonalStep, State, _check_shapes, _SSMLayer, _Stepper
+from s4gen.ssm import blocks, dss, hippo, inits, lssl, transforms
+
+
+class DSS(_SSMLayer):
+    """Complex diagonal state space layer (arXiv 2203.14343): DSS_exp, or DSS_softmax where `norm_length` is set.
+
+    The state holds N/2 complex numbers, none of which stands for a conjugate one too; B = 1, and C is the paper's w. Of
+    softmax Re Lambda has any sign and is -raw_decay itself; what that means for stepping is said in `s4gen.ssm.dss`.
+    """
+
+    norm_length: Tensor | None
+
+    def __init__(self, d_model: int, config: SSMConfig) -> None:
+        Lambda, _ = inits.s4d(config.init, config.d_state)
+        super().__init__(d_model, replace(config, train_B=False), Lambda, torch.ones_like(Lambda))
+        length = torch.tensor(float(config.norm_length)) if config.norm_length else None
+        self.register_buffer("norm_length", length)
+        if length is not None:
+            self.raw_decay = nn.Parameter(-Lambda.real.float().expand_as(self.frequency).clone())
+
+    def continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Lambda, B = 1, C c(H, n) and dt r(H), in the parameters' own precision."""
+        Lambda, B, C, dt = super().continuous()
+        if self.norm_length is not None:
+            Lambda = self.per_feature(torch.complex(-self.raw_decay, self.frequency))
+        return Lambda, B, C, dt
+
+    @torch.no_grad()
+    def rescale_dt_(self, rate: float) -> None:
+        """Multiply dt by `rate`. The length of normalisation is a time, so it has 1/rate times as many steps."""
+        super().rescale_dt_(rate)
+        if self.norm_length is not None:
+            self.norm_length /= rate
+
+    def kernel(self, L: int) -> Tensor:
+        """Convolution kernel r(H, L), without D; of softmax beyond its own length too, by the same formula."""
+        return dss.kernel(*self.continuous(), L, self.norm_length)
+
+    def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
+        return dss.block_maps(*self.continuous(), T, last, self.norm_length)
+
+    def stepper(self) -> DiagonalStep:
+        return DiagonalStep(*dss.step_constants(*self.continuous(), self.norm_length), self.D.clone())
+
+
+class LSSL(_SSMLayer):
+    """Dense state space layer (arXiv 2110.13985), trained from HiPPO-LegS: Krylov kernel, FFT, O(N^2) step.
+
+    A r(S, N, N) takes the place of Lambda; n_ssm = 1 is the paper's: one A, and a step size for each feature. B and C
+    are real, N numbers in N/2 pairs. The state is real, in the basis of A.
+    """
+
+    def __init__(self, d_model: int, config: SSMConfig) -> None:
+        A, B = hippo.dense("legs", config.d_state)
+        pairs = torch.view_as_complex(B.view(-1, 2))
+        super().__init__(d_model, config, -torch.ones_like(pairs), pairs)
+        del self.raw_decay, self.frequency
+        self.A = nn.Parameter(A.float().repeat(len(self.B), 1, 1))
+
+    @property
+    def ssm_parameters(self) -> tuple[str, ...]:
+        return ("A", *super().ssm_parameters)
+
+    def continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A r(H, N, N), or r(1, N, N) where all share it, B and C r(H, N), dt r(H), in their own precision."""
+        A = self.A if len(self.A) == 1 else self.A.repeat(self._copies, 1, 1)
+        dt = transforms.positive(self.raw_dt, self._dt_transform)
+        return A, self.per_feature(self.B.flatten(-2)), self.C.flatten(-2), dt
+
+    def discrete(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Abar r(H, N, N), Bbar and C r(H, N), rounded once from float64."""
+        A, B, C, dt = self.continuous()
+        A_bar, B_bar = lssl.discretize(A, B, dt)
+        return A_bar.to(C.dtype), B_bar.to(C.dtype), C
+
+    def kernel(self, L: int) -> Tensor:
+        """Convolution kernel r(H, L), without D."""
+        return lssl.kernel(*self.discrete(), L)
+
+    def forward(self, u: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """u r(B, L, H), L >= 1, from `state` r(B, H, N) (None: zeros); returns y r(B, L, H) and the state after it."""
+        _check_shapes(self, u, state, lengths)
+        if lengths is not None:
+            raise ValueError("LSSL takes no lengths: it is here to be compared with; use S4, or rows of one length")
+        with torch.autocast(u.device.type, enabled=False):
+            u = u.to(self.D.dtype)
+            y, state = lssl.convolve(u, *self.discrete(), state)
+            return y + self.D * u, state
+
+    def stepper(self) -> DenseStep:
+        A_bar, B_bar, C = self.discrete()
+        return DenseStep(A_bar, B_bar, C.clone(), self.D.clone())
+
+
+class DenseStep(_Stepper):
+    """x' = Abar x + Bbar u, y = Cbar x' + D u with dense Abar r(H, N, N); O(N^2) per head and step."""
+
+    A_bar: Tensor
+    C_bar: Tensor
+
+    def __init__(self, A_bar: Tensor, B_bar: Tensor, C_bar: Tensor, D: Tensor) -> None:
+        super().__init__({"A_bar": A_bar, "B_bar": B_bar, "C_bar": C_bar, "D": D})
+
+    def step(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+        """u r(B, H), state r(B, H, N) -> y r(B, H), new state."""
+        y, state = lssl.step(self.A_bar, self.B_bar, self.C_bar, u, state)
+        return y + self.D * u, state

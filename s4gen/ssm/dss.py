@@ -1,0 +1,68 @@
+"""DSS: complex diagonal state spaces without conjugate pairs, y = Re(sum_n C_n x_n); the ancestor of S4D.
+
+Source: DSS (arXiv 2203.14343), propositions 1 and 2. With z = dt Lambda, and B absorbed into C where it is 1:
+
+    exp      K[l] = Re(sum_n C_n B_n (e^z - 1) / Lambda  e^(zl)),                   Re Lambda < 0
+    softmax  K[l] = Re(sum_n C_n B_n (e^z - 1) / (Lambda (e^(zL) - 1))  e^(zl)),    any Re Lambda
+
+where L, the length of normalisation, is a property of the layer and not of the sequence: the modes of softmax are
+divided by their sum over L taps. Both are S4D by zero-order hold with half of C (its 2 Re becomes Re) and, for softmax,
+C / (e^(zL) - 1). There the kernel has poles at zL = 2 pi i m; no regularisation hides them.
+
+A mode with Re Lambda > 0 grows by e^(Re z) a step. Half of its normaliser e^(-Re(z) L) is therefore applied to the
+input and half to the output, so that over the L steps which it is made for its state runs from e^(-Re(z) L / 2) to the
+inverse of that. Float32 holds this, in either view, for Re(z) L up to 85, and up to 170 where a block is at most half
+of L. For still more growth only `kernel` is exact: inputs are rounded to zero in the state, and what they would have
+given later is missing. Beyond L steps the recurrence continues the formula: the mode goes on growing, without bound.
+Sequences longer than L are for modes that decay.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from s4gen.ssm import diagonal
+from s4gen.ssm.blocks import BlockMaps
+
+
+def normaliser(Lambda: Tensor, dt: Tensor, norm_length: Tensor | float | None) -> tuple[Tensor, Tensor]:
+    """Factors c(H, n) of the input and of the output, in complex128; their product is 1 / (e^(zL) - 1), None: 1.
+
+    From Lambda c(H, n) and dt r(H) or r(H, n). No exponential of a positive number is taken but for half of it, in the
+    factor that is kept apart.
+    """
+    Lambda = Lambda.to(torch.complex128)
+    if norm_length is None:
+        return torch.ones_like(Lambda), torch.ones_like(Lambda)
+    zL = dt.to(torch.float64).view(len(dt), -1) * Lambda * norm_length
+    grows = zL.real > 0
+    half = zL.real.clamp_min(0) / 2
+    decaying = torch.where(grows, -zL, zL)
+    # 1 / (e^w - 1) = -e^(-w) / (e^(-w) - 1)
+    output = torch.where(grows, -torch.exp(decaying + half), 1) / torch.expm1(decaying)
+    return torch.exp(-half).to(torch.complex128), output
+
+
+def kernel(
+    Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int, norm_length: Tensor | float | None = None
+) -> Tensor:
+    """Convolution kernel r(H, L); norm_length None: exp, else softmax. Shapes as in `diagonal.kernel`."""
+    into, out = normaliser(Lambda, dt, norm_length)
+    return diagonal.kernel(Lambda, B * into * out, C / 2, dt, L, "zoh")
+
+
+def block_maps(
+    Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int, norm_length: Tensor | float | None = None
+) -> BlockMaps:
+    """Everything `blocks.block_convolve` needs; the state is all n numbers x in real form."""
+    into, out = normaliser(Lambda, dt, norm_length)
+    return diagonal.block_maps(Lambda, B * into, (C / 2 * out).to(C.dtype), dt, T, last, "zoh")
+
+
+def step_constants(
+    Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, norm_length: Tensor | float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Abar, Bbar, Cbar for `diagonal.step`."""
+    into, out = normaliser(Lambda, dt, norm_length)
+    return diagonal.step_constants(Lambda, B * into, (C / 2 * out).to(C.dtype), dt, "zoh")

@@ -1,0 +1,255 @@
+"""DSS and LSSL against their definitions, and the benchmark that compares them with what came after."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from s4gen.ssm import blocks, diagonal, dss, hippo, lssl, reference
+
+FIXTURES = Path(os.environ.get("S4GEN_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
+needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="no reference fixtures here; set S4GEN_FIXTURES")
+
+
+def relative(got: Tensor, want: Tensor) -> float:
+    """Largest error over time, relative to the largest value, of the worst head."""
+    return ((got.double() - want).abs().amax(-1) / want.abs().amax(-1)).max().item()
+
+
+def dss_system(seed: int, H: int, n: int, growth: float = -0.1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Lambda, B, C, dt in double precision; Re Lambda is uniform over 1 below `growth`."""
+    g = torch.Generator().manual_seed(seed)
+    real = growth - torch.rand(H, n, dtype=torch.float64, generator=g)
+    Lambda = torch.complex(real, torch.randn(H, n, dtype=torch.float64, generator=g) * 10)
+    B, C = torch.randn(2, H, n, dtype=torch.complex128, generator=g)
+    return Lambda, B, C, torch.exp(torch.rand(H, dtype=torch.float64, generator=g) * 3 - 5)
+
+
+def held(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero-order hold over one unit of time, from exp of [[A, B], [0, 0]]; by SciPy, which is exact to rounding."""
+    block = torch.zeros(len(B) + 1, len(B) + 1, dtype=A.dtype)
+    block[:-1, :-1], block[:-1, -1] = A, B
+    e = torch.from_numpy(scipy.linalg.expm(block.numpy()))
+    return e[:-1, :-1], e[:-1, -1]
+
+
+def defined_dss(
+    Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, u: Tensor, norm_length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """y r(H, L) for u r(H, L) by a loop: x_k = Abar x_(k-1) + Bbar u_k over complex numbers, y = Re(C' x); and x."""
+    y, last = [], []
+    for h in range(len(dt)):
+        A_bar, B_bar = held(torch.diag(Lambda[h]) * dt[h], B[h] * dt[h])
+        total = 1 if norm_length is None else torch.exp(Lambda[h] * dt[h] * norm_length) - 1
+        row, x = reference.scan(A_bar, B_bar, C[h] / total, u[h])
+        y.append(row)
+        last.append(x)
+    return torch.stack(y), torch.stack(last)
+
+
+def impulses(H: int, L: int) -> Tensor:
+    impulse = torch.zeros(H, L, dtype=torch.float64)
+    impulse[:, 0] = 1
+    return impulse
+
+
+def by_blocks(maps: blocks.BlockMaps, u: Tensor) -> tuple[Tensor, Tensor]:
+    """y r(H, L) and the state r(H, N) for u r(H, L)."""
+    y, x = blocks.block_convolve(u.t()[None].to(maps.kernel.dtype), maps, None)
+    return y[0].t(), x[0]
+
+
+def by_steps(constants: tuple[Tensor, Tensor, Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in steps of `diagonal.step`."""
+    _, B_bar, _ = constants
+    x, ys = torch.zeros_like(B_bar)[None], []
+    for u_k in u.t().to(B_bar.dtype):
+        y, x = diagonal.step(*constants, u_k[None], x)
+        ys.append(y[0])
+    return torch.stack(ys, 1), x[0]
+
+
+# DSS
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    H=st.integers(1, 3),
+    n=st.integers(1, 6),
+    L=st.integers(1, 300),
+    norm_length=st.one_of(st.none(), st.integers(1, 300)),
+    growth=st.sampled_from([-0.1, 0.5, 1.1]),
+)
+def test_a_dss_kernel_is_the_powers_of_the_transition(
+    seed: int, H: int, n: int, L: int, norm_length: int | None, growth: float
+) -> None:
+    """Of exp and of softmax, decaying and growing modes mixed; also for kernels longer than the normalisation."""
+    system = dss_system(seed, H, n, growth)
+    wanted, _ = defined_dss(*system, impulses(H, L), norm_length)
+    assert relative(dss.kernel(*system, L, norm_length), wanted) < 1e-9
+    maps = dss.block_maps(*system, *blocks.block_lengths(L), norm_length)
+    assert relative(by_blocks(maps, impulses(H, L))[0], wanted) < 1e-9
+    assert relative(by_steps(dss.step_constants(*system, norm_length), impulses(H, L))[0], wanted) < 1e-9
+
+
+@given(seed=st.integers(0, 10**6), norm_length=st.integers(1, 200), growth=st.sampled_from([-0.1, 0.5, 1.1]))
+def test_softmax_modes_sum_to_one_over_the_length_of_normalisation(seed: int, norm_length: int, growth: float) -> None:
+    """What it is named for: with C = Lambda and B = 1 each mode's taps sum to 1 (DSS, proposition 1)."""
+    Lambda, _, _, dt = dss_system(seed, 2, 1, growth)
+    taps = dss.kernel(Lambda, torch.ones_like(Lambda), Lambda, dt, norm_length, norm_length)
+    torch.testing.assert_close(taps.sum(-1), torch.ones(2, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("total", [20.0, 85.0, 165.0, 600.0])
+def test_the_softmax_kernel_holds_any_growth_in_float32(total: float) -> None:
+    """Modes that grow by e^total over the length; the kernel never meets a number that large."""
+    L = 1000
+    Lambda, B, C, dt = dss_system(3, 4, 3)
+    Lambda = torch.complex(total / L / dt[:, None] * torch.linspace(0.5, 1, 3).double(), Lambda.imag)
+    exact = dss.kernel(Lambda, B, C, dt, L, L)
+    assert exact.isfinite().all()
+    z = dt[:, None] * Lambda  # by the formula with its exponentials turned round
+    weights = C * B * (torch.exp(z) - 1) / Lambda / (1 - torch.exp(-z * L))
+    formula = (weights[..., None] * torch.exp(z[..., None] * (torch.arange(L) - L))).sum(1).real
+    assert relative(exact, formula) < 1e-9
+    rounded = [t.to(torch.complex64) for t in (Lambda, B, C)]
+    assert relative(dss.kernel(*rounded, dt.float(), L, L), dss.kernel(*rounded, dt.float().double(), L, L)) < 5e-5
+
+
+@pytest.mark.parametrize(("L", "total"), [(60, 80.0), (300, 160.0), (1000, 160.0)])
+def test_growing_modes_are_stepped_in_float32_over_the_length_of_normalisation(L: int, total: float) -> None:
+    """e^160 is no float32, but half of it is divided out on the way in and half on the way out."""
+    Lambda, B, C, dt = dss_system(4, 3, 4)
+    Lambda[:, :2].real.copy_((total / L / dt)[:, None] * torch.tensor([0.6, 1.0]).double())
+    u = torch.randn(3, L, dtype=torch.float64)
+    wanted, _ = defined_dss(Lambda, B, C, dt, u, L)
+    rounded = [t.to(torch.complex64) for t in (Lambda, B, C)]
+    stepped, state = by_steps(dss.step_constants(*rounded, dt.float(), L), u)
+    y, final = by_blocks(dss.block_maps(*rounded, dt.float(), *blocks.block_lengths(L), L), u)
+    assert stepped.dtype == torch.float32
+    # A growing mode multiplies the rounding of Lambda, 6e-8, by as much as it grows in the exponent.
+    bound = 1e-7 * total * 10
+    assert relative(stepped, wanted) < bound
+    assert relative(y, wanted) < bound
+    assert relative(final, state.double()) < bound
+
+
+def test_gradients_of_dss_equal_finite_differences() -> None:
+    """Of exp, and of softmax with decaying and growing modes, through kernel, block maps and step."""
+    Lambda, B, C, dt = dss_system(5, 2, 3)
+    growing = Lambda.clone()
+    growing.real[:, 0] = 1.5
+
+    def everything(norm_length: int | None, *system: Tensor) -> Tensor:
+        maps = dss.block_maps(*system, 5, 3, norm_length)
+        constants = dss.step_constants(*system, norm_length)
+        kernel = dss.kernel(*system, 9, norm_length)
+        return torch.cat([kernel.flatten(), *(t.flatten() for t in (*maps, *constants))])
+
+    for norm_length, Lambda_in in ((None, Lambda), (7, Lambda), (7, growing)):
+        system = [t.clone().requires_grad_() for t in (Lambda_in, B, C, dt)]
+        assert torch.autograd.gradcheck(lambda *s, m=norm_length: everything(m, *s), system)
+
+
+def dss_fixture(name: str) -> tuple[list[Tensor], Any]:
+    """Lambda, B, C, dt (head h uses row h mod S) and the file."""
+    data = np.load(FIXTURES / f"kernels_s4d_{name}.npz", allow_pickle=False)
+    copies = len(data["dt"]) // len(data["Lambda"])
+    Lambda, B = (torch.from_numpy(np.tile(data[key], (copies, 1))).to(torch.complex128) for key in ("Lambda", "B"))
+    return [Lambda, B, torch.from_numpy(data["C"]).to(torch.complex128), torch.from_numpy(data["dt"])], data
+
+
+@needs_fixtures
+@pytest.mark.parametrize(("wide", "bound"), [(torch.complex128, 1e-9), (torch.complex64, 5e-5)])
+@pytest.mark.parametrize("name", ["dss", "dss_posreal", "realdiag_zoh"])
+def test_dss_equals_the_fixtures(name: str, wide: torch.dtype, bound: float) -> None:
+    """Kernel, block form and steps. A real diagonal system is DSS_exp whose imaginary parts are all zero."""
+    (Lambda, B, C, dt), data = dss_fixture(name)
+    L = int(data["L"])
+    norm_length = L if str(data["discretization"]) == "dss" else None
+    system = (Lambda.to(wide), B.to(wide), C.to(wide), dt.to(wide.to_real()))
+    u, K, y = (torch.from_numpy(data[key]).double() for key in ("u", "K", "y"))
+    assert relative(dss.kernel(*system, L, norm_length), K) < bound
+    skip = torch.from_numpy(data["D"])[:, None] * u
+    maps = dss.block_maps(*system, *blocks.block_lengths(L), norm_length)
+    assert relative(by_blocks(maps, u)[0] + skip, y) < bound
+    assert relative(by_steps(dss.step_constants(*system, norm_length), u)[0] + skip, y) < bound
+
+
+@needs_fixtures
+def test_the_real_diagonal_fixture_is_the_definition() -> None:
+    (Lambda, B, C, dt), data = dss_fixture("realdiag_zoh")
+    u, D, y = (torch.from_numpy(data[key]).double() for key in ("u", "D", "y"))
+    wanted, _ = defined_dss(Lambda, B, C, dt, u)
+    assert relative(wanted + D[:, None] * u, y) < 1e-12
+
+
+# LSSL
+
+
+def lssl_system(seed: int, H: int, N: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A dense A that is HiPPO-LegS and something else, B, C, dt; stable, since A + A^T < 0."""
+    g = torch.Generator().manual_seed(seed)
+    noise = torch.randn(H, N, N, dtype=torch.float64, generator=g)
+    A = hippo.legs(N)[0] + noise - noise.transpose(1, 2) - 0.1 * noise @ noise.transpose(1, 2)
+    B, C = torch.randn(2, H, N, dtype=torch.float64, generator=g)
+    return A, B, C, torch.exp(torch.rand(H, dtype=torch.float64, generator=g) * 3 - 5)
+
+
+def defined_lssl(A: Tensor, B: Tensor, C: Tensor, dt: Tensor, u: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+    """y r(H, L) and the last state r(H, N) for u r(H, L) from x0 r(H, N), by dense solves and a loop."""
+    rows = []
+    for h in range(len(dt)):
+        rows.append(reference.scan(*reference.discretize(A[h], B[h], dt[h].item(), "bilinear"), C[h], u[h], x0[h]))
+    y, x = zip(*rows, strict=True)
+    return torch.stack(y), torch.stack(x)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10**6), H=st.integers(1, 3), half=st.integers(1, 5), L=st.integers(1, 200))
+def test_lssl_is_its_definition_in_both_views_from_any_state(seed: int, H: int, half: int, L: int) -> None:
+    A, B, C, dt = lssl_system(seed, H, 2 * half)
+    discrete = (*lssl.discretize(A, B, dt), C)
+    nothing = torch.zeros_like(B)
+    wanted, _ = defined_lssl(A, B, C, dt, impulses(H, L), nothing)
+    assert relative(lssl.kernel(*discrete, L), wanted) < 1e-9
+    u, start = torch.randn(H, L, dtype=torch.float64), torch.randn(H, 2 * half, dtype=torch.float64)
+    for x0, state in ((nothing, None), (start, start[None])):
+        wanted, last = defined_lssl(A, B, C, dt, u, x0)
+        y, x = lssl.convolve(u.t()[None], *discrete, state)
+        torch.testing.assert_close(y[0].t(), wanted, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(x[0], last, rtol=1e-9, atol=1e-9)
+    x = start[None]
+    for k in range(L):
+        y_k, x = lssl.step(*discrete, u[:, k][None], x)
+        torch.testing.assert_close(y_k[0], wanted[:, k], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(x[0], last, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("N", [4, 64])
+def test_the_discrete_legs_matrix_shrinks_every_state(N: int) -> None:
+    """A + A^T = -I - 2 P P^T < 0 makes Abar a contraction, so that its powers lose nothing in float32."""
+    A, B = hippo.legs(N)
+    A_bar, _ = lssl.discretize(A[None].expand(3, N, N), B[None].expand(3, N), torch.tensor([1e-3, 1e-1, 10.0]))
+    assert torch.linalg.matrix_norm(A_bar, 2).max() < 1
+
+
+def test_gradients_of_lssl_equal_finite_differences() -> None:
+    system = [t.requires_grad_() for t in lssl_system(7, 2, 4)]
+    u, state = torch.randn(2, 6, 2, dtype=torch.float64), torch.randn(2, 2, 4, dtype=torch.float64)
+
+    def both(A: Tensor, B: Tensor, C: Tensor, dt: Tensor, u: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        discrete = (*lssl.discretize(A, B, dt), C)
+        return lssl.kernel(*discrete, 6), *lssl.convolve(u, *discrete, state)
+
+    assert torch.autograd.gradcheck(both, (*system, u.requires_grad_(), state.requires_grad_()))
