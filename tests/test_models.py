@@ -361,3 +361,20 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         module(u, None, torch.tensor([5, 6]))
     with pytest.raises(ValueError, match=r"lengths has shape"):
         module(u, None, torch.tensor([5]))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("kind", ["s4", "s4d-legs"])
+def test_a_layer_compiles_as_one_graph(kind: str) -> None:
+    """No `.item()`, no branch on data: what CUDA graphs need too. Outputs and gradients are the same."""
+    module, u = layer(kind, torch.float32), torch.randn(2, 140, 6)
+    y, _ = module(u)
+    y.sum().backward()
+    wanted = [parameter.grad.clone() for parameter in module.parameters()]
+    module.zero_grad()
+    compiled, _ = torch.compile(module, fullgraph=True, backend="aot_eager")(u)
+    compiled.sum().backward()
+    assert_same(compiled.detach(), y.detach(), torch.float32)
+    for parameter, want in zip(module.parameters(), wanted, strict=True):
+        assert_same(parameter.grad, want, torch.float32)

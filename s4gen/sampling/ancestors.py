@@ -115,14 +115,12 @@ def published(way: str, dimension: int) -> tuple[float, float, float, float]:
 def truncated_kernel(layer: S4, L: int) -> Tensor:
     """Kernel r(H, L) of S4 as published (algorithm 1): the layer's C taken to be C~ = C (I - Abar^L)."""
     Lambda, B, C, dt = layer.continuous()
-    P = layer.low_rank()
+    P, full = layer.low_rank(), dplr._full(Lambda)
     left = torch.cat((dplr._full(C)[None], dplr._full(P.conj())))
     pairs = torch.einsum("ahn,bhn->hnab", left, torch.cat((dplr._full(B)[None], dplr._full(P)))).flatten(-2)
     angles = torch.arange(L // 2 + 1, dtype=torch.float64, device=dt.device) * (-2 * torch.pi / L)
     tiles = angles.split(max(1, TILE // Lambda.numel()))
-    spectrum = [
-        checkpoint(dplr._cauchy_tile, angle, dplr._full(Lambda), pairs, dt, use_reentrant=False) for angle in tiles
-    ]
+    spectrum = [checkpoint(dplr._cauchy_tile, angle, full, pairs, dt, use_reentrant=False) for angle in tiles]
     return torch.fft.irfft(torch.cat(spectrum, dim=-1), n=L)
 
 
