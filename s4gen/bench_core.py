@@ -1,7 +1,8 @@
 """What the state space core costs: `python -m s4gen.bench_core [--json FILE] [--quick]`.
 
 Time and peak memory of kernels and layers against N, H and L, beside the plain ways to do the same: the kernel
-materialised (all H x N/2 x L exponentials) and the convolution by FFT. Every row runs in a process of its own.
+materialised (all H x N/2 x L exponentials) and the convolution by FFT. Every row runs in a process of its own, with the
+allocator as it comes (`s4gen.memory` makes all of them faster, the ones that allocate most the most).
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from torch import Tensor
 from s4gen.apart import DiedError, run_apart
 from s4gen.atomic import write_file_atomic
 from s4gen.config import SSMConfig
-from s4gen.memory import keep_freed_memory
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.ssm import blocks, diagonal, dplr
 from s4gen.timing import PeakMemory, machine, median_seconds
@@ -99,7 +99,6 @@ class Cost:
 
 def measure(case: Case) -> Cost:
     """Time and peak memory of one case in this process, which should be fresh."""
-    keep_freed_memory()
     torch.set_num_threads(case.threads)
     torch.manual_seed(0)
     device = torch.device(case.device)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from s4gen.errors import UserError
+from s4gen.memory import keep_freed_memory
 from s4gen.progress import progress_bar
 
 
@@ -61,6 +62,7 @@ def evaluate(
         raise UserError(f"batch size {batch_size}: expected at least 1")
     if len(sequences) == 0:
         raise UserError("there are no sequences to evaluate")
+    keep_freed_memory()
     length = sequences.shape[1]
     started = time.perf_counter()
     bits: list[Tensor] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from s4gen.ssm import blocks, diagonal, dss, hippo, lssl, reference
+from s4gen.apart import DiedError
+from s4gen.cli import main
+from s4gen.config import ModelConfig, SSMConfig
+from s4gen.config.schema import check_pair
+from s4gen.errors import UserError
+from s4gen.models.ancestors import DSS, LSSL
+from s4gen.models.ssm_layers import S4
+from s4gen.sampling import ancestors
+from s4gen.ssm import blocks, diagonal, dplr, dss, hippo, lssl, reference
 
 FIXTURES = Path(os.environ.get("S4GEN_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
 needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="no reference fixtures here; set S4GEN_FIXTURES")
@@ -253,3 +263,236 @@ def test_gradients_of_lssl_equal_finite_differences() -> None:
         return lssl.kernel(*discrete, 6), *lssl.convolve(u, *discrete, state)
 
     assert torch.autograd.gradcheck(both, (*system, u.requires_grad_(), state.requires_grad_()))
+
+
+@settings(max_examples=20)
+@given(half=st.integers(1, 8), L=st.integers(1, 150), seed=st.integers(0, 10**6))
+def test_s4_is_lssl_in_another_basis(half: int, L: int, seed: int) -> None:
+    """HiPPO-LegS dense and as diagonal plus low rank: B^T Abar^l Bbar does not depend on a unitary basis."""
+    dt = torch.rand(2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 0.2 + 1e-3
+    A, B = (t.expand(2, *t.shape) for t in hippo.dense("legs", 2 * half))
+    Lambda, P, B_basis = hippo.nplr("legs", 2 * half)
+    Lambda, B_basis = Lambda.expand(2, -1), B_basis.expand(2, -1)
+    wanted = lssl.kernel(*lssl.discretize(A, B, dt), B, L)
+    got = dplr.krylov_kernel(Lambda, P[:, None].expand(-1, 2, -1), B_basis, B_basis.conj(), dt, L)
+    assert relative(got, wanted) < 1e-9
+
+
+# The modules; what holds for every mixer is in test_models
+
+
+def steps(module: Any, u: Tensor) -> tuple[Tensor, Tensor]:
+    twin = module.discretized()
+    state, ys = twin.initial_state(len(u)), []
+    for u_k in u.unbind(1):
+        y, state = twin.step(u_k, state)
+        ys.append(y)
+    return torch.stack(ys, 1), state
+
+
+def test_growing_modes_keep_the_contract_in_float32() -> None:
+    """Forward == chunked == stepped over the length of normalisation, with modes that grow by up to e^80."""
+    L = 300
+    module = DSS(5, SSMConfig(d_state=6, norm_length=L, dt_min=0.05))
+    with torch.no_grad():
+        module.raw_decay[:, 1:] = -80 / L / torch.exp(module.raw_dt)[:, None] * torch.tensor([0.3, 1.0])
+        u = torch.randn(2, L, 5)
+        y, state = module(u)
+        first, middle = module(u[:, :130])
+        second, last = module(u[:, 130:], middle)
+        stepped, stepped_state = steps(module, u)
+    for got in (torch.cat((first, second), 1), stepped):
+        assert ((got - y).abs().max() / y.abs().max()).item() < 5e-5
+    for got in (last, stepped_state):
+        assert relative(got, state.double()) < 1e-4
+
+
+@pytest.mark.parametrize("norm_length", [0, 40])
+def test_resampled_dss_reads_every_second_sample(norm_length: int) -> None:
+    """Zero-order hold: on an input held for two samples, rate 1 at the odd places is rate 2 on the short input.
+
+    For softmax only because its length of normalisation is a time, and is halved in samples.
+    """
+    module = DSS(4, SSMConfig(d_state=8, norm_length=norm_length)).double()
+    u = torch.randn(1, 20, 4, dtype=torch.float64)
+    with torch.no_grad():
+        long, _ = module(u.repeat_interleave(2, dim=1))
+        module.rescale_dt_(2.0)
+        short, _ = module(u)
+        stepped, _ = steps(module, u)
+    torch.testing.assert_close(short, long[:, 1::2], rtol=1e-6, atol=1e-7)  # parameters were made in float32
+    torch.testing.assert_close(stepped, short, rtol=1e-9, atol=1e-9)
+
+
+def test_dss_has_no_b_and_its_softmax_has_real_parts_of_both_signs() -> None:
+    exp, softmax = (DSS(4, SSMConfig(d_state=8, norm_length=length)) for length in (0, 100))
+    for module in (exp, softmax):
+        assert module.ssm_parameters == ("raw_dt", "raw_decay", "frequency")
+        assert module.initial_state(2).shape == (2, 4, 8)
+        assert torch.equal(module.continuous()[0].real, torch.full((4, 4), -0.5))
+        with torch.no_grad():
+            module.raw_decay.fill_(-2.0)
+    assert (exp.continuous()[0].real < 0).all()
+    assert (softmax.continuous()[0].real == 2.0).all()
+
+
+@pytest.mark.parametrize("n_ssm", [0, 1, 2])
+def test_lssl_deals_its_matrices_out_by_remainder(n_ssm: int) -> None:
+    module = LSSL(4, SSMConfig(d_state=6, n_ssm=n_ssm)).double()
+    S = n_ssm or 4
+    assert module.A.shape == (S, 6, 6)
+    torch.testing.assert_close(module.A[-1], hippo.dense("legs", 6)[0].float().double(), rtol=0, atol=0)
+    assert module.ssm_parameters == ("A", "raw_dt", "B")
+    with torch.no_grad():
+        module.A.add_(0.1 * torch.randn_like(module.A))
+        module.B.add_(0.1 * torch.randn_like(module.B))
+        rows = torch.arange(4) % S
+        A, B, C = module.A[rows], module.B.flatten(1)[rows], module.C.flatten(1)
+        wanted, _ = defined_lssl(A, B, C, torch.exp(module.raw_dt), impulses(4, 50), torch.zeros_like(B))
+        assert relative(module.kernel(50), wanted) < 1e-9
+
+
+def test_lssl_refuses_rows_of_unequal_length() -> None:
+    with pytest.raises(ValueError, match="LSSL takes no lengths"):
+        LSSL(2, SSMConfig(d_state=4))(torch.zeros(1, 3, 2), None, torch.tensor([2]))
+
+
+@pytest.mark.parametrize(
+    ("mixer", "settings_", "message"),
+    [
+        ("s4d", {"norm_length": 9}, 'ssm.norm_length = 9 does not go with model.mixer = "s4d": expected "dss", or 0'),
+        ("dss", {"norm_length": -1}, "ssm.norm_length = -1: expected at least 0"),
+        ("dss", {"discretization": "bilinear"}, 'does not go with model.mixer = "dss": expected "zoh" or "auto"'),
+        ("dss", {"tie_dt": False}, 'ssm.tie_dt = false does not go with model.mixer = "dss"'),
+        ("lssl", {"discretization": "zoh"}, 'does not go with model.mixer = "lssl": expected "bilinear" or "auto"'),
+        ("lssl", {"init": "lin"}, 'ssm.init = "lin" does not go with model.mixer = "lssl"'),
+    ],
+)
+def test_a_setting_that_an_ancestor_cannot_have_is_refused(mixer: str, settings_: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_pair(ModelConfig(mixer=mixer), SSMConfig(**settings_))
+    assert message in str(refused.value)
+
+
+# The benchmark
+
+
+def test_the_published_kernel_of_s4_is_ours_with_c_truncated() -> None:
+    """C~ = C (I - Abar^L), dense: the algorithm of the paper gives K[l] = C Abar^l Bbar."""
+    L, module = 21, S4(3, SSMConfig(d_state=6)).double()
+    with torch.no_grad():
+        Lambda, B, C, dt = module.continuous()
+        constants = dplr.step_constants(Lambda, module.low_rank(), B, C, dt)
+        wanted = module.kernel(L)
+        A_L = torch.linalg.matrix_power(dplr.dense_transition(constants), L)
+        truncated = constants.C_bar - (constants.C_bar[:, None] @ A_L)[:, 0]
+        re, im = truncated.chunk(2, -1)
+        module.C.copy_(torch.stack((re / 2, -im / 2), -1))
+        assert relative(ancestors.truncated_kernel(module, L), wanted) < 1e-9
+
+
+@pytest.mark.parametrize("way", ancestors.TITLES)
+def test_a_measured_step_gives_a_gradient_to_every_parameter(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Any] = []
+    convolve = ancestors.fft_convolve
+    monkeypatch.setattr(ancestors, "fft_convolve", lambda u, kernel: taken.append((u, kernel)) or convolve(u, kernel))
+    ancestors.training_step(way, 8, 30, 2, torch.device("cpu"))()
+    ((u, kernel),) = taken
+    assert kernel.shape == (8, 30)
+    reached = [node for node in leaves_of(kernel.grad_fn) if node is not u]
+    assert len(reached) == {"lssl": 4, "s4": 6, "s4d": 5, "dss": 4}[way]  # D is none of the kernel's
+    for parameter in (u, *reached):
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0
+
+
+def leaves_of(node: Any) -> list[Tensor]:
+    """The parameters that a result depends on."""
+    seen, found, stack = set(), {}, [node]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found[id(node.variable)] = node.variable
+        stack += [parent for parent, _ in node.next_functions]
+    return list(found.values())
+
+
+def case(way: str) -> ancestors.Case:
+    return ancestors.Case(way, 16, 64, 1, "cpu", torch.get_num_threads(), 0.01)
+
+
+def test_a_row_is_measured_in_a_process_of_its_own() -> None:
+    row = ancestors.measured(case("lssl"))
+    assert (row.way, row.dimension) == ("lssl", 16)
+    assert 0 < row.ms < 1e5
+    # 64 Krylov vectors of 16 numbers for 16 heads, and their gradient; a process is not that well known.
+    assert 0.1 < row.peak_mb < 100
+
+
+@pytest.mark.parametrize("error", [DiedError("its process died"), RuntimeError("can't allocate memory: 9 bytes")])
+def test_what_does_not_fit_is_a_row_with_a_note(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ancestors, "run_apart", fail_with(error))
+    row = ancestors.measured(case("lssl"))
+    assert math.isnan(row.ms) and math.isnan(row.peak_mb)
+    assert row.note == f"does not fit here: {error}"
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ancestors, "run_apart", fail_with(RuntimeError("sizes do not match")))
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        ancestors.measured(case("lssl"))
+
+
+def fail_with(error: Exception) -> Any:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that no machine needs to measure; LSSL does not fit at 512."""
+
+    def measured(case: ancestors.Case) -> ancestors.Row:
+        if (case.way, case.dimension) == ("lssl", 512):
+            return ancestors.Row("lssl", 512, math.nan, math.nan, "does not fit here: its process died")
+        cost = {"lssl": 60.0, "s4": 4.0, "s4d": 1.0, "dss": 2.0}[case.way]
+        return ancestors.Row(case.way, case.dimension, cost, 10 * cost)
+
+    monkeypatch.setattr(ancestors, "measured", measured)
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_table_has_our_ratios_and_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    """At 512 the paper has 140.7 / 4.75 = 29.6 times the time and 13140 / 33.5 = 392 times the memory."""
+    assert main(["bench", "--ancestors", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    rows = {(row["way"], row["dimension"]): row for row in table["rows"]}
+    assert list(rows) == [(way, dimension) for dimension in (128, 256, 512) for way in ("lssl", "s4", "s4d", "dss")]
+    assert rows["s4", 256]["lssl_time_ratio"] == rows["s4", 256]["lssl_memory_ratio"] == 15
+    assert rows["s4", 512]["lssl_time_ratio"] is None
+    assert rows["s4", 512]["published"]["lssl_time_ratio"] == pytest.approx(29.6, abs=0.05)
+    assert rows["s4", 512]["published"]["lssl_memory_ratio"] == pytest.approx(392, abs=0.5)
+    assert rows["dss", 512]["published"] is None
+    assert main(["bench", "--ancestors"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("length 1024, batch 1", "dimension 512, LSSL: does not fit here", "29.6", "392"):
+        assert words in printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["bench"], "bench needs a CHECKPOINT or PRESET, or --ancestors"),
+        (["bench", "tiny", "--ancestors"], "--ancestors measures no model, and goes with --json alone: leave out tiny"),
+        (["bench", "--ancestors", "--batch", "2", "--plot", "x.png"], "--ancestors measures no model, and goes with"),
+    ],
+)
+def test_a_wrong_command_is_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"s4gen: error: {message}") and printed.out == ""

@@ -1,4 +1,4 @@
-"""Measure speed and memory: recurrence against convolution and Transformers."""
+"""Measure speed and memory: recurrence against convolution and Transformers, or S4 against its ancestors."""
 
 from __future__ import annotations
 
@@ -11,25 +11,39 @@ from s4gen.cli.subject import is_preset
 from s4gen.config import DensityConfig, load_preset
 from s4gen.errors import UserError
 
+# Of what does not go with --ancestors.
+DEFAULTS = {
+    "subject": None,
+    "batch": [1, 64],
+    "length": None,
+    "engine": ["eager", "compiled"],
+    "baseline": ["conv", "transformer"],
+    "plot": None,
+    "force": False,
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("subject", metavar="CHECKPOINT|PRESET", help="a path or a shipped name")
+    parser.set_defaults(**DEFAULTS)
+    parser.add_argument("subject", metavar="CHECKPOINT|PRESET", nargs="?", help="a path or a shipped name")
     parser.add_argument(
-        "--batch", metavar="B", type=whole(1), nargs="+", default=[1, 64], help="batch sizes (default: 1 64)"
+        "--ancestors",
+        action="store_true",
+        help="instead of a model: time and memory of a training step of LSSL, S4, S4D and DSS at dimensions 128, "
+        "256 and 512, beside table 2 of the S4 paper (takes minutes, and many GB of memory)",
     )
+    parser.add_argument("--batch", metavar="B", type=whole(1), nargs="+", help="batch sizes (default: 1 64)")
     parser.add_argument("--length", metavar="L", type=whole(1), help="tokens per sequence (default: the model's)")
     parser.add_argument(
         "--engine",
         nargs="+",
         choices=("eager", "compiled"),
-        default=["eager", "compiled"],
         help="of the recurrent mode (default: both)",
     )
     parser.add_argument(
         "--baseline",
         nargs="*",
         choices=("conv", "transformer"),
-        default=["conv", "transformer"],
         help="conv: the convolution again for each token; transformer: of equal size, with and without a "
         "key-value cache (default: both)",
     )
@@ -39,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.ancestors:
+        return compare_ancestors(args)
+    if args.subject is None:
+        raise UserError("bench needs a CHECKPOINT or PRESET, or --ancestors (see s4gen bench -h)")
     if args.plot is not None:
         if args.plot.suffix.lower() != ".png":
             raise UserError(f"{args.plot}: the plot is written as PNG; use a name that ends in .png")
@@ -63,6 +81,26 @@ def run(args: argparse.Namespace) -> int:
         print_json(result.to_dict())
     else:
         print(bench.format_table(result))
+    return 0
+
+
+def compare_ancestors(args: argparse.Namespace) -> int:
+    """`--ancestors`: the table on standard output, or its JSON.
+
+    Raises:
+        UserError: the command line asks for something that this does not measure.
+    """
+    given = [name for name, default in DEFAULTS.items() if getattr(args, name) != default]
+    if given:
+        names = ", ".join(str(args.subject) if name == "subject" else f"--{name}" for name in given)
+        raise UserError(f"--ancestors measures no model, and goes with --json alone: leave out {names}")
+    from s4gen.sampling import ancestors
+
+    result = ancestors.run(progress=True)
+    if args.json:
+        print_json(result.to_dict())
+    else:
+        print(ancestors.format_table(result))
     return 0
 
 

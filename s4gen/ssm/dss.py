@@ -19,11 +19,14 @@ Sequences longer than L are for modes that decay.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from s4gen.ssm import diagonal
 from s4gen.ssm.blocks import BlockMaps
+from s4gen.ssm.realform import column
 
 
 def normaliser(Lambda: Tensor, dt: Tensor, norm_length: Tensor | float | None) -> tuple[Tensor, Tensor]:
@@ -47,9 +50,19 @@ def normaliser(Lambda: Tensor, dt: Tensor, norm_length: Tensor | float | None) -
 def kernel(
     Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int, norm_length: Tensor | float | None = None
 ) -> Tensor:
-    """Convolution kernel r(H, L); norm_length None: exp, else softmax. Shapes as in `diagonal.kernel`."""
+    """Convolution kernel r(H, L); norm_length None: exp, else softmax. Shapes as in `diagonal.kernel`.
+
+    As there, a product of two matrices; but the left one is made in complex128, where there is room for growth by e^700,
+    and holds no large number when it is rounded.
+    """
     into, out = normaliser(Lambda, dt, norm_length)
-    return diagonal.kernel(Lambda, B * into * out, C / 2, dt, L, "zoh")
+    log_a, B_bar = diagonal.discretize(Lambda, B * into * out, dt, "zoh")
+    S = max(1, math.isqrt(L))
+    steps = torch.arange(max(S, -(-L // S)), dtype=torch.float64, device=dt.device)[:, None]
+    left = C[:, None] * B_bar[:, None] * torch.exp(log_a[:, None] * steps[: -(-L // S)] * S)  # c(H, L/S, n)
+    fine = torch.exp(log_a[:, None] * steps[:S])  # c(H, S, n)
+    product = torch.cat((left.real, -left.imag), -1).to(C.real.dtype) @ column(fine).to(C.real.dtype).transpose(1, 2)
+    return product.flatten(1)[:, :L]
 
 
 def block_maps(
