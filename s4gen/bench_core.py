@@ -23,6 +23,7 @@ from torch import Tensor
 from s4gen.apart import DiedError, run_apart
 from s4gen.atomic import write_file_atomic
 from s4gen.config import SSMConfig
+from s4gen.models.ancestors import LSSL
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.ssm import blocks, diagonal, dplr
 from s4gen.timing import PeakMemory, machine, median_seconds
@@ -59,6 +60,7 @@ KERNELS: dict[str, tuple[type, Kernel]] = {
     "S4D, materialised": (S4D, naive_kernel),
     "S4, Krylov": (S4, _krylov),
     "S4, Cauchy tiles": (S4, _cauchy),
+    "LSSL": (LSSL, LSSL.kernel),
 }
 # name: (layer class, kernel function of the FFT form, or None for the block form)
 LAYERS: dict[str, tuple[type, Kernel | None]] = {
@@ -68,6 +70,7 @@ LAYERS: dict[str, tuple[type, Kernel | None]] = {
     "S4, blocks": (S4, None),
     "S4, Krylov + FFT": (S4, _krylov),
     "S4, Cauchy + FFT": (S4, _cauchy),
+    "LSSL": (LSSL, LSSL.kernel),
 }
 BASELINE = "S4D, materialised"
 
