@@ -114,7 +114,7 @@ def test_a_dss_kernel_is_the_powers_of_the_transition(
 
 @given(seed=st.integers(0, 10**6), norm_length=st.integers(1, 200), growth=st.sampled_from([-0.1, 0.5, 1.1]))
 def test_softmax_modes_sum_to_one_over_the_length_of_normalisation(seed: int, norm_length: int, growth: float) -> None:
-    """What it is named for: with C = Lambda and B = 1 each mode's taps sum to 1 (DSS, proposition 1)."""
+    """What it is named for: with C = Lambda and B = 1 each mode's taps sum to 1."""
     Lambda, _, _, dt = dss_system(seed, 2, 1, growth)
     taps = dss.kernel(Lambda, torch.ones_like(Lambda), Lambda, dt, norm_length, norm_length)
     torch.testing.assert_close(taps.sum(-1), torch.ones(2, dtype=torch.float64), rtol=1e-9, atol=1e-9)
@@ -329,6 +329,7 @@ def test_dss_has_no_b_and_its_softmax_has_real_parts_of_both_signs() -> None:
     for module in (exp, softmax):
         assert module.ssm_parameters == ("raw_dt", "raw_decay", "frequency")
         assert module.initial_state(2).shape == (2, 4, 8)
+        assert set(module.state_dict()) == {name for name, _ in module.named_parameters()}
         assert torch.equal(module.continuous()[0].real, torch.full((4, 4), -0.5))
         with torch.no_grad():
             module.raw_decay.fill_(-2.0)

@@ -25,7 +25,9 @@ class DSS(_SSMLayer):
         Lambda, _ = inits.s4d(config.init, config.d_state)
         super().__init__(d_model, replace(config, train_B=False), Lambda, torch.ones_like(Lambda))
         length = torch.tensor(float(config.norm_length)) if config.norm_length else None
-        self.register_buffer("norm_length", length)
+        # Both are known from the config, and stay out of checkpoints.
+        self.register_buffer("norm_length", length, persistent=False)
+        self.register_buffer("B", self.B, persistent=False)
         if length is not None:
             self.raw_decay = nn.Parameter(-Lambda.real.float().expand_as(self.frequency).clone())
 

@@ -1,6 +1,6 @@
 """DSS: complex diagonal state spaces without conjugate pairs, y = Re(sum_n C_n x_n); the ancestor of S4D.
 
-Source: DSS (arXiv 2203.14343), propositions 1 and 2. With z = dt Lambda, and B absorbed into C where it is 1:
+Source: DSS (arXiv 2203.14343), section 3. With z = dt Lambda, and B absorbed into C where it is 1:
 
     exp      K[l] = Re(sum_n C_n B_n (e^z - 1) / Lambda  e^(zl)),                   Re Lambda < 0
     softmax  K[l] = Re(sum_n C_n B_n (e^z - 1) / (Lambda (e^(zL) - 1))  e^(zl)),    any Re Lambda
@@ -52,8 +52,8 @@ def kernel(
 ) -> Tensor:
     """Convolution kernel r(H, L); norm_length None: exp, else softmax. Shapes as in `diagonal.kernel`.
 
-    As there, a product of two matrices; but the left one is made in complex128, where there is room for growth by e^700,
-    and holds no large number when it is rounded.
+    As there, a product of two matrices; but the left one is made in complex128, where there is room for growth by
+    e^700, and holds no large number when it is rounded.
     """
     into, out = normaliser(Lambda, dt, norm_length)
     log_a, B_bar = diagonal.discretize(Lambda, B * into * out, dt, "zoh")
