@@ -72,6 +72,19 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(
         assert (a["step"], a["split"], a["bits_per_dim"]) == (b["step"], b["split"], b["bits_per_dim"])
 
 
+@pytest.mark.parametrize("mixer", ["s4", "dss", "lssl", "attention"])
+def test_every_mixer_trains_saves_and_loads(tmp_path: Path, mixer: str) -> None:
+    """Also with a fixed B, which is a buffer and has no running mean."""
+    settings = recipe(steps=2, batch_size=1, eval_limit=1)
+    settings = dataclasses.replace(
+        settings,
+        model=dataclasses.replace(settings.model, mixer=mixer),
+        ssm=dataclasses.replace(settings.ssm, train_B=mixer == "attention"),
+    )
+    assert run(settings, tmp_path / "out", progress=False)
+    assert load_checkpoint(tmp_path / "out" / "checkpoint").recipe == settings
+
+
 def test_training_learns(tmp_path: Path) -> None:
     """From 8 bits to below 3 on real digits in 60 steps of a tiny model; held-out images with it."""
     settings = dataclasses.replace(

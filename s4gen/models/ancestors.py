@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import SSMConfig
-from s4gen.models.ssm_layers import DiagonalStep, State, _check_shapes, _SSMLayer, _Stepper
+from s4gen.models.ssm_layers import DiagonalStep, SSMLayer, State, _check_shapes, _Stepper
 from s4gen.ssm import blocks, dss, hippo, inits, lssl, transforms
 
 
-class DSS(_SSMLayer):
+class DSS(SSMLayer):
     """Complex diagonal state space layer (arXiv 2203.14343): DSS_exp, or DSS_softmax where `norm_length` is set.
 
     The state holds N/2 complex numbers, none of which stands for a conjugate one too; B = 1, and C is the paper's w. Of
@@ -56,7 +56,7 @@ class DSS(_SSMLayer):
         return DiagonalStep(*dss.step_constants(*self.continuous(), self.norm_length), self.D.clone())
 
 
-class LSSL(_SSMLayer):
+class LSSL(SSMLayer):
     """Dense state space layer (arXiv 2110.13985), trained from HiPPO-LegS: Krylov kernel, FFT, O(N^2) step.
 
     A r(S, N, N) takes the place of Lambda; n_ssm = 1 is the paper's: one A, and a step size for each feature. B and C

@@ -17,7 +17,7 @@ from s4gen.ssm import blocks, diagonal, dplr, hippo, inits, transforms
 State = Tensor  # r(B, H, N) real form, see s4gen.ssm.realform
 
 
-class _SSMLayer(nn.Module):
+class SSMLayer(nn.Module):
     """What S4D and S4 share: parameters and the outer methods. Lambda = -decay + i frequency.
 
     Lambda, P and B have S rows, one for each distinct SSM; feature h uses row h mod S.
@@ -106,7 +106,7 @@ class _SSMLayer(nn.Module):
         return self.stepper().step(u, state)
 
 
-def _check_shapes(layer: _SSMLayer, u: Tensor, state: Tensor | None, lengths: Tensor | None) -> None:
+def _check_shapes(layer: SSMLayer, u: Tensor, state: Tensor | None, lengths: Tensor | None) -> None:
     if u.dim() != 3 or u.shape[1] < 1 or u.shape[2] != layer.d_model:
         raise ValueError(f"u has shape {tuple(u.shape)}, expected (batch, length >= 1, d_model = {layer.d_model})")
     wanted = (u.shape[0], layer.d_model, layer.d_state)
@@ -130,7 +130,7 @@ def _add_skip(kernel: Tensor, D: Tensor) -> Tensor:
     return torch.cat((kernel[:, :1] + D[:, None], kernel[:, 1:]), dim=1)
 
 
-class S4D(_SSMLayer):
+class S4D(SSMLayer):
     """Diagonal state space layer (arXiv 2206.11893)."""
 
     def __init__(self, d_model: int, config: SSMConfig) -> None:
@@ -148,7 +148,7 @@ class S4D(_SSMLayer):
         return DiagonalStep(*diagonal.step_constants(*self.continuous(), self.method), self.D.clone())
 
 
-class S4(_SSMLayer):
+class S4(SSMLayer):
     """Diagonal plus low-rank state space layer, from a HiPPO measure, bilinear (arXiv 2111.00396)."""
 
     def __init__(self, d_model: int, config: SSMConfig) -> None:

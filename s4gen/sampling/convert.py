@@ -20,7 +20,7 @@ from s4gen.checkpoint import check_target, load_checkpoint, load_tensors, save_t
 from s4gen.config import DensityConfig
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel, ModelState
-from s4gen.models.ssm_layers import S4, S4D
+from s4gen.models.ssm_layers import SSMLayer
 
 MODEL_FILE = "model.safetensors"
 CHECKPOINT_FILES = ("config.json", MODEL_FILE, "recipe.toml", "metrics.json", "README.md")
@@ -103,7 +103,7 @@ def convert(model: DensityModel) -> RecurrentModel:
     tensors = [*source.parameters(), *source.buffers()]
     stepper = copy.deepcopy(source, {id(tensor): tensor for tensor in tensors})  # new modules around the same tensors
     for block in stepper.blocks:
-        if isinstance(block.mixer, (S4, S4D)):
+        if isinstance(block.mixer, SSMLayer):
             block.mixer = block.mixer.discretized()
     return RecurrentModel(source, stepper.eval())
 
@@ -269,7 +269,7 @@ def _constants(recurrent: RecurrentModel) -> dict[str, Tensor]:
     return {
         f"{name}.{key}": tensor
         for name, mixer in recurrent.source.named_modules()
-        if isinstance(mixer, (S4, S4D))
+        if isinstance(mixer, SSMLayer)
         for key, tensor in recurrent.stepper.get_submodule(name).state_dict().items()
     }
 

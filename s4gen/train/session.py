@@ -57,7 +57,8 @@ def mean_model(session: Session) -> DensityModel:
     """A copy of the model with the running mean as its weights, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         model = DensityModel(session.model.config)
-    model.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in session.mean.items()}, assign=True)
+    state = session.model.state_dict() | session.mean  # buffers have no mean
+    model.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, assign=True)
     return model.eval().to(next(session.model.parameters()).device)
 
 
