@@ -22,6 +22,7 @@ from s4gen.errors import UserError
 T = TypeVar("T")
 
 _ABANDONED_AFTER_SECONDS = 3600.0
+_LOOKS, _LOOK_SECONDS = 5, 1e-3
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -91,10 +92,10 @@ def read_consistent(path: Path, read: Callable[[Path], T]) -> T:
         FileNotFoundError: there is no such directory.
     """
     while True:
-        directory = current(path)
-        if directory is None:
-            raise FileNotFoundError(path)
+        directory = _found(path)
         before = _identity(directory)
+        if before is None:  # moved aside since: look again
+            continue
         try:
             result = read(directory)
         except (OSError, UserError):
@@ -103,6 +104,15 @@ def read_consistent(path: Path, read: Callable[[Path], T]) -> T:
             continue
         if _identity(directory) == before:
             return result
+
+
+def _found(path: Path) -> Path:
+    """`current`, asked again where it says nowhere: a swap may have gone by between its two looks."""
+    for _ in range(_LOOKS):
+        if (directory := current(path)) is not None:
+            return directory
+        time.sleep(_LOOK_SECONDS)
+    raise FileNotFoundError(path)
 
 
 def _swap(new: Path, path: Path) -> None:
