@@ -18,14 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from s4gen.apart import DiedError, run_apart
 from s4gen.config import SSMConfig
 from s4gen.memory import keep_freed_memory
 from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.ssm_layers import S4, S4D
-from s4gen.sampling.bench import _aligned, _number
+from s4gen.sampling.bench import aligned, number
 from s4gen.ssm import dplr
 from s4gen.ssm.blocks import fft_convolve
 from s4gen.timing import PeakMemory, machine, median_seconds, seconds
@@ -118,13 +117,7 @@ def published(way: str, dimension: int) -> tuple[float, float, float, float]:
 def truncated_kernel(layer: S4, L: int) -> Tensor:
     """Kernel r(H, L) of S4 as published (algorithm 1): the layer's C taken to be C~ = C (I - Abar^L)."""
     Lambda, B, C, dt = layer.continuous()
-    P, full = layer.low_rank(), dplr._full(Lambda)
-    left = torch.cat((dplr._full(C)[None], dplr._full(P.conj())))
-    pairs = torch.einsum("ahn,bhn->hnab", left, torch.cat((dplr._full(B)[None], dplr._full(P)))).flatten(-2)
-    angles = torch.arange(L // 2 + 1, dtype=torch.float64, device=dt.device) * (-2 * torch.pi / L)
-    tiles = angles.split(max(1, TILE // Lambda.numel()))
-    spectrum = [checkpoint(dplr._cauchy_tile, angle, full, pairs, dt, use_reentrant=False) for angle in tiles]
-    return torch.fft.irfft(torch.cat(spectrum, dim=-1), n=L)
+    return dplr.truncated_cauchy_kernel(Lambda, layer.low_rank(), B, C, dt, L, TILE)
 
 
 def training_step(way: str, dimension: int, length: int, batch: int, device: torch.device) -> Callable[[], None]:
@@ -211,7 +204,7 @@ def format_table(result: Result) -> str:
         for row in result.rows:
             if row.dimension == dimension:
                 numbers = (row.ms, row.peak_mb, *result.ratios(row), *published(row.way, dimension))
-                table.append([TITLES[row.way], *map(_number, numbers)])
-        lines += ["", *_aligned(table)]
+                table.append([TITLES[row.way], *map(number, numbers)])
+        lines += ["", *aligned(table)]
     notes = [f"dimension {row.dimension}, {TITLES[row.way]}: {row.note}" for row in result.rows if row.note]
     return "\n".join([*lines, *([""] if notes else []), *notes])

@@ -122,7 +122,7 @@ class BenchResult:
     def cells(self, batch: int) -> list[list[str]]:
         """The table's rows for one batch size; the columns are those of `HEADER`."""
         return [
-            [self.title(row), *map(_number, (*self._numbers(row), self.ratio(row)))]
+            [self.title(row), *map(number, (*self._numbers(row), self.ratio(row)))]
             for row in self.rows
             if row.batch == batch
         ]
@@ -219,9 +219,9 @@ def format_table(result: BenchResult) -> str:
             f"{result.transformer_parameters:,} parameters, random weights"
         )
     for batch in dict.fromkeys(row.batch for row in result.rows):
-        lines += ["", *_aligned([[f"batch {batch}", *HEADER[1:]], *result.cells(batch)])]
+        lines += ["", *aligned([[f"batch {batch}", *HEADER[1:]], *result.cells(batch)])]
     if result.positions:
-        lines += ["", *_aligned(position_cells(result)), POSITION_NOTE]
+        lines += ["", *aligned(position_cells(result)), POSITION_NOTE]
     notes = [f"batch {row.batch}, {result.title(row)}: {row.note}" for row in result.rows if row.note]
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
@@ -231,7 +231,7 @@ def position_cells(result: BenchResult) -> list[list[str]]:
     batch = min(row.batch for row in result.rows)
     header = [f"batch {batch}, ms/step at position", *(f"{position:,}" for position in result.positions)]
     body = [
-        [result.title(row), *(_number(row.cost_by_position.get(p, math.nan)) for p in result.positions)]
+        [result.title(row), *(number(row.cost_by_position.get(p, math.nan)) for p in result.positions)]
         for row in result.rows
         if not row.cost_by_position.keys().isdisjoint(result.positions)
     ]
@@ -262,14 +262,14 @@ def _check(
             raise UserError(f"position {position}: expected at least 1, one token being known")
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits, or all of those before the point."""
     if not math.isfinite(value):
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
     """Lines of equal columns, the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     return [

@@ -91,12 +91,6 @@ def krylov_vectors(powers: list[Tensor], b: Tensor, T: int) -> Tensor:
     return vectors
 
 
-def krylov(A: Tensor, b: Tensor, T: int) -> tuple[Tensor, Tensor]:
-    """[b, A b, ..., A^(T-1) b] r(H, N, T) and A^T r(H, N, N)."""
-    powers = doublings(A, T)
-    return krylov_vectors(powers, b, T), _power(powers, T)
-
-
 def _power(powers: list[Tensor], k: int) -> Tensor:
     """A^k, 1 <= k <= 2^len(powers), from `doublings`."""
     chosen = [power for bit, power in enumerate(powers) if k >> bit & 1]
@@ -159,18 +153,25 @@ def cauchy_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L
     C_row = constants.C_bar
     A_L = _power(doublings(dense_transition(constants), L), L)
     C_trunc = row_to_complex(C_row - (C_row[:, None, :] @ A_L)[:, 0]).to(C.dtype)
+    return truncated_cauchy_kernel(Lambda, P, B, C_trunc, dt, L)
+
+
+def truncated_cauchy_kernel(
+    Lambda: Tensor, P: Tensor, B: Tensor, C_trunc: Tensor, dt: Tensor, L: int, tile: int = _TILE
+) -> Tensor:
+    """`cauchy_kernel` from C~ = C (I - Abar^L) c(H, n); `tile` complex numbers of Cauchy sums at a time."""
+    Lambda_full = _full(Lambda)
     left = torch.cat((_full(C_trunc)[None], _full(P.conj())))  # c(1+R, H, 2n)
     right = torch.cat((_full(B)[None], _full(P)))
     pairs = torch.einsum("ahn,bhn->hnab", left, right).flatten(-2)
     frequencies = torch.arange(L // 2 + 1, dtype=torch.float64, device=dt.device)
     angles = frequencies * (-2 * torch.pi / L)
-    tile = max(1, _TILE // Lambda.numel())
     spectrum = torch.cat(
         [
-            checkpoint(_cauchy_tile, angle, _full(Lambda), pairs, dt, use_reentrant=False)
+            checkpoint(_cauchy_tile, angle, Lambda_full, pairs, dt, use_reentrant=False)
             if torch.is_grad_enabled()
-            else _cauchy_tile(angle, _full(Lambda), pairs, dt)
-            for angle in angles.split(tile)
+            else _cauchy_tile(angle, Lambda_full, pairs, dt)
+            for angle in angles.split(max(1, tile // Lambda.numel()))
         ],
         dim=-1,
     )
