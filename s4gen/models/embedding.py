@@ -28,11 +28,15 @@ class ImageEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor, place: Tensor) -> Tensor:
         """tokens int64 (...) as fed, place int64 (broadcasts with tokens): 0 for bos. Returns r(..., H)."""
-        channels, width = self.layout.channels, self.layout.width
+        channels = self.layout.channels
         place = place % self.layout.length
         value_channel = (place - 1) % channels
         is_bos = tokens == self.bos
         index = torch.where(is_bos, channels * self.layout.levels, value_channel * self.layout.levels + tokens)
+        return self.value(index) + self.where(place)
+
+    def where(self, place: Tensor) -> Tensor:
+        """Row, column and channel of places int64 (...) from 0 to the length of an image - 1: r(..., H)."""
+        channels, width = self.layout.channels, self.layout.width
         pixel = place // channels
-        where = self.row(pixel // width) + self.column(pixel % width) + self.channel(place % channels)
-        return self.value(index) + where
+        return self.row(pixel // width) + self.column(pixel % width) + self.channel(place % channels)

@@ -1,0 +1,138 @@
+"""The native engine: engine.cpp runs a plan, the whole loop of steps, filters, draws and feedback, on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from ctypes import POINTER, c_double, c_float, c_int64, c_uint8, c_void_p
+
+import torch
+from torch import Tensor
+
+from s4gen.errors import UserError
+from s4gen.models.density import ModelState
+from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.engines.native.build import NativeUnavailable, library
+from s4gen.sampling.engines.native.pack import WEIGHTS, pack
+from s4gen.sampling.filters import Filters
+from s4gen.sampling.plan import NotFlatError, flatten
+
+__all__ = ["WEIGHTS", "NativeEngine", "NativeSession", "NativeUnavailable", "measured_limits"]
+
+_ERROR_BYTES = 256
+_SOLO_ROWS = 6
+"""Up to here rows are run one after another by all threads together; beyond, in groups side by side in one vector."""
+_LANES = (8, 16, 32)
+
+
+class NativeEngine:
+    """Compiled by the system's C++ compiler for this processor on first use; linear weights in fp32, bf16 or int8.
+
+    Raises:
+        NativeUnavailable: no compiler, a model on a GPU or not in float32, or a layer that no plan knows.
+    """
+
+    row_multiple = 1
+
+    def __init__(self, recurrent: RecurrentModel, filters: Filters, weights: str = "fp32") -> None:
+        if recurrent.device.type != "cpu":
+            raise NativeUnavailable(f"the model is on {recurrent.device}, it runs on a CPU")
+        try:
+            plan = flatten(recurrent)
+        except NotFlatError as error:
+            raise NativeUnavailable(str(error)) from None
+        self.name = "native" if weights == "fp32" else f"native-{weights}"
+        self._native, self._filters = library(), filters
+        self._vocab = plan.vocab
+        data = pack(plan, weights)
+        self._handle = c_void_p()
+        opened = POINTER(c_void_p)(self._handle)
+        _checked(self._native.s4_open, ctypes.cast(data.data_ptr(), POINTER(c_uint8)), len(data), opened)
+        weakref.finalize(self, self._native.s4_close, self._handle)
+
+    def begin(self, state: ModelState) -> NativeSession:
+        return NativeSession(self, state, lanes_for(len(state.place), torch.get_num_threads()))
+
+
+def lanes_for(rows: int, threads: int) -> int:
+    """Rows side by side in one vector: as many as leave a group for every thread; 0 for few rows."""
+    if rows <= _SOLO_ROWS:
+        return 0
+    return next((lanes for lanes in _LANES if -(-rows // lanes) <= threads), _LANES[-1])
+
+
+class NativeSession:
+    """Rows under way; the state is in the library, in its own layout."""
+
+    def __init__(self, engine: NativeEngine, state: ModelState, lanes: int) -> None:
+        self._engine, self._native = engine, engine._native
+        self._shapes = [tuple(block.shape) for block in state.blocks]
+        self._rows = len(state.place)
+        self._handle = c_void_p()
+        began = POINTER(c_void_p)(self._handle)
+        _checked(self._native.s4_begin, engine._handle, self._rows, lanes, torch.get_num_threads(), began)
+        weakref.finalize(self, self._native.s4_end, self._handle)
+        self._native.s4_places(self._handle, _pointer(state.place.to(torch.int64).contiguous(), c_int64), True)
+        for layer, block in enumerate(state.blocks):
+            _checked(self._native.s4_state, self._handle, layer, _pointer(block.float().contiguous(), c_float), True)
+
+    def feed(self, token: Tensor) -> Tensor:
+        """token (B,) int64 -> logits of the next one (B, V) float32."""
+        logits = torch.empty(self._rows, self._engine._vocab)
+        _checked(self._native.s4_feed, self._handle, _pointer(self._tokens(token), c_int64), _pointer(logits, c_float))
+        return logits
+
+    def advance(self, token: Tensor, u: Tensor) -> Tensor:
+        """token (B,) int64 is fed first; u (B, S) float64 in [0, 1) -> the S tokens drawn, (B, S) int64."""
+        u = u.to("cpu", torch.float64).contiguous()
+        if u.ndim != 2 or len(u) != self._rows:
+            raise ValueError(f"u has shape {tuple(u.shape)}; expected ({self._rows}, steps)")
+        filters, out = self._engine._filters, torch.empty(u.shape, dtype=torch.int64)
+        _checked(
+            self._native.s4_advance,
+            self._handle,
+            _pointer(self._tokens(token), c_int64),
+            _pointer(u, c_double),
+            u.shape[1],
+            filters.temperature,
+            filters.top_k,
+            filters.top_p,
+            filters.min_p,
+            _pointer(out, c_int64),
+        )
+        return out
+
+    def state(self) -> ModelState:
+        """A copy of the state, in the layout of `RecurrentModel`."""
+        place = torch.empty(self._rows, dtype=torch.int64)
+        self._native.s4_places(self._handle, _pointer(place, c_int64), False)
+        blocks = [torch.empty(shape) for shape in self._shapes]
+        for layer, block in enumerate(blocks):
+            _checked(self._native.s4_state, self._handle, layer, _pointer(block, c_float), False)
+        return ModelState(place, tuple(blocks))
+
+    def _tokens(self, token: Tensor) -> Tensor:
+        if token.shape != (self._rows,):
+            raise ValueError(f"token has shape {tuple(token.shape)}; expected ({self._rows},)")
+        return token.to("cpu", torch.int64).contiguous()
+
+
+def measured_limits(n_bytes: int, threads: int, seconds: float = 0.3) -> tuple[float, float]:
+    """Bytes per second of reading a buffer of `n_bytes`, and float32 operations per second, that the library reaches.
+
+    Raises:
+        NativeUnavailable: there is no library.
+    """
+    native = library()
+    return native.s4_read_bandwidth(n_bytes, threads, seconds), native.s4_product_rate(threads, seconds)
+
+
+def _pointer(tensor: Tensor, kind: type) -> object:
+    return ctypes.cast(tensor.data_ptr(), POINTER(kind))
+
+
+def _checked(function: object, *arguments: object) -> None:
+    """Call an entry point of engine.cpp; its message, if it failed, as an exception."""
+    error = ctypes.create_string_buffer(_ERROR_BYTES)
+    if function(*arguments, error, _ERROR_BYTES):  # type: ignore[operator]
+        raise UserError(error.value.decode(errors="replace"))

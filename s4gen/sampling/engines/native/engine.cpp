@@ -1,0 +1,997 @@
+// The native engine of s4gen: a whole generation loop (steps, filters, draw, feedback) over a plan, on a CPU.
+//
+// A plan (see pack.py) is a list of operations with packed weights. Two forms of every kernel compute the same sums in
+// the same order, so a sequence comes out bitwise the same however sequences are batched:
+//   solo   1 to 4 rows at a time, vectors run over features; a team of threads shares every operation. Each weight is
+//          read once per step, which is the limit at small batch.
+//   batch  M rows at a time, vectors run over the rows ("batch innermost"); each thread has groups of its own.
+// Sums over inputs go in order through one accumulator per output; every product is a fused multiply-add, or none is.
+// C++17, GCC or Clang (vector extensions), no other library than the standard one and POSIX madvise.
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#endif
+
+namespace {
+
+// ---------------------------------------------------------------------------------------------- vectors and functions
+
+constexpr int W = 16;  // features or rows in one vector; the compiler splits it where registers are shorter
+typedef float v16 __attribute__((vector_size(64)));
+typedef float v8 __attribute__((vector_size(32)));
+
+template <class V> constexpr int width = sizeof(V) / sizeof(float);
+template <class V> struct IntegersOf;
+template <> struct IntegersOf<v16> { typedef int32_t type __attribute__((vector_size(64))); };
+template <> struct IntegersOf<v8> { typedef int32_t type __attribute__((vector_size(32))); };
+
+template <class V> inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
+template <class V> inline void store(float* p, V x) { *reinterpret_cast<V*>(p) = x; }
+template <class V> inline V splat(float x) {
+  V r;
+  for (int i = 0; i < width<V>; ++i) r[i] = x;
+  return r;
+}
+
+// a b + c. Compilers turn the loop into one instruction; without hardware for it, nothing is fused anywhere.
+template <class V> inline V fma(V a, V b, V c) {
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__ARM_FEATURE_FMA)
+  V r;
+  for (int i = 0; i < width<V>; ++i) r[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return r;
+#else
+  return a * b + c;
+#endif
+}
+
+// exp(x): 2^k e^r with |r| <= ln 2 / 2 and a Taylor polynomial in r; relative error 2e-7. Saturates beyond +-87.
+template <class V> inline V exponential(V x) {
+  using I = typename IntegersOf<V>::type;
+  const V limit = splat<V>(87.0f), magic = splat<V>(12582912.0f);  // 1.5 2^23: adding it rounds to an integer
+  x = x < limit ? x : limit;
+  x = x > -limit ? x : -limit;
+  const V shifted = fma(x, splat<V>(1.44269504088896341f), magic);
+  const V k = shifted - magic;
+  V r = fma(k, splat<V>(-0.693145751953125f), x);
+  r = fma(k, splat<V>(-1.428606765330187e-6f), r);
+  V p = splat<V>(1.0f / 5040);
+  for (float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = fma(p, r, splat<V>(c));
+  I bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits << 23) + 0x3f800000;  // the low bits of `shifted` are k; the magic's own bits leave at the top
+  V scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return p * scale;
+}
+
+template <class V> inline V sigmoid(V x) { return splat<V>(1.0f) / (splat<V>(1.0f) + exponential(-x)); }
+
+// x Phi(x); erf by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7.
+template <class V> inline V gelu(V x) {
+  const V z = x * splat<V>(0.70710678118654752f);
+  const V a = z < 0 ? -z : z;
+  const V t = splat<V>(1.0f) / fma(splat<V>(0.3275911f), a, splat<V>(1.0f));
+  V p = splat<V>(1.061405429f);
+  for (float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = fma(p, t, splat<V>(c));
+  const V tail = p * t * exponential(-(a * a));  // 1 - erf(a)
+  const V half = splat<V>(0.5f) * tail;
+  return x * (z < 0 ? half : splat<V>(1.0f) - half);
+}
+
+inline v16 widen(const float* p) { return load<v16>(p); }
+inline v16 widen(const uint16_t* p) {  // bfloat16: the upper half of a float32
+  typedef uint16_t u16 __attribute__((vector_size(32)));
+  typedef uint32_t u32 __attribute__((vector_size(64)));
+  const u32 bits = __builtin_convertvector(*reinterpret_cast<const u16*>(p), u32) << 16;
+  v16 r;
+  std::memcpy(&r, &bits, sizeof r);
+  return r;
+}
+inline v16 widen(const int8_t* p) {
+  typedef int8_t i8 __attribute__((vector_size(16)));
+  typedef int32_t i32 __attribute__((vector_size(64)));
+  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const i8*>(p), i32), v16);
+}
+
+// The sum of 16 partial sums, in the order that both forms use.
+inline float folded(const float* p) {
+  float s[W];
+  std::memcpy(s, p, sizeof s);
+  for (int half = W / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) s[i] += s[i + half];
+  return s[0];
+}
+
+// Zeroed memory, aligned for vectors; large blocks in huge pages where the system has them.
+struct Free { void operator()(void* p) const { std::free(p); } };
+using Bytes = std::unique_ptr<uint8_t[], Free>;
+
+Bytes allocate(uint64_t bytes) {
+  const uint64_t huge = 1 << 21, alignment = bytes >= huge ? huge : 64;
+  bytes = (std::max<uint64_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  void* p = std::aligned_alloc(alignment, bytes);
+  if (!p) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  if (alignment == huge) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+  std::memset(p, 0, bytes);
+  return Bytes(static_cast<uint8_t*>(p));
+}
+
+struct Floats {
+  Bytes memory;
+  explicit Floats(uint64_t n = 0) : memory(allocate(n * sizeof(float))) {}
+  float* at(uint64_t i = 0) const { return reinterpret_cast<float*>(memory.get()) + i; }
+};
+
+// ------------------------------------------------------------------------------------------------------------ the plan
+
+enum Kind : uint32_t { EMBED, NORM, SSM, LINEAR, N_KINDS };
+enum Place : uint32_t { X, H, G, LOGITS, N_PLACES };  // residual stream, private scratch, shared scratch, output
+enum Epilogue : uint32_t { STORE, GELU, ADD, GLU_ADD, N_EPILOGUES };
+enum Weights : uint32_t { FP32, BF16, INT8, N_WEIGHTS };
+const uint64_t WEIGHT_BYTES[N_WEIGHTS] = {4, 2, 1};
+constexpr int MAX_RANK = 4, TENSORS = 4;
+
+struct Header {
+  char magic[8];
+  uint32_t version, n_ops, vocab, bos;
+  uint64_t bytes;
+  uint32_t reserved[8];
+};
+static_assert(sizeof(Header) == 64, "the layout of plans");
+
+struct Op {
+  uint32_t kind, src, dst, epilogue, in, out, modes, rank, weights, channels, levels, period;
+  float eps;
+  uint32_t reserved[3];
+  uint64_t at[TENSORS];  // byte offsets
+  uint64_t state;        // floats of state per padded row before this operation's; set on reading
+  uint64_t reserved_too[3];
+};
+static_assert(sizeof(Op) == 128, "the layout of plans");
+
+[[noreturn]] void reject(const std::string& why) { throw std::invalid_argument("malformed plan: " + why); }
+
+uint64_t product(std::initializer_list<uint64_t> factors) {
+  uint64_t p = 1;
+  for (uint64_t f : factors)
+    if (__builtin_mul_overflow(p, f, &p)) reject("a size overflows");
+  return p;
+}
+
+uint64_t padded(uint64_t n) { return (n + W - 1) / W * W; }
+
+struct Plan {
+  Bytes memory;
+  Header header;
+  std::vector<Op> ops;
+  uint64_t wide = 0;   // floats of the widest buffer, padded
+  uint64_t state = 0;  // floats of state per row, heads padded
+
+  template <class T = float> const T* tensor(const Op& op, int i) const {
+    return reinterpret_cast<const T*>(memory.get() + op.at[i]);
+  }
+
+  Plan(const uint8_t* bytes, uint64_t n) {
+    if (n < sizeof(Header)) reject("it is shorter than its header");
+    std::memcpy(&header, bytes, sizeof header);
+    if (std::memcmp(header.magic, "s4plan\0", 8) != 0 || header.version != 1) reject("this is not a plan of version 1");
+    if (header.bytes != n) reject("its length is not what its header says");
+    const uint64_t limit = (n - sizeof(Header)) / sizeof(Op);
+    if (header.n_ops < 2 || header.n_ops > limit) reject("the number of operations is wrong");
+    if (header.vocab < 1 || header.vocab > (1u << 24) || header.bos > (1u << 24)) reject("the vocabulary is wrong");
+    ops.resize(header.n_ops);
+    std::memcpy(ops.data(), bytes + sizeof(Header), ops.size() * sizeof(Op));
+    uint64_t content[N_PLACES] = {};  // numbers in each buffer as the operations go by; 0: nothing yet
+    for (size_t i = 0; i < ops.size(); ++i) check(ops[i], i == 0, n, content);
+    if (ops.back().dst != LOGITS || content[LOGITS] != header.vocab) reject("it does not end in the logits");
+    memory = allocate(n);
+    std::memcpy(memory.get(), bytes, n);
+  }
+
+ private:
+  void check(Op& op, bool first, uint64_t n, uint64_t* content) {
+    if (op.kind >= N_KINDS || op.src >= N_PLACES || op.dst >= N_PLACES || op.epilogue >= N_EPILOGUES ||
+        op.weights >= N_WEIGHTS)
+      reject("an operation has a kind, buffer, epilogue or weight type that does not exist");
+    if (first != (op.kind == EMBED)) reject("the embedding must be the first operation, and no other");
+    if (op.in < 1 || op.in > (1u << 24) || op.out < 1 || op.out > (1u << 24)) reject("a width is out of range");
+    if (op.kind != EMBED && content[op.src] != op.in) reject("an operation reads what is not there");
+    const uint64_t in = padded(op.in), out = padded(op.out);
+    wide = std::max({wide, in, out});
+    switch (op.kind) {
+      case EMBED:
+        if (op.dst != X || op.channels < 1 || op.levels < 1) reject("the embedding is wrong");
+        if (header.bos < op.levels || header.vocab > op.levels) reject("the embedding does not know all tokens");
+        tensor_at(op, 0, product({product({op.channels, op.levels}) + 1, out, 4}), n);
+        if (op.period) tensor_at(op, 1, product({op.period, out, 4}), n);
+        break;
+      case NORM:
+        if (op.src != X || op.dst != H || op.in != op.out || !(op.eps > 0)) reject("a norm is wrong");
+        tensor_at(op, 0, out * 4, n), tensor_at(op, 1, out * 4, n);
+        break;
+      case SSM:
+        if (op.src != H || op.dst != G || op.in != op.out || op.modes < 1 || op.modes > (1u << 16) ||
+            op.rank > MAX_RANK || op.epilogue > GELU)
+          reject("a state space layer is wrong");
+        tensor_at(op, 0, product({in, op.modes, 6, 4}), n), tensor_at(op, 1, in * 4, n);
+        if (op.rank) tensor_at(op, 2, product({in, op.modes, op.rank, 4, 4}), n);
+        op.state = state;
+        state += product({in, op.modes, 2});
+        break;
+      default: {
+        const bool adds = op.epilogue >= ADD;
+        const uint64_t result = op.epilogue == GLU_ADD ? op.out / 2 : op.out;
+        if ((op.src != H && op.src != G) || (adds ? op.dst != X : op.dst != G && op.dst != LOGITS) || op.src == op.dst)
+          reject("a linear layer reads or writes the wrong buffer");
+        if (op.epilogue == GLU_ADD && op.out % (2 * W)) reject("a gated layer is not packed in pairs");
+        if (adds && padded(content[X]) != padded(result)) reject("a layer adds another width than there is");
+        tensor_at(op, 0, product({out, op.in, WEIGHT_BYTES[op.weights]}), n), tensor_at(op, 1, out * 4, n);
+        if (op.weights == INT8) tensor_at(op, 2, out * 4, n);
+        if (adds) return;
+      }
+    }
+    content[op.dst] = op.out;
+  }
+
+  void tensor_at(const Op& op, int i, uint64_t bytes, uint64_t n) const {
+    const uint64_t first = sizeof(Header) + ops.size() * sizeof(Op);
+    if (op.at[i] % 64 || op.at[i] < first || op.at[i] > n || bytes > n - op.at[i])
+      reject("a tensor lies outside of it or is not aligned");
+  }
+};
+
+// ------------------------------------------------------------------------------------------------- filters and the draw
+
+struct Filters {
+  double temperature, top_p, min_p;
+  int64_t top_k;
+};
+
+// The filters of filters.py and the draw of randomness.py for one row; -1: the logits are not finite.
+class Draw {
+ public:
+  explicit Draw(uint64_t vocab) : logit_(vocab), mass_(vocab), order_(vocab) {}
+
+  int64_t operator()(const float* logits, const Filters& f, double u) {
+    const int64_t V = static_cast<int64_t>(logit_.size());
+    int64_t best = 0;
+    bool finite = true;
+    for (int64_t i = 0; i < V; ++i) {
+      finite &= std::isfinite(logits[i]);
+      logit_[i] = logits[i];
+      if (logits[i] > logits[best]) best = i;
+    }
+    if (!finite) return -1;
+    if (f.temperature == 0) return best;
+    const double top = logit_[best];
+    for (double& l : logit_) l = (l - top) / f.temperature;  // divided by 1: the logits themselves
+    if (f.top_k > 0 && f.top_k < V) keep_top_k(f.top_k);
+    if (f.top_p < 1) keep_top_p(f.top_p);
+    if (f.min_p > 0) {
+      const double least = std::log(f.min_p);
+      for (double& l : logit_) l = l < least ? REMOVED : l;
+    }
+    double total = 0;
+    for (int64_t i = 0; i < V; ++i) mass_[i] = total += weight(i);
+    const double threshold = u * total;
+    for (int64_t i = 0; i < V; ++i)
+      if (mass_[i] > threshold && logit_[i] > REMOVED) return i;
+    return best;
+  }
+
+ private:
+  static constexpr double REMOVED = -std::numeric_limits<double>::infinity();
+  std::vector<double> logit_, mass_;
+  std::vector<int32_t> order_;
+
+  double weight(int64_t i) const { return logit_[i] > REMOVED ? std::exp(logit_[i]) : 0.0; }
+
+  // More probable first; ties to the lower token.
+  auto before() const {
+    return [this](int32_t a, int32_t b) { return logit_[a] != logit_[b] ? logit_[a] > logit_[b] : a < b; };
+  }
+
+  void number() {
+    for (size_t i = 0; i < order_.size(); ++i) order_[i] = static_cast<int32_t>(i);
+  }
+
+  void keep_top_k(int64_t k) {
+    number();
+    std::nth_element(order_.begin(), order_.begin() + (k - 1), order_.end(), before());
+    for (size_t i = k; i < order_.size(); ++i) logit_[order_[i]] = REMOVED;
+  }
+
+  void keep_top_p(double p) {
+    number();
+    double total = 0;
+    for (size_t i = 0; i < order_.size(); ++i) total += weight(static_cast<int64_t>(i));
+    // Sorted only as far as the mass needs: all of a large vocabulary is rarely wanted.
+    double mass = 0;
+    size_t kept = 0, sorted = 0;
+    while (kept < order_.size() && (kept == 0 || mass < p * total)) {
+      if (kept == sorted) {
+        sorted = std::min(order_.size(), std::max<size_t>(64, 4 * sorted));
+        std::partial_sort(order_.begin() + kept, order_.begin() + sorted, order_.end(), before());
+      }
+      mass += weight(order_[kept++]);
+    }
+    for (size_t i = kept; i < order_.size(); ++i) logit_[order_[i]] = REMOVED;
+  }
+};
+
+// ------------------------------------------------------------------------------------------------------------- threads
+
+inline void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// A persistent team: run(job) calls job(thread) on all of them, the caller being thread 0.
+class Team {
+ public:
+  explicit Team(int size) : size_(size) {
+    for (int t = 1; t < size; ++t) threads_.emplace_back([this, t] { work(t); });
+  }
+  ~Team() {
+    stop_ = true;
+    wake();
+    for (auto& thread : threads_) thread.join();
+  }
+  int size() const { return size_; }
+
+  template <class Job> void run(Job&& job) {
+    job_ = [](void* j, int thread) { (*static_cast<std::remove_reference_t<Job>*>(j))(thread); };
+    argument_ = &job;
+    busy_.store(size_ - 1, std::memory_order_relaxed);
+    wake();
+    job_(argument_, 0);
+    wait([this] { return busy_.load(std::memory_order_acquire) == 0; });
+  }
+
+  // All threads of the team meet here.
+  void barrier() {
+    const uint32_t phase = phase_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+      arrived_.store(0, std::memory_order_relaxed);
+      phase_.store(phase + 1, std::memory_order_release);
+    } else {
+      wait([&] { return phase_.load(std::memory_order_acquire) != phase; });
+    }
+  }
+
+ private:
+  const int size_;
+  std::vector<std::thread> threads_;
+  void (*job_)(void*, int) = nullptr;
+  void* argument_ = nullptr;
+  std::atomic<bool> stop_{false};
+  alignas(64) std::atomic<uint64_t> epoch_{0};
+  alignas(64) std::atomic<int> busy_{0};
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
+  std::mutex mutex_;
+  std::condition_variable asleep_;
+
+  template <class Done> static void wait(Done done) {
+    for (int spins = 0; !done(); ++spins) spins < 4096 ? relax() : std::this_thread::yield();
+  }
+
+  void wake() {
+    { std::lock_guard<std::mutex> lock(mutex_); epoch_.fetch_add(1, std::memory_order_release); }
+    asleep_.notify_all();
+  }
+
+  void work(int thread) {
+    for (uint64_t seen = 0;;) {
+      // Streaming asks for one step at a time: stay awake for a while.
+      const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
+      while (epoch_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until) relax();
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        asleep_.wait(lock, [&] { return epoch_.load(std::memory_order_acquire) != seen; });
+      }
+      seen = epoch_.load(std::memory_order_acquire);
+      if (stop_) return;
+      job_(argument_, thread);
+      busy_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+};
+
+struct Range {
+  uint64_t begin, end;
+};
+Range share(uint64_t n, int thread, int threads) {
+  return {n * thread / threads, n * (thread + 1) / threads};
+}
+
+// -------------------------------------------------------------------------------------------------------- the embedding
+
+struct Sources {
+  const float *value, *place;
+};
+
+Sources sources(const Plan& plan, const Op& op, int64_t token, int64_t place) {
+  const uint64_t D = padded(op.out), at = op.period ? static_cast<uint64_t>(place) % op.period : 0;
+  const uint64_t channel = op.period ? (at + op.period - 1) % op.period % op.channels : 0;
+  const bool bos = token == static_cast<int64_t>(plan.header.bos);
+  const uint64_t index = bos ? uint64_t(op.channels) * op.levels : channel * op.levels + static_cast<uint64_t>(token);
+  return {plan.tensor(op, 0) + index * D, op.period ? plan.tensor(op, 1) + at * D : nullptr};
+}
+
+// ---------------------------------------------------------------------------------------------------------------- solo
+
+constexpr int SOLO = 4;  // rows at a time, at most
+
+struct SoloBuffers {  // [row][width]
+  float *x, *h, *g, *logits;
+  uint64_t wide, vocab;
+  float* at(uint32_t place, int row) const {
+    return place == LOGITS ? logits + row * vocab : (place == X ? x : place == H ? h : g) + row * wide;
+  }
+};
+
+void solo_norm(const Plan& plan, const Op& op, const float* x, float* h) {
+  const uint64_t D = padded(op.in), full = op.in / W * W;
+  const float *gamma = plan.tensor(op, 0), *beta = plan.tensor(op, 1);
+  v16 sum = {};
+  for (uint64_t i = 0; i < full; i += W) sum += load<v16>(x + i);
+  for (uint64_t i = full; i < op.in; ++i) sum[i - full] += x[i];
+  const float mean = folded(reinterpret_cast<const float*>(&sum)) / op.in;
+  v16 square = {};
+  for (uint64_t i = 0; i < full; i += W) {
+    const v16 d = load<v16>(x + i) - mean;
+    square = fma(d, d, square);
+  }
+  if (full < op.in) {
+    v16 d = {};
+    for (uint64_t i = full; i < op.in; ++i) d[i - full] = x[i] - mean;
+    square = fma(d, d, square);
+  }
+  const float scale = 1.0f / std::sqrt(folded(reinterpret_cast<const float*>(&square)) / op.in + op.eps);
+  for (uint64_t i = 0; i < D; i += W)
+    store(h + i, fma((load<v16>(x + i) - mean) * scale, load<v16>(gamma + i), load<v16>(beta + i)));
+}
+
+// One step of 16 heads (solo) or of one head for a vector of rows (batch): the same sums. `c` strides over modes by
+// `cs` floats between the six coefficients; get(i) is a vector of one of them.
+template <class V, class Get, class Low>
+inline V ssm_step(int modes, int rank, Get get, Low low, float* s, int stride, V u, V skip) {
+  V dot[MAX_RANK];
+  for (int r = 0; r < rank; ++r) {
+    V d[4] = {};
+    for (int n = 0; n < modes; ++n) {
+      const V re = load<V>(s + 2 * n * stride), im = load<V>(s + (2 * n + 1) * stride);
+      V* pair = d + 2 * (n & 1);
+      pair[0] = fma(low(r, n, 2), re, pair[0]);
+      pair[1] = fma(low(r, n, 3), im, pair[1]);
+    }
+    dot[r] = (d[0] + d[1]) + (d[2] + d[3]);
+  }
+  V y0 = {}, y1 = {}, y2 = {}, y3 = {};
+  auto advance = [&](int n, V& yr, V& yi) __attribute__((always_inline)) {
+    float* at = s + 2 * n * stride;
+    const V re = load<V>(at), im = load<V>(at + stride);
+    const V ar = get(n, 0), ai = get(n, 1);
+    V nr = fma(ar, re, get(n, 2) * u);
+    V ni = fma(ar, im, get(n, 3) * u);
+    nr = fma(-ai, im, nr);
+    ni = fma(ai, re, ni);
+    for (int r = 0; r < rank; ++r) {
+      nr = fma(-low(r, n, 0), dot[r], nr);
+      ni = fma(-low(r, n, 1), dot[r], ni);
+    }
+    store(at, nr);
+    store(at + stride, ni);
+    yr = fma(get(n, 4), nr, yr);
+    yi = fma(get(n, 5), ni, yi);
+  };
+  int n = 0;
+  for (; n + 1 < modes; n += 2) advance(n, y0, y1), advance(n + 1, y2, y3);
+  if (n < modes) advance(n, y0, y1);
+  return fma(skip, u, (y0 + y1) + (y2 + y3));
+}
+
+void solo_ssm(const Plan& plan, const Op& op, const float* h, float* g, float* state, Range blocks) {
+  const int modes = op.modes, rank = op.rank;
+  for (uint64_t b = blocks.begin; b < blocks.end; ++b) {
+    const float* c = plan.tensor(op, 0) + b * modes * 6 * W;
+    const float* l = rank ? plan.tensor(op, 2) + b * modes * rank * 4 * W : nullptr;
+    auto get = [&](int n, int i) __attribute__((always_inline)) { return load<v16>(c + (n * 6 + i) * W); };
+    auto low = [&](int r, int n, int i) __attribute__((always_inline)) {
+      return load<v16>(l + ((n * rank + r) * 4 + i) * W);
+    };
+    float* s = state + op.state + b * modes * 2 * W;
+    const v16 u = load<v16>(h + b * W), skip = load<v16>(plan.tensor(op, 1) + b * W);
+    const v16 y = rank == 0   ? ssm_step<v16>(modes, 0, get, low, s, W, u, skip)
+                  : rank == 1 ? ssm_step<v16>(modes, 1, get, low, s, W, u, skip)
+                              : ssm_step<v16>(modes, rank, get, low, s, W, u, skip);
+    store(g + b * W, op.epilogue == GELU ? gelu(y) : y);
+  }
+}
+
+// Sums of B blocks of 16 outputs for R rows: each weight is loaded once.
+template <int R, int B, class T>
+inline void solo_sums(const T* w, uint64_t K, const float* const* x, v16 (*acc)[R]) {
+  for (int b = 0; b < B; ++b)
+    for (int r = 0; r < R; ++r) acc[b][r] = v16{};
+  for (uint64_t k = 0; k < K; ++k)
+    for (int b = 0; b < B; ++b) {
+      const v16 weight = widen(w + (b * K + k) * W);
+      for (int r = 0; r < R; ++r) acc[b][r] = fma(weight, splat<v16>(x[r][k]), acc[b][r]);
+    }
+}
+
+template <int R, int B, class T>
+void solo_blocks(const Plan& plan, const Op& op, const SoloBuffers& buffers, uint64_t block) {
+  const uint64_t K = op.in;
+  const float *x[R], *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
+  for (int r = 0; r < R; ++r) x[r] = buffers.at(op.src, r);
+  v16 acc[B][R];
+  solo_sums<R, B>(plan.tensor<T>(op, 0) + block * K * W, K, x, acc);
+  for (int b = 0; b < B; ++b) {
+    const uint64_t o = (block + b) * W;
+    for (int r = 0; r < R; ++r) {
+      if (scale) acc[b][r] *= load<v16>(scale + o);
+      acc[b][r] += load<v16>(bias + o);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    float* y = buffers.at(op.dst, r);
+    if (op.epilogue == GLU_ADD) {
+      for (int b = 0; b + 1 < B; b += 2) {
+        float* to = y + (block + b) / 2 * W;
+        store(to, fma(acc[b][r], sigmoid(acc[b + 1][r]), load<v16>(to)));
+      }
+      continue;
+    }
+    for (int b = 0; b < B; ++b) {
+      float* to = y + (block + b) * W;
+      const v16 v = acc[b][r];
+      store(to, op.epilogue == STORE ? v : op.epilogue == GELU ? gelu(v) : load<v16>(to) + v);
+    }
+  }
+}
+
+template <int R, class T>
+void solo_linear(const Plan& plan, const Op& op, const SoloBuffers& buffers, int thread, int threads) {
+  const uint64_t unit = op.epilogue == GLU_ADD ? 2 : 1;  // a value and its gate stay together
+  const Range mine = share(padded(op.out) / W / unit, thread, threads);
+  uint64_t block = mine.begin * unit;
+  const uint64_t end = mine.end * unit;
+  for (; block + 4 <= end; block += 4) solo_blocks<R, 4, T>(plan, op, buffers, block);
+  for (; block + 2 <= end; block += 2) solo_blocks<R, 2, T>(plan, op, buffers, block);
+  if (block < end) solo_blocks<R, 1, T>(plan, op, buffers, block);
+}
+
+template <int R> void solo_step(const Plan& plan, const SoloBuffers& buffers, float* const* state, const int64_t* token,
+                                const int64_t* place, int thread, Team& team) {
+  const int threads = team.size();
+  for (const Op& op : plan.ops) {
+    if (op.kind == NORM) {  // cheap, so everybody has a copy of its own
+      for (int r = 0; r < R; ++r) solo_norm(plan, op, buffers.at(X, r), buffers.at(H, r));
+      continue;
+    }
+    if (op.kind == EMBED) {
+      const Range mine = share(padded(op.out) / W, thread, threads);
+      for (int r = 0; r < R; ++r) {
+        const Sources from = sources(plan, op, token[r], place[r]);
+        for (uint64_t i = mine.begin * W; i < mine.end * W; i += W)
+          store(buffers.x + r * buffers.wide + i,
+                from.place ? load<v16>(from.value + i) + load<v16>(from.place + i) : load<v16>(from.value + i));
+      }
+    } else if (op.kind == SSM) {
+      const Range mine = share(padded(op.in) / W, thread, threads);
+      for (int r = 0; r < R; ++r) solo_ssm(plan, op, buffers.at(H, r), buffers.at(G, r), state[r], mine);
+    } else if (op.weights == FP32) {
+      solo_linear<R, float>(plan, op, buffers, thread, threads);
+    } else if (op.weights == BF16) {
+      solo_linear<R, uint16_t>(plan, op, buffers, thread, threads);
+    } else {
+      solo_linear<R, int8_t>(plan, op, buffers, thread, threads);
+    }
+    team.barrier();
+  }
+}
+
+// --------------------------------------------------------------------------------------------------------------- batch
+
+template <int M> struct Batch {
+  static constexpr int C = M >= W ? M / W : 1;  // vectors of rows
+  using V = std::conditional_t<M >= W, v16, v8>;
+  static constexpr int L = M / C;                  // rows in a vector
+  static constexpr int TILE = C == 1 ? 16 : 8 / (C / 2);  // outputs at a time: 16 accumulators
+
+  float *x, *h, *g, *logits, *panel;  // [feature][row]; panel: one block of weights as float32
+
+  float* at(uint32_t place) const { return place == X ? x : place == H ? h : place == G ? g : logits; }
+
+  static void embed(const Plan& plan, const Op& op, float* x, const int64_t* token, const int64_t* place) {
+    for (int m = 0; m < M; ++m) {
+      const Sources from = sources(plan, op, token[m], place[m]);
+      for (uint64_t i = 0; i < op.out; ++i) x[i * M + m] = from.place ? from.value[i] + from.place[i] : from.value[i];
+    }
+  }
+
+  static void norm(const Plan& plan, const Op& op, const float* x, float* h) {
+    const float *gamma = plan.tensor(op, 0), *beta = plan.tensor(op, 1);
+    alignas(64) float part[W][M] = {}, mean[M], scale[M];
+    auto fold = [&](float* to) {
+      for (int half = W / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i)
+          for (int m = 0; m < M; ++m) part[i][m] += part[i + half][m];
+      std::memcpy(to, part[0], sizeof part[0]);
+      std::memset(part, 0, sizeof part);
+    };
+    for (uint64_t i = 0; i < op.in; ++i)
+      for (int m = 0; m < M; m += L) store(&part[i % W][m], load<V>(&part[i % W][m]) + load<V>(x + i * M + m));
+    fold(mean);
+    for (int m = 0; m < M; ++m) mean[m] /= op.in;
+    for (uint64_t i = 0; i < op.in; ++i)
+      for (int m = 0; m < M; m += L) {
+        const V d = load<V>(x + i * M + m) - load<V>(mean + m);
+        store(&part[i % W][m], fma(d, d, load<V>(&part[i % W][m])));
+      }
+    fold(scale);
+    for (int m = 0; m < M; ++m) scale[m] = 1.0f / std::sqrt(scale[m] / op.in + op.eps);
+    for (uint64_t i = 0; i < op.in; ++i)
+      for (int m = 0; m < M; m += L) {
+        const V d = (load<V>(x + i * M + m) - load<V>(mean + m)) * load<V>(scale + m);
+        store(h + i * M + m, fma(d, splat<V>(gamma[i]), splat<V>(beta[i])));
+      }
+  }
+
+  template <int RANK> static void ssm(const Plan& plan, const Op& op, const float* h, float* g, float* state) {
+    const int modes = op.modes, rank = RANK < 0 ? static_cast<int>(op.rank) : RANK;
+    for (uint64_t head = 0; head < op.in; ++head) {
+      const float* c = plan.tensor(op, 0) + head / W * modes * 6 * W + head % W;
+      const float* l = rank ? plan.tensor(op, 2) + head / W * modes * rank * 4 * W + head % W : nullptr;
+      auto get = [&](int n, int i) __attribute__((always_inline)) { return splat<V>(c[(n * 6 + i) * W]); };
+      auto low = [&](int r, int n, int i) __attribute__((always_inline)) {
+        return splat<V>(l[((n * rank + r) * 4 + i) * W]);
+      };
+      const V skip = splat<V>(plan.tensor(op, 1)[head]);
+      float* s = state + op.state * M + head * modes * 2 * M;
+      for (int m = 0; m < M; m += L) {
+        const V y = ssm_step<V>(modes, rank, get, low, s + m, M, load<V>(h + head * M + m), skip);
+        store(g + head * M + m, op.epilogue == GELU ? gelu(y) : y);
+      }
+    }
+  }
+
+  // Sums of 16 outputs: to[16][M], weights w[K][16].
+  static void sums(const float* w, uint64_t K, const float* x, float* to) {
+    for (int o = 0; o < W; o += TILE) {
+      V acc[TILE][C] = {};
+      for (uint64_t k = 0; k < K; ++k) {
+        V row[C];
+        for (int c = 0; c < C; ++c) row[c] = load<V>(x + k * M + c * L);
+        for (int i = 0; i < TILE; ++i) {
+          const V weight = splat<V>(w[k * W + o + i]);
+          for (int c = 0; c < C; ++c) acc[i][c] = fma(weight, row[c], acc[i][c]);
+        }
+      }
+      for (int i = 0; i < TILE; ++i)
+        for (int c = 0; c < C; ++c) store(to + (o + i) * M + c * L, acc[i][c]);
+    }
+  }
+
+  template <class T> const float* as_floats(const T* w, uint64_t K) const {
+    for (uint64_t k = 0; k < K; ++k) store(panel + k * W, widen(w + k * W));
+    return panel;
+  }
+  const float* as_floats(const float* w, uint64_t) const { return w; }
+
+  template <class T> void linear(const Plan& plan, const Op& op) const {
+    const uint64_t K = op.in, blocks = padded(op.out) / W;
+    const float *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
+    const float* from = at(op.src);
+    float* y = at(op.dst);
+    alignas(64) float value[W * M], out[W * M];
+    for (uint64_t b = 0; b < blocks; ++b) {
+      sums(as_floats(plan.tensor<T>(op, 0) + b * K * W, K), K, from, out);
+      for (int o = 0; o < W; ++o)
+        for (int m = 0; m < M; m += L) {
+          V v = load<V>(out + o * M + m);
+          if (scale) v *= splat<V>(scale[b * W + o]);
+          v += splat<V>(bias[b * W + o]);
+          float* to = y + ((op.epilogue == GLU_ADD ? b / 2 : b) * W + o) * M + m;
+          if (op.epilogue == STORE) store(to, v);
+          else if (op.epilogue == GELU) store(to, gelu(v));
+          else if (op.epilogue == ADD) store(to, load<V>(to) + v);
+          else if (b % 2 == 0) store(value + o * M + m, v);
+          else store(to, fma(load<V>(value + o * M + m), sigmoid(v), load<V>(to)));
+        }
+    }
+  }
+
+  void step(const Plan& plan, float* state, const int64_t* token, const int64_t* place) const {
+    for (const Op& op : plan.ops) {
+      if (op.kind == EMBED) embed(plan, op, x, token, place);
+      else if (op.kind == NORM) norm(plan, op, x, h);
+      else if (op.kind == SSM && op.rank == 0) ssm<0>(plan, op, h, g, state);
+      else if (op.kind == SSM && op.rank == 1) ssm<1>(plan, op, h, g, state);
+      else if (op.kind == SSM) ssm<-1>(plan, op, h, g, state);
+      else if (op.weights == FP32) linear<float>(plan, op);
+      else if (op.weights == BF16) linear<uint16_t>(plan, op);
+      else linear<int8_t>(plan, op);
+    }
+  }
+};
+
+// ------------------------------------------------------------------------------------------------------------- sessions
+
+class Session {
+ public:
+  // lanes 0: solo; else rows per group of the batch form.
+  Session(std::shared_ptr<const Plan> plan, uint64_t rows, int lanes, int threads)
+      : plan_(std::move(plan)), rows_(rows), lanes_(lanes), team_(std::max(1, threads)), token_(padded_rows()),
+        place_(padded_rows()), state_(product({plan_->state, padded_rows()})) {
+    const uint64_t vocab = padded(plan_->header.vocab), wide = plan_->wide, M = lanes ? lanes : SOLO;
+    for (int t = 0; t < team_.size(); ++t) {
+      scratch_.emplace_back((3 * M + W) * wide + M * vocab + (lanes ? vocab : 0));
+      draws_.emplace_back(plan_->header.vocab);
+    }
+    std::fill(token_.begin(), token_.end(), static_cast<int64_t>(plan_->header.bos));
+  }
+
+  // Canonical state of one operation: (rows, heads, 2 modes) float32, real parts before imaginary ones.
+  void exchange(size_t layer, float* canonical, bool inward) {
+    const Op& op = ssm(layer);
+    const uint64_t N = op.modes;
+    for (uint64_t row = 0; row < rows_; ++row)
+      for (uint64_t head = 0; head < op.in; ++head)
+        for (uint64_t n = 0; n < 2 * N; ++n) {
+          float& ours = *cell(op, row, head, n % N, n / N);
+          float& theirs = canonical[(row * op.in + head) * 2 * N + n];
+          (inward ? ours : theirs) = inward ? theirs : ours;
+        }
+  }
+  void exchange_places(int64_t* places, bool inward) {
+    for (uint64_t r = 0; r < rows_; ++r) (inward ? place_[r] : places[r]) = inward ? places[r] : place_[r];
+  }
+
+  // Feed `first`, draw, feed what was drawn, ..: `steps` draws per row, out (rows, steps), uniforms (rows, steps).
+  // Without `filters` one step whose logits go to `logits` (rows, vocab). Returns false for logits that are not finite.
+  bool run(const int64_t* first, const double* u, uint64_t steps, const Filters* filters, int64_t* out, float* logits) {
+    for (uint64_t r = 0; r < rows_; ++r) {
+      if (first[r] != plan_->header.bos && (first[r] < 0 || first[r] >= plan_->header.vocab))
+        throw std::invalid_argument("token " + std::to_string(first[r]) + " is outside of the vocabulary of " +
+                                    std::to_string(plan_->header.vocab));
+      token_[r] = first[r];
+    }
+    failed_ = false;
+    next_ = 0;
+    const Work work{u, steps, filters, out, logits};
+    team_.run([&](int thread) {
+      switch (lanes_) {
+        case 0: return solo(work, thread);
+        case 8: return batch<8>(work, thread);
+        case 16: return batch<16>(work, thread);
+        case 32: return batch<32>(work, thread);
+        default: return batch<64>(work, thread);
+      }
+    });
+    return !failed_;
+  }
+
+  uint64_t rows() const { return rows_; }
+
+  const Op& ssm(size_t layer) const {
+    for (const Op& op : plan_->ops)
+      if (op.kind == SSM && layer-- == 0) return op;
+    throw std::invalid_argument("the plan has fewer state space layers");
+  }
+
+ private:
+  struct Work {
+    const double* u;
+    uint64_t steps;
+    const Filters* filters;
+    int64_t* out;
+    float* logits;
+  };
+
+  std::shared_ptr<const Plan> plan_;
+  uint64_t rows_;
+  int lanes_;
+  Team team_;
+  std::vector<int64_t> token_, place_;
+  Floats state_;
+  std::vector<Floats> scratch_;
+  std::vector<Draw> draws_;
+  std::atomic<bool> failed_{false};
+  std::atomic<uint64_t> next_{0};
+
+  uint64_t padded_rows() const { return lanes_ ? (rows_ + lanes_ - 1) / lanes_ * lanes_ : rows_; }
+
+  float* cell(const Op& op, uint64_t row, uint64_t head, uint64_t n, uint64_t part) const {
+    if (!lanes_)
+      return state_.at(row * plan_->state + op.state + ((head / W * op.modes + n) * 2 + part) * W + head % W);
+    const uint64_t M = lanes_, group = row / M;
+    return state_.at(group * M * plan_->state + op.state * M + ((head * op.modes + n) * 2 + part) * M + row % M);
+  }
+
+  void finish(const Work& work, uint64_t row, uint64_t step, const float* logits, int thread) {
+    ++place_[row];
+    if (!work.filters) {
+      std::memcpy(work.logits + row * plan_->header.vocab, logits, plan_->header.vocab * sizeof(float));
+      return;
+    }
+    const int64_t drawn = draws_[thread](logits, *work.filters, work.u[row * work.steps + step]);
+    if (drawn < 0) failed_ = true;
+    work.out[row * work.steps + step] = token_[row] = std::max<int64_t>(drawn, 0);
+  }
+
+  void solo(const Work& work, int thread) {
+    const uint64_t wide = plan_->wide, vocab = padded(plan_->header.vocab);
+    float *mine = scratch_[thread].at(), *shared = scratch_[0].at();
+    const SoloBuffers buffers{shared, mine + SOLO * wide, shared + 2 * SOLO * wide, shared + 3 * SOLO * wide, wide, vocab};
+    for (uint64_t step = 0; step < work.steps; ++step)
+      for (uint64_t row = 0; row < rows_; row += SOLO) {
+        const uint64_t n = std::min<uint64_t>(SOLO, rows_ - row);
+        float* state[SOLO];
+        for (uint64_t r = 0; r < n; ++r) state[r] = state_.at((row + r) * plan_->state);
+        const int64_t *token = &token_[row], *place = &place_[row];
+        if (n == 1) solo_step<1>(*plan_, buffers, state, token, place, thread, team_);
+        else if (n == 2) solo_step<2>(*plan_, buffers, state, token, place, thread, team_);
+        else if (n == 3) solo_step<3>(*plan_, buffers, state, token, place, thread, team_);
+        else solo_step<4>(*plan_, buffers, state, token, place, thread, team_);
+        for (uint64_t r = thread; r < n; r += team_.size()) finish(work, row + r, step, buffers.at(LOGITS, r), thread);
+        team_.barrier();
+      }
+  }
+
+  template <int M> void batch(const Work& work, int thread) {
+    const uint64_t wide = plan_->wide, vocab = padded(plan_->header.vocab), n = plan_->header.vocab;
+    float* p = scratch_[thread].at();
+    const Batch<M> buffers{p, p + M * wide, p + 2 * M * wide, p + (3 * M + W) * wide, p + 3 * M * wide};
+    float* one = p + (3 * M + W) * wide + M * vocab;
+    for (uint64_t group; (group = next_++) * M < rows_;) {
+      const uint64_t row = group * M, live = std::min<uint64_t>(M, rows_ - row);
+      for (uint64_t step = 0; step < work.steps; ++step) {
+        buffers.step(*plan_, state_.at(row * plan_->state), &token_[row], &place_[row]);
+        for (uint64_t m = 0; m < live; ++m) {
+          for (uint64_t i = 0; i < n; ++i) one[i] = buffers.logits[i * M + m];
+          finish(work, row + m, step, one, thread);
+        }
+      }
+    }
+  }
+};
+
+// ------------------------------------------------------------------------------------- what this machine can do at most
+
+double elapsed(std::chrono::steady_clock::time_point since) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
+}
+
+// Bytes per second of reading `bytes` again and again, each thread its share; the best of several passes.
+double read_bandwidth(uint64_t bytes, int threads, double seconds) {
+  Team team(threads);
+  const uint64_t n = std::max<uint64_t>(bytes / sizeof(float) / (4 * W) * (4 * W), 4 * W * threads);
+  Floats buffer(n);
+  std::vector<float> sink(threads);
+  double best = 0;
+  const auto start = std::chrono::steady_clock::now();
+  do {
+    const auto pass = std::chrono::steady_clock::now();
+    team.run([&](int thread) {
+      const Range mine = share(n / (4 * W), thread, threads);
+      v16 a = {}, b = {}, c = {}, d = {};
+      for (uint64_t i = mine.begin; i < mine.end; ++i) {
+        const float* p = buffer.at(i * 4 * W);
+        a += load<v16>(p), b += load<v16>(p + W), c += load<v16>(p + 2 * W), d += load<v16>(p + 3 * W);
+      }
+      const v16 sum = (a + b) + (c + d);
+      sink[thread] = folded(reinterpret_cast<const float*>(&sum));
+    });
+    best = std::max(best, n * sizeof(float) / elapsed(pass));
+  } while (elapsed(start) < seconds);
+  return sink[0] == 0 ? best : 0;  // of zeros: the sum is read, so the loop is not left out
+}
+
+// Floating-point operations per second of the batch form's own product on data in the nearest cache; the best pass.
+double product_rate(int threads, double seconds) {
+  constexpr int M = 32, K = 128, REPEATS = 64;
+  Team team(threads);
+  std::vector<Floats> data;
+  for (int t = 0; t < threads; ++t) data.emplace_back(K * W + K * M + W * M);
+  double best = 0;
+  const auto start = std::chrono::steady_clock::now();
+  do {
+    const auto pass = std::chrono::steady_clock::now();
+    team.run([&](int thread) {
+      float* p = data[thread].at();
+      for (int i = 0; i < REPEATS; ++i) Batch<M>::sums(p, K, p + K * W, p + K * W + K * M);
+    });
+    best = std::max(best, 2.0 * K * W * M * REPEATS * threads / elapsed(pass));
+  } while (elapsed(start) < seconds);
+  return best;
+}
+
+struct Engine {
+  std::shared_ptr<const Plan> plan;
+};
+
+// Every entry point returns 0, or -1 with one line in `error`.
+template <class Body> int guarded(char* error, uint64_t size, Body body) {
+  try {
+    body();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    std::snprintf(error, size, "there is not enough memory");
+  } catch (const std::exception& problem) {
+    std::snprintf(error, size, "%s", problem.what());
+  }
+  return -1;
+}
+
+}  // namespace
+
+extern "C" {
+
+int s4_open(const uint8_t* plan, uint64_t bytes, Engine** engine, char* error, uint64_t size) {
+  return guarded(error, size, [&] { *engine = new Engine{std::make_shared<const Plan>(plan, bytes)}; });
+}
+
+void s4_close(Engine* engine) { delete engine; }
+
+int s4_begin(Engine* engine, uint64_t rows, int32_t lanes, int32_t threads, Session** session, char* error, uint64_t size) {
+  return guarded(error, size, [&] {
+    if (rows < 1 || rows > (1u << 24)) throw std::invalid_argument("the number of rows must be at least 1");
+    if (lanes != 0 && lanes != 8 && lanes != 16 && lanes != 32 && lanes != 64)
+      throw std::invalid_argument("lanes must be 0, 8, 16, 32 or 64");
+    if (threads < 1 || threads > 1024) throw std::invalid_argument("the number of threads must be from 1 to 1024");
+    *session = new Session(engine->plan, rows, lanes, threads);
+  });
+}
+
+void s4_end(Session* session) { delete session; }
+
+int s4_state(Session* session, uint64_t layer, float* canonical, int32_t inward, char* error, uint64_t size) {
+  return guarded(error, size, [&] { session->exchange(layer, canonical, inward != 0); });
+}
+
+void s4_places(Session* session, int64_t* places, int32_t inward) { session->exchange_places(places, inward != 0); }
+
+int s4_advance(Session* session, const int64_t* token, const double* u, uint64_t steps, double temperature, int64_t top_k,
+               double top_p, double min_p, int64_t* out, char* error, uint64_t size) {
+  return guarded(error, size, [&] {
+    const Filters filters{temperature, top_p, min_p, top_k};
+    if (!session->run(token, u, steps, &filters, out, nullptr))
+      throw std::runtime_error("the model's output is not a finite number; its training must have diverged");
+  });
+}
+
+int s4_feed(Session* session, const int64_t* token, float* logits, char* error, uint64_t size) {
+  return guarded(error, size, [&] { session->run(token, nullptr, 1, nullptr, nullptr, logits); });
+}
+
+double s4_read_bandwidth(uint64_t bytes, int32_t threads, double seconds) {
+  return read_bandwidth(bytes, std::max(1, threads), seconds);
+}
+
+double s4_product_rate(int32_t threads, double seconds) { return product_rate(std::max(1, threads), seconds); }
+
+}  // extern "C"

@@ -1,0 +1,139 @@
+"""A plan as bytes for engine.cpp: a header, fixed-size records, then tensors at multiples of 64 bytes.
+
+Outputs of linear layers come in blocks of 16, and inside a block the 16 weights of one input lie side by side:
+[out / 16][in][16]. Heads of state space layers likewise: [heads / 16][mode][coefficient][16]. Rows that fill the last
+block are zeros.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from s4gen.sampling.plan import SSM, Embed, Linear, Norm, Operation, Plan
+
+WIDTH = 16
+WEIGHTS = ("fp32", "bf16", "int8")
+_ALIGNMENT = 64
+_HEADER = struct.Struct("<8s4IQ32x")
+_RECORD = struct.Struct("<12If12x4Q32x")
+_PLACES = {"x": 0, "h": 1, "g": 2, "logits": 3}
+_EMBED, _NORM, _SSM, _LINEAR = range(4)
+_STORE, _GELU, _ADD, _GLU_ADD = range(4)
+
+
+def pack(plan: Plan, weights: str = "fp32") -> Tensor:
+    """The bytes uint8 (n,) on the CPU.
+
+    Args:
+        weights: of the linear layers: fp32, bf16 (rounded to nearest), or int8 (each row scaled by its largest weight).
+            Everything else stays float32.
+    """
+    records = [_record(operation, weights) for operation in plan.operations]
+    at = _HEADER.size + len(records) * _RECORD.size
+    heads, tensors = [], []
+    for numbers, eps, own in records:
+        offsets = []
+        for tensor in own:
+            data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            data = F.pad(data, (0, -len(data) % _ALIGNMENT))
+            offsets.append(at)
+            tensors.append(data)
+            at += len(data)
+        heads.append(_RECORD.pack(*numbers, eps, *offsets, *[0] * (4 - len(offsets))))
+    header = _HEADER.pack(b"s4plan", 1, len(records), plan.vocab, plan.bos, at)
+    front = torch.frombuffer(bytearray(header + b"".join(heads)), dtype=torch.uint8)
+    return torch.cat([front, *tensors])
+
+
+Record = tuple[tuple[int, ...], float, tuple[Tensor, ...]]
+
+
+def _numbers(
+    kind: int,
+    source: str,
+    target: str,
+    epilogue: int,
+    n_in: int,
+    n_out: int,
+    modes: int = 0,
+    rank: int = 0,
+    weights: int = 0,
+    channels: int = 0,
+    levels: int = 0,
+    period: int = 0,
+) -> tuple[int, ...]:
+    head = (kind, _PLACES[source], _PLACES[target], epilogue, n_in, n_out)
+    return (*head, modes, rank, weights, channels, levels, period)
+
+
+def _record(operation: Operation, weights: str) -> Record:
+    """The fields of one record: twelve integers, eps, and the tensors."""
+    match operation:
+        case Embed(value, place, channels, levels):
+            width, period = value.shape[1], len(place)
+            numbers = _numbers(_EMBED, "x", "x", _STORE, width, width, channels=channels, levels=levels, period=period)
+            return numbers, 0.0, (_columns(value), _columns(place))
+        case Norm(weight, bias, eps):
+            return _numbers(_NORM, "x", "h", _STORE, len(weight), len(weight)), eps, (_columns(weight), _columns(bias))
+        case SSM():
+            heads, modes, rank = len(operation.D), operation.B.shape[1] // 2, len(operation.p)
+            numbers = _numbers(_SSM, "h", "g", _GELU, heads, heads, modes, rank)
+            return numbers, 0.0, (_coefficients(operation), _columns(operation.D), _low_rank(operation))
+        case Linear():
+            return _linear(operation, weights)
+
+
+def _linear(linear: Linear, weights: str) -> Record:
+    weight, bias = linear.weight.detach().float(), linear.bias.detach().float()
+    n_out, n_in = weight.shape
+    epilogue = {"": _ADD if linear.target == "x" else _STORE, "gelu": _GELU, "glu": _GLU_ADD}[linear.epilogue]
+    if epilogue == _GLU_ADD:
+        weight, bias = _paired(weight), _paired(bias)
+        n_out = len(bias)
+    tensors = [_blocks(weight), _columns(bias)]
+    if weights == "bf16":
+        tensors[0] = tensors[0].bfloat16()
+    elif weights == "int8":
+        scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        tensors = [_blocks((weight / scale[:, None]).round()).to(torch.int8), tensors[1], _columns(scale)]
+    kind = WEIGHTS.index(weights)
+    return _numbers(_LINEAR, linear.source, linear.target, epilogue, n_in, n_out, weights=kind), 0.0, tuple(tensors)
+
+
+def _columns(x: Tensor) -> Tensor:
+    """The last axis filled up with zeros to a multiple of 16."""
+    return F.pad(x.detach().float(), (0, -x.shape[-1] % WIDTH))
+
+
+def _rows(x: Tensor) -> Tensor:
+    """The first axis filled up and cut: (n, ...) -> (n / 16, 16, ...)."""
+    x = x.detach().float()
+    filled = torch.cat([x, x.new_zeros(-len(x) % WIDTH, *x.shape[1:])])
+    return filled.unflatten(0, (-1, WIDTH))
+
+
+def _blocks(weight: Tensor) -> Tensor:
+    """(out, in) -> [out / 16][in][16]."""
+    return _rows(weight).transpose(1, 2).contiguous()
+
+
+def _paired(x: Tensor) -> Tensor:
+    """Values, then gates -> blocks of 16 values, each followed by the block of their gates."""
+    value, gate = (_rows(half) for half in x.chunk(2))
+    return torch.stack((value, gate), dim=1).flatten(0, 2)
+
+
+def _coefficients(ssm: SSM) -> Tensor:
+    """[heads / 16][mode][a, B, C: real, imaginary][16]."""
+    parts = torch.stack([half for vector in (ssm.a, ssm.B, ssm.C) for half in vector.chunk(2, dim=-1)], dim=-1)
+    return _rows(parts).permute(0, 2, 3, 1).contiguous()  # (blocks, 16, modes, 6) before
+
+
+def _low_rank(ssm: SSM) -> Tensor:
+    """[heads / 16][mode][rank][p, q: real, imaginary][16]."""
+    parts = torch.stack([half for vector in (ssm.p, ssm.q) for half in vector.chunk(2, dim=-1)], dim=-1)
+    return _rows(parts.transpose(0, 1)).permute(0, 3, 2, 4, 1).contiguous()  # (blocks, 16, R, modes, 4) before

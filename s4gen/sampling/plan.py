@@ -1,0 +1,141 @@
+"""A converted model as a plan: a flat list of operations with their constants, for engines that run outside of PyTorch.
+
+There are four buffers: the residual stream x, two scratch vectors h and g, and the logits. One step of a model is the
+operations in their order, once:
+
+    Embed    x = value[token] + place[place]
+    Norm     h = layer norm of x
+    SSM      state, g = one step of the recurrence on h; then GELU
+    Linear   g = .. or x += .. or logits = weight h (or g) + bias; then GELU or GLU
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from s4gen.models.blocks import Block, GatedOutput
+from s4gen.models.embedding import ImageEmbedding
+from s4gen.models.ssm_layers import DiagonalStep, WoodburyStep
+from s4gen.sampling.convert import RecurrentModel
+
+
+class NotFlatError(Exception):
+    """The model has a part that no operation stands for; the message names it."""
+
+
+@dataclass(frozen=True)
+class Embed:
+    """x = value[row] + place[place mod period], the row being channel * levels + token, or the last one for bos."""
+
+    value: Tensor  # r(channels * levels + 1, D)
+    place: Tensor  # r(period, D)
+    channels: int
+    levels: int
+
+
+@dataclass(frozen=True)
+class Norm:
+    """h = layer norm of x."""
+
+    weight: Tensor  # r(D)
+    bias: Tensor  # r(D)
+    eps: float
+
+
+@dataclass(frozen=True)
+class SSM:
+    """s' = diag(a) s - sum_r p_r (q_r . s) + B h and g = GELU(C . s' + D h); vectors in real form, see ssm.realform."""
+
+    a: Tensor  # r(H, N): real parts, then imaginary parts
+    B: Tensor  # r(H, N)
+    C: Tensor  # r(H, N)
+    D: Tensor  # r(H)
+    p: Tensor  # r(R, H, N), R = 0 for a diagonal
+    q: Tensor  # r(R, H, N)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`target` (= or +=) epilogue(weight source + bias)."""
+
+    weight: Tensor  # r(out, in)
+    bias: Tensor  # r(out)
+    source: str
+    """h or g."""
+    target: str
+    """g or logits, which it overwrites, or x, to which it adds."""
+    epilogue: str = ""
+    """Nothing, gelu, or glu: values in the first half of the outputs, gates in the second."""
+
+
+Operation = Embed | Norm | SSM | Linear
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step of a model."""
+
+    operations: tuple[Operation, ...]
+    vocab: int
+    bos: int
+
+
+def flatten(recurrent: RecurrentModel) -> Plan:
+    """The plan of a converted model; it shares the model's tensors.
+
+    Raises:
+        NotFlatError: a layer is not one that a plan knows.
+    """
+    model = recurrent.stepper
+    operations = [_embed(model.embedding)]
+    for i, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
+        operations += _block(block, f"layer {i}")
+    operations += [_norm(model.norm), _linear(model.head, "h", "logits")]
+    return Plan(tuple(operations), model.head.out_features, model.bos)
+
+
+def _embed(embedding: ImageEmbedding) -> Operation:
+    layout = embedding.layout
+    place = torch.arange(layout.length, device=embedding.value.weight.device)
+    return Embed(embedding.value.weight, embedding.where(place), layout.channels, layout.levels)
+
+
+def _block(block: Block, name: str) -> Iterator[Operation]:
+    yield _norm(block.norm)
+    yield _ssm(block.mixer, name)
+    if not isinstance(block.output, GatedOutput):
+        raise NotFlatError(f"{name} has an output of type {type(block.output).__name__}")
+    yield _linear(block.output.linear, "g", "x", "glu")
+    if block.feed_forward is not None:
+        yield _norm(block.feed_forward.norm)
+        yield _linear(block.feed_forward.up, "h", "g", "gelu")
+        yield _linear(block.feed_forward.down, "g", "x")
+
+
+def _norm(norm: nn.LayerNorm) -> Operation:
+    return Norm(norm.weight, norm.bias, norm.eps)
+
+
+def _linear(linear: nn.Linear, source: str, target: str, epilogue: str = "") -> Operation:
+    return Linear(linear.weight, linear.bias, source, target, epilogue)
+
+
+def _ssm(mixer: Any, name: str) -> Operation:
+    if isinstance(mixer, DiagonalStep):
+        none = mixer.B_bar.new_zeros(0, *mixer.B_bar.shape)
+        return SSM(_diagonal(mixer.A_bar), mixer.B_bar, mixer.C_bar, mixer.D, none, none)
+    if isinstance(mixer, WoodburyStep):
+        return SSM(_diagonal(mixer.a), mixer.B_bar, mixer.C_bar, mixer.D, mixer.p, mixer.q)
+    raise NotFlatError(f"{name} is of type {type(mixer).__name__}")
+
+
+def _diagonal(multiplier: Tensor) -> Tensor:
+    """`realform.multiplier` r(2, H, N) -> r(H, N), real parts then imaginary ones."""
+    n = multiplier.shape[-1] // 2
+    return torch.cat((multiplier[0][:, :n], multiplier[1][:, n:]), dim=-1)
