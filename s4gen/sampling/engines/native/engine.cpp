@@ -33,6 +33,9 @@ namespace {
 
 // ---------------------------------------------------------------------------------------------- vectors and functions
 
+// Accumulators in an array become registers only where every index is known: such loops must be unrolled.
+#define UNROLLED _Pragma("GCC unroll 16")
+
 constexpr int W = 16;  // features or rows in one vector; the compiler splits it where registers are shorter
 typedef float v16 __attribute__((vector_size(64)));
 typedef float v8 __attribute__((vector_size(32)));
@@ -95,19 +98,21 @@ template <class V> inline V gelu(V x) {
   return x * (z < 0 ? half : splat<V>(1.0f) - half);
 }
 
-inline v16 widen(const float* p) { return load<v16>(p); }
-inline v16 widen(const uint16_t* p) {  // bfloat16: the upper half of a float32
-  typedef uint16_t u16 __attribute__((vector_size(32)));
+// Weight j of the PER weights that each of 16 words holds: a float32, two bfloat16 or four int8, the first one lowest.
+template <int PER> inline v16 weight_of(const uint32_t* words, int j) {
   typedef uint32_t u32 __attribute__((vector_size(64)));
-  const u32 bits = __builtin_convertvector(*reinterpret_cast<const u16*>(p), u32) << 16;
-  v16 r;
-  std::memcpy(&r, &bits, sizeof r);
-  return r;
-}
-inline v16 widen(const int8_t* p) {
-  typedef int8_t i8 __attribute__((vector_size(16)));
   typedef int32_t i32 __attribute__((vector_size(64)));
-  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const i8*>(p), i32), v16);
+  u32 word = *reinterpret_cast<const u32*>(words);
+  v16 r;
+  if (PER == 4) {
+    i32 value;
+    word <<= 24 - 8 * j;
+    std::memcpy(&value, &word, sizeof value);
+    return __builtin_convertvector(value >> 24, v16);
+  }
+  if (PER == 2) word = j ? word & 0xffff0000u : word << 16;  // bfloat16 is the upper half of a float32
+  std::memcpy(&r, &word, sizeof r);
+  return r;
 }
 
 // The sum of 16 partial sums, in the order that both forms use.
@@ -147,7 +152,7 @@ enum Kind : uint32_t { EMBED, NORM, SSM, LINEAR, N_KINDS };
 enum Place : uint32_t { X, H, G, LOGITS, N_PLACES };  // residual stream, private scratch, shared scratch, output
 enum Epilogue : uint32_t { STORE, GELU, ADD, GLU_ADD, N_EPILOGUES };
 enum Weights : uint32_t { FP32, BF16, INT8, N_WEIGHTS };
-const uint64_t WEIGHT_BYTES[N_WEIGHTS] = {4, 2, 1};
+constexpr uint64_t PER_WORD[N_WEIGHTS] = {1, 2, 4};  // weights of one output in 32 bits
 constexpr int MAX_RANK = 4, TENSORS = 4;
 
 struct Header {
@@ -178,6 +183,7 @@ uint64_t product(std::initializer_list<uint64_t> factors) {
 }
 
 uint64_t padded(uint64_t n) { return (n + W - 1) / W * W; }
+uint64_t words(uint64_t n, uint64_t per) { return (n + per - 1) / per; }
 
 struct Plan {
   Bytes memory;
@@ -244,7 +250,7 @@ struct Plan {
           reject("a linear layer reads or writes the wrong buffer");
         if (op.epilogue == GLU_ADD && op.out % (2 * W)) reject("a gated layer is not packed in pairs");
         if (adds && padded(content[X]) != padded(result)) reject("a layer adds another width than there is");
-        tensor_at(op, 0, product({out, op.in, WEIGHT_BYTES[op.weights]}), n), tensor_at(op, 1, out * 4, n);
+        tensor_at(op, 0, product({out, words(op.in, PER_WORD[op.weights]), 4}), n), tensor_at(op, 1, out * 4, n);
         if (op.weights == INT8) tensor_at(op, 2, out * 4, n);
         if (adds) return;
       }
@@ -473,43 +479,52 @@ void solo_norm(const Plan& plan, const Op& op, const float* x, float* h) {
     store(h + i, fma((load<v16>(x + i) - mean) * scale, load<v16>(gamma + i), load<v16>(beta + i)));
 }
 
-// One step of 16 heads (solo) or of one head for a vector of rows (batch): the same sums. `c` strides over modes by
-// `cs` floats between the six coefficients; get(i) is a vector of one of them.
-template <class V, class Get, class Low>
-inline V ssm_step(int modes, int rank, Get get, Low low, float* s, int stride, V u, V skip) {
-  V dot[MAX_RANK];
+// One step of 16 heads (solo, C = 1) or of one head for C vectors of rows (batch): the same sums. get(n, i) is
+// coefficient i of mode n, low(r, n, i) that of the low-rank part; `s` holds 2 parts of each mode, `stride` floats
+// apart; u is replaced by y. `ahead`: the state that comes next is fetched meanwhile.
+template <class V, int C, class Get, class Low>
+inline void ssm_step(int modes, int rank, Get get, Low low, float* s, int stride, V* u, V skip, uint64_t ahead) {
+  constexpr int L = width<V>;
+  V dot[MAX_RANK][C];
   for (int r = 0; r < rank; ++r) {
-    V d[4] = {};
-    for (int n = 0; n < modes; ++n) {
-      const V re = load<V>(s + 2 * n * stride), im = load<V>(s + (2 * n + 1) * stride);
-      V* pair = d + 2 * (n & 1);
-      pair[0] = fma(low(r, n, 2), re, pair[0]);
-      pair[1] = fma(low(r, n, 3), im, pair[1]);
-    }
-    dot[r] = (d[0] + d[1]) + (d[2] + d[3]);
+    V d[4][C] = {};
+    auto add = [&](int n, V* re, V* im) __attribute__((always_inline)) {
+      const V qr = low(r, n, 2), qi = low(r, n, 3);
+      UNROLLED for (int c = 0; c < C; ++c) {
+        re[c] = fma(qr, load<V>(s + 2 * n * stride + c * L), re[c]);
+        im[c] = fma(qi, load<V>(s + (2 * n + 1) * stride + c * L), im[c]);
+      }
+    };
+    int n = 0;
+    for (; n + 1 < modes; n += 2) add(n, d[0], d[1]), add(n + 1, d[2], d[3]);
+    if (n < modes) add(n, d[0], d[1]);
+    UNROLLED for (int c = 0; c < C; ++c) dot[r][c] = (d[0][c] + d[1][c]) + (d[2][c] + d[3][c]);
   }
-  V y0 = {}, y1 = {}, y2 = {}, y3 = {};
-  auto advance = [&](int n, V& yr, V& yi) __attribute__((always_inline)) {
+  V y[4][C] = {};
+  auto advance = [&](int n, V* yr, V* yi) __attribute__((always_inline)) {
     float* at = s + 2 * n * stride;
-    const V re = load<V>(at), im = load<V>(at + stride);
-    const V ar = get(n, 0), ai = get(n, 1);
-    V nr = fma(ar, re, get(n, 2) * u);
-    V ni = fma(ar, im, get(n, 3) * u);
-    nr = fma(-ai, im, nr);
-    ni = fma(ai, re, ni);
-    for (int r = 0; r < rank; ++r) {
-      nr = fma(-low(r, n, 0), dot[r], nr);
-      ni = fma(-low(r, n, 1), dot[r], ni);
+    const V ar = get(n, 0), ai = get(n, 1), br = get(n, 2), bi = get(n, 3), cr = get(n, 4), ci = get(n, 5);
+    UNROLLED for (int c = 0; c < C; ++c) {
+      __builtin_prefetch(at + ahead + c * L, 1);
+      __builtin_prefetch(at + ahead + stride + c * L, 1);
+      const V re = load<V>(at + c * L), im = load<V>(at + stride + c * L);
+      V nr = fma(ar, re, br * u[c]), ni = fma(ar, im, bi * u[c]);
+      nr = fma(-ai, im, nr);
+      ni = fma(ai, re, ni);
+      for (int r = 0; r < rank; ++r) {
+        nr = fma(-low(r, n, 0), dot[r][c], nr);
+        ni = fma(-low(r, n, 1), dot[r][c], ni);
+      }
+      store(at + c * L, nr);
+      store(at + stride + c * L, ni);
+      yr[c] = fma(cr, nr, yr[c]);
+      yi[c] = fma(ci, ni, yi[c]);
     }
-    store(at, nr);
-    store(at + stride, ni);
-    yr = fma(get(n, 4), nr, yr);
-    yi = fma(get(n, 5), ni, yi);
   };
   int n = 0;
-  for (; n + 1 < modes; n += 2) advance(n, y0, y1), advance(n + 1, y2, y3);
-  if (n < modes) advance(n, y0, y1);
-  return fma(skip, u, (y0 + y1) + (y2 + y3));
+  for (; n + 1 < modes; n += 2) advance(n, y[0], y[1]), advance(n + 1, y[2], y[3]);
+  if (n < modes) advance(n, y[0], y[1]);
+  UNROLLED for (int c = 0; c < C; ++c) u[c] = fma(skip, u[c], (y[0][c] + y[1][c]) + (y[2][c] + y[3][c]));
 }
 
 void solo_ssm(const Plan& plan, const Op& op, const float* h, float* g, float* state, Range blocks) {
@@ -522,33 +537,41 @@ void solo_ssm(const Plan& plan, const Op& op, const float* h, float* g, float* s
       return load<v16>(l + ((n * rank + r) * 4 + i) * W);
     };
     float* s = state + op.state + b * modes * 2 * W;
-    const v16 u = load<v16>(h + b * W), skip = load<v16>(plan.tensor(op, 1) + b * W);
-    const v16 y = rank == 0   ? ssm_step<v16>(modes, 0, get, low, s, W, u, skip)
-                  : rank == 1 ? ssm_step<v16>(modes, 1, get, low, s, W, u, skip)
-                              : ssm_step<v16>(modes, rank, get, low, s, W, u, skip);
+    const uint64_t ahead = uint64_t(modes) * 2 * W;
+    const v16 skip = load<v16>(plan.tensor(op, 1) + b * W);
+    v16 y = load<v16>(h + b * W);
+    if (rank == 0) ssm_step<v16, 1>(modes, 0, get, low, s, W, &y, skip, ahead);
+    else if (rank == 1) ssm_step<v16, 1>(modes, 1, get, low, s, W, &y, skip, ahead);
+    else ssm_step<v16, 1>(modes, rank, get, low, s, W, &y, skip, ahead);
     store(g + b * W, op.epilogue == GELU ? gelu(y) : y);
   }
 }
 
-// Sums of B blocks of 16 outputs for R rows: each weight is loaded once.
-template <int R, int B, class T>
-inline void solo_sums(const T* w, uint64_t K, const float* const* x, v16 (*acc)[R]) {
-  for (int b = 0; b < B; ++b)
-    for (int r = 0; r < R; ++r) acc[b][r] = v16{};
-  for (uint64_t k = 0; k < K; ++k)
-    for (int b = 0; b < B; ++b) {
-      const v16 weight = widen(w + (b * K + k) * W);
-      for (int r = 0; r < R; ++r) acc[b][r] = fma(weight, splat<v16>(x[r][k]), acc[b][r]);
+// Sums of B blocks of 16 outputs for R rows: each weight is loaded once. w[block][word][16].
+template <int R, int B, int PER>
+inline void solo_sums(const uint32_t* w, uint64_t K, const float* const* x, v16 (*acc)[R]) {
+  UNROLLED for (int b = 0; b < B; ++b)
+    UNROLLED for (int r = 0; r < R; ++r) acc[b][r] = v16{};
+  const uint64_t stride = words(K, PER) * W;
+  auto add = [&](uint64_t k, int j) __attribute__((always_inline)) {
+    UNROLLED for (int b = 0; b < B; ++b) {
+      const v16 weight = weight_of<PER>(w + b * stride + k / PER * W, j);
+      UNROLLED for (int r = 0; r < R; ++r) acc[b][r] = fma(weight, splat<v16>(x[r][k + j]), acc[b][r]);
     }
+  };
+  uint64_t k = 0;
+  for (; k + PER <= K; k += PER)
+    UNROLLED for (int j = 0; j < PER; ++j) add(k, j);
+  for (int j = 0; k + j < K; ++j) add(k, j);
 }
 
-template <int R, int B, class T>
+template <int R, int B, int PER>
 void solo_blocks(const Plan& plan, const Op& op, const SoloBuffers& buffers, uint64_t block) {
   const uint64_t K = op.in;
   const float *x[R], *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
   for (int r = 0; r < R; ++r) x[r] = buffers.at(op.src, r);
   v16 acc[B][R];
-  solo_sums<R, B>(plan.tensor<T>(op, 0) + block * K * W, K, x, acc);
+  solo_sums<R, B, PER>(plan.tensor<uint32_t>(op, 0) + block * words(K, PER) * W, K, x, acc);
   for (int b = 0; b < B; ++b) {
     const uint64_t o = (block + b) * W;
     for (int r = 0; r < R; ++r) {
@@ -573,15 +596,15 @@ void solo_blocks(const Plan& plan, const Op& op, const SoloBuffers& buffers, uin
   }
 }
 
-template <int R, class T>
+template <int R, int PER>
 void solo_linear(const Plan& plan, const Op& op, const SoloBuffers& buffers, int thread, int threads) {
   const uint64_t unit = op.epilogue == GLU_ADD ? 2 : 1;  // a value and its gate stay together
   const Range mine = share(padded(op.out) / W / unit, thread, threads);
   uint64_t block = mine.begin * unit;
   const uint64_t end = mine.end * unit;
-  for (; block + 4 <= end; block += 4) solo_blocks<R, 4, T>(plan, op, buffers, block);
-  for (; block + 2 <= end; block += 2) solo_blocks<R, 2, T>(plan, op, buffers, block);
-  if (block < end) solo_blocks<R, 1, T>(plan, op, buffers, block);
+  for (; block + 4 <= end; block += 4) solo_blocks<R, 4, PER>(plan, op, buffers, block);
+  for (; block + 2 <= end; block += 2) solo_blocks<R, 2, PER>(plan, op, buffers, block);
+  if (block < end) solo_blocks<R, 1, PER>(plan, op, buffers, block);
 }
 
 template <int R> void solo_step(const Plan& plan, const SoloBuffers& buffers, float* const* state, const int64_t* token,
@@ -604,11 +627,11 @@ template <int R> void solo_step(const Plan& plan, const SoloBuffers& buffers, fl
       const Range mine = share(padded(op.in) / W, thread, threads);
       for (int r = 0; r < R; ++r) solo_ssm(plan, op, buffers.at(H, r), buffers.at(G, r), state[r], mine);
     } else if (op.weights == FP32) {
-      solo_linear<R, float>(plan, op, buffers, thread, threads);
+      solo_linear<R, 1>(plan, op, buffers, thread, threads);
     } else if (op.weights == BF16) {
-      solo_linear<R, uint16_t>(plan, op, buffers, thread, threads);
+      solo_linear<R, 2>(plan, op, buffers, thread, threads);
     } else {
-      solo_linear<R, int8_t>(plan, op, buffers, thread, threads);
+      solo_linear<R, 4>(plan, op, buffers, thread, threads);
     }
     team.barrier();
   }
@@ -622,7 +645,10 @@ template <int M> struct Batch {
   static constexpr int L = M / C;                  // rows in a vector
   static constexpr int TILE = C == 1 ? 16 : 8 / (C / 2);  // outputs at a time: 16 accumulators
 
-  float *x, *h, *g, *logits, *panel;  // [feature][row]; panel: one block of weights as float32
+  static constexpr uint64_t DEPTH = 128;  // inputs at a time: their rows and a block of weights stay in the nearest cache
+  static constexpr uint64_t AHEAD = 64;   // inputs ahead whose weights are fetched
+
+  float *x, *h, *g, *logits, *out, *panel;  // [feature][row]; out: sums; panel: weights as float32
 
   float* at(uint32_t place) const { return place == X ? x : place == H ? h : place == G ? g : logits; }
 
@@ -672,55 +698,63 @@ template <int M> struct Batch {
       };
       const V skip = splat<V>(plan.tensor(op, 1)[head]);
       float* s = state + op.state * M + head * modes * 2 * M;
-      for (int m = 0; m < M; m += L) {
-        const V y = ssm_step<V>(modes, rank, get, low, s + m, M, load<V>(h + head * M + m), skip);
-        store(g + head * M + m, op.epilogue == GELU ? gelu(y) : y);
-      }
+      V y[C];
+      UNROLLED for (int c = 0; c < C; ++c) y[c] = load<V>(h + head * M + c * L);
+      ssm_step<V, C>(modes, rank, get, low, s, M, y, skip, uint64_t(modes) * 2 * M);
+      UNROLLED for (int c = 0; c < C; ++c) store(g + head * M + c * L, op.epilogue == GELU ? gelu(y[c]) : y[c]);
     }
   }
 
-  // Sums of 16 outputs: to[16][M], weights w[K][16].
-  static void sums(const float* w, uint64_t K, const float* x, float* to) {
+  // Sums of 16 outputs over K inputs, added to to[16][M] (after the first inputs: written); weights w[K][16].
+  static void sums(const float* w, uint64_t K, const float* x, float* to, bool first) {
     for (int o = 0; o < W; o += TILE) {
-      V acc[TILE][C] = {};
+      V acc[TILE][C];
+      UNROLLED for (int i = 0; i < TILE; ++i)
+        UNROLLED for (int c = 0; c < C; ++c) acc[i][c] = first ? V{} : load<V>(to + (o + i) * M + c * L);
       for (uint64_t k = 0; k < K; ++k) {
+        if (o == 0) __builtin_prefetch(w + (k + AHEAD) * W);
         V row[C];
-        for (int c = 0; c < C; ++c) row[c] = load<V>(x + k * M + c * L);
-        for (int i = 0; i < TILE; ++i) {
+        UNROLLED for (int c = 0; c < C; ++c) row[c] = load<V>(x + k * M + c * L);
+        UNROLLED for (int i = 0; i < TILE; ++i) {
           const V weight = splat<V>(w[k * W + o + i]);
-          for (int c = 0; c < C; ++c) acc[i][c] = fma(weight, row[c], acc[i][c]);
+          UNROLLED for (int c = 0; c < C; ++c) acc[i][c] = fma(weight, row[c], acc[i][c]);
         }
       }
-      for (int i = 0; i < TILE; ++i)
-        for (int c = 0; c < C; ++c) store(to + (o + i) * M + c * L, acc[i][c]);
+      UNROLLED for (int i = 0; i < TILE; ++i)
+        UNROLLED for (int c = 0; c < C; ++c) store(to + (o + i) * M + c * L, acc[i][c]);
     }
   }
 
-  template <class T> const float* as_floats(const T* w, uint64_t K) const {
-    for (uint64_t k = 0; k < K; ++k) store(panel + k * W, widen(w + k * W));
+  // K weights of 16 outputs as float32 [K][16].
+  template <int PER> const float* as_floats(const uint32_t* w, uint64_t K) const {
+    if (PER == 1) return reinterpret_cast<const float*>(w);
+    for (uint64_t k = 0; k < K; ++k) store(panel + k * W, weight_of<PER>(w + k / PER * W, k % PER));
     return panel;
   }
-  const float* as_floats(const float* w, uint64_t) const { return w; }
 
-  template <class T> void linear(const Plan& plan, const Op& op) const {
+  template <int PER> void linear(const Plan& plan, const Op& op) const {
     const uint64_t K = op.in, blocks = padded(op.out) / W;
     const float *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
     const float* from = at(op.src);
     float* y = at(op.dst);
-    alignas(64) float value[W * M], out[W * M];
+    for (uint64_t k = 0; k < K; k += DEPTH)
+      for (uint64_t b = 0; b < blocks; ++b) {
+        const uint64_t n = std::min(DEPTH, K - k);
+        const uint32_t* w = plan.tensor<uint32_t>(op, 0) + (b * words(K, PER) + k / PER) * W;
+        sums(as_floats<PER>(w, n), n, from + k * M, out + b * W * M, k == 0);
+      }
     for (uint64_t b = 0; b < blocks; ++b) {
-      sums(as_floats(plan.tensor<T>(op, 0) + b * K * W, K), K, from, out);
       for (int o = 0; o < W; ++o)
         for (int m = 0; m < M; m += L) {
-          V v = load<V>(out + o * M + m);
+          V v = load<V>(out + (b * W + o) * M + m);
           if (scale) v *= splat<V>(scale[b * W + o]);
           v += splat<V>(bias[b * W + o]);
           float* to = y + ((op.epilogue == GLU_ADD ? b / 2 : b) * W + o) * M + m;
           if (op.epilogue == STORE) store(to, v);
           else if (op.epilogue == GELU) store(to, gelu(v));
           else if (op.epilogue == ADD) store(to, load<V>(to) + v);
-          else if (b % 2 == 0) store(value + o * M + m, v);
-          else store(to, fma(load<V>(value + o * M + m), sigmoid(v), load<V>(to)));
+          else if (b % 2 == 0) store(out + (b * W + o) * M + m, v);
+          else store(to, fma(load<V>(out + ((b - 1) * W + o) * M + m), sigmoid(v), load<V>(to)));
         }
     }
   }
@@ -732,9 +766,9 @@ template <int M> struct Batch {
       else if (op.kind == SSM && op.rank == 0) ssm<0>(plan, op, h, g, state);
       else if (op.kind == SSM && op.rank == 1) ssm<1>(plan, op, h, g, state);
       else if (op.kind == SSM) ssm<-1>(plan, op, h, g, state);
-      else if (op.weights == FP32) linear<float>(plan, op);
-      else if (op.weights == BF16) linear<uint16_t>(plan, op);
-      else linear<int8_t>(plan, op);
+      else if (op.weights == FP32) linear<1>(plan, op);
+      else if (op.weights == BF16) linear<2>(plan, op);
+      else linear<4>(plan, op);
     }
   }
 };
@@ -749,7 +783,7 @@ class Session {
         place_(padded_rows()), state_(product({plan_->state, padded_rows()})) {
     const uint64_t vocab = padded(plan_->header.vocab), wide = plan_->wide, M = lanes ? lanes : SOLO;
     for (int t = 0; t < team_.size(); ++t) {
-      scratch_.emplace_back((3 * M + W) * wide + M * vocab + (lanes ? vocab : 0));
+      scratch_.emplace_back(3 * M * wide + M * vocab + (lanes ? M * std::max(wide, vocab) + W * 128 + vocab : 0));
       draws_.emplace_back(plan_->header.vocab);
     }
     std::fill(token_.begin(), token_.end(), static_cast<int64_t>(plan_->header.bos));
@@ -788,8 +822,7 @@ class Session {
         case 0: return solo(work, thread);
         case 8: return batch<8>(work, thread);
         case 16: return batch<16>(work, thread);
-        case 32: return batch<32>(work, thread);
-        default: return batch<64>(work, thread);
+        default: return batch<32>(work, thread);
       }
     });
     return !failed_;
@@ -865,8 +898,10 @@ class Session {
   template <int M> void batch(const Work& work, int thread) {
     const uint64_t wide = plan_->wide, vocab = padded(plan_->header.vocab), n = plan_->header.vocab;
     float* p = scratch_[thread].at();
-    const Batch<M> buffers{p, p + M * wide, p + 2 * M * wide, p + (3 * M + W) * wide, p + 3 * M * wide};
-    float* one = p + (3 * M + W) * wide + M * vocab;
+    float* out = p + 3 * M * wide + M * vocab;
+    float* panel = out + M * std::max(wide, vocab);
+    const Batch<M> buffers{p, p + M * wide, p + 2 * M * wide, p + 3 * M * wide, out, panel};
+    float* one = panel + W * Batch<M>::DEPTH;
     for (uint64_t group; (group = next_++) * M < rows_;) {
       const uint64_t row = group * M, live = std::min<uint64_t>(M, rows_ - row);
       for (uint64_t step = 0; step < work.steps; ++step) {
@@ -923,7 +958,7 @@ double product_rate(int threads, double seconds) {
     const auto pass = std::chrono::steady_clock::now();
     team.run([&](int thread) {
       float* p = data[thread].at();
-      for (int i = 0; i < REPEATS; ++i) Batch<M>::sums(p, K, p + K * W, p + K * W + K * M);
+      for (int i = 0; i < REPEATS; ++i) Batch<M>::sums(p, K, p + K * W, p + K * W + K * M, true);
     });
     best = std::max(best, 2.0 * K * W * M * REPEATS * threads / elapsed(pass));
   } while (elapsed(start) < seconds);
@@ -960,8 +995,8 @@ void s4_close(Engine* engine) { delete engine; }
 int s4_begin(Engine* engine, uint64_t rows, int32_t lanes, int32_t threads, Session** session, char* error, uint64_t size) {
   return guarded(error, size, [&] {
     if (rows < 1 || rows > (1u << 24)) throw std::invalid_argument("the number of rows must be at least 1");
-    if (lanes != 0 && lanes != 8 && lanes != 16 && lanes != 32 && lanes != 64)
-      throw std::invalid_argument("lanes must be 0, 8, 16, 32 or 64");
+    if (lanes != 0 && lanes != 8 && lanes != 16 && lanes != 32)
+      throw std::invalid_argument("lanes must be 0, 8, 16 or 32");
     if (threads < 1 || threads > 1024) throw std::invalid_argument("the number of threads must be from 1 to 1024");
     *session = new Session(engine->plan, rows, lanes, threads);
   });

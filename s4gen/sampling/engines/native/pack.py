@@ -1,7 +1,7 @@
 """A plan as bytes for engine.cpp: a header, fixed-size records, then tensors at multiples of 64 bytes.
 
 Outputs of linear layers come in blocks of 16, and inside a block the 16 weights of one input lie side by side:
-[out / 16][in][16]. Heads of state space layers likewise: [heads / 16][mode][coefficient][16]. Rows that fill the last
+[out / 16][in][16]; of bf16 two inputs and of int8 four share a word of 32 bits: [out / 16][in / 4][16][4]. Heads of state space layers likewise: [heads / 16][mode][coefficient][16]. Rows that fill the last
 block are zeros.
 """
 
@@ -94,14 +94,13 @@ def _linear(linear: Linear, weights: str) -> Record:
     if epilogue == _GLU_ADD:
         weight, bias = _paired(weight), _paired(bias)
         n_out = len(bias)
-    tensors = [_blocks(weight), _columns(bias)]
+    numbers = _numbers(_LINEAR, linear.source, linear.target, epilogue, n_in, n_out, weights=WEIGHTS.index(weights))
+    if weights == "fp32":
+        return numbers, 0.0, (_blocks(weight, 1), _columns(bias))
     if weights == "bf16":
-        tensors[0] = tensors[0].bfloat16()
-    elif weights == "int8":
-        scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-        tensors = [_blocks((weight / scale[:, None]).round()).to(torch.int8), tensors[1], _columns(scale)]
-    kind = WEIGHTS.index(weights)
-    return _numbers(_LINEAR, linear.source, linear.target, epilogue, n_in, n_out, weights=kind), 0.0, tuple(tensors)
+        return numbers, 0.0, (_blocks(weight, 2).bfloat16(), _columns(bias))
+    scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+    return numbers, 0.0, (_blocks((weight / scale[:, None]).round(), 4).to(torch.int8), _columns(bias), _columns(scale))
 
 
 def _columns(x: Tensor) -> Tensor:
@@ -116,9 +115,10 @@ def _rows(x: Tensor) -> Tensor:
     return filled.unflatten(0, (-1, WIDTH))
 
 
-def _blocks(weight: Tensor) -> Tensor:
-    """(out, in) -> [out / 16][in][16]."""
-    return _rows(weight).transpose(1, 2).contiguous()
+def _blocks(weight: Tensor, per: int) -> Tensor:
+    """(out, in) -> [out / 16][in / per][16][per]; `per` weights make up 32 bits."""
+    filled = F.pad(weight, (0, -weight.shape[1] % per))
+    return _rows(filled).unflatten(2, (-1, per)).transpose(1, 2).contiguous()
 
 
 def _paired(x: Tensor) -> Tensor:
