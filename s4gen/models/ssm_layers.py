@@ -216,6 +216,9 @@ class WoodburyStep(_Stepper):
 
     def step(self, u: Tensor, state: State) -> tuple[Tensor, State]:
         """u r(B, H), state r(B, H, N) -> y r(B, H), new state."""
-        constants = dplr.StepConstants(*(getattr(self, name) for name in dplr.StepConstants._fields))
-        y, state = dplr.step(constants, u, state)
+        y, state = dplr.step(self.constants(), u, state)
         return y + self.D * u, state
+
+    def constants(self) -> dplr.StepConstants:
+        """All but D."""
+        return dplr.StepConstants(*(getattr(self, name) for name in dplr.StepConstants._fields))

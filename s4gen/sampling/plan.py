@@ -131,7 +131,8 @@ def _ssm(mixer: Any, name: str) -> Operation:
         none = mixer.B_bar.new_zeros(0, *mixer.B_bar.shape)
         return SSM(_diagonal(mixer.A_bar), mixer.B_bar, mixer.C_bar, mixer.D, none, none)
     if isinstance(mixer, WoodburyStep):
-        return SSM(_diagonal(mixer.a), mixer.B_bar, mixer.C_bar, mixer.D, mixer.p, mixer.q)
+        a, p, q, B_bar, C_bar = mixer.constants()
+        return SSM(_diagonal(a), B_bar, C_bar, mixer.D, p, q)
     raise NotFlatError(f"{name} is of type {type(mixer).__name__}")
 
 

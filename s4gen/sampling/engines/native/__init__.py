@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from ctypes import POINTER, c_double, c_float, c_int64, c_uint8, c_void_p
+from collections.abc import Callable
+from ctypes import byref, c_void_p
 
 import torch
 from torch import Tensor
@@ -46,8 +47,7 @@ class NativeEngine:
         self._vocab = plan.vocab
         data = pack(plan, weights)
         self._handle = c_void_p()
-        opened = POINTER(c_void_p)(self._handle)
-        _checked(self._native.s4_open, ctypes.cast(data.data_ptr(), POINTER(c_uint8)), len(data), opened)
+        _checked(self._native.s4_open, data, len(data), byref(self._handle))
         weakref.finalize(self, self._native.s4_close, self._handle)
 
     def begin(self, state: ModelState) -> NativeSession:
@@ -69,17 +69,18 @@ class NativeSession:
         self._shapes = [tuple(block.shape) for block in state.blocks]
         self._rows = len(state.place)
         self._handle = c_void_p()
-        began = POINTER(c_void_p)(self._handle)
-        _checked(self._native.s4_begin, engine._handle, self._rows, lanes, torch.get_num_threads(), began)
+        threads = torch.get_num_threads()
+        _checked(self._native.s4_begin, engine._handle, self._rows, lanes, threads, byref(self._handle))
         weakref.finalize(self, self._native.s4_end, self._handle)
-        self._native.s4_places(self._handle, _pointer(state.place.to(torch.int64).contiguous(), c_int64), True)
+        place = state.place.to(torch.int64).contiguous()
+        self._native.s4_places(self._handle, place.data_ptr(), True)
         for layer, block in enumerate(state.blocks):
-            _checked(self._native.s4_state, self._handle, layer, _pointer(block.float().contiguous(), c_float), True)
+            _checked(self._native.s4_state, self._handle, layer, block.float().contiguous(), True)
 
     def feed(self, token: Tensor) -> Tensor:
         """token (B,) int64 -> logits of the next one (B, V) float32."""
         logits = torch.empty(self._rows, self._engine._vocab)
-        _checked(self._native.s4_feed, self._handle, _pointer(self._tokens(token), c_int64), _pointer(logits, c_float))
+        _checked(self._native.s4_feed, self._handle, self._tokens(token), logits)
         return logits
 
     def advance(self, token: Tensor, u: Tensor) -> Tensor:
@@ -91,24 +92,24 @@ class NativeSession:
         _checked(
             self._native.s4_advance,
             self._handle,
-            _pointer(self._tokens(token), c_int64),
-            _pointer(u, c_double),
+            self._tokens(token),
+            u,
             u.shape[1],
             filters.temperature,
             filters.top_k,
             filters.top_p,
             filters.min_p,
-            _pointer(out, c_int64),
+            out,
         )
         return out
 
     def state(self) -> ModelState:
         """A copy of the state, in the layout of `RecurrentModel`."""
         place = torch.empty(self._rows, dtype=torch.int64)
-        self._native.s4_places(self._handle, _pointer(place, c_int64), False)
+        self._native.s4_places(self._handle, place.data_ptr(), False)
         blocks = [torch.empty(shape) for shape in self._shapes]
         for layer, block in enumerate(blocks):
-            _checked(self._native.s4_state, self._handle, layer, _pointer(block, c_float), False)
+            _checked(self._native.s4_state, self._handle, layer, block, False)
         return ModelState(place, tuple(blocks))
 
     def _tokens(self, token: Tensor) -> Tensor:
@@ -127,12 +128,9 @@ def measured_limits(n_bytes: int, threads: int, seconds: float = 0.3) -> tuple[f
     return native.s4_read_bandwidth(n_bytes, threads, seconds), native.s4_product_rate(threads, seconds)
 
 
-def _pointer(tensor: Tensor, kind: type) -> object:
-    return ctypes.cast(tensor.data_ptr(), POINTER(kind))
-
-
-def _checked(function: object, *arguments: object) -> None:
-    """Call an entry point of engine.cpp; its message, if it failed, as an exception."""
+def _checked(function: Callable[..., int], *arguments: object) -> None:
+    """Call an entry point of engine.cpp, tensors as addresses; its message, if it failed, as an exception."""
     error = ctypes.create_string_buffer(_ERROR_BYTES)
-    if function(*arguments, error, _ERROR_BYTES):  # type: ignore[operator]
+    addresses = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    if function(*addresses, error, _ERROR_BYTES):
         raise UserError(error.value.decode(errors="replace"))

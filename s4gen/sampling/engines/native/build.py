@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_uint8, c_uint64, c_void_p
+from ctypes import c_char_p, c_double, c_int, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("engine.cpp")
@@ -30,19 +30,19 @@ FLAGS = (
 )
 LIBRARY_FLAGS = ("-shared", "-fPIC")
 
+_ERROR = (c_char_p, c_uint64)
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
-    "s4_open": (c_int, (POINTER(c_uint8), c_uint64, POINTER(c_void_p), c_char_p, c_uint64)),
+    "s4_open": (c_int, (c_void_p, c_uint64, c_void_p, *_ERROR)),
     "s4_close": (None, (c_void_p,)),
-    "s4_begin": (c_int, (c_void_p, c_uint64, c_int32, c_int32, POINTER(c_void_p), c_char_p, c_uint64)),
+    "s4_begin": (c_int, (c_void_p, c_uint64, c_int32, c_int32, c_void_p, *_ERROR)),
     "s4_end": (None, (c_void_p,)),
-    "s4_state": (c_int, (c_void_p, c_uint64, POINTER(c_float), c_int32, c_char_p, c_uint64)),
-    "s4_places": (None, (c_void_p, POINTER(c_int64), c_int32)),
+    "s4_state": (c_int, (c_void_p, c_uint64, c_void_p, c_int32, *_ERROR)),
+    "s4_places": (None, (c_void_p, c_void_p, c_int32)),
     "s4_advance": (
         c_int,
-        (c_void_p, POINTER(c_int64), POINTER(c_double), c_uint64, c_double, c_int64, c_double, c_double)
-        + (POINTER(c_int64), c_char_p, c_uint64),
+        (c_void_p, c_void_p, c_void_p, c_uint64, c_double, c_int64, c_double, c_double, c_void_p, *_ERROR),
     ),
-    "s4_feed": (c_int, (c_void_p, POINTER(c_int64), POINTER(c_float), c_char_p, c_uint64)),
+    "s4_feed": (c_int, (c_void_p, c_void_p, c_void_p, *_ERROR)),
     "s4_read_bandwidth": (c_double, (c_uint64, c_int32, c_double)),
     "s4_product_rate": (c_double, (c_int32, c_double)),
 }
@@ -62,15 +62,23 @@ def library() -> ctypes.CDLL:
     compiler = find_compiler()
     path = cache_folder() / f"engine-{_key(compiler)}.so"
     try:
-        if not path.exists():
-            _compile(compiler, path)
-        native = ctypes.CDLL(str(path))
+        native = _load(compiler, path)
     except OSError as error:
         raise NativeUnavailable(f"its library could not be written or loaded: {error}") from None
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(native, name)
         function.restype, function.argtypes = result, arguments
     return native
+
+
+def _load(compiler: str, path: Path) -> ctypes.CDLL:
+    if path.exists():
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:
+            pass  # damaged, or of another system that shares the folder
+    _compile(compiler, path)
+    return ctypes.CDLL(str(path))
 
 
 def find_compiler() -> str:

@@ -2,7 +2,7 @@
 //
 // A plan (see pack.py) is a list of operations with packed weights. Two forms of every kernel compute the same sums in
 // the same order, so a sequence comes out bitwise the same however sequences are batched:
-//   solo   1 to 4 rows at a time, vectors run over features; a team of threads shares every operation. Each weight is
+//   solo   1, 2 or 4 rows at a time, vectors run over features; a team of threads shares every operation. Each weight is
 //          read once per step, which is the limit at small batch.
 //   batch  M rows at a time, vectors run over the rows ("batch innermost"); each thread has groups of its own.
 // Sums over inputs go in order through one accumulator per output; every product is a fused multiply-add, or none is.
@@ -45,8 +45,12 @@ template <class V> struct IntegersOf;
 template <> struct IntegersOf<v16> { typedef int32_t type __attribute__((vector_size(64))); };
 template <> struct IntegersOf<v8> { typedef int32_t type __attribute__((vector_size(32))); };
 
-template <class V> inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
-template <class V> inline void store(float* p, V x) { *reinterpret_cast<V*>(p) = x; }
+template <class V, class T> inline V load(const T* p) {  // aligned
+  V r;
+  std::memcpy(&r, __builtin_assume_aligned(p, sizeof(V)), sizeof r);
+  return r;
+}
+template <class V> inline void store(float* p, V x) { std::memcpy(__builtin_assume_aligned(p, sizeof(V)), &x, sizeof x); }
 template <class V> inline V splat(float x) {
   V r;
   for (int i = 0; i < width<V>; ++i) r[i] = x;
@@ -102,7 +106,7 @@ template <class V> inline V gelu(V x) {
 template <int PER> inline v16 weight_of(const uint32_t* words, int j) {
   typedef uint32_t u32 __attribute__((vector_size(64)));
   typedef int32_t i32 __attribute__((vector_size(64)));
-  u32 word = *reinterpret_cast<const u32*>(words);
+  u32 word = load<u32>(words);
   v16 r;
   if (PER == 4) {
     i32 value;
@@ -258,11 +262,14 @@ struct Plan {
     content[op.dst] = op.out;
   }
 
-  void tensor_at(const Op& op, int i, uint64_t bytes, uint64_t n) const {
+  void tensor_at(const Op& op, int i, uint64_t bytes, uint64_t n) {
     const uint64_t first = sizeof(Header) + ops.size() * sizeof(Op);
     if (op.at[i] % 64 || op.at[i] < first || op.at[i] > n || bytes > n - op.at[i])
       reject("a tensor lies outside of it or is not aligned");
+    used_ += bytes;
+    if (used_ > n) reject("its tensors overlap");  // each bounds the memory that its operation needs
   }
+  uint64_t used_ = 0;
 };
 
 // ------------------------------------------------------------------------------------------------- filters and the draw
@@ -881,14 +888,13 @@ class Session {
     float *mine = scratch_[thread].at(), *shared = scratch_[0].at();
     const SoloBuffers buffers{shared, mine + SOLO * wide, shared + 2 * SOLO * wide, shared + 3 * SOLO * wide, wide, vocab};
     for (uint64_t step = 0; step < work.steps; ++step)
-      for (uint64_t row = 0; row < rows_; row += SOLO) {
-        const uint64_t n = std::min<uint64_t>(SOLO, rows_ - row);
+      for (uint64_t row = 0, n; row < rows_; row += n) {
+        n = rows_ - row >= 4 ? 4 : rows_ - row >= 2 ? 2 : 1;
         float* state[SOLO];
         for (uint64_t r = 0; r < n; ++r) state[r] = state_.at((row + r) * plan_->state);
         const int64_t *token = &token_[row], *place = &place_[row];
         if (n == 1) solo_step<1>(*plan_, buffers, state, token, place, thread, team_);
         else if (n == 2) solo_step<2>(*plan_, buffers, state, token, place, thread, team_);
-        else if (n == 3) solo_step<3>(*plan_, buffers, state, token, place, thread, team_);
         else solo_step<4>(*plan_, buffers, state, token, place, thread, team_);
         for (uint64_t r = thread; r < n; r += team_.size()) finish(work, row + r, step, buffers.at(LOGITS, r), thread);
         team_.barrier();

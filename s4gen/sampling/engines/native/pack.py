@@ -1,8 +1,8 @@
 """A plan as bytes for engine.cpp: a header, fixed-size records, then tensors at multiples of 64 bytes.
 
 Outputs of linear layers come in blocks of 16, and inside a block the 16 weights of one input lie side by side:
-[out / 16][in][16]; of bf16 two inputs and of int8 four share a word of 32 bits: [out / 16][in / 4][16][4]. Heads of state space layers likewise: [heads / 16][mode][coefficient][16]. Rows that fill the last
-block are zeros.
+[out / 16][in][16]; of bf16 two inputs and of int8 four share a word of 32 bits: [out / 16][in / 4][16][4]. Heads of
+state space layers likewise: [heads / 16][mode][coefficient][16]. Rows that fill the last block are zeros.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Spoken digits for the demo and the tests. README.md here says which."""

@@ -1,0 +1,73 @@
+"""Between one level of a multi-scale stack and the next coarser one, for whole sequences, chunks and single steps.
+
+z_k = down(x_kp .. x_kp+p-1)              one input of the coarser level for every window of p
+added_kp .. added_kp+p-1 = up(z'_k-1)     its output z' comes back one window late, so that nothing looks ahead
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Count = int | Tensor  # one number for all rows, or int64 (B,)
+
+
+class PoolState(NamedTuple):
+    """What is kept from chunk to chunk, in memory of its own; rows may stand at different places of their windows."""
+
+    last: Tensor  # r(B, p - 1, H): the inputs before the next one, zeros before the first
+    pending: Tensor  # r(B, p, H): what the coarser level adds to the window under way, from its first place on
+
+
+class Pool(nn.Module):
+    """Windows of `stride` inputs, H = d_model wide, as inputs of a level W = `width` wide, and back.
+
+    SaShiMi, arXiv 2202.09729, section 4. `phase`, 0 to stride - 1, is how many inputs the window under way has.
+    """
+
+    def __init__(self, d_model: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.d_model, self.stride = d_model, stride
+        self.down = nn.Linear(stride * d_model, width)
+        self.up = nn.Linear(width, stride * d_model)
+
+    def initial_state(self, batch: int) -> PoolState:
+        """Zeros: as long as no window is full, the coarser level adds nothing."""
+        weight, p = self.down.weight, self.stride
+        return PoolState(weight.new_zeros(batch, p - 1, self.d_model), weight.new_zeros(batch, p, self.d_model))
+
+    def gather(self, windows: Tensor) -> Tensor:
+        """Windows r(..., p, H) -> inputs of the coarser level r(..., W)."""
+        return self.down(windows.flatten(-2)).to(windows.dtype)  # under autocast the residual stream stays float32
+
+    def scatter(self, z: Tensor) -> Tensor:
+        """Outputs of the coarser level r(..., W) -> what they add to the windows after theirs, r(..., p, H)."""
+        return self.up(z).to(z.dtype).unflatten(-1, (self.stride, self.d_model))
+
+    def windows(self, x: Tensor, last: Tensor, phase: Count, read: Count) -> tuple[Tensor, Tensor]:
+        """Inputs of the coarser level r(B, n, W) made of x r(B, L, H), and the new `last`.
+
+        Row b reads read_b places of x, and so fills (phase_b + read_b) // p windows; n is the most that any could.
+        """
+        n = ((self.stride - 1 if isinstance(phase, Tensor) else phase) + x.shape[1]) // self.stride
+        known = torch.cat((last, x), dim=1)
+        full = take(known, self.stride - 1 - phase, n * self.stride)
+        return self.gather(full.unflatten(1, (n, self.stride))), take(known, read, self.stride - 1).clone()
+
+    def spread(self, z: Tensor, pending: Tensor, phase: Count, filled: Count, L: int) -> tuple[Tensor, Tensor]:
+        """What the coarser level's outputs z r(B, n, W) add to L places, r(B, L, H), and the new `pending`.
+
+        Of the n windows, row b has filled the first filled_b.
+        """
+        known = torch.cat((pending, self.scatter(z).flatten(1, 2)), dim=1)
+        return take(known, phase, L), take(known, filled * self.stride, self.stride).clone()
+
+
+def take(x: Tensor, start: Count, n: int) -> Tensor:
+    """n places in a row of x (B, L, H), from `start` on. Beyond the end stands the last place, again and again."""
+    if isinstance(start, int):
+        return x[:, start : start + n]
+    place = start[:, None] + torch.arange(n, device=x.device)
+    return x.gather(1, place.clamp_max(x.shape[1] - 1)[..., None].expand(-1, -1, x.shape[2]))

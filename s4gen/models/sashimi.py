@@ -1,0 +1,157 @@
+"""SaShiMi: residual blocks at several time scales, autoregressive (arXiv 2202.09729, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from s4gen.config import ModelConfig, SSMConfig
+from s4gen.models.blocks import Block, State
+from s4gen.models.pooling import Count, Pool, PoolState, take
+
+MIXERS = ("s4", "s4d", "dss")  # those that can end every row of a batch at its own length
+
+
+class SashimiState(NamedTuple):
+    """What one level, and all that are coarser, remember; a value, never changed in place."""
+
+    place: Tensor  # int64 (B,): inputs so far, of this level
+    blocks: tuple[State, ...]  # those on the way down first
+    coarser: tuple[PoolState, SashimiState] | tuple[()]  # empty at the coarsest level
+
+
+class Sashimi(nn.Module):
+    """A stack of residual blocks, and inside it one for the next coarser level, and so on for every stride in `pool`:
+
+        z = inner(windows of pool[0] places of x)     pool[0] times as slow, `expand` times as wide (d_model and d_ff)
+        s = x + up(z), one window late                (the coarsest level has s = x)
+        y = s + blocks(s)
+
+    Every level has `model.n_layers` blocks; with `unet` all but the coarsest have as many again, which make the x above
+    from the input. y_t depends on the inputs up to t. Any length will do: an unfinished window waits in the state.
+    Raises ValueError for a mixer, stride or factor that cannot be.
+    """
+
+    def __init__(
+        self, model: ModelConfig, ssm: SSMConfig, pool: Sequence[int], expand: int = 2, unet: bool = False
+    ) -> None:
+        super().__init__()
+        if model.mixer not in MIXERS:
+            raise ValueError(f'a multi-scale stack takes one of the mixers {", ".join(MIXERS)}, got "{model.mixer}"')
+        if expand < 1 or any(stride < 2 for stride in pool):
+            raise ValueError(f"pool = {list(pool)}, expand = {expand}: expected strides from 2 and a factor from 1")
+        self.down = nn.ModuleList(Block(model, ssm) for _ in range(model.n_layers if unet and pool else 0))
+        self.up = nn.ModuleList(Block(model, ssm) for _ in range(model.n_layers))
+        self.pool: Pool | None = None
+        self.inner: Sashimi | None = None
+        if pool:
+            wide = replace(model, d_model=model.d_model * expand, d_ff=model.d_ff * expand)
+            self.pool = Pool(model.d_model, wide.d_model, pool[0])
+            self.inner = Sashimi(wide, ssm, pool[1:], expand, unet)
+
+    def initial_state(self, batch: int) -> SashimiState:
+        """The state before the first input."""
+        place = torch.zeros(batch, dtype=torch.int64, device=next(self.parameters()).device)
+        blocks = tuple(block.initial_state(batch) for block in (*self._down(), *self._up()))
+        if self.pool is None or self.inner is None:
+            return SashimiState(place, blocks, ())
+        return SashimiState(place, blocks, (self.pool.initial_state(batch), self.inner.initial_state(batch)))
+
+    def forward(
+        self, x: Tensor, state: SashimiState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, SashimiState]:
+        """x r(B, L, H), L >= 1, after `state` (None: at the start); returns y r(B, L, H) and the state after x.
+
+        With lengths int64 (B,), rows end after that many inputs: the state of a row is the one there. At the start, and
+        without lengths, all sizes are known beforehand: nothing is gathered and no level reads more than full windows.
+        """
+        before = self.initial_state(len(x)) if state is None else state
+        read: Count = x.shape[1] if lengths is None else lengths
+        x, states = _run(self._down(), x, before.blocks, lengths)
+        coarser = before.coarser
+        s = x
+        if self.pool is not None and self.inner is not None and coarser:
+            pooled, inner = coarser
+            phase: Count = 0 if state is None else state.place % self.pool.stride
+            filled = (phase + read) // self.pool.stride
+            z, last = self.pool.windows(x, pooled.last, phase, read)
+            if z.shape[1]:
+                ends = filled if isinstance(filled, Tensor) else None
+                z, inner = self.inner(z, None if state is None else inner, ends)
+            added, pending = self.pool.spread(z, pooled.pending, phase, filled, x.shape[1])
+            s = x + added
+            coarser = (PoolState(last, pending), inner)
+        y, more = _run(self._up(), s, before.blocks[len(states) :], lengths)
+        return s + y, SashimiState(before.place + read, states + more, coarser)
+
+    def step(self, x: Tensor, state: SashimiState) -> tuple[Tensor, SashimiState]:
+        """One input r(B, H); returns y r(B, H) and the new state. A coarser level runs when it is due in some row.
+
+        It reads `state.place`, so it waits for an accelerator; `step_levels` does not.
+        """
+        return self.step_levels(x, state, max(map(self.due, state.place.tolist()), default=0))
+
+    def due(self, place: int) -> int:
+        """How many of the coarser levels run after the input at `place` (from 0): those of which it fills a window."""
+        if self.pool is None or self.inner is None or (place + 1) % self.pool.stride:
+            return 0
+        return 1 + self.inner.due(place // self.pool.stride)
+
+    def step_levels(self, x: Tensor, state: SashimiState, due: int) -> tuple[Tensor, SashimiState]:
+        """`step` for a caller who knows the largest `due` of all rows; no branch depends on a tensor.
+
+        Rows may stand at different places: one in which fewer levels are due keeps what it has of the others.
+        """
+        x, states = _step(self._down(), x, state.blocks)
+        coarser = state.coarser
+        s = x
+        if self.pool is not None and self.inner is not None and coarser:
+            (last, pending), inner = coarser
+            phase = state.place % self.pool.stride
+            s = x + take(pending, phase, 1)[:, 0]
+            window = torch.cat((last, x[:, None]), dim=1)
+            if due:
+                z, stepped = self.inner.step_levels(self.pool.gather(window), inner, due - 1)
+                full = phase == self.pool.stride - 1
+                pending, inner = _where(full, (self.pool.scatter(z), stepped), (pending, inner))
+            coarser = (PoolState(window[:, 1:].clone(), pending), inner)
+        y, more = _step(self._up(), s, state.blocks[len(states) :])
+        return s + y, SashimiState(state.place + 1, states + more, coarser)
+
+    def _down(self) -> list[Block]:
+        return [block for block in self.down if isinstance(block, Block)]
+
+    def _up(self) -> list[Block]:
+        return [block for block in self.up if isinstance(block, Block)]
+
+
+def _run(
+    blocks: Iterable[Block], x: Tensor, states: Iterable[State], lengths: Tensor | None
+) -> tuple[Tensor, tuple[State, ...]]:
+    """x r(B, L, H) through the blocks, from the first of `states`."""
+    after = []
+    for block, state in zip(blocks, states, strict=False):
+        x, state = block(x, state, lengths)
+        after.append(state)
+    return x, tuple(after)
+
+
+def _step(blocks: Iterable[Block], x: Tensor, states: Iterable[State]) -> tuple[Tensor, tuple[State, ...]]:
+    """x r(B, H) through the blocks, from the first of `states`."""
+    after = []
+    for block, state in zip(blocks, states, strict=False):
+        x, state = block.step(x, state)
+        after.append(state)
+    return x, tuple(after)
+
+
+def _where(rows: Tensor, new: Any, old: Any) -> Any:
+    """The rows of a state that are in rows (B,) bool from `new`, the others from `old`."""
+    if isinstance(new, Tensor):  # of a level that did not run, new is old
+        return old if new is old else torch.where(rows.view(-1, *[1] * (new.dim() - 1)), new, old)
+    parts = [_where(rows, a, b) for a, b in zip(new, old, strict=True)]
+    return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)

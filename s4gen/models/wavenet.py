@@ -1,0 +1,95 @@
+"""A small and plain WaveNet (arXiv 1609.03499), with the methods of every sequence module: the baseline for audio."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from s4gen.models.pooling import Count, take
+
+
+class WaveNetState(NamedTuple):
+    """The last inputs of every layer, in rings: the one at place t stands in slot t mod (dilation + 1)."""
+
+    place: Tensor  # int64 (B,): inputs so far
+    rings: tuple[Tensor, ...]  # r(B, dilation + 1, H) for each layer
+
+
+class GatedConvolution(nn.Module):
+    """tanh(a) sigmoid(b) with a, b = linear(x_t-dilation, x_t), section 2.3; from it the next input and a skip."""
+
+    def __init__(self, d_model: int, d_skip: int, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.taps = nn.Linear(2 * d_model, 2 * d_model)
+        self.residual = nn.Linear(d_model, d_model)
+        self.skip = nn.Linear(d_model, d_skip)
+
+    def forward(self, past: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """past and x r(..., H), `dilation` places apart -> r(..., H), r(..., d_skip)."""
+        signal, gate = self.taps(torch.cat((past, x), dim=-1)).chunk(2, dim=-1)
+        gated = torch.tanh(signal) * torch.sigmoid(gate)
+        return x + self.residual(gated), self.skip(gated)
+
+
+class WaveNet(nn.Module):
+    """Residual layers of two taps, dilated by 1, 2, .., 2^(cycle - 1), 1, 2, ..; x + linear(ReLU(sum of their skips)).
+
+    x, the last residual, which the paper drops, leaves no weight idle. Norm and head are the density model's.
+    """
+
+    def __init__(self, d_model: int, n_layers: int, d_skip: int, cycle: int = 10) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(GatedConvolution(d_model, d_skip, 2 ** (i % cycle)) for i in range(n_layers))
+        self.out = nn.Linear(d_skip, d_model)
+
+    def initial_state(self, batch: int) -> WaveNetState:
+        """Zeros before the first input."""
+        place = torch.zeros(batch, dtype=torch.int64, device=self.out.weight.device)
+        width = self.out.out_features
+        rings = (self.out.weight.new_zeros(batch, layer.dilation + 1, width) for layer in self._layers())
+        return WaveNetState(place, tuple(rings))
+
+    def forward(
+        self, x: Tensor, state: WaveNetState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, WaveNetState]:
+        """x r(B, L, H) after `state` (None: at the start); returns y r(B, L, H) and the state after x.
+
+        With lengths int64 (B,), rows end after that many inputs. The state passed in is left as it was.
+        """
+        state = self.initial_state(len(x)) if state is None else state
+        read: Count = x.shape[1] if lengths is None else lengths
+        place, rings, skips = state.place + read, [], x.new_zeros(*x.shape[:-1], self.out.in_features)
+        for layer, ring in zip(self._layers(), state.rings, strict=True):
+            known = torch.cat((ring.gather(1, _slots(state.place, ring)), x), dim=1)
+            rings.append(torch.zeros_like(ring).scatter(1, _slots(place, ring), take(known, read, layer.dilation)))
+            x, skip = layer(known[:, : x.shape[1]], x)
+            skips = skips + skip
+        return x + self.out(F.relu(skips)), WaveNetState(place, tuple(rings))
+
+    def step(self, x: Tensor, state: WaveNetState) -> tuple[Tensor, WaveNetState]:
+        """One input r(B, H); returns y r(B, H) and the new state.
+
+        The rings are handed over: x is written into them, so of one state only one continuation can be followed. (With
+        a copy per step the baseline would be slower than it is.)
+        """
+        rows, skips = torch.arange(len(x), device=x.device), x.new_zeros(len(x), self.out.in_features)
+        for layer, ring in zip(self._layers(), state.rings, strict=True):
+            past = ring[rows, (state.place + 1) % ring.shape[1]]  # place - dilation; a ring has one slot more than that
+            ring[rows, state.place % ring.shape[1]] = x
+            x, skip = layer(past, x)
+            skips = skips + skip
+        return x + self.out(F.relu(skips)), WaveNetState(state.place + 1, state.rings)
+
+    def _layers(self) -> list[GatedConvolution]:
+        return [layer for layer in self.layers if isinstance(layer, GatedConvolution)]
+
+
+def _slots(place: Tensor, ring: Tensor) -> Tensor:
+    """Where the inputs before `place` stand in a ring r(B, d + 1, H), the oldest first: int64 (B, d, H)."""
+    size = ring.shape[1]
+    slots = (place[:, None] + torch.arange(1, size, device=place.device)) % size
+    return slots[..., None].expand(-1, -1, ring.shape[2])

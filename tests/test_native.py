@@ -1,0 +1,307 @@
+"""The native engine: the eager step's numbers, the same bits however rows are batched, and no trust in its plan."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import noisy_model
+
+from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
+from s4gen.errors import UserError
+from s4gen.models.density import DensityModel
+from s4gen.sampling.convert import RecurrentModel, convert
+from s4gen.sampling.engines.native import (
+    WEIGHTS,
+    NativeEngine,
+    NativeSession,
+    NativeUnavailable,
+    build,
+    lanes_for,
+    measured_limits,
+)
+from s4gen.sampling.engines.native.pack import pack
+from s4gen.sampling.filters import KEEP_ALL, Filters
+from s4gen.sampling.plan import flatten
+from s4gen.sampling.randomness import draw
+
+try:
+    build.library()
+except NativeUnavailable as reason:
+    pytest.skip(f"no native engine here: {reason}", allow_module_level=True)
+
+LANES = (0, 8, 16, 32)
+ROWS = 11  # fills no group
+
+# Widths, modes and vocabularies that fill no block of 16; rank 2; shared SSMs; no feed-forward; three channels.
+MODELS = {
+    "s4d": (ModelConfig("s4d", d_model=20, n_layers=2, d_ff=40), SSMConfig(d_state=6)),
+    "s4": (ModelConfig("s4", d_model=16, n_layers=2, d_ff=0), SSMConfig(d_state=8)),
+    "s4, rank 2": (ModelConfig("s4", d_model=24, n_layers=1, d_ff=10), SSMConfig(d_state=10, init="legt", n_ssm=4)),
+    "dss": (ModelConfig("dss", d_model=33, n_layers=1, d_ff=7), SSMConfig(d_state=2)),
+}
+LAYOUT = ImageLayout(height=3, width=4, channels=3, levels=19)
+
+
+def recurrent_of(name: str) -> RecurrentModel:
+    torch.manual_seed(0)
+    model = DensityModel(DensityConfig(LAYOUT, *MODELS[name]))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return convert(model)
+
+
+@pytest.fixture(params=MODELS)
+def recurrent(request: pytest.FixtureRequest) -> Iterator[RecurrentModel]:
+    with torch.inference_mode():
+        yield recurrent_of(request.param)
+
+
+def tokens(steps: int) -> torch.Tensor:
+    """What is fed: bos, then anything; (ROWS, steps) int64."""
+    drawn = torch.randint(0, LAYOUT.vocab, (ROWS, steps), generator=torch.Generator().manual_seed(1))
+    drawn[:, 0] = LAYOUT.levels
+    return drawn
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_fed_tokens_give_the_eager_logits_and_state_beyond_one_sequence(recurrent: RecurrentModel, lanes: int) -> None:
+    state = recurrent.initial_state(ROWS)
+    session = NativeSession(NativeEngine(recurrent, KEEP_ALL), state, lanes)
+    for token in tokens(LAYOUT.length + 5).unbind(dim=1):
+        expected, state = recurrent.step(token, state)
+        assert torch.allclose(session.feed(token), expected, atol=2e-5, rtol=1e-5)
+    got = session.state()
+    assert torch.equal(got.place, state.place)
+    for ours, theirs in zip(got.blocks, state.blocks, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_however_rows_lie_side_by_side_tokens_and_state_are_bitwise_the_same(
+    recurrent: RecurrentModel, weights: str
+) -> None:
+    engine = NativeEngine(recurrent, Filters(temperature=1.1), weights)
+    u = torch.rand(ROWS, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    bos = torch.full((ROWS,), recurrent.bos)
+    reference = NativeSession(engine, recurrent.initial_state(ROWS), 0)
+    drawn = reference.advance(bos, u)
+    for lanes in LANES[1:]:
+        session = NativeSession(engine, recurrent.initial_state(ROWS), lanes)
+        assert torch.equal(session.advance(bos, u), drawn)
+        for ours, theirs in zip(session.state().blocks, reference.state().blocks, strict=True):
+            assert torch.equal(ours, theirs)
+    for row in (0, 6):
+        alone = NativeSession(engine, recurrent.initial_state(1), 0)
+        assert torch.equal(alone.advance(bos[:1], u[row : row + 1]), drawn[row : row + 1])
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    recurrent = recurrent_of("s4d")
+    engine = NativeEngine(recurrent, KEEP_ALL)
+    u = torch.rand(ROWS, 20, dtype=torch.float64)
+    bos = torch.full((ROWS,), recurrent.bos)
+    before = torch.get_num_threads()
+    drawn = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            drawn += [NativeSession(engine, recurrent.initial_state(ROWS), lanes).advance(bos, u) for lanes in (0, 8)]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, drawn[0]) for one in drawn)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        KEEP_ALL,
+        Filters(temperature=0.6),
+        Filters(temperature=0.0),
+        Filters(top_k=3),
+        Filters(top_p=0.7),
+        Filters(min_p=0.2),
+        Filters(temperature=1.3, top_k=9, top_p=0.8, min_p=0.05),
+    ],
+)
+def test_filters_and_draw_are_those_of_python(filters: Filters) -> None:
+    recurrent = recurrent_of("s4d")
+    bos = torch.full((ROWS,), recurrent.bos)
+    for seed in range(20):
+        u = torch.rand(ROWS, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        logits = NativeSession(NativeEngine(recurrent, filters), recurrent.initial_state(ROWS), 0).feed(bos)
+        drawn = NativeSession(NativeEngine(recurrent, filters), recurrent.initial_state(ROWS), 0).advance(bos, u)
+        assert torch.equal(drawn[:, 0], draw(filters(logits), u[:, 0]))
+
+
+def test_ties_go_to_the_lower_token_as_in_python() -> None:
+    recurrent = recurrent_of("s4d")
+    with torch.no_grad():
+        recurrent.stepper.head.weight.zero_()  # the bias alone decides
+        recurrent.stepper.head.bias.copy_(torch.tensor([0.0, 1.0, 1.0, 0.5] * 4 + [1.0] * 3))
+    state, bos = recurrent.initial_state(ROWS), torch.full((ROWS,), recurrent.bos)
+    u = torch.linspace(0, 0.999, ROWS, dtype=torch.float64)[:, None]
+    for filters in (Filters(temperature=0.0), Filters(top_k=2), Filters(top_k=5), Filters(top_p=0.3)):
+        drawn = NativeSession(NativeEngine(recurrent, filters), state, 0).advance(bos, u)
+        logits = recurrent.stepper.head.bias.expand(ROWS, -1)
+        assert torch.equal(drawn[:, 0], draw(filters(logits), u[:, 0]))
+
+
+@pytest.mark.parametrize(("weights", "most"), [("bf16", 0.02), ("int8", 0.1)])
+def test_smaller_weights_change_the_logits_a_little(weights: str, most: float) -> None:
+    recurrent = recurrent_of("s4d")
+    bos = torch.full((1,), recurrent.bos)
+    exact = NativeSession(NativeEngine(recurrent, KEEP_ALL), recurrent.initial_state(1), 0).feed(bos)
+    rounded = NativeSession(NativeEngine(recurrent, KEEP_ALL, weights), recurrent.initial_state(1), 0).feed(bos)
+    assert 0 < (rounded - exact).abs().max() < most * exact.abs().max()
+
+
+def test_a_wide_vocabulary_is_cut_by_mass_as_in_python() -> None:
+    """More tokens than are sorted at first."""
+    recurrent = convert(noisy_model("s4d", ImageLayout(height=2, width=2, channels=1, levels=250)))
+    bos = torch.full((ROWS,), recurrent.bos)
+    filters = Filters(top_p=0.9)
+    u = torch.linspace(0, 0.999, ROWS, dtype=torch.float64)[:, None]
+    engine = NativeEngine(recurrent, filters)
+    logits = NativeSession(engine, recurrent.initial_state(ROWS), 0).feed(bos)
+    assert (filters(logits) > -torch.inf).sum(-1).min() > 64
+    drawn = NativeSession(engine, recurrent.initial_state(ROWS), 0).advance(bos, u)
+    assert torch.equal(drawn[:, 0], draw(filters(logits), u[:, 0]))
+
+
+def test_rows_are_shared_out_so_that_every_thread_has_a_group() -> None:
+    assert [lanes_for(rows, 2) for rows in (1, 4, 16, 17, 32, 64, 1000)] == [0, 0, 8, 16, 16, 32, 32]
+    assert lanes_for(64, 8) == 8
+
+
+def test_the_state_that_was_given_is_left_alone_and_a_copy_comes_back() -> None:
+    recurrent = recurrent_of("s4")
+    state, bos = recurrent.initial_state(3), torch.full((3,), recurrent.bos)
+    session = NativeEngine(recurrent, KEEP_ALL).begin(state)
+    session.feed(bos)
+    copy = session.state()
+    kept = [block.clone() for block in copy.blocks]
+    session.feed(bos - 1)
+    assert all(not block.any() for block in state.blocks)
+    assert all(torch.equal(a, b) for a, b in zip(copy.blocks, kept, strict=True))
+
+
+def test_wrong_tokens_are_refused_and_the_session_goes_on() -> None:
+    recurrent = recurrent_of("s4d")
+    session = NativeEngine(recurrent, KEEP_ALL).begin(recurrent.initial_state(2))
+    for wrong in (-1, LAYOUT.levels + 1, 2**40):
+        with pytest.raises(UserError, match=f"token {wrong} is outside of the vocabulary of 19"):
+            session.feed(torch.tensor([0, wrong]))
+    with pytest.raises(ValueError, match=r"shape \(3,\); expected \(2,\)"):
+        session.feed(torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"shape \(3, 1\); expected \(2, steps\)"):
+        session.advance(torch.tensor([0, 0]), torch.zeros(3, 1, dtype=torch.float64))
+    assert session.feed(torch.tensor([recurrent.bos, 3])).isfinite().all()
+
+
+def test_a_diverged_model_is_said_to_be_one() -> None:
+    recurrent = recurrent_of("s4d")
+    with torch.no_grad():
+        recurrent.stepper.head.bias[3] = torch.nan
+    session = NativeEngine(recurrent, KEEP_ALL).begin(recurrent.initial_state(1))
+    with pytest.raises(UserError, match="not a finite number"):
+        session.advance(torch.tensor([recurrent.bos]), torch.zeros(1, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("mixer", ["attention", "lssl"])
+def test_a_layer_that_no_plan_knows_is_named(mixer: str) -> None:
+    recurrent = convert(noisy_model(mixer))
+    with pytest.raises(NativeUnavailable, match="layer 0 is of type"):
+        NativeEngine(recurrent, KEEP_ALL)
+
+
+def test_the_limits_of_the_machine_are_numbers() -> None:
+    bandwidth, rate = measured_limits(2_000_000, 1, seconds=0.02)
+    assert bandwidth > 1e8 and rate > 1e8
+
+
+def test_without_a_compiler_the_reason_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(NativeUnavailable, match=r"no C\+\+ compiler"):
+        build.library.__wrapped__()
+
+
+def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("S4GEN_CACHE", str(tmp_path))
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-fno-such-flag"))
+    with pytest.raises(NativeUnavailable, match="no-such-flag"):
+        build.library.__wrapped__()
+    assert not list(tmp_path.glob("*.so"))
+
+
+def test_a_cache_that_cannot_be_written_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("S4GEN_CACHE", str(tmp_path / "file"))
+    with pytest.raises(NativeUnavailable, match="could not be written"):
+        build.library.__wrapped__()
+
+
+def test_two_processes_that_start_at_once_both_get_a_whole_library(tmp_path: Path) -> None:
+    """With a small source in place of the engine's, so that it takes no time; a damaged library is built again."""
+    source = tmp_path / "engine.cpp"
+    source.write_text('extern "C" {' + "".join(f"void {name}() {{}}" for name in build._SIGNATURES) + "}")
+    script = (
+        "from pathlib import Path; from s4gen.sampling.engines.native import build; import sys; "
+        "build.SOURCE = Path(sys.argv[1]); build.library(); print('loaded')"
+    )
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-c", script, str(source)]
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "S4GEN_CACHE": str(cache)}
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    assert [process.communicate()[0] for process in [start(), start()]] == ["loaded\n", "loaded\n"]
+    (library,) = cache.iterdir()
+    library.write_bytes(b"half a library")
+    assert start().communicate()[0] == "loaded\n"
+    assert library.stat().st_size > 1000
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The engine without Python, built with sanitizers."""
+    path = tmp_path_factory.mktemp("driver") / "driver"
+    source = Path(__file__).with_name("native_driver.cpp")
+    options = ["-std=c++17", "-O0", f"-fsanitize={request.param}", "-ffp-contract=off", "-Wall", "-Wno-psabi"]
+    command = [build.find_compiler(), *options, "-fno-sanitize-recover=all", f"-I{build.SOURCE.parent}"]
+    done = subprocess.run([*command, str(source), "-pthread", "-o", str(path)], capture_output=True, text=True)
+    if "cannot find" in done.stderr:
+        pytest.skip("this compiler has no sanitizers")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return path
+
+
+def fuzz(driver: Path, folder: Path, fuzzes: int) -> None:
+    for weights in WEIGHTS:
+        plan = folder / "plan"
+        plan.write_bytes(pack(flatten(recurrent_of("s4, rank 2")), weights).numpy().tobytes())
+        done = subprocess.run([driver, plan, str(fuzzes)], capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        forms, verdict = done.stdout.splitlines()
+        drawn = forms.split()
+        assert len(drawn) == 12 * 3 and drawn == drawn[:3] * 12  # all lanes and threads draw the same
+        rejected = int(verdict.split()[0])
+        assert 0.3 * fuzzes < rejected < 0.9 * fuzzes  # some damage is to weights: no other plan, other numbers
+
+
+@pytest.mark.parametrize("driver", ["address,undefined"], indirect=True)
+def test_no_plan_makes_it_read_or_write_what_is_not_its_own(driver: Path, tmp_path: Path) -> None:
+    fuzz(driver, tmp_path, 500)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", ["thread"], indirect=True)
+def test_its_threads_never_race(driver: Path, tmp_path: Path) -> None:
+    fuzz(driver, tmp_path, 100)
