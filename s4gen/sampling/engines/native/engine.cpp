@@ -68,6 +68,13 @@ template <class V> inline V fma(V a, V b, V c) {
 #endif
 }
 
+// c0 x^n + .. + cn.
+template <class V, class... Rest> inline V polynomial(V x, float c0, Rest... rest) {
+  V p = splat<V>(c0);
+  ((p = fma(p, x, splat<V>(rest))), ...);
+  return p;
+}
+
 // exp(x): 2^k e^r with |r| <= ln 2 / 2 and a Taylor polynomial in r; relative error 2e-7. Saturates beyond +-87.
 template <class V> inline V exponential(V x) {
   using I = typename IntegersOf<V>::type;
@@ -78,8 +85,7 @@ template <class V> inline V exponential(V x) {
   const V k = shifted - magic;
   V r = fma(k, splat<V>(-0.693145751953125f), x);
   r = fma(k, splat<V>(-1.428606765330187e-6f), r);
-  V p = splat<V>(1.0f / 5040);
-  for (float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = fma(p, r, splat<V>(c));
+  const V p = polynomial(r, 1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f);
   I bits;
   std::memcpy(&bits, &shifted, sizeof bits);
   bits = (bits << 23) + 0x3f800000;  // the low bits of `shifted` are k; the magic's own bits leave at the top
@@ -95,8 +101,7 @@ template <class V> inline V gelu(V x) {
   const V z = x * splat<V>(0.70710678118654752f);
   const V a = z < 0 ? -z : z;
   const V t = splat<V>(1.0f) / fma(splat<V>(0.3275911f), a, splat<V>(1.0f));
-  V p = splat<V>(1.061405429f);
-  for (float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = fma(p, t, splat<V>(c));
+  const V p = polynomial(t, 1.061405429f, -1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f);
   const V tail = p * t * exponential(-(a * a));  // 1 - erf(a)
   const V half = splat<V>(0.5f) * tail;
   return x * (z < 0 ? half : splat<V>(1.0f) - half);
@@ -155,8 +160,8 @@ struct Floats {
 enum Kind : uint32_t { EMBED, NORM, SSM, LINEAR, N_KINDS };
 enum Place : uint32_t { X, H, G, LOGITS, N_PLACES };  // residual stream, private scratch, shared scratch, output
 enum Epilogue : uint32_t { STORE, GELU, ADD, GLU_ADD, N_EPILOGUES };
-enum Weights : uint32_t { FP32, BF16, INT8, N_WEIGHTS };
-constexpr uint64_t PER_WORD[N_WEIGHTS] = {1, 2, 4};  // weights of one output in 32 bits
+enum Precision : uint32_t { FP32, BF16, INT8, N_PRECISIONS };
+constexpr uint64_t PER_WORD[N_PRECISIONS] = {1, 2, 4};  // weights of one output in 32 bits
 constexpr int MAX_RANK = 4, TENSORS = 4;
 
 struct Header {
@@ -189,6 +194,10 @@ uint64_t product(std::initializer_list<uint64_t> factors) {
 uint64_t padded(uint64_t n) { return (n + W - 1) / W * W; }
 uint64_t words(uint64_t n, uint64_t per) { return (n + per - 1) / per; }
 
+// Weights are packed [in / DEPTH][out / 64][word][4][16], in the order in which they are read: DEPTH inputs and a block of
+// 16 outputs fit the nearest cache together with the inputs of 32 rows. The last group of 4 blocks may have fewer.
+constexpr uint64_t DEPTH = 128, GROUP = 4;
+
 struct Plan {
   Bytes memory;
   Header header;
@@ -220,7 +229,7 @@ struct Plan {
  private:
   void check(Op& op, bool first, uint64_t n, uint64_t* content) {
     if (op.kind >= N_KINDS || op.src >= N_PLACES || op.dst >= N_PLACES || op.epilogue >= N_EPILOGUES ||
-        op.weights >= N_WEIGHTS)
+        op.weights >= N_PRECISIONS)
       reject("an operation has a kind, buffer, epilogue or weight type that does not exist");
     if (first != (op.kind == EMBED)) reject("the embedding must be the first operation, and no other");
     if (op.in < 1 || op.in > (1u << 24) || op.out < 1 || op.out > (1u << 24)) reject("a width is out of range");
@@ -457,10 +466,10 @@ Sources sources(const Plan& plan, const Op& op, int64_t token, int64_t place) {
 constexpr int SOLO = 4;  // rows at a time, at most
 
 struct SoloBuffers {  // [row][width]
-  float *x, *h, *g, *logits;
-  uint64_t wide, vocab;
+  float *x, *h, *g, *logits, *out;  // h, and out, a layer's sums, are each thread's own
+  uint64_t wide;
   float* at(uint32_t place, int row) const {
-    return place == LOGITS ? logits + row * vocab : (place == X ? x : place == H ? h : g) + row * wide;
+    return (place == X ? x : place == H ? h : place == G ? g : logits) + row * wide;
   }
 };
 
@@ -554,15 +563,33 @@ void solo_ssm(const Plan& plan, const Op& op, const float* h, float* g, float* s
   }
 }
 
-// Sums of B blocks of 16 outputs for R rows: each weight is loaded once. w[block][word][16].
+struct Weights {
+  const uint32_t* at;
+  uint64_t stride;  // from one word of an output to its next
+};
+
+// The weights of the inputs from k on, a multiple of DEPTH, for a block of 16 outputs.
+Weights weights_at(const Plan& plan, const Op& op, uint64_t k, uint64_t block) {
+  const uint64_t blocks = padded(op.out) / W, first = block / GROUP * GROUP, per = PER_WORD[op.weights];
+  const uint64_t before = blocks * k / per + first * words(std::min<uint64_t>(DEPTH, op.in - k), per) + block % GROUP;
+  return {plan.tensor<uint32_t>(op, 0) + before * W, std::min(GROUP, blocks - first) * W};
+}
+
+// Adds the inputs from k on, DEPTH at most, to the sums of B blocks of 16 outputs for R rows: each weight is loaded once.
 template <int R, int B, int PER>
-inline void solo_sums(const uint32_t* w, uint64_t K, const float* const* x, v16 (*acc)[R]) {
-  UNROLLED for (int b = 0; b < B; ++b)
-    UNROLLED for (int r = 0; r < R; ++r) acc[b][r] = v16{};
-  const uint64_t stride = words(K, PER) * W;
+void solo_blocks(const Plan& plan, const Op& op, const SoloBuffers& buffers, uint64_t k0, uint64_t block) {
+  const Weights w = weights_at(plan, op, k0, block);
+  const uint64_t K = std::min<uint64_t>(DEPTH, op.in - k0);
+  const float* x[R];
+  float* out = buffers.out + block * W;
+  v16 acc[B][R];
+  UNROLLED for (int r = 0; r < R; ++r) {
+    x[r] = buffers.at(op.src, r) + k0;
+    UNROLLED for (int b = 0; b < B; ++b) acc[b][r] = k0 ? load<v16>(out + r * buffers.wide + b * W) : v16{};
+  }
   auto add = [&](uint64_t k, int j) __attribute__((always_inline)) {
     UNROLLED for (int b = 0; b < B; ++b) {
-      const v16 weight = weight_of<PER>(w + b * stride + k / PER * W, j);
+      const v16 weight = weight_of<PER>(w.at + k / PER * w.stride + b * W, j);
       UNROLLED for (int r = 0; r < R; ++r) acc[b][r] = fma(weight, splat<v16>(x[r][k + j]), acc[b][r]);
     }
   };
@@ -570,36 +597,28 @@ inline void solo_sums(const uint32_t* w, uint64_t K, const float* const* x, v16 
   for (; k + PER <= K; k += PER)
     UNROLLED for (int j = 0; j < PER; ++j) add(k, j);
   for (int j = 0; k + j < K; ++j) add(k, j);
+  UNROLLED for (int r = 0; r < R; ++r)
+    UNROLLED for (int b = 0; b < B; ++b) store(out + r * buffers.wide + b * W, acc[b][r]);
 }
 
-template <int R, int B, int PER>
-void solo_blocks(const Plan& plan, const Op& op, const SoloBuffers& buffers, uint64_t block) {
-  const uint64_t K = op.in;
-  const float *x[R], *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
-  for (int r = 0; r < R; ++r) x[r] = buffers.at(op.src, r);
-  v16 acc[B][R];
-  solo_sums<R, B, PER>(plan.tensor<uint32_t>(op, 0) + block * words(K, PER) * W, K, x, acc);
-  for (int b = 0; b < B; ++b) {
-    const uint64_t o = (block + b) * W;
-    for (int r = 0; r < R; ++r) {
-      if (scale) acc[b][r] *= load<v16>(scale + o);
-      acc[b][r] += load<v16>(bias + o);
-    }
+// What becomes of the sums from `begin` to `end`.
+void solo_epilogue(const Plan& plan, const Op& op, float* out, float* y, uint64_t begin, uint64_t end) {
+  const float *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
+  for (uint64_t o = begin; o < end; o += W) {
+    v16 v = load<v16>(out + o);
+    if (scale) v *= load<v16>(scale + o);
+    store(out + o, v + load<v16>(bias + o));
   }
-  for (int r = 0; r < R; ++r) {
-    float* y = buffers.at(op.dst, r);
-    if (op.epilogue == GLU_ADD) {
-      for (int b = 0; b + 1 < B; b += 2) {
-        float* to = y + (block + b) / 2 * W;
-        store(to, fma(acc[b][r], sigmoid(acc[b + 1][r]), load<v16>(to)));
-      }
-      continue;
+  if (op.epilogue == GLU_ADD) {
+    for (uint64_t o = begin; o < end; o += 2 * W) {
+      float* to = y + o / 2;
+      store(to, fma(load<v16>(out + o), sigmoid(load<v16>(out + o + W)), load<v16>(to)));
     }
-    for (int b = 0; b < B; ++b) {
-      float* to = y + (block + b) * W;
-      const v16 v = acc[b][r];
-      store(to, op.epilogue == STORE ? v : op.epilogue == GELU ? gelu(v) : load<v16>(to) + v);
-    }
+  } else if (op.epilogue == GELU) {
+    for (uint64_t o = begin; o < end; o += W) store(y + o, gelu(load<v16>(out + o)));
+  } else {
+    for (uint64_t o = begin; o < end; o += W)
+      store(y + o, op.epilogue == ADD ? load<v16>(y + o) + load<v16>(out + o) : load<v16>(out + o));
   }
 }
 
@@ -607,11 +626,16 @@ template <int R, int PER>
 void solo_linear(const Plan& plan, const Op& op, const SoloBuffers& buffers, int thread, int threads) {
   const uint64_t unit = op.epilogue == GLU_ADD ? 2 : 1;  // a value and its gate stay together
   const Range mine = share(padded(op.out) / W / unit, thread, threads);
-  uint64_t block = mine.begin * unit;
-  const uint64_t end = mine.end * unit;
-  for (; block + 4 <= end; block += 4) solo_blocks<R, 4, PER>(plan, op, buffers, block);
-  for (; block + 2 <= end; block += 2) solo_blocks<R, 2, PER>(plan, op, buffers, block);
-  if (block < end) solo_blocks<R, 1, PER>(plan, op, buffers, block);
+  const uint64_t begin = mine.begin * unit, end = mine.end * unit;
+  for (uint64_t k = 0; k < op.in; k += DEPTH)
+    for (uint64_t block = begin; block < end;) {
+      const uint64_t n = std::min(GROUP - block % GROUP, end - block);  // no further than its group of blocks
+      if (n == 4) solo_blocks<R, 4, PER>(plan, op, buffers, k, block), block += 4;
+      else if (n >= 2) solo_blocks<R, 2, PER>(plan, op, buffers, k, block), block += 2;
+      else solo_blocks<R, 1, PER>(plan, op, buffers, k, block), block += 1;
+    }
+  for (int r = 0; r < R; ++r)
+    solo_epilogue(plan, op, buffers.out + r * buffers.wide, buffers.at(op.dst, r), begin * W, end * W);
 }
 
 template <int R> void solo_step(const Plan& plan, const SoloBuffers& buffers, float* const* state, const int64_t* token,
@@ -652,8 +676,7 @@ template <int M> struct Batch {
   static constexpr int L = M / C;                  // rows in a vector
   static constexpr int TILE = C == 1 ? 16 : 8 / (C / 2);  // outputs at a time: 16 accumulators
 
-  static constexpr uint64_t DEPTH = 128;  // inputs at a time: their rows and a block of weights stay in the nearest cache
-  static constexpr uint64_t AHEAD = 64;   // inputs ahead whose weights are fetched
+  static constexpr uint64_t AHEAD = 64;  // inputs ahead whose weights are fetched
 
   float *x, *h, *g, *logits, *out, *panel;  // [feature][row]; out: sums; panel: weights as float32
 
@@ -712,18 +735,18 @@ template <int M> struct Batch {
     }
   }
 
-  // Sums of 16 outputs over K inputs, added to to[16][M] (after the first inputs: written); weights w[K][16].
-  static void sums(const float* w, uint64_t K, const float* x, float* to, bool first) {
+  // Sums of 16 outputs over K inputs, written to to[16][M] or added to it; weights w[K][16], `stride` floats apart.
+  static void sums(const float* w, uint64_t stride, uint64_t K, const float* x, float* to, bool first) {
     for (int o = 0; o < W; o += TILE) {
       V acc[TILE][C];
       UNROLLED for (int i = 0; i < TILE; ++i)
         UNROLLED for (int c = 0; c < C; ++c) acc[i][c] = first ? V{} : load<V>(to + (o + i) * M + c * L);
       for (uint64_t k = 0; k < K; ++k) {
-        if (o == 0) __builtin_prefetch(w + (k + AHEAD) * W);
+        if (o == 0) __builtin_prefetch(w + (k + AHEAD) * stride);
         V row[C];
         UNROLLED for (int c = 0; c < C; ++c) row[c] = load<V>(x + k * M + c * L);
         UNROLLED for (int i = 0; i < TILE; ++i) {
-          const V weight = splat<V>(w[k * W + o + i]);
+          const V weight = splat<V>(w[k * stride + o + i]);
           UNROLLED for (int c = 0; c < C; ++c) acc[i][c] = fma(weight, row[c], acc[i][c]);
         }
       }
@@ -732,11 +755,10 @@ template <int M> struct Batch {
     }
   }
 
-  // K weights of 16 outputs as float32 [K][16].
-  template <int PER> const float* as_floats(const uint32_t* w, uint64_t K) const {
-    if (PER == 1) return reinterpret_cast<const float*>(w);
-    for (uint64_t k = 0; k < K; ++k) store(panel + k * W, weight_of<PER>(w + k / PER * W, k % PER));
-    return panel;
+  // K weights of 16 outputs as float32 in the panel; those beyond K that fill a word are zeros.
+  template <int PER> void widen(Weights w, uint64_t K) const {
+    for (uint64_t k = 0; k < K; k += PER)
+      UNROLLED for (int j = 0; j < PER; ++j) store(panel + (k + j) * W, weight_of<PER>(w.at + k / PER * w.stride, j));
   }
 
   template <int PER> void linear(const Plan& plan, const Op& op) const {
@@ -747,8 +769,10 @@ template <int M> struct Batch {
     for (uint64_t k = 0; k < K; k += DEPTH)
       for (uint64_t b = 0; b < blocks; ++b) {
         const uint64_t n = std::min(DEPTH, K - k);
-        const uint32_t* w = plan.tensor<uint32_t>(op, 0) + (b * words(K, PER) + k / PER) * W;
-        sums(as_floats<PER>(w, n), n, from + k * M, out + b * W * M, k == 0);
+        const Weights w = weights_at(plan, op, k, b);
+        if (PER > 1) widen<PER>(w, n);
+        const float* floats = PER > 1 ? panel : reinterpret_cast<const float*>(w.at);
+        sums(floats, PER > 1 ? W : w.stride, n, from + k * M, out + b * W * M, k == 0);
       }
     for (uint64_t b = 0; b < blocks; ++b) {
       for (int o = 0; o < W; ++o)
@@ -788,9 +812,9 @@ class Session {
   Session(std::shared_ptr<const Plan> plan, uint64_t rows, int lanes, int threads)
       : plan_(std::move(plan)), rows_(rows), lanes_(lanes), team_(std::max(1, threads)), token_(padded_rows()),
         place_(padded_rows()), state_(product({plan_->state, padded_rows()})) {
-    const uint64_t vocab = padded(plan_->header.vocab), wide = plan_->wide, M = lanes ? lanes : SOLO;
+    const uint64_t wide = plan_->wide, M = lanes ? lanes : SOLO;
     for (int t = 0; t < team_.size(); ++t) {
-      scratch_.emplace_back(3 * M * wide + M * vocab + (lanes ? M * std::max(wide, vocab) + W * 128 + vocab : 0));
+      scratch_.emplace_back(5 * M * wide + W * DEPTH + wide);
       draws_.emplace_back(plan_->header.vocab);
     }
     std::fill(token_.begin(), token_.end(), static_cast<int64_t>(plan_->header.bos));
@@ -884,9 +908,9 @@ class Session {
   }
 
   void solo(const Work& work, int thread) {
-    const uint64_t wide = plan_->wide, vocab = padded(plan_->header.vocab);
+    const uint64_t wide = plan_->wide, n = SOLO * wide;
     float *mine = scratch_[thread].at(), *shared = scratch_[0].at();
-    const SoloBuffers buffers{shared, mine + SOLO * wide, shared + 2 * SOLO * wide, shared + 3 * SOLO * wide, wide, vocab};
+    const SoloBuffers buffers{shared, mine + n, shared + 2 * n, shared + 3 * n, mine + 4 * n, wide};
     for (uint64_t step = 0; step < work.steps; ++step)
       for (uint64_t row = 0, n; row < rows_; row += n) {
         n = rows_ - row >= 4 ? 4 : rows_ - row >= 2 ? 2 : 1;
@@ -902,18 +926,16 @@ class Session {
   }
 
   template <int M> void batch(const Work& work, int thread) {
-    const uint64_t wide = plan_->wide, vocab = padded(plan_->header.vocab), n = plan_->header.vocab;
+    const uint64_t vocab = plan_->header.vocab, n = M * plan_->wide;
     float* p = scratch_[thread].at();
-    float* out = p + 3 * M * wide + M * vocab;
-    float* panel = out + M * std::max(wide, vocab);
-    const Batch<M> buffers{p, p + M * wide, p + 2 * M * wide, p + 3 * M * wide, out, panel};
-    float* one = panel + W * Batch<M>::DEPTH;
+    const Batch<M> buffers{p, p + n, p + 2 * n, p + 3 * n, p + 4 * n, p + 5 * n};
+    float* one = p + 5 * n + W * DEPTH;  // the logits of one row
     for (uint64_t group; (group = next_++) * M < rows_;) {
       const uint64_t row = group * M, live = std::min<uint64_t>(M, rows_ - row);
       for (uint64_t step = 0; step < work.steps; ++step) {
         buffers.step(*plan_, state_.at(row * plan_->state), &token_[row], &place_[row]);
         for (uint64_t m = 0; m < live; ++m) {
-          for (uint64_t i = 0; i < n; ++i) one[i] = buffers.logits[i * M + m];
+          for (uint64_t i = 0; i < vocab; ++i) one[i] = buffers.logits[i * M + m];
           finish(work, row + m, step, one, thread);
         }
       }
@@ -964,7 +986,7 @@ double product_rate(int threads, double seconds) {
     const auto pass = std::chrono::steady_clock::now();
     team.run([&](int thread) {
       float* p = data[thread].at();
-      for (int i = 0; i < REPEATS; ++i) Batch<M>::sums(p, K, p + K * W, p + K * W + K * M, true);
+      for (int i = 0; i < REPEATS; ++i) Batch<M>::sums(p, W, K, p + K * W, p + K * W + K * M, true);
     });
     best = std::max(best, 2.0 * K * W * M * REPEATS * threads / elapsed(pass));
   } while (elapsed(start) < seconds);

@@ -1,8 +1,9 @@
 """A plan as bytes for engine.cpp: a header, fixed-size records, then tensors at multiples of 64 bytes.
 
-Outputs of linear layers come in blocks of 16, and inside a block the 16 weights of one input lie side by side:
-[out / 16][in][16]; of bf16 two inputs and of int8 four share a word of 32 bits: [out / 16][in / 4][16][4]. Heads of
-state space layers likewise: [heads / 16][mode][coefficient][16]. Rows that fill the last block are zeros.
+The outputs of a linear layer come in blocks of 16, these in groups of four, its inputs in parts of 128:
+[in / 128][out / 64][128][4][16], in the order in which they are read. Of bf16 two inputs and of int8 four share a word of
+32 bits: [..][128 / 4][4][16][4]. Heads of state space layers: [heads / 16][mode][coefficient][16]. Rows that fill the last
+block are zeros.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor
 from s4gen.sampling.plan import SSM, Embed, Linear, Norm, Operation, Plan
 
 WIDTH = 16
+DEPTH = 128
+GROUP = 4
 WEIGHTS = ("fp32", "bf16", "int8")
 _ALIGNMENT = 64
 _HEADER = struct.Struct("<8s4IQ32x")
@@ -116,9 +119,14 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _blocks(weight: Tensor, per: int) -> Tensor:
-    """(out, in) -> [out / 16][in / per][16][per]; `per` weights make up 32 bits."""
+    """(out, in) -> [in / DEPTH][out / 64][DEPTH / per][4][16][per], flat; `per` weights make up 32 bits."""
     filled = F.pad(weight, (0, -weight.shape[1] % per))
-    return _rows(filled).unflatten(2, (-1, per)).transpose(1, 2).contiguous()
+    parts = [
+        group.unflatten(2, (-1, per)).permute(2, 0, 1, 3).reshape(-1)  # (4, 16, DEPTH / per, per) before
+        for part in filled.split(DEPTH, dim=1)
+        for group in _rows(part).split(GROUP)
+    ]
+    return torch.cat(parts)
 
 
 def _paired(x: Tensor) -> Tensor:
