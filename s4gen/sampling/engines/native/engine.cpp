@@ -28,6 +28,9 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
 #endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -57,7 +60,7 @@ template <class V> inline V splat(float x) {
   return r;
 }
 
-// a b + c. Compilers turn the loop into one instruction; without hardware for it, nothing is fused anywhere.
+// a b + c. Compilers mostly turn the loop into one instruction; without hardware for it, nothing is fused anywhere.
 template <class V> inline V fma(V a, V b, V c) {
 #if defined(__FMA__) || defined(__AVX512F__) || defined(__ARM_FEATURE_FMA)
   V r;
@@ -67,6 +70,16 @@ template <class V> inline V fma(V a, V b, V c) {
   return a * b + c;
 #endif
 }
+
+// Where x86 intrinsics say the same, nothing is left to the compiler's mood (GCC 12 tears long loops of these apart).
+#if defined(__FMA__)
+template <> inline v8 splat<v8>(float x) { return (v8)_mm256_set1_ps(x); }
+template <> inline v8 fma(v8 a, v8 b, v8 c) { return (v8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+#endif
+#if defined(__AVX512F__)
+template <> inline v16 splat<v16>(float x) { return (v16)_mm512_set1_ps(x); }
+template <> inline v16 fma(v16 a, v16 b, v16 c) { return (v16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+#endif
 
 // c0 x^n + .. + cn.
 template <class V, class... Rest> inline V polynomial(V x, float c0, Rest... rest) {
@@ -676,7 +689,6 @@ template <int M> struct Batch {
   static constexpr int L = M / C;                  // rows in a vector
   static constexpr int TILE = C == 1 ? 16 : 8 / (C / 2);  // outputs at a time: 16 accumulators
 
-  static constexpr uint64_t AHEAD = 64;  // inputs ahead whose weights are fetched
 
   float *x, *h, *g, *logits, *out, *panel;  // [feature][row]; out: sums; panel: weights as float32
 
@@ -736,13 +748,15 @@ template <int M> struct Batch {
   }
 
   // Sums of 16 outputs over K inputs, written to to[16][M] or added to it; weights w[K][16], `stride` floats apart.
-  static void sums(const float* w, uint64_t stride, uint64_t K, const float* x, float* to, bool first) {
+  // Meanwhile the next weights are fetched: `next`, so many words for each input.
+  static void sums(const float* w, uint64_t stride, uint64_t K, const float* x, float* to, bool first,
+                   const uint32_t* next, uint64_t next_stride) {
     for (int o = 0; o < W; o += TILE) {
       V acc[TILE][C];
       UNROLLED for (int i = 0; i < TILE; ++i)
         UNROLLED for (int c = 0; c < C; ++c) acc[i][c] = first ? V{} : load<V>(to + (o + i) * M + c * L);
       for (uint64_t k = 0; k < K; ++k) {
-        if (o == 0) __builtin_prefetch(w + (k + AHEAD) * stride);
+        if (o == 0) __builtin_prefetch(next + k * next_stride);
         V row[C];
         UNROLLED for (int c = 0; c < C; ++c) row[c] = load<V>(x + k * M + c * L);
         UNROLLED for (int i = 0; i < TILE; ++i) {
@@ -772,7 +786,9 @@ template <int M> struct Batch {
         const Weights w = weights_at(plan, op, k, b);
         if (PER > 1) widen<PER>(w, n);
         const float* floats = PER > 1 ? panel : reinterpret_cast<const float*>(w.at);
-        sums(floats, PER > 1 ? W : w.stride, n, from + k * M, out + b * W * M, k == 0);
+        const bool more = b + 1 < blocks || k + DEPTH < op.in;
+        const Weights next = !more ? w : b + 1 < blocks ? weights_at(plan, op, k, b + 1) : weights_at(plan, op, k + DEPTH, 0);
+        sums(floats, PER > 1 ? W : w.stride, n, from + k * M, out + b * W * M, k == 0, next.at, next.stride / PER);
       }
     for (uint64_t b = 0; b < blocks; ++b) {
       for (int o = 0; o < W; ++o)
@@ -986,7 +1002,8 @@ double product_rate(int threads, double seconds) {
     const auto pass = std::chrono::steady_clock::now();
     team.run([&](int thread) {
       float* p = data[thread].at();
-      for (int i = 0; i < REPEATS; ++i) Batch<M>::sums(p, W, K, p + K * W, p + K * W + K * M, true);
+      const uint32_t* weights = reinterpret_cast<const uint32_t*>(p);
+      for (int i = 0; i < REPEATS; ++i) Batch<M>::sums(p, W, K, p + K * W, p + K * W + K * M, true, weights, W);
     });
     best = std::max(best, 2.0 * K * W * M * REPEATS * threads / elapsed(pass));
   } while (elapsed(start) < seconds);
