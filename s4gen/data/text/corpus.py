@@ -1,0 +1,160 @@
+"""Where text comes from: WikiText, and anybody's own files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from s4gen.data.store import data_folder
+from s4gen.data.text.reading import SUFFIXES, Block, line_start, read_blocks, unpacked_size
+from s4gen.errors import UserError
+
+CORPORA = ("wikitext-2", "wikitext-103", "wikitext-mini")
+"""Corpora with a name; the mini one is a few articles of WikiText-2, and comes inside the package."""
+SPLITS = ("train", "validation", "test")
+
+PORTIONS = {"train": (0.0, 0.9), "validation": (0.9, 0.95), "test": (0.95, 1.0)}
+"""The parts of a single file of the user's, in order, cut at line ends."""
+
+FILE_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
+"""The names, before the suffix, of the files in a folder of the user's."""
+
+MINI = Path(__file__).parent / "mini"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One split of a corpus: a file, or a contiguous part of one. It is read lazily and may exceed the memory."""
+
+    name: str
+    """wikitext-2, or the path that the user gave."""
+    split: str
+    """One of `SPLITS`."""
+    source: str
+    """Where it was read from: S4GEN_DATA, hub, file, or s4gen itself."""
+    path: Path
+    begin: int = 0
+    """Offset of its first byte in the unpacked file."""
+    end: int | None = None
+    """Offset after its last byte; None: the end of the file."""
+
+    def identity(self) -> str:
+        """Changes when the text may have: path, size and time of the file, and the part of it.
+
+        Raises:
+            UserError: the file is not there.
+        """
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read ({error.strerror}): copy or download it again") from error
+        return json.dumps([str(self.path.resolve()), status.st_size, status.st_mtime_ns, self.begin, self.end])
+
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        """The text as bytes, block by block; `start` is a block's `after`, to go on behind it.
+
+        Raises:
+            UserError: the file is missing or damaged, or there is no text at all.
+        """
+        found = start > self.begin
+        for block in read_blocks(self.path, max(start, self.begin), self.end):
+            found = True
+            yield block
+        if not found:
+            raise UserError(
+                f"there is no text in the {self.split} split of {self.name} ({self.path}): expected some lines of text"
+            )
+
+    def texts(self) -> Iterator[str]:
+        """The text, block by block, to make a vocabulary from.
+
+        Raises:
+            UserError: as `blocks`; or it is binary, or not UTF-8.
+        """
+        for block in self.blocks():
+            yield checked_text(block, self.path)
+
+    def size_estimate(self) -> int:
+        """Bytes to read, for progress bars. For a gzipped file, its own word for it, which is modulo 2^32."""
+        if self.end is not None:
+            return self.end - self.begin
+        size = self.path.stat().st_size
+        if self.path.suffix == ".gz" and size >= 4:
+            with self.path.open("rb") as file:
+                file.seek(-4, 2)
+                size = int.from_bytes(file.read(), "little")
+        return size - self.begin
+
+
+def checked_text(block: Block, path: Path) -> str:
+    """The text of a block, if text it is: UTF-8 without zero bytes.
+
+    Raises:
+        UserError: they are not; the message names the byte.
+    """
+    if (at := block.data.find(b"\0")) >= 0:
+        raise UserError(
+            f"{path} looks like a binary file (a zero near byte {block.start + at}): expected text in UTF-8; "
+            "the tokeniser `bytes` takes any file"
+        )
+    try:
+        return block.data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 at byte {block.start + error.start}: convert it, or use the tokeniser `bytes`, "
+            "which takes any file"
+        ) from error
+
+
+def open_corpus(name: str, split: str) -> Corpus:
+    """One split of a corpus: a name of `CORPORA`, a folder, or a file.
+
+    A folder holds train, validation (or valid, val) and test, each `.txt` or `.jsonl` (records with "text"), gzipped
+    or not. Of a single file, the first 90 % are for training, the next 5 % for validation and the last 5 % for the
+    test, cut at line ends. WikiText is read from `S4GEN_DATA`, else from what was downloaded, else from the hub.
+
+    Raises:
+        UserError: no such corpus, split or file; another suffix; neither data nor network.
+    """
+    if split not in SPLITS:
+        raise UserError(f"no split called {split!r}: expected one of {', '.join(SPLITS)}")
+    if name == "wikitext-mini":
+        return Corpus(name, split, "s4gen", MINI / f"{split}.txt.gz")
+    if name in CORPORA:
+        return _wikitext(name, split)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Corpus(name, split, "file", _in_folder(path, split))
+    if not path.is_file():
+        near = get_close_matches(name, CORPORA, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"no corpus or file called {name!r}: expected {', '.join(CORPORA)}, a folder or a file{hint}")
+    if not path.name.endswith(SUFFIXES):
+        raise UserError(f"{path} is no text file by its name: expected it to end in {', '.join(SUFFIXES)}")
+    size = unpacked_size(path)
+    begin, end = (line_start(path, int(size * portion)) for portion in PORTIONS[split])
+    return Corpus(name, split, "file", path, begin, end)
+
+
+def _in_folder(folder: Path, split: str) -> Path:
+    names = [f"{stem}{suffix}" for stem in FILE_NAMES[split] for suffix in SUFFIXES]
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if len(found) != 1:
+        what = f"both {found[0].name} and {found[1].name}" if found else f"no text for the split {split}"
+        stems = " or ".join(FILE_NAMES[split])
+        raise UserError(f"{folder} holds {what}: expected one file {stems} that ends in {', '.join(SUFFIXES)}")
+    return found[0]
+
+
+def _wikitext(name: str, split: str) -> Corpus:
+    file = f"wiki.{'valid' if split == 'validation' else split}.tokens"
+    folder = data_folder()
+    for candidate in (f"{file}.gz", file):
+        if folder is not None and (path := folder / "wikitext" / name / candidate).is_file():
+            return Corpus(name, split, "S4GEN_DATA", path)
+    from s4gen.data.text.hub import download
+
+    return Corpus(name, split, "hub", download(name, split))

@@ -1,0 +1,92 @@
+"""The order in which a language model reads tokens: rows that go on from batch to batch, one stream, or windows.
+
+Everything is pairs (x, y) of int64: y is what to predict, x the token before each. The state after one chunk is the
+state before the next; carrying it is the caller's part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s4gen.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TrainStream:
+    """Contiguous rows for truncated backpropagation through time.
+
+    The corpus is a circle. Row b of R starts at token floor(b n / R) of n and reads on, chunk after chunk, for ever; so
+    rows never need a fresh state, all chunks have the same length, and nothing is left out: after any number of steps
+    every token has been read floor(T R / n) or ceil(T R / n) times, T being the tokens that each row has read. In an
+    epoch row b reads its own n / R tokens, in the next one those of row b + 1. Step numbers are all there is to resume.
+    """
+
+    def __init__(self, tokens: NDArray[Any], rows: int, chunk: int, rank: int = 0, world: int = 1) -> None:
+        """tokens (n,); `rows` of each of `world` processes, of which this is number `rank`; R = rows * world.
+
+        Raises:
+            UserError: there are fewer tokens than rows.
+        """
+        if len(tokens) < rows * world:
+            raise UserError(
+                f"the text has {len(tokens)} tokens, fewer than the {rows * world} rows of a batch: "
+                "expected a longer text or a smaller batch"
+            )
+        self._tokens, self._chunk = tokens, chunk
+        self._starts = np.array([row * len(tokens) // (rows * world) for row in range(rank * rows, (rank + 1) * rows)])
+        self._per_step = rows * world * chunk
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """x and y of step 0, 1, ..., each int64 (rows, chunk). Row b of step s + 1 follows row b of step s."""
+        import torch
+
+        n = len(self._tokens)
+        first = (self._starts + step * self._chunk % n)[:, None]
+        both = self._tokens[(first + np.arange(-1, self._chunk)) % n].astype(np.int64)
+        found = torch.from_numpy(both)
+        return found[:, :-1].contiguous(), found[:, 1:].contiguous()
+
+    def epoch(self, step: int) -> float:
+        """How often the corpus has been read before this step, by all processes together."""
+        return step * self._per_step / len(self._tokens)
+
+    def steps(self, epochs: float) -> int:
+        """Steps after which the corpus has been read that often, rounded up."""
+        return math.ceil(epochs * len(self._tokens) / self._per_step)
+
+
+def one_stream(tokens: NDArray[Any], start: int, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The whole split as one row, x and y int64 (1, <= chunk): carry the state, and every token has its full past.
+
+    Each token is predicted exactly once, the first one from the token `start`, which is the tokeniser's `<eos>`.
+    """
+    yield from _rows(tokens, start, range(0, len(tokens), chunk), chunk, 1)
+
+
+def windows(tokens: NDArray[Any], start: int, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Non-overlapping windows, x and y int64 (<= rows, length), each from a fresh state; a shorter last one by itself.
+
+    Each token is predicted exactly once, from the tokens of its window before it and the one before the window
+    (`start` for the first): the protocol of most published numbers.
+    """
+    whole = len(tokens) // length * length
+    yield from _rows(tokens, start, range(0, whole, length), length, rows)
+    yield from _rows(tokens, start, range(whole, len(tokens), length), length, 1)
+
+
+def _rows(tokens: NDArray[Any], start: int, begins: range, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    import torch
+
+    for i in range(0, len(begins), rows):
+        group = begins[i : i + rows]
+        y = np.stack([tokens[begin : begin + length] for begin in group]).astype(np.int64)
+        before = [int(tokens[begin - 1]) if begin else start for begin in group]
+        x = np.concatenate([np.array(before)[:, None], y[:, :-1]], axis=1)
+        yield torch.from_numpy(x), torch.from_numpy(y)

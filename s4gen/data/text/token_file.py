@@ -1,0 +1,220 @@
+"""A corpus as a memory-mapped file of tokens, prepared once, in the user's cache.
+
+A folder per corpus and tokeniser holds `tokens`, integers of 16 or 32 bits, low byte first, and `meta.json`. While it
+is being made they are `partial` and `progress.json`; the last act is the renaming to `tokens`. So there is a whole file
+or none, and what was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s4gen.atomic import write_file_atomic
+from s4gen.data.store import user_cache
+from s4gen.data.text.corpus import Corpus, checked_text
+from s4gen.data.text.reading import Block
+from s4gen.data.text.tokenizer import Tokenizer
+from s4gen.errors import UserError
+from s4gen.progress import progress_bar
+
+FORMAT = 1
+SAVE_EVERY = 1 << 24
+"""Bytes of text between two notes of how far it is: a few seconds of work."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenFile:
+    """A split of a corpus in tokens, read from disk as they are needed."""
+
+    tokens: NDArray[Any]
+    """(n,) uint16 or uint32, read-only."""
+    words: int
+    """Words between white space, and one `<eos>` for each line: what word perplexity is normalised by."""
+    text_bytes: int
+    """Bytes of the text itself, unpacked: what bits per byte are normalised by."""
+    vocab: int
+    """Of the tokeniser."""
+    tokenizer: str
+    """Fingerprint of the tokeniser."""
+    path: Path
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass
+class _Progress:
+    """How far the preparation is: text before `position` has become the first `tokens` tokens of the file."""
+
+    position: int = 0
+    tokens: int = 0
+    words: int = 0
+    text_bytes: int = 0
+
+
+def token_cache() -> Path:
+    """Where token files are kept: `S4GEN_CACHE`, else the user's cache folder."""
+    named = os.environ.get("S4GEN_CACHE")
+    return (Path(named).expanduser() if named else user_cache()) / "tokens"
+
+
+def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None = None, shown: bool = True) -> TokenFile:
+    """The tokens of a corpus, from the cache where they were made of the same file by the same tokeniser.
+
+    Several processes may ask at once: one makes the file, the others wait for it. After an interruption, the next call
+    goes on. `shown`: with a progress bar.
+
+    Raises:
+        UserError: the text is missing, empty, damaged, or not what the tokeniser takes; it changed meanwhile; the disk
+            is full.
+    """
+    identity = corpus.identity()
+    key = hashlib.sha256(json.dumps([FORMAT, identity, tokenizer.fingerprint]).encode()).hexdigest()[:16]
+    label = re.sub(r"[^A-Za-z0-9]+", "-", Path(corpus.name).name).strip("-")
+    folder = (cache or token_cache()) / f"{label}-{corpus.split}-{key}"
+    if (found := _read(folder)) is not None:
+        return found
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            if (found := _read(folder)) is None:
+                _make(folder, corpus, identity, tokenizer, shown)
+                found = _read(folder)
+    except OSError as error:
+        what = "disk full while writing" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "cannot write"
+        raise UserError(
+            f"{what} {folder} ({error.strerror}): make room or set S4GEN_CACHE to another folder; "
+            "the next run goes on from here"
+        ) from error
+    assert found is not None, "what was made just now can be read"
+    return found
+
+
+def _dtype(vocab: int) -> np.dtype[Any]:
+    return np.dtype("<u2" if vocab <= 1 << 16 else "<u4")
+
+
+def _read(folder: Path) -> TokenFile | None:
+    """The finished file; None where there is none, or one that is not whole."""
+    path = folder / "tokens"
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        dtype = _dtype(meta["vocab"])
+        if path.stat().st_size != meta["tokens"] * dtype.itemsize:
+            return None
+        tokens = np.memmap(path, dtype, "r")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return TokenFile(tokens, meta["words"], meta["text_bytes"], meta["vocab"], meta["tokenizer"], path)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock of a process that dies is free again."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"s4gen: waiting for another process that prepares {folder.name}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _make(folder: Path, corpus: Corpus, identity: str, tokenizer: Tokenizer, shown: bool) -> None:
+    dtype = _dtype(tokenizer.vocab)
+    done = _fill(folder, corpus, tokenizer, dtype, shown)
+    if done.tokens == 0:
+        _discard(folder)
+        raise UserError(f"there is no text in the {corpus.split} split of {corpus.name}: expected some words")
+    if corpus.identity() != identity:
+        _discard(folder)
+        raise UserError(f"{corpus.path} changed while it was read: run it again when nothing writes to it")
+    meta = {"format": FORMAT, "corpus": corpus.name, "split": corpus.split, "dtype": dtype.name}
+    meta |= {"tokens": done.tokens, "words": done.words, "text_bytes": done.text_bytes}
+    meta |= {"vocab": tokenizer.vocab, "tokenizer": tokenizer.fingerprint}
+    write_file_atomic(folder / "meta.json", json.dumps(meta, indent=1).encode("utf-8"))
+    os.replace(folder / "partial", folder / "tokens")
+    (folder / "progress.json").unlink()
+
+
+def _fill(folder: Path, corpus: Corpus, tokenizer: Tokenizer, dtype: np.dtype[Any], shown: bool) -> _Progress:
+    """Write `partial` to the end, from where the last run came to."""
+    done = _resume(folder, dtype.itemsize)
+    with (
+        (folder / "partial").open("ab") as file,
+        progress_bar(corpus.size_estimate(), "B", shown, f"tokens of {corpus.name} {corpus.split}") as bar,
+    ):
+        read = saved = max(done.position, corpus.begin)
+        bar.update(read - corpus.begin)
+        for block, tokens, words in _encoded(folder, corpus, tokenizer, done.position):
+            file.write(np.array(tokens, dtype).tobytes())
+            text_bytes = done.text_bytes + len(block.data)
+            done = _Progress(block.after, done.tokens + len(tokens), done.words + words, text_bytes)
+            bar.update(block.after - read)
+            read = block.after
+            if read - saved >= SAVE_EVERY:
+                _save(folder, file, done)
+                saved = read
+        _save(folder, file, done)
+    return done
+
+
+def _encoded(folder: Path, corpus: Corpus, tokenizer: Tokenizer, start: int) -> Iterator[tuple[Block, list[int], int]]:
+    """Blocks with their tokens and their number of words."""
+    try:
+        for block in corpus.blocks(start):
+            yield block, *_tokens_and_words(block, corpus.path, tokenizer)
+    except UserError:
+        _discard(folder)  # the text is at fault, and a corrected one will have another folder
+        raise
+
+
+def _discard(folder: Path) -> None:
+    for name in ("progress.json", "partial"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _tokens_and_words(block: Block, path: Path, tokenizer: Tokenizer) -> tuple[list[int], int]:
+    anything = tokenizer.kind == "bytes"  # also what is no text; it still has a number of words
+    text = block.data.decode("utf-8", "replace") if anything else checked_text(block, path)
+    tokens = tokenizer.encode_bytes(block.data)
+    words = len(text.split()) + text.count("\n")
+    if block.ends:
+        tokens += tokenizer.ending(block.data)
+        words += bool(text) and not text.endswith("\n")
+    return tokens, words
+
+
+def _save(folder: Path, file: BinaryIO, done: _Progress) -> None:
+    """First the tokens reach the disk, then the note that counts them."""
+    file.flush()
+    os.fsync(file.fileno())
+    write_file_atomic(folder / "progress.json", json.dumps(asdict(done)).encode())
+
+
+def _resume(folder: Path, itemsize: int) -> _Progress:
+    """How far the last run came; what it wrote beyond its last note is cut off."""
+    partial = folder / "partial"
+    try:
+        done = _Progress(**json.loads((folder / "progress.json").read_text()))
+        if partial.stat().st_size < done.tokens * itemsize:
+            done = _Progress()
+    except (OSError, ValueError, TypeError):
+        done = _Progress()
+    if partial.exists():
+        os.truncate(partial, done.tokens * itemsize)
+    return done
