@@ -30,10 +30,13 @@ class NotFlatError(Exception):
 
 @dataclass(frozen=True)
 class Embed:
-    """x = value[row] + place[place mod period], the row being channel * levels + token, or the last one for bos."""
+    """x = value[row] + place[place mod period], the row being channel * levels + token.
 
-    value: Tensor  # r(channels * levels + 1, D)
-    place: Tensor  # r(period, D)
+    A bos that is not among the tokens has a row of its own, the last.
+    """
+
+    value: Tensor  # r(channels * levels, D), one row more for such a bos
+    place: Tensor  # r(period, D), period 0 without it
     channels: int
     levels: int
 

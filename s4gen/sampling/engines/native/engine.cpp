@@ -252,8 +252,8 @@ struct Plan {
     switch (op.kind) {
       case EMBED:
         if (op.dst != X || op.channels < 1 || op.levels < 1) reject("the embedding is wrong");
-        if (header.bos < op.levels || header.vocab > op.levels) reject("the embedding does not know all tokens");
-        tensor_at(op, 0, product({product({op.channels, op.levels}) + 1, out, 4}), n);
+        if (header.vocab > op.levels) reject("the embedding does not know all tokens");
+        tensor_at(op, 0, product({product({op.channels, op.levels}) + (header.bos >= op.levels), out, 4}), n);
         if (op.period) tensor_at(op, 1, product({op.period, out, 4}), n);
         break;
       case NORM:
@@ -469,8 +469,9 @@ struct Sources {
 Sources sources(const Plan& plan, const Op& op, int64_t token, int64_t place) {
   const uint64_t D = padded(op.out), at = op.period ? static_cast<uint64_t>(place) % op.period : 0;
   const uint64_t channel = op.period ? (at + op.period - 1) % op.period % op.channels : 0;
-  const bool bos = token == static_cast<int64_t>(plan.header.bos);
-  const uint64_t index = bos ? uint64_t(op.channels) * op.levels : channel * op.levels + static_cast<uint64_t>(token);
+  // A bos that is none of the tokens has a row of its own, the last.
+  const bool extra = token >= static_cast<int64_t>(op.levels);
+  const uint64_t index = extra ? uint64_t(op.channels) * op.levels : channel * op.levels + static_cast<uint64_t>(token);
   return {plan.tensor(op, 0) + index * D, op.period ? plan.tensor(op, 1) + at * D : nullptr};
 }
 
