@@ -25,7 +25,8 @@ lint: $(READY)
 	$(BIN)/mypy s4gen
 
 bench: $(READY)
-	$(BIN)/s4gen bench checkpoints/mnist-small --batch 1 64 --baseline conv transformer
+	$(BIN)/s4gen bench checkpoints/mnist-small --batch 1 64 \
+	  --engine eager compiled native native-bf16 native-int8 --baseline conv transformer
 
 bench-core: $(READY)
 	$(BIN)/python -m s4gen.bench_core --json runs/bench-core.json

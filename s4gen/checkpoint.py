@@ -2,6 +2,7 @@
 
     config.json          format, its version, and the DensityConfig
     model.safetensors    parameters and buffers, exactly as they were
+    tokenizer.json       of a language model: which text its tokens are
     recipe.toml          the whole resolved recipe, where a training run made it
     metrics.json         what was measured
     README.md            the card
@@ -27,21 +28,25 @@ from s4gen.atomic import current, read_consistent, write_atomic, write_file_atom
 from s4gen.config import (
     DensityConfig,
     Recipe,
+    TextLayout,
     density_config_from_dict,
     density_config_to_dict,
     load_recipe,
     recipe_to_toml,
 )
+from s4gen.data.text import Tokenizer, from_json
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
 from s4gen.shipped import find
 
 __all__ = [
+    "TOKENIZER_FILE",
     "Checkpoint",
     "check_target",
     "fill_checkpoint",
     "load_checkpoint",
     "load_tensors",
+    "load_tokenizer",
     "resolve_checkpoint",
     "save_checkpoint",
     "save_tensors",
@@ -51,6 +56,7 @@ __all__ = [
 
 FORMAT = "s4gen-checkpoint"
 FORMAT_VERSION = 1
+TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,14 @@ class Checkpoint:
     metrics: dict[str, Any]
     """What was measured when it was saved."""
 
+    def tokenizer(self) -> Tokenizer:
+        """The tokeniser of a language model, read from disk.
+
+        Raises:
+            UserError: the model is of something else; the tokeniser is missing, damaged, or not the model's.
+        """
+        return load_tokenizer(self.path, self.config)
+
 
 def save_checkpoint(
     path: str | Path,
@@ -76,6 +90,7 @@ def save_checkpoint(
     recipe: Recipe | None,
     metrics: Mapping[str, Any],
     card: str,
+    tokenizer: Tokenizer | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write the whole checkpoint, or nothing: a failure leaves what was there before.
@@ -85,11 +100,21 @@ def save_checkpoint(
         written.
     """
     check_target(path, overwrite)
-    write_atomic(path, lambda folder: fill_checkpoint(folder, model, recipe=recipe, metrics=metrics, card=card))
+
+    def fill(folder: Path) -> None:
+        fill_checkpoint(folder, model, recipe=recipe, metrics=metrics, card=card, tokenizer=tokenizer)
+
+    write_atomic(path, fill)
 
 
 def fill_checkpoint(
-    folder: Path, model: DensityModel, *, recipe: Recipe | None, metrics: Mapping[str, Any], card: str
+    folder: Path,
+    model: DensityModel,
+    *,
+    recipe: Recipe | None,
+    metrics: Mapping[str, Any],
+    card: str,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Write the files of a checkpoint into an existing folder, for use inside `write_atomic`."""
     config = {
@@ -104,6 +129,8 @@ def fill_checkpoint(
     (folder / "README.md").write_text(card, encoding="utf-8")
     if recipe is not None:
         (folder / "recipe.toml").write_text(recipe_to_toml(recipe), encoding="utf-8")
+    if tokenizer is not None:
+        (folder / TOKENIZER_FILE).write_text(tokenizer.to_json() + "\n", encoding="utf-8")
 
 
 def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
@@ -119,6 +146,29 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
     _check_tensors(tensors, model.state_dict(), path / "model.safetensors")
     model.load_state_dict(tensors, assign=True)
     return Checkpoint(path, config, model.eval(), recipe, metrics)
+
+
+def load_tokenizer(path: Path, config: DensityConfig) -> Tokenizer:
+    """The tokeniser in the directory of a checkpoint with this configuration.
+
+    Raises:
+        UserError: the model is of something else; the tokeniser is missing, damaged, or not the model's.
+    """
+    if not isinstance(config.layout, TextLayout):
+        raise UserError(f"{path} is a model of {config.layout.kind}s, which has no tokeniser; expected one of text")
+    file = (current(path) or path) / TOKENIZER_FILE
+    try:
+        text = _read_bytes(file).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is damaged ({error}); copy or save the checkpoint again") from None
+    tokenizer = from_json(text, str(file))
+    layout = config.layout
+    if (tokenizer.vocab, tokenizer.eos) != (layout.vocab, layout.start):
+        raise UserError(
+            f"{file} is of another vocabulary than the model: {tokenizer.vocab} tokens, <eos> being {tokenizer.eos}, "
+            f"where the model has {layout.vocab} and {layout.start}; copy the checkpoint again, with its own"
+        )
+    return tokenizer
 
 
 def resolve_checkpoint(name_or_path: str | Path) -> Path:

@@ -25,7 +25,7 @@ from s4gen.data.images import save_grid, to_sequence
 from s4gen.evaluation import Evaluation, evaluate
 from s4gen.models.density import DensityModel
 from s4gen.report import Picture, Section, Table, Text, write_report
-from s4gen.sampling import bench
+from s4gen.sampling import bench, bench_report
 from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurrent
 from s4gen.sampling.generate import generate
 from s4gen.shipped import shipped_names
@@ -182,16 +182,19 @@ def _convert(demo: Demo, checkpoint: Checkpoint, test: Tensor) -> RecurrentModel
 def _sample(demo: Demo, recurrent: RecurrentModel, test: Tensor, name: str, whose: str) -> None:
     """Part 3: new images, and the lower halves of given ones."""
     layout = recurrent.config.layout
+    assert isinstance(layout, ImageLayout)
     demo.say(f"sampling from {whose}")
     began = time.perf_counter()
-    drawn = generate(recurrent, _SAMPLES, seed=0)
+    drawn = generate(recurrent, _SAMPLES, seed=0, engine="auto")
     seconds = time.perf_counter() - began
     speed = f"{_SAMPLES * layout.length / seconds:,.0f} tokens/s, {_SAMPLES / seconds:.1f} images/s"
     demo.say(f"  {_SAMPLES} images in {seconds:.1f} s: {speed}")
     known = layout.length // layout.height * (layout.height // 2)
     given = test[:_COMPLETED]
     prompt = given[:, :known].repeat_interleave(_COMPLETIONS, dim=0)
-    completed = generate(recurrent, len(prompt), seed=0, prompt=prompt).view(_COMPLETED, _COMPLETIONS, -1)
+    completed = generate(recurrent, len(prompt), seed=0, prompt=prompt, engine="auto").view(
+        _COMPLETED, _COMPLETIONS, -1
+    )
     upper = given.clone()
     upper[:, known:] = 0
     columns = torch.cat([given[:, None], upper[:, None], completed], dim=1).flatten(0, 1)
@@ -213,28 +216,33 @@ def _sample_shipped(demo: Demo, test: Tensor) -> None:
 
 def _measure(demo: Demo, checkpoint: Checkpoint, bench_seconds: float) -> None:
     """Part 5: how fast that was, and what it is compared with."""
-    demo.say("measuring speed (s4gen bench measures longer, and torch.compile as well)")
+    demo.say("measuring speed (s4gen bench measures longer, and what torch.compile makes of model and Transformer)")
     result = bench.run(
         "demo",
         checkpoint.config,
         checkpoint=checkpoint.path,
         batches=(1, 16),
-        engines=("eager",),
+        engines=("eager", "native"),
         device=demo.device,
         budget=bench_seconds,
         positions=(100, 1_000, 10_000),
+        compiled_transformer=False,
     )
-    print(bench.format_table(result), flush=True)
+    print(bench_report.format_table(result), flush=True)
     blocks: list[Text | Table | Picture] = []
-    for batch in sorted({row.batch for row in result.rows}):
-        speeds = {result.title(row): result.tokens_per_second(row) for row in result.rows if row.batch == batch}
-        ours = [result.title(row) for row in result.rows if row.way in result.engines]
-        blocks.append(Table([f"batch {batch}", *bench.HEADER[1:]], result.cells(batch)))
+    for batch in result.batches:
+        rows = [row for row in result.rows if row.batch == batch]
+        speeds = {result.title(row): result.tokens_per_second(row) for row in rows if row.ms_per_step > 0}
+        ours = [result.title(row) for row in rows if row.way in result.engines]
+        blocks.append(Table([f"batch {batch}", *bench_report.HEADER[1:]], bench_report.cells(result, batch)))
         blocks.append(Picture(plots.speed_bars(speeds, ours), f"Tokens per second at batch {batch}"))
-    header, *body = bench.position_cells(result)
+    header, *body = bench_report.position_cells(result)
     blocks += [
         Table(header, body, bench.POSITION_NOTE),
-        Picture(result.plot(), "Milliseconds per token against position: flat for the recurrent form"),
+        Picture(
+            bench_report.plot(result),
+            "Milliseconds per token against position: flat for the recurrent form; tokens per second against batch",
+        ),
     ]
     demo.add(Section("Speed", blocks))
 
@@ -259,7 +267,7 @@ def _score(model: DensityModel | RecurrentModel, test: Tensor) -> Evaluation:
     """bits/dim by recurrence of a RecurrentModel, by convolution of a DensityModel."""
     if isinstance(model, RecurrentModel):
         return evaluate(model.log_prob_recurrent, test.to(model.device), len(test), "recurrent")
-    return evaluate(model.log_prob, test.to(model.head.weight.device), _TEST_BATCH, "conv")
+    return evaluate(model.log_prob, test.to(model.device), _TEST_BATCH, "conv")
 
 
 def _bits(evaluation: Evaluation) -> str:

@@ -17,13 +17,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from s4gen.apart import DiedError
+from s4gen.checkpoint import load_checkpoint, save_checkpoint
 from s4gen.cli import main
-from s4gen.config import ModelConfig, SSMConfig
+from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.config.schema import check_pair
 from s4gen.errors import UserError
 from s4gen.models.ancestors import DSS, LSSL
+from s4gen.models.density import DensityModel, resampled
 from s4gen.models.ssm_layers import S4
 from s4gen.sampling import ancestors
+from s4gen.sampling.measure import Task, measure
 from s4gen.ssm import blocks, diagonal, dplr, dss, hippo, lssl, reference
 
 FIXTURES = Path(os.environ.get("S4GEN_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
@@ -72,9 +75,9 @@ def impulses(H: int, L: int) -> Tensor:
     return impulse
 
 
-def by_blocks(maps: blocks.BlockMaps, u: Tensor) -> tuple[Tensor, Tensor]:
-    """y r(H, L) and the state r(H, N) for u r(H, L)."""
-    y, x = blocks.block_convolve(u.t()[None].to(maps.kernel.dtype), maps, None)
+def by_blocks(maps: blocks.BlockMaps, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """y r(H, L) and the state r(H, N) for u r(H, L), from the state r(H, N)."""
+    y, x = blocks.block_convolve(u.t()[None].to(maps.kernel.dtype), maps, None if state is None else state[None])
     return y[0].t(), x[0]
 
 
@@ -234,11 +237,12 @@ def test_lssl_is_its_definition_in_both_views_from_any_state(seed: int, H: int, 
     wanted, _ = defined_lssl(A, B, C, dt, impulses(H, L), nothing)
     assert relative(lssl.kernel(*discrete, L), wanted) < 1e-9
     u, start = torch.randn(H, L, dtype=torch.float64), torch.randn(H, 2 * half, dtype=torch.float64)
-    for x0, state in ((nothing, None), (start, start[None])):
+    maps = lssl.block_maps(*discrete, *blocks.block_lengths(L))
+    for x0, state in ((nothing, None), (start, start)):
         wanted, last = defined_lssl(A, B, C, dt, u, x0)
-        y, x = lssl.convolve(u.t()[None], *discrete, state)
-        torch.testing.assert_close(y[0].t(), wanted, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(x[0], last, rtol=1e-9, atol=1e-9)
+        y, x = by_blocks(maps, u, state)
+        torch.testing.assert_close(y, wanted, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(x, last, rtol=1e-9, atol=1e-9)
     x = start[None]
     for k in range(L):
         y_k, x = lssl.step(*discrete, u[:, k][None], x)
@@ -256,13 +260,12 @@ def test_the_discrete_legs_matrix_shrinks_every_state(N: int) -> None:
 
 def test_gradients_of_lssl_equal_finite_differences() -> None:
     system = [t.requires_grad_() for t in lssl_system(7, 2, 4)]
-    u, state = torch.randn(2, 6, 2, dtype=torch.float64), torch.randn(2, 2, 4, dtype=torch.float64)
 
-    def both(A: Tensor, B: Tensor, C: Tensor, dt: Tensor, u: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+    def both(A: Tensor, B: Tensor, C: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
         discrete = (*lssl.discretize(A, B, dt), C)
-        return lssl.kernel(*discrete, 6), *lssl.convolve(u, *discrete, state)
+        return lssl.kernel(*discrete, 6), *lssl.block_maps(*discrete, 5, 3)
 
-    assert torch.autograd.gradcheck(both, (*system, u.requires_grad_(), state.requires_grad_()))
+    assert torch.autograd.gradcheck(both, system)
 
 
 @settings(max_examples=20)
@@ -324,12 +327,29 @@ def test_resampled_dss_reads_every_second_sample(norm_length: int) -> None:
     torch.testing.assert_close(stepped, short, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("norm_length", [0, 40])
+def test_a_resampled_dss_is_saved_with_its_length_of_normalisation(norm_length: int, tmp_path: Path) -> None:
+    """Which is then no longer that of its configuration."""
+    config = DensityConfig(
+        ImageLayout(height=4, width=3, channels=1, levels=6),
+        ModelConfig(mixer="dss", d_model=8, n_layers=2, d_ff=0),
+        SSMConfig(d_state=8, norm_length=norm_length),
+    )
+    saved = resampled(DensityModel(config), 0.3).eval()
+    save_checkpoint(tmp_path / "saved", saved, recipe=None, metrics={}, card="")
+    loaded = load_checkpoint(tmp_path / "saved").model
+    x = torch.randint(0, 6, (2, 12))
+    with torch.no_grad():
+        assert torch.equal(loaded.nats(x), saved.nats(x))
+
+
 def test_dss_has_no_b_and_its_softmax_has_real_parts_of_both_signs() -> None:
     exp, softmax = (DSS(4, SSMConfig(d_state=8, norm_length=length)) for length in (0, 100))
     for module in (exp, softmax):
         assert module.ssm_parameters == ("raw_dt", "raw_decay", "frequency")
         assert module.initial_state(2).shape == (2, 4, 8)
-        assert set(module.state_dict()) == {name for name, _ in module.named_parameters()}
+        constants = {"norm_length"} if module is softmax else set()
+        assert set(module.state_dict()) == {name for name, _ in module.named_parameters()} | constants
         assert torch.equal(module.continuous()[0].real, torch.full((4, 4), -0.5))
         with torch.no_grad():
             module.raw_decay.fill_(-2.0)
@@ -353,11 +373,6 @@ def test_lssl_deals_its_matrices_out_by_remainder(n_ssm: int) -> None:
         assert relative(module.kernel(50), wanted) < 1e-9
 
 
-def test_lssl_refuses_rows_of_unequal_length() -> None:
-    with pytest.raises(ValueError, match="LSSL takes no lengths"):
-        LSSL(2, SSMConfig(d_state=4))(torch.zeros(1, 3, 2), None, torch.tensor([2]))
-
-
 @pytest.mark.parametrize(
     ("mixer", "settings_", "message"),
     [
@@ -376,6 +391,17 @@ def test_a_setting_that_an_ancestor_cannot_have_is_refused(mixer: str, settings_
 
 
 # The benchmark
+
+
+@pytest.mark.parametrize("mixer", ["dss", "lssl"])
+def test_generating_by_convolution_is_measured_for_the_ancestors_too(mixer: str) -> None:
+    config = DensityConfig(
+        ImageLayout(height=3, width=3, channels=1, levels=6),
+        ModelConfig(mixer=mixer, d_model=8, n_layers=2, d_ff=0),
+        SSMConfig(d_state=8),
+    )
+    (row,) = measure(Task("conv", config, None, 2, (9,), "cpu", torch.get_num_threads(), 0.01))
+    assert row.ms_per_step > 0 and "kernels built once" in row.note
 
 
 def test_the_published_kernel_of_s4_is_ours_with_c_truncated() -> None:
@@ -497,3 +523,19 @@ def test_a_wrong_command_is_one_line(argv: list[str], message: str, capsys: pyte
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
     assert line.startswith(f"s4gen: error: {message}") and printed.out == ""
+
+
+def test_lssl_is_discretised_at_a_size_where_a_batch_of_inverses_fails_on_two_threads() -> None:
+    threads = torch.get_num_threads()
+    A = torch.randn(1, 256, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 16
+    dt = torch.linspace(0.01, 0.1, 8, dtype=torch.float64)
+    B = torch.ones(8, 256, dtype=torch.float64)
+    try:
+        torch.set_num_threads(2)
+        A_bar, B_bar = lssl.discretize(A, B, dt)
+    finally:
+        torch.set_num_threads(threads)
+    left = torch.eye(256, dtype=torch.float64) - dt[:, None, None] / 2 * A
+    right = torch.eye(256, dtype=torch.float64) + dt[:, None, None] / 2 * A
+    assert torch.allclose(left @ A_bar, right, atol=1e-12)
+    assert torch.allclose((left @ B_bar[..., None])[..., 0], dt[:, None] * B, atol=1e-12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -111,3 +113,35 @@ def test_no_output_depends_on_a_later_input(mixer: CausalAttention, first_chunk:
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ValueError, match="n_heads must divide d_model, got n_heads = 5, d_model = 24"):
         CausalAttention(24, n_heads=5)
+
+
+def in_window(mixer: CausalAttention, u: Tensor) -> Tensor:
+    """One query, head, sequence at a time: the last `window` positions, weighed down by distance times 2^(-8 h / n)."""
+    query, key, value = mixer.qkv(u).chunk(3, dim=-1)
+    rows = []
+    for b, t, h in itertools.product(range(u.shape[0]), range(u.shape[1]), range(mixer.n_heads)):
+        seen, head = slice(max(0, t + 1 - mixer.window), t + 1), slice(h * mixer.d_head, (h + 1) * mixer.d_head)
+        distance = (t - torch.arange(t + 1))[seen]
+        scores = key[b, seen, head] @ query[b, t, head] / mixer.d_head**0.5
+        weights = (scores - distance * 2 ** (-8 * (h + 1) / mixer.n_heads)).softmax(0)
+        rows.append(weights @ value[b, seen, head])
+    return mixer.out(torch.stack(rows).view(u.shape))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [1, 2, 7, 70, 200])
+def test_a_window_is_attention_to_the_last_positions_in_any_chunks_and_in_steps(u: Tensor, window: int) -> None:
+    mixer = CausalAttention(WIDTH, 4, window)
+    wanted = in_window(mixer, u)
+    state: AttentionState | None = None
+    parts = []
+    for chunk in u.tensor_split([3, 4, 40], dim=1):
+        y, state = mixer(chunk, state)
+        parts.append(y)
+    stepped, last = step_all(mixer, u, mixer.initial_state(BATCH))
+    first, state = mixer(u[:, :20])
+    mixed, _ = step_all(mixer, u[:, 20:], state)
+    for found in (mixer(u)[0], torch.cat(parts, 1), stepped, torch.cat((first, mixed), 1)):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert state.length == min(20, window - 1)
+    assert last.keys.shape[2] <= max(64, 2 * window), "memory does not grow with the past"

@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from s4gen import timing
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel, ModelState
-from s4gen.sampling import bench, measure
+from s4gen.plots import Panel
+from s4gen.sampling import bench, bench_report, cached, limits, measure, stepping
 from s4gen.sampling.baselines import (
-    KeyValueCache,
     PrefixAgain,
     keep_kernels,
     matched_transformer,
@@ -26,7 +28,13 @@ from s4gen.sampling.baselines import (
     mixers,
     parameter_count,
 )
+from s4gen.sampling.cached import CachedTransformer
+from s4gen.sampling.convert import convert
+from s4gen.sampling.engines import make_engine
 from s4gen.sampling.measure import Row, Task
+from s4gen.sampling.randomness import draw
+from s4gen.sampling.roofline import Limit
+from s4gen.sampling.scoring import Loss
 
 LAYOUT = ImageLayout(height=4, width=6, channels=1, levels=16)
 
@@ -82,19 +90,61 @@ def test_stepping_the_transformer_with_its_cache_gives_the_logits_of_the_full_pa
         torch.testing.assert_close(logits, expected[:, t], rtol=1e-5, atol=1e-5)
 
 
-def test_the_measured_cache_step_is_the_step_of_the_real_transformer() -> None:
-    """With the true keys and values in its buffers, `KeyValueCache` must draw what the full pass would."""
-    model, x = build(tiny("attention")), tokens(2, 10)
-    _, real = model.prefill(x)
-    way = KeyValueCache(model, 2, LAYOUT.length)
-    for cache, block in zip(way._caches, real.blocks, strict=True):
-        cache.keys[:, :, :11], cache.values[:, :, :11] = block.keys, block.values  # bos and ten tokens
-    expected, _ = model.step(way._token, real)
+def test_the_lean_step_draws_and_remembers_what_the_real_transformer_would() -> None:
+    """With the true keys and values in its cache, the measured step must be the step of the model."""
+    model, x = build(tiny("attention")), tokens(64, 10)
+    _, real = model.prefill(x)  # bos and ten tokens
+    way = CachedTransformer(model, 64, LAYOUT.length)
+    for cache, state in zip(way.cache, real.blocks, strict=True):
+        cache[0, :, :, :11], cache[1, :, :, :11] = state.keys, state.values
     step = way.at(11)
-    drawn = [step() for _ in range(3)]
-    logits, _ = model.step(way._token, ModelState(real.place, tuple(c._replace(length=11) for c in way._caches)))
-    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
-    assert all(torch.equal(tokens, drawn[0]) for tokens in drawn[1:])
+    logits, after = model.step(way._token, real)
+    for _ in range(2):
+        assert torch.equal(step(), draw(logits, way._u))
+        for cache, state in zip(way.cache, after.blocks, strict=True):
+            torch.testing.assert_close(cache[0, :, :, :12], state.keys[:, :, :12], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(cache[1, :, :, :12], state.values[:, :, :12], rtol=1e-5, atol=1e-5)
+
+
+def test_both_forms_of_attention_are_the_real_one() -> None:
+    query, key, value = torch.randn(3, 2, 4, 8)
+    keys, values = torch.randn(2, 2, 4, 19, 8)
+    every = (torch.cat((past, now.unsqueeze(2)), dim=2) for past, now in ((keys, key), (values, value)))
+    expected = scaled_dot_product_attention(query.unsqueeze(2), *every).squeeze(2)
+    for attend in (cached.attend_by_products, cached.attend_by_loops):
+        torch.testing.assert_close(attend(query, key, value, keys, values), expected)
+        rounded = attend(*(x.bfloat16() for x in (query, key, value, keys, values)))
+        assert rounded.dtype == torch.bfloat16
+        torch.testing.assert_close(rounded.float(), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, which differ from version to version
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_step_is_the_plain_one_at_every_position(dtype: torch.dtype) -> None:
+    plain = CachedTransformer(build(tiny("attention")).to(dtype), 2, LAYOUT.length)
+    plain.cache.normal_()
+    with torch.inference_mode():
+        compiled = plain.compiled(11)
+        for position in (2, 3, 11, 23):
+            tokens = plain.at(position)()
+            expected = plain.cache[..., position, :].clone()
+            plain.cache[..., position, :] = 0
+            again = compiled.at(position)()
+            close = 1e-4 if dtype == torch.float32 else 0.1
+            torch.testing.assert_close(plain.cache[..., position, :], expected, rtol=close, atol=close)
+            if dtype == torch.float32:
+                assert torch.equal(again, tokens)
+
+
+def test_layers_share_caches_only_where_they_would_take_too_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached, "LARGEST_CACHE", 1000)
+    assert [cached.separate_caches(8, size) for size in (1, 125, 126, 333, 334, 999, 5000)] == [8, 8, 7, 3, 2, 1, 1]
+    model = build(tiny("attention"))
+    way = CachedTransformer(model, 1, 24)
+    assert len(way.cache) == 1
+    assert way.bytes_for(24) == 2 * way.cache.nbytes == 2 * 2 * 24 * 16 * 4
+    assert way.at(20)().shape == (1,)
 
 
 def test_running_the_prefix_again_reads_exactly_the_tokens_before_the_position(
@@ -166,46 +216,106 @@ def test_peak_memory_sees_what_was_allocated_and_freed_again() -> None:
 
 def task(way: str, **changes: object) -> Task:
     config = matched_transformer(tiny()) if way.startswith("transformer") else tiny()
-    plain = Task(way, config, None, batch=2, length=24, device="cpu", threads=1, budget=0.02, positions=(3, 40))
+    plain = Task(way, config, None, 2, (24,), "cpu", 1, 0.02, positions=(3, 40), compiled=False)
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("way", ["eager", "conv", "transformer", "transformer-no-cache"])
+@pytest.mark.parametrize("way", ["eager", "native", "native-int8", "conv", "transformer", "transformer-no-cache"])
 def test_every_way_is_measured_in_finite_positive_numbers(way: str) -> None:
-    row = measure.measure(task(way))
+    (row,) = measure.measure(task(way, loss=True))
     assert (row.way, row.batch, row.length) == (way, 2, 24)
     assert 0 < row.ms_per_step < 1e3
     assert math.isfinite(row.peak_memory_mb) and row.start_seconds > 0
     assert row.positions_sampled[0] == 0 and row.positions_sampled[-1] <= 23
     assert row.cost_by_position and all(0 < cost < 1e3 for cost in row.cost_by_position.values())
-    if way in ("eager", "transformer"):
+    if not way.endswith(("conv", "no-cache")):
         assert list(row.cost_by_position) == [3, 40]
+    assert (row.loss is not None) == (way == "native-int8")
 
 
-def test_the_state_at_a_far_position_is_the_one_that_stepping_there_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transformer_with_a_cache_gives_a_row_for_each_length() -> None:
+    rows = measure.measure(task("transformer", lengths=(8, 24), positions=()))
+    assert [(row.length, row.positions_sampled[-1]) for row in rows] == [(8, 7), (24, 23)]
+    assert all(0 < row.ms_per_step < 1e3 for row in rows)
+    config = task("transformer").config.model
+    more = 2 * 4 * config.n_layers * config.d_model * 2 * (24 - 8) / 1e6
+    assert rows[1].peak_memory_mb - rows[0].peak_memory_mb == pytest.approx(more)
+
+
+def test_a_length_whose_cache_is_too_large_is_a_row_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "LARGEST_CACHE", 2 * 4 * 2 * 16 * 10)  # ten places of one layer
+    short, long = measure.measure(task("transformer", lengths=(8, 24)))
+    assert short.ms_per_step > 0 and list(short.cost_by_position) == [3]
+    assert math.isnan(long.ms_per_step) and long.note.startswith("not measured at length 24: the cache of one layer")
+    (alone,) = measure.measure(task("transformer", lengths=(24,)))
+    assert math.isnan(alone.ms_per_step)
+
+
+def test_the_compiled_transformer_that_fails_or_is_slower_is_not_the_witness(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler\nand more")
+
+    (plain,) = measure.measure(task("transformer", positions=()))
+    assert plain.note == "not compiled"
+    monkeypatch.setattr(torch, "compile", lambda step, **_: no_compiler)
+    (row,) = measure.measure(task("transformer", positions=(), compiled=True))
+    assert row.ms_per_step > 0 and row.note == "torch.compile failed: no compiler"
+    monkeypatch.setattr(torch, "compile", lambda step, **_: step)
+    for plain_ms, compiled_ms, chosen in ((2.0, 3.0, "eager"), (3.0, 2.0, "compiled")):
+        monkeypatch.setattr(measure, "ms_in_turn", lambda *_, times=(plain_ms, compiled_ms): dict(enumerate(times)))
+        (row,) = measure.measure(task("transformer", positions=(), compiled=True))
+        assert row.note == f"{chosen} ({compiled_ms:g} ms compiled, {plain_ms:g} ms eager at position 12)"
+
+
+def test_an_engine_that_is_not_there_is_a_row_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """make_engine goes on with the eager engine; the benchmark must not show that under the other's name."""
+
+    def make(name: str, *args: object) -> object:
+        print("s4gen: no native engine (no compiler), going on with the eager engine", file=sys.stderr)
+        return make_engine("eager", *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measure, "make_engine", make)
+    (row,) = measure.measure(task("native"))
+    assert math.isnan(row.ms_per_step) and not row.cost_by_position
+    assert row.note == "s4gen: no native engine (no compiler), going on with the eager engine"
+
+
+def test_stepping_draws_what_the_engine_draws_and_counts_the_steps() -> None:
+    recurrent = convert(build(tiny()))
+    steps = stepping.Stepping(make_engine("eager", recurrent), recurrent.initial_state(4), recurrent.bos)
+    steps(3)
+    steps.one()
+    assert steps.taken == 4
+    assert steps.chunk(torch.device("cpu"), 40) in range(1, 11)
+    assert steps.chunk(torch.device("cpu"), 1) == 1
+
+
+def test_the_states_at_far_positions_are_those_that_stepping_there_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost at a position is measured from a state read by convolution; here it is compared with stepping."""
-    taken: dict[int, ModelState] = {}
-    monkeypatch.setattr(measure, "_PREFILL_CHUNK", 16)
-    monkeypatch.setattr(measure.torch, "randint", lambda high, size, **_: torch.zeros(size, dtype=torch.int64))
-    monkeypatch.setattr(measure, "Stepping", lambda engine, recurrent, batch, state: state)
-    monkeypatch.setattr(measure, "_costs_in_turn", lambda steps, *_: taken.update(steps))
-    job = task("eager")
-    recurrent = measure.convert(build(tiny()))
-    measure._engine_at_positions(job, measure.make_engine("eager", recurrent), recurrent)
+    monkeypatch.setattr(stepping, "_PREFILL_CHUNK", 16)
+    monkeypatch.setattr(stepping.torch, "randint", lambda high, size, **_: torch.zeros(size, dtype=torch.int64))
+    recurrent = convert(build(tiny()))
+    found = stepping.states_at(recurrent, 2, (40, 3))
     state, token = recurrent.initial_state(2), torch.full((2,), recurrent.bos)
     for position in range(41):
         _, state = recurrent.step(token, state)
         token = torch.zeros(2, dtype=torch.int64)
-        if position in taken:
-            for got, want in zip(taken[position].blocks, state.blocks, strict=True):
+        if position in found:
+            for got, want in zip(found[position].blocks, state.blocks, strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
-            assert torch.equal(taken[position].place, state.place)
-    assert sorted(taken) == [3, 40]
+            assert torch.equal(found[position].place, state.place)
+    assert sorted(found) == [3, 40]
+
+
+def test_ways_that_take_turns_are_each_timed_per_step() -> None:
+    ways = {1: lambda n: time.sleep(0.01 * n), 2: lambda n: time.sleep(0.001 * n)}
+    costs = stepping.ms_in_turn(ways, torch.device("cpu"), 0.1)
+    assert 10 <= costs[1] < 50 and 1 <= costs[2] < 9
 
 
 def test_a_way_that_runs_out_of_memory_is_a_row_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "PrefixAgain", lambda *_: torch.empty(2**60))  # what the error looks like is torch's
-    row = measure.measure(task("conv"))
+    (row,) = measure.measure(task("conv"))
     assert math.isnan(row.ms_per_step)
     assert row.note.startswith("out of memory: ") and "\n" not in row.note
 
@@ -216,49 +326,139 @@ def test_another_error_while_measuring_is_not_taken_for_a_lack_of_memory(monkeyp
         measure.measure(task("conv"))
 
 
-def test_a_whole_run_gives_rows_ratios_a_table_and_a_plot() -> None:
+def test_a_prefix_so_long_that_it_takes_minutes_is_run_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    class Slow:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def at(self, position: int) -> Callable[[], None]:
+            return lambda: (calls.append(position), time.sleep(0.03 if position == 23 else 0.0))[1]
+
+    monkeypatch.setattr(measure, "PrefixAgain", Slow)
+    (row,) = measure.measure(task("transformer-no-cache", budget=0.002))
+    assert calls.count(23) == 1
+    assert row.cost_by_position[23] >= 30
+
+
+def test_a_row_is_measured_in_a_process_of_its_own() -> None:
+    (row,) = measure.measure_apart(task("eager", positions=()))
+    assert 0 < row.ms_per_step < 1e3 and row.note == ""
+
+
+def test_a_whole_run_gives_rows_ratios_limits_a_table_and_a_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "measure_apart", measure.measure)
+    monkeypatch.setattr(bench, "limits_apart", limits.limits)
     result = bench.run(
         "tiny",
         tiny(),
         batches=(2,),
-        engines=("eager",),
-        baselines=("conv",),
+        lengths=(24, 48),
+        engines=("eager", "native"),
+        baselines=("conv", "transformer"),
         device="cpu",
         budget=0.02,
         positions=(5, 50),
+        compiled_transformer=False,
     )
-    values = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert [row.get("engine", row.get("baseline")) for row in values["rows"]] == ["eager", "conv"]
-    assert all(row["peak_memory_mb"] > 0 and row["parameters"] == parameter_count(tiny()) for row in values["rows"])
-    eager, conv = values["rows"]
-    assert values["ratios"]["2"] == {
-        "best_engine": "eager",
-        "eager": 1.0,
-        "conv": pytest.approx(conv["ms_per_step"] / eager["ms_per_step"]),
-    }
-    assert eager["tokens_per_second"] == pytest.approx(2e3 / eager["ms_per_step"])
-    assert eager["images_per_second"] == pytest.approx(eager["tokens_per_second"] / 24)
+    values = result.to_dict()
+    json.dumps(values)
+    rows = values["rows"]
+    names = ["eager", "native", "conv", "transformer", "transformer", "transformer-no-cache"]
+    assert [row.get("engine", row.get("baseline")) for row in rows] == names
+    assert [row["length"] for row in rows] == [24, 24, 24, 24, 48, 24]
+    counts = [parameter_count(result.transformer if "transformer" in name else tiny()) for name in names]
+    assert [row["parameters"] for row in rows] == counts
+    for row in rows:
+        assert row["peak_memory_mb"] >= 0
+        assert row["tokens_per_second"] == pytest.approx(row["batch"] * 1e3 / row["ms_per_step"])
+        assert row["images_per_second"] == pytest.approx(row["tokens_per_second"] / 24)
+        if row.get("baseline") in ("conv", "transformer-no-cache"):
+            assert row["limit"] is None and math.isnan(row["fraction_of_limit"])
+        else:
+            assert row["limit"]["limit_ms"] > 0
+            assert row["fraction_of_limit"] == pytest.approx(row["limit"]["limit_ms"] / row["ms_per_step"])
+    best = min(rows[:2], key=lambda row: row["ms_per_step"])
+    ratios = values["ratios"]["48"]["2"]
+    assert ratios["best_engine"] == best["engine"] and list(ratios) == ["best_engine", "eager", "native", "transformer"]
+    assert ratios["transformer"] == pytest.approx(rows[4]["ms_per_step"] / best["ms_per_step"])
+    assert values["ratios"]["24"]["2"]["conv"] == pytest.approx(rows[2]["ms_per_step"] / best["ms_per_step"])
     assert [point["position"] for point in values["position"][0]["points"]] == [5, 50]
-    table = bench.format_table(result)
-    assert "convolution again per token" in table and "read by convolution" in table
-    assert result.plot().startswith(b"\x89PNG")
+    table = bench_report.format_table(result)
+    for words in (
+        "convolution again per token",
+        "Transformer, KV cache, length 48",
+        "read by convolution",
+        "of limit",
+        "limit, recurrent, fp32 weights: ",
+        "batch 2, Transformer, KV cache: not compiled",
+    ):
+        assert words in table
+    assert bench_report.plot(result).startswith(b"\x89PNG")
+
+
+def test_the_plot_has_a_panel_for_everything_that_was_varied(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Panel] = []
+    monkeypatch.setattr(bench_report, "panels", lambda panels: shown.extend(panels) or b"")
+    bench_report.plot(result_of(row("eager", 2.0)))
+    assert shown == []
+    rows = [row("eager", 2.0), row("transformer", 20.0), row("transformer", 40.0, 48), row("conv", math.nan)]
+    rows[0].cost_by_position.update({3: 2.0, 40: 2.1})
+    bench_report.plot(result_of(*rows, row("eager", 4.0, batch=8), row("transformer", 160.0, batch=8)))
+    positions, ratios, speeds = shown
+    assert positions.curves == {"recurrent, eager": [(3, 2.0), (40, 2.1)]}
+    assert ratios.curves == {
+        "Transformer, KV cache, batch 1": [(24, 10.0), (48, 20.0)],
+        "Transformer, KV cache, batch 8": [(24, 40.0)],
+    }
+    assert speeds.curves["recurrent, eager"] == [(1, 500.0), (8, 2000.0)]
+    assert speeds.curves["Transformer, KV cache"] == [(1, 50.0), (8, 50.0)], "at the first length"
+    assert "convolution again per token" not in speeds.curves
+    assert "recurrent, eager" in speeds.ours
+
+
+def row(way: str, ms: float, length: int = 24, **more: object) -> Row:
+    return dataclasses.replace(Row(way, 1, length, ms, 1.0, 0.1, [0, 23]), **more)  # type: ignore[arg-type]
+
+
+def result_of(*rows: Row, engines: tuple[str, ...] = ("eager", "native", "native-int8")) -> bench.BenchResult:
+    machine = timing.machine(torch.device("cpu"))
+    return bench.BenchResult("tiny", tiny(), tiny("attention"), 10, 10, machine, engines, (), list(rows))
 
 
 def test_a_row_without_numbers_is_shown_as_such_and_stays_out_of_the_ratios() -> None:
-    rows = [
-        Row("eager", 1, 24, 2.0, 1.0, 0.1, [0, 23]),
-        Row("transformer", 1, 24, math.nan, math.nan, math.nan, [], note="its process died"),
-    ]
-    result = bench.BenchResult(
-        "tiny", tiny(), tiny("attention"), 10, 10, timing.machine(torch.device("cpu")), ("eager",), (), rows
+    result = result_of(row("eager", 2.0), row("transformer", math.nan, note="its process died"))
+    assert bench_report.cells(result, 1)[1][1:] == ["-", "-", "-", "1", "-", "-"]
+    assert "its process died" in bench_report.format_table(result)
+
+
+def test_others_are_compared_with_our_best_engine_that_changes_no_result() -> None:
+    exact, lossy, other = row("native", 2.0), row("native-int8", 1.0), row("transformer", 20.0)
+    assert result_of(exact, lossy, other).ratio(other) == 10.0
+    assert result_of(lossy, other).ratio(other) == 20.0
+    assert math.isnan(result_of(other).ratio(other))
+
+
+def test_the_table_says_the_limit_and_what_a_lossy_engine_loses() -> None:
+    limit = Limit(0.5, 24_000_000, 12_000_000, 48e9, 174e9, 1)
+    result = result_of(row("native-int8", 1.0, limit=limit, loss=Loss(0.0012, 0.0001, 4096)))
+    table = bench_report.format_table(result)
+    assert bench_report.cells(result, 1)[0][-1] == "50%"
+    assert (
+        "limit, recurrent, int8 weights: 0.5 ms = the longer of 24.0 MB at 48 GB/s and 12 MFLOP at 174 GFLOP/s" in table
     )
-    assert result.cells(1)[1][1:] == ["-"] * 5
-    assert "its process died" in bench.format_table(result)
+    assert "recurrent, native-int8 loses 0.0012 ± 0.0001 bits/dim (4,096 of the model's own tokens)" in table
 
 
-def test_a_process_that_dies_becomes_a_row_without_numbers(tmp_path: Path) -> None:
-    row = measure.measure_apart(task("conv", config=_Deadly()))
+def test_a_process_that_dies_becomes_a_row_without_numbers() -> None:
+    (row,) = measure.measure_apart(task("conv", config=_Deadly()))
     assert math.isnan(row.ms_per_step) and "died" in row.note
+
+
+def test_limits_whose_process_dies_are_unknown() -> None:
+    job = limits.Job((("eager", 1, 24),), _Deadly(), None, tiny(), "cpu", 1)  # type: ignore[arg-type]
+    assert limits.limits_apart(job) == {}
 
 
 class _Deadly:
@@ -274,8 +474,9 @@ class _Deadly:
     ("changes", "message"),
     [
         ({"batches": (0,)}, "batch 0: expected at least 1"),
-        ({"length": 0}, "length 0: expected at least 1"),
-        ({"engines": ("warp",)}, "bench knows no engine 'warp': expected some of eager, compiled"),
+        ({"lengths": (9, 0)}, "length 0: expected at least 1"),
+        ({"engines": ("warp",)}, "bench knows no engine 'warp': expected some of eager, compiled, native"),
+        ({"engines": ("auto",)}, "bench knows no engine 'auto'"),
         ({"baselines": ("rnn",)}, "bench knows no baseline 'rnn': expected some of conv, transformer"),
         ({"engines": (), "baselines": ()}, "there is nothing to measure"),
         ({"positions": (0,)}, "position 0: expected at least 1"),

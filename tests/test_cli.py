@@ -251,7 +251,7 @@ def test_eval_agrees_in_both_modes(capsys: pytest.CaptureFixture[str], room: Pat
         json.loads(output(capsys, "eval", "tiny", "--limit", "3", "--json", "--mode", mode))
         for mode in ("conv", "recurrent")
     )
-    assert recurrent["mode"] == "recurrent"
+    assert (recurrent["mode"], recurrent["engine"]) == ("recurrent", "eager")
     assert recurrent["bits_per_dim"] == pytest.approx(conv["bits_per_dim"], abs=1e-5)
 
 
@@ -451,7 +451,7 @@ def test_a_stopped_run_says_how_to_go_on_and_is_not_a_success(capsys: pytest.Cap
 def test_bench_prints_one_json_object_and_a_plot(
     capsys: pytest.CaptureFixture[str], refusal: Any, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from s4gen.sampling import bench
+    from s4gen.sampling import bench, bench_report
 
     calls: list[dict[str, Any]] = []
 
@@ -459,16 +459,15 @@ def test_bench_prints_one_json_object_and_a_plot(
         def to_dict(self) -> dict[str, Any]:
             return {"rows": [{"ms_per_step": float("nan")}]}
 
-        def plot(self) -> bytes:
-            return b"a plot"
-
     def run(name: str, config: DensityConfig, **settings: Any) -> Result:
         calls.append({"name": name, "config": config, **settings})
         return Result()
 
     monkeypatch.setattr(bench, "run", run)
-    monkeypatch.setattr(bench, "format_table", lambda result: "a table")
-    arguments = ["bench", "tiny", "--batch", "1", "8", "--length", "9", "--engine", "eager"]
+    monkeypatch.setattr(bench_report, "format_table", lambda result: "a table")
+    monkeypatch.setattr(bench_report, "plot", lambda result: b"a plot")
+    arguments = ["bench", "tiny", "--batch", "1", "8", "--length", "9", "16"]
+    arguments += ["--engine", "eager", "native"]
     arguments += ["--baseline", "conv", "--plot", "p.png"]
     printed = output(capsys, *arguments, "--json")
     assert json.loads(printed, parse_constant=pytest.fail) == {"rows": [{"ms_per_step": None}]}
@@ -479,8 +478,8 @@ def test_bench_prints_one_json_object_and_a_plot(
         "name": "tiny",
         "checkpoint": Path("tiny"),
         "batches": [1, 8],
-        "length": 9,
-        "engines": ["eager"],
+        "lengths": [9, 16],
+        "engines": ["eager", "native"],
         "baselines": ["conv"],
         "progress": True,
     }

@@ -18,6 +18,7 @@ from s4gen.config import (
     OptimConfig,
     Recipe,
     SSMConfig,
+    TextLayout,
     TrainConfig,
     density_config_from_dict,
     density_config_to_dict,
@@ -25,7 +26,7 @@ from s4gen.config import (
     load_recipe,
     recipe_to_toml,
 )
-from s4gen.config.schema import INITS, INITS_OF
+from s4gen.config.schema import INITS, INITS_OF, TEXT_KEYS
 from s4gen.errors import UserError
 from s4gen.shipped import shipped_names
 
@@ -42,6 +43,7 @@ def models(draw: st.DrawFn) -> tuple[ModelConfig, SSMConfig]:
     n_heads = draw(st.integers(1, 64))
     model = ModelConfig(
         mixer=mixer,
+        mixers=draw(st.integers(1, 9)),
         d_model=n_heads * draw(st.integers(1, 64)),
         n_layers=draw(whole),
         d_ff=draw(st.integers(0, 10**6)),
@@ -68,13 +70,30 @@ def models(draw: st.DrawFn) -> tuple[ModelConfig, SSMConfig]:
     return model, ssm
 
 
+def of_text(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
+    cutoffs = draw(st.lists(st.integers(1, 10**6), unique=True, max_size=3))
+    cutoffs = cutoffs if model.d_model >= 4 ** len(cutoffs) else []
+    return dataclasses.replace(model, cutoffs=tuple(sorted(cutoffs)), window=draw(st.integers(1, 10**6)))
+
+
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
-    data = st.builds(
-        DataConfig,
-        dataset=st.sampled_from(["mnist", "cifar10", "mnist-mini", "cifar10-mini"]),
-        validation=st.integers(0, 10**9),
-    )
+    text = draw(st.booleans())
+    if text:
+        data = st.builds(
+            DataConfig,
+            dataset=st.sampled_from(
+                ["wikitext-2", "wikitext-103", "wikitext-mini", "my.txt", "a/b.jsonl.gz", "./folder"]
+            ),
+            tokenizer=st.sampled_from(["word", "bpe"]),
+            vocab_size=st.integers(257, 10**9),
+        )
+    else:
+        data = st.builds(
+            DataConfig,
+            dataset=st.sampled_from(["mnist", "cifar10", "mnist-mini", "cifar10-mini"]),
+            validation=st.integers(0, 10**9),
+        )
     optim = st.builds(
         OptimConfig,
         lr=positive,
@@ -87,7 +106,10 @@ def recipes(draw: st.DrawFn) -> Recipe:
     train = st.builds(
         TrainConfig,
         steps=whole,
-        batch_size=whole,
+        batch_size=st.integers(1, 1000).map(lambda size: 6 * size),
+        accumulate=st.sampled_from([1, 2, 3]),
+        checkpoint_activations=st.booleans(),
+        chunk=whole if text else st.just(256),
         seed=st.integers(0, 2**32 - 1),
         precision=st.sampled_from(["fp32", "bf16"]),
         log_every=whole,
@@ -96,7 +118,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         save_every=whole,
         n_samples=st.integers(0, 10**6),
     )
-    return Recipe(*draw(models()), draw(data), draw(optim), draw(train))
+    model, ssm = draw(models())
+    return Recipe(of_text(draw, model) if text else model, ssm, draw(data), draw(optim), draw(train))
 
 
 @given(recipe=recipes())
@@ -114,12 +137,24 @@ def test_any_density_config_survives_the_trip_through_json(
     assert density_config_from_dict(json.loads(json.dumps(density_config_to_dict(config)))) == config
 
 
-def test_a_written_recipe_names_every_key() -> None:
-    text = recipe_to_toml(DEFAULT)
+@given(parts=models(), vocab=st.integers(2, 10**6), length=whole, data=st.data())
+def test_any_config_of_text_survives_the_trip_through_json(
+    parts: tuple[ModelConfig, SSMConfig], vocab: int, length: int, data: st.DataObject
+) -> None:
+    model = of_text(data.draw, parts[0])
+    model = dataclasses.replace(model, cutoffs=tuple(cut for cut in model.cutoffs if cut < vocab))
+    config = DensityConfig(TextLayout(vocab, data.draw(st.integers(0, vocab - 1)), length), model, parts[1])
+    assert density_config_from_dict(json.loads(json.dumps(density_config_to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "wikitext-2"])
+def test_a_written_recipe_names_every_key_that_goes_with_its_data(dataset: str) -> None:
+    text = recipe_to_toml(dataclasses.replace(DEFAULT, data=DataConfig(dataset)))
+    others = TEXT_KEYS if dataset == "mnist" else {"data": ("validation",)}
     for section in dataclasses.fields(Recipe):
         assert f"[{section.name}]" in text
         for field in dataclasses.fields(getattr(DEFAULT, section.name)):
-            assert f"\n{field.name} = " in text
+            assert (f"\n{field.name} = " in text) is (field.name not in others.get(section.name, ()))
 
 
 def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
@@ -137,7 +172,10 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
         ),
         ("[train]\nlr = 0.1", "unknown key train.lr; did you mean optim.lr?"),
         ("steps = 3", "unknown key steps; did you mean train.steps?"),
-        ("[data]\nqqqq = 3", "unknown key data.qqqq; expected one of data.dataset, data.validation"),
+        (
+            "[data]\nqqqq = 3",
+            "unknown key data.qqqq; expected one of data.dataset, data.validation, data.tokenizer, data.vocab_size",
+        ),
         ("model = 3", "model = 3: expected a section [model]"),
         ('[train]\nsteps = "3"', 'train.steps = "3": got a string, expected a whole number'),
         ("[train]\nsteps = 3.0", "train.steps = 3.0: got a decimal number, expected a whole number"),
@@ -173,8 +211,51 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
         ),
         (
             '[data]\ndataset = "minst"',
-            'data.dataset = "minst": expected one of mnist, cifar10, mnist-mini, cifar10-mini',
+            'data.dataset = "minst": expected one of mnist, cifar10, mnist-mini, cifar10-mini, wikitext-2, '
+            "wikitext-103, wikitext-mini, or a path to text, such as ./my.txt",
         ),
+        ("[ssm]\ntie_dt = 1", "ssm.tie_dt = 1: got a whole number, expected true or false"),
+        ("[model]\nmixers = 0", "model.mixers = 0: expected at least 1"),
+        ("[model]\ncutoffs = 3", "model.cutoffs = 3: got a whole number, expected whole numbers in brackets"),
+        ("[model]\ncutoffs = [1.5]", "model.cutoffs = [1.5]: got a list, expected whole numbers in brackets"),
+        ("[model]\ncutoffs = [5, 5]", "model.cutoffs = [5, 5]: expected increasing numbers from 1"),
+        ("[model]\ncutoffs = [0]", "model.cutoffs = [0]: expected increasing numbers from 1"),
+        (
+            "[model]\nd_model = 15\ncutoffs = [5, 9]",
+            "model.cutoffs = [5, 9]: 2 clusters, each 4 times as narrow as the one before, leave no width of "
+            "model.d_model = 15; expected fewer",
+        ),
+        (
+            "[model]\ncutoffs = [5]",
+            'model.cutoffs = [5] goes with text, not with data.dataset = "mnist": leave it out',
+        ),
+        ("[train]\nchunk = 3", 'train.chunk = 3 goes with text, not with data.dataset = "mnist": leave it out'),
+        (
+            '[data]\ntokenizer = "bytes"',
+            'data.tokenizer = "bytes" goes with text, not with data.dataset = "mnist": leave it out',
+        ),
+        (
+            '[data]\ndataset = "my.txt"\nvalidation = 3',
+            'data.validation = 3 does not go with data.dataset = "my.txt": text has a validation split',
+        ),
+        (
+            '[data]\ndataset = "my.txt"\n[model]\nmixer = "attention"',
+            'model.window = 0: attention needs a window, such as 512, where data.dataset = "my.txt" is text',
+        ),
+        ('[data]\ntokenizer = "char"', 'data.tokenizer = "char": expected one of word, bpe, bytes'),
+        (
+            '[data]\ndataset = "x/"\ntokenizer = "bpe"',
+            'data.vocab_size = 0: expected at least 257 for data.tokenizer = "bpe"',
+        ),
+        (
+            '[data]\ndataset = "x/"\ntokenizer = "bytes"\nvocab_size = 300',
+            'data.vocab_size = 300: expected 257 for data.tokenizer = "bytes"',
+        ),
+        (
+            '[data]\ndataset = "x/"\nvocab_size = 1',
+            'data.vocab_size = 1: expected at least 2 for data.tokenizer = "word"',
+        ),
+        ("[train]\naccumulate = 3", "train.accumulate = 3: expected a divisor of train.batch_size = 64"),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence_naming_file_key_and_remedy(text: str, message: str, tmp_path: Path) -> None:
@@ -264,6 +345,8 @@ def test_a_mistake_in_a_preset_names_the_preset(tmp_path: Path) -> None:
 def test_a_preset_has_a_layout_only_if_it_says_so(tmp_path: Path) -> None:
     path = write(tmp_path, "[model]\nd_model = 32")
     assert load_preset(path) == (ModelConfig(d_model=32), SSMConfig(), None)
+    path = write(tmp_path, '[layout]\nkind = "text"\nvocab = 9\nstart = 2\n[model]\nd_model = 32\ncutoffs = [3]')
+    assert load_preset(path) == (ModelConfig(d_model=32, cutoffs=(3,)), SSMConfig(), TextLayout(9, 2, 1024))
     path = write(tmp_path, '[layout]\nkind = "image"\nheight = 3\nwidth = 4\nchannels = 1\nlevels = 2')
     assert load_preset(path) == (ModelConfig(), SSMConfig(), ImageLayout(3, 4, 1, 2))
 
@@ -272,7 +355,19 @@ def test_a_preset_has_a_layout_only_if_it_says_so(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[layout]\nheight = 3\nwidth = 4", "layout.channels is missing"),
-        ('[layout]\nkind = "sound"', 'layout.kind = "sound": expected "image"'),
+        ('[layout]\nkind = "sound"', 'layout.kind = "sound": expected "image" or "text"'),
+        ("[layout]\nkind = 3", 'layout.kind = 3: expected "image" or "text"'),
+        ('[layout]\nkind = "text"\nvocab = 5', "layout.start is missing"),
+        ('[layout]\nkind = "text"\nvocab = 5\nheight = 5', "unknown key layout.height"),
+        ('[layout]\nkind = "text"\nvocab = 5\nstart = 5', "layout.start = 5: expected 0 to 4, one of the tokens"),
+        (
+            '[layout]\nkind = "text"\nvocab = 5\nstart = 0\n[model]\ncutoffs = [5]',
+            "model.cutoffs = [5]: expected numbers below the vocabulary of 5",
+        ),
+        (
+            "[layout]\nheight = 3\nwidth = 4\nchannels = 1\n[model]\ncutoffs = [5]",
+            "model.cutoffs = [5] goes with text, not with images: leave it out",
+        ),
         (
             "[layout]\nheight = 3\nwidth = 4\nchannels = 1\nlevels = 257",
             "layout.levels = 257: expected 2 to 256",

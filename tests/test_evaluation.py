@@ -6,10 +6,15 @@ import math
 
 import pytest
 import torch
+from tiny import noisy_model, random_sequences
 from torch import Tensor
 
+from s4gen.cli import main
 from s4gen.errors import UserError
 from s4gen.evaluation import evaluate
+from s4gen.sampling.convert import RecurrentModel, convert
+from s4gen.sampling.engines import Engine, make_engine
+from s4gen.sampling.scoring import Loss, loss_of, nats_by_engine
 
 
 def by_first_token(x: Tensor) -> Tensor:
@@ -81,3 +86,70 @@ def test_progress_goes_to_standard_error_only(capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "1.0000 bits/dim" in printed.err
+
+
+# By an engine, token by token
+
+
+@pytest.mark.parametrize("name", ["eager", "native"])
+@pytest.mark.parametrize("mixer", ["s4d", "s4"])
+def test_an_engine_scores_as_the_convolution_does(mixer: str, name: str) -> None:
+    model = noisy_model(mixer).eval()
+    recurrent, x = convert(model), random_sequences(model, 3)
+    nats = nats_by_engine(recurrent, make_engine(name, recurrent), x)
+    assert nats.dtype == torch.float64
+    torch.testing.assert_close(nats, model.nats(x).detach().double(), rtol=0, atol=1e-4)
+
+
+def test_a_lossless_engine_loses_nothing() -> None:
+    recurrent = convert(noisy_model("s4d"))
+    loss = loss_of(recurrent, make_engine("eager", recurrent), n=4, length=20)
+    assert abs(loss.bits_per_dim) < 1e-7 and loss.stderr < 1e-7
+    assert loss.tokens == 80
+
+
+def test_the_loss_is_the_divergence_of_what_the_engine_computes() -> None:
+    """An engine twice as unsure of everything: its loss must be the mean Kullback-Leibler divergence in bits."""
+    recurrent = convert(noisy_model("s4d"))
+    loss = loss_of(recurrent, _Halved(recurrent), n=64, length=30)
+    session = make_engine("eager", recurrent).begin(recurrent.initial_state(64))
+    token, divergence = torch.full((64,), recurrent.bos), 0.0
+    for _ in range(30):
+        logits = session.feed(token).double()
+        p, q = logits.log_softmax(-1), (logits / 2).log_softmax(-1)
+        divergence += (p.exp() * (p - q)).sum(-1).mean().item() / 30 / math.log(2)
+        token = p.exp().multinomial(1)[:, 0]
+    assert loss.bits_per_dim > 10 * loss.stderr > 0
+    assert loss.bits_per_dim == pytest.approx(divergence, rel=0.1)
+    assert str(Loss(0.00123, 0.0002, 4096)) == "loses 0.0012 ± 0.0002 bits/dim (4,096 of the model's own tokens)"
+
+
+class _Halved:
+    """An engine whose logits are half of the right ones."""
+
+    def __init__(self, recurrent: RecurrentModel) -> None:
+        self._engine: Engine = make_engine("eager", recurrent)
+
+    def begin(self, state: object) -> _Halved:
+        self._session = self._engine.begin(state)  # type: ignore[arg-type]
+        return self
+
+    def feed(self, token: Tensor) -> Tensor:
+        return self._session.feed(token) / 2
+
+
+def test_int8_weights_lose_more_than_bf16_ones_and_both_a_little() -> None:
+    recurrent = convert(noisy_model("s4d", d_model=32))
+    bf16, int8 = (loss_of(recurrent, make_engine(f"native-{weights}", recurrent)) for weights in ("bf16", "int8"))
+    if make_engine("native", recurrent).name != "native":
+        pytest.skip("there is no native engine here")
+    assert 1e-9 < bf16.bits_per_dim < int8.bits_per_dim < 0.1
+
+
+def test_an_engine_with_the_convolution_is_refused_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["eval", "nowhere", "--engine", "native"]) == 2
+    assert capsys.readouterr().err == (
+        "s4gen: error: --engine native is for --mode recurrent: the convolution runs in no engine; add that mode\n"
+    )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import noisy_model
 
-from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
+from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
 from s4gen.sampling.convert import RecurrentModel, convert
@@ -45,11 +45,20 @@ MODELS = {
     "dss": (ModelConfig("dss", d_model=33, n_layers=1, d_ff=7), SSMConfig(d_state=2)),
 }
 LAYOUT = ImageLayout(height=3, width=4, channels=3, levels=19)
+TEXT = TextLayout(vocab=19, start=3, length=36)
+MODELS |= {
+    "text": (ModelConfig("s4d", d_model=20, n_layers=1, d_ff=24), SSMConfig(d_state=4)),
+    "text, adaptive": (
+        ModelConfig("s4d", d_model=32, n_layers=2, d_ff=8, mixers=2, cutoffs=(5, 12)),
+        SSMConfig(d_state=4),
+    ),
+}
 
 
 def recurrent_of(name: str) -> RecurrentModel:
     torch.manual_seed(0)
-    model = DensityModel(DensityConfig(LAYOUT, *MODELS[name]))
+    layout = TEXT if name.startswith("text") else LAYOUT
+    model = DensityModel(DensityConfig(layout, *MODELS[name]))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -62,10 +71,10 @@ def recurrent(request: pytest.FixtureRequest) -> Iterator[RecurrentModel]:
         yield recurrent_of(request.param)
 
 
-def tokens(steps: int) -> torch.Tensor:
+def tokens(recurrent: RecurrentModel, steps: int) -> torch.Tensor:
     """What is fed: bos, then anything; (ROWS, steps) int64."""
     drawn = torch.randint(0, LAYOUT.vocab, (ROWS, steps), generator=torch.Generator().manual_seed(1))
-    drawn[:, 0] = LAYOUT.levels
+    drawn[:, 0] = recurrent.bos
     return drawn
 
 
@@ -73,7 +82,7 @@ def tokens(steps: int) -> torch.Tensor:
 def test_fed_tokens_give_the_eager_logits_and_state_beyond_one_sequence(recurrent: RecurrentModel, lanes: int) -> None:
     state = recurrent.initial_state(ROWS)
     session = NativeSession(NativeEngine(recurrent, KEEP_ALL), state, lanes)
-    for token in tokens(LAYOUT.length + 5).unbind(dim=1):
+    for token in tokens(recurrent, LAYOUT.length + 5).unbind(dim=1):
         expected, state = recurrent.step(token, state)
         assert torch.allclose(session.feed(token), expected, atol=2e-5, rtol=1e-5)
     got = session.state()
@@ -219,6 +228,11 @@ def test_a_layer_that_no_plan_knows_is_named(mixer: str) -> None:
     recurrent = convert(noisy_model(mixer))
     with pytest.raises(NativeUnavailable, match="layer 0 is of type"):
         NativeEngine(recurrent, KEEP_ALL)
+
+
+def test_a_model_in_double_precision_is_not_rounded_silently() -> None:
+    with pytest.raises(NativeUnavailable, match=r"in torch\.float64"):
+        NativeEngine(convert(noisy_model("s4d").double()), KEEP_ALL)
 
 
 def test_the_limits_of_the_machine_are_numbers() -> None:

@@ -93,7 +93,11 @@ def test_an_interrupted_write_keeps_the_old_report(
     [
         lambda: plots.loss_curve([], []),
         lambda: plots.loss_curve([(0, 8.0), (10, 2.0)], []),
-        lambda: plots.cost_by_position({"ours": [(100, 1.0), (1e5, 1.0)], "theirs": [(100, 1.0)]}, ["ours"]),
+        lambda: plots.panels([]),
+        lambda: plots.panels([plots.Panel("x", "y", {}, [])]),
+        lambda: plots.panels(
+            2 * [plots.Panel("x", "y", {"ours": [(1, 1.0), (9, 1.0)], "theirs": [(1, 1.0)]}, ["ours"])]
+        ),
         lambda: plots.speed_bars({"ours": 1000.0, "theirs": 10.0, "others": 0.5}, ["ours"]),
     ],
 )

@@ -305,7 +305,7 @@ class Reference(nn.Module):
         weights = torch.load(path, weights_only=True)
         weights = {key: value.to(dtype) for key, value in weights.get("state_dict", weights).items()}
         options = json.loads((FIXTURES / f"{name}.json").read_text())["config"]
-        model = ModelConfig("s4", options["d_model"], options["n_layers"], options["ff"] * options["d_model"])
+        model = ModelConfig("s4", options["d_model"], options["n_layers"], d_ff=options["ff"] * options["d_model"])
         dt = options["dt_transform"]
         self.stack = Sashimi(model, SSMConfig(d_state=16, n_ssm=1, dt_transform=dt), options["pool"], options["expand"])
         self.embedding = nn.Embedding(options["vocab"], options["d_model"])

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from s4gen.checkpoint import load_checkpoint, load_tensors
-from s4gen.config import DataConfig, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
+from s4gen.config import DataConfig, ImageLayout, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
-from s4gen.train import loop, optim, run, session
+from s4gen.train import images, loop, optim, run, session
 from s4gen.train.metrics import read_metrics
 from s4gen.train.stop import stop_on_signal
 
@@ -41,10 +41,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException)
     """Make a run die, as by a power cut, before step `step` + 1."""
     real = loop.training_step
 
-    def dying(state: session.Session, tokens: torch.Tensor) -> tuple[float, float]:
+    def dying(state: session.Session, *batch: torch.Tensor | None) -> tuple[float, float]:
         if state.step == step:
             raise error
-        return real(state, tokens)
+        return real(state, *batch)
 
     monkeypatch.setattr(loop, "training_step", dying)
 
@@ -209,15 +209,15 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: 
 
 def test_every_epoch_reads_every_sequence_once() -> None:
     for epoch in range(3):
-        read = torch.cat([loop.batch_indices(10, 3, 7, step) for step in range(3 * epoch, 3 * epoch + 3)])
+        read = torch.cat([images.batch_indices(10, 3, 7, step) for step in range(3 * epoch, 3 * epoch + 3)])
         assert len(set(read.tolist())) == 9
-    first, second = (loop.batch_indices(10, 3, 7, step).tolist() for step in (0, 3))
+    first, second = (images.batch_indices(10, 3, 7, step).tolist() for step in (0, 3))
     assert first != second
-    assert len(loop.batch_indices(2, 5, 0, 11)) == 2
+    assert len(images.batch_indices(2, 5, 0, 11)) == 2
 
 
 def test_every_parameter_is_in_one_group_and_the_ssm_in_its_own() -> None:
-    built = session.start(recipe(), session.ImageLayout(28, 28, 1), torch.device("cpu"))
+    built = session.start(recipe(), ImageLayout(28, 28, 1), torch.device("cpu"))
     groups = optim.parameter_groups(built.model)
     names = [name for group in groups.values() for name in group]
     assert sorted(names) == sorted(name for name, _ in built.model.named_parameters())

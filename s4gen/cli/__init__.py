@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from s4gen import __version__
-from s4gen.cli import bench, convert, demo, evaluate, info, sample, train
+from s4gen.cli import bench, convert, demo, evaluate, info, sample, tokenize, train
 from s4gen.errors import UserError
 
 VERBS = {
     "demo": demo,
+    "tokenize": tokenize,
     "train": train,
     "eval": evaluate,
     "convert": convert,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from s4gen.cli.arguments import whole
 from s4gen.cli.output import check_output, print_json
+from s4gen.cli.sample import ENGINES
 from s4gen.cli.subject import is_preset
 from s4gen.config import DensityConfig, load_preset
 from s4gen.errors import UserError
@@ -16,7 +17,7 @@ DEFAULTS = {
     "subject": None,
     "batch": [1, 64],
     "length": None,
-    "engine": ["eager", "compiled"],
+    "engine": ["eager", "compiled", "native"],
     "baseline": ["conv", "transformer"],
     "plot": None,
     "force": False,
@@ -33,22 +34,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "256 and 512, beside table 2 of the S4 paper (takes minutes, and many GB of memory)",
     )
     parser.add_argument("--batch", metavar="B", type=whole(1), nargs="+", help="batch sizes (default: 1 64)")
-    parser.add_argument("--length", metavar="L", type=whole(1), help="tokens per sequence (default: the model's)")
+    parser.add_argument(
+        "--length",
+        metavar="L",
+        type=whole(1),
+        nargs="+",
+        help="tokens per sequence (default: the model's); the Transformer with a cache is measured at each, what runs "
+        "the prefix again for each token at the first, and the engines once, as they take as long at any",
+    )
     parser.add_argument(
         "--engine",
         nargs="+",
-        choices=("eager", "compiled"),
-        help="of the recurrent mode (default: both)",
+        choices=[name for name in ENGINES if name != "auto"],
+        help="of the recurrent mode; bf16 and int8 weights lose something, which is measured too (default: eager "
+        "compiled native)",
     )
     parser.add_argument(
         "--baseline",
         nargs="*",
         choices=("conv", "transformer"),
-        help="conv: the convolution again for each token; transformer: of equal size, with and without a "
-        "key-value cache (default: both)",
+        help="conv: the convolution again for each token; transformer: of equal size, with a key-value cache (float32 "
+        "and bf16) and without (default: both)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="write cost per token against position as a PNG")
+    parser.add_argument(
+        "--plot", metavar="FILE", type=Path, help="write the curves as a PNG: against position, length, batch"
+    )
     parser.add_argument("--force", action="store_true", help="write over an existing plot")
 
 
@@ -63,24 +74,24 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.plot, args.force)
     config, checkpoint = find_model(args.subject)
     from s4gen.atomic import write_file_atomic
-    from s4gen.sampling import bench
+    from s4gen.sampling import bench, bench_report
 
     result = bench.run(
         args.subject,
         config,
         checkpoint=checkpoint,
         batches=args.batch,
-        length=args.length,
+        lengths=args.length,
         engines=args.engine,
         baselines=args.baseline,
         progress=True,
     )
     if args.plot is not None:
-        write_file_atomic(args.plot, result.plot())
+        write_file_atomic(args.plot, bench_report.plot(result))
     if args.json:
         print_json(result.to_dict())
     else:
-        print(bench.format_table(result))
+        print(bench_report.format_table(result))
     return 0
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.cli.arguments import number, whole
-from s4gen.cli.subject import add_dataset_argument, dataset_of, load_sequences
+from s4gen.cli.output import shows_progress
+from s4gen.cli.subject import add_dataset_argument, dataset_of, first_sequences, load_sequences, load_text
+from s4gen.config import TextLayout, is_text
 
 if TYPE_CHECKING:
     from s4gen.sampling.convert import Certificate
@@ -24,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="refuse if the log-probability of any token differs by more nats than this (default: 0.001)",
     )
     parser.add_argument(
-        "--sequences", metavar="N", type=whole(1), default=8, help="test images to compare on (default: 8)"
+        "--sequences",
+        metavar="N",
+        type=whole(1),
+        default=8,
+        help="test images, or texts of the model's length, to compare on (default: 8)",
     )
     add_dataset_argument(parser)
     parser.add_argument("--force", action="store_true", help="replace the checkpoint that is at OUT")
@@ -37,28 +43,36 @@ def run(args: argparse.Namespace) -> int:
     check_target(args.out, args.force)
     checkpoint = load_checkpoint(args.checkpoint)
     dataset = args.dataset or _at_hand(dataset_of(checkpoint))
-    sequences = load_sequences(dataset, "test", args.sequences, checkpoint.config)
+    layout = checkpoint.config.layout
+    if isinstance(layout, TextLayout):
+        text = load_text(dataset, "test", checkpoint, shows_progress())
+        sequences = first_sequences(text, args.sequences, layout.length)
+    else:
+        sequences = load_sequences(dataset, "test", args.sequences, checkpoint.config)
     recurrent = convert(checkpoint.model)
     certificate = certify(recurrent, sequences, args.tolerance)
     save_converted(checkpoint.path, args.out, recurrent, certificate, args.force)
-    print("\n".join(certificate_table(certificate, f"{dataset} test")))
+    unit = "bits/token" if isinstance(layout, TextLayout) else "bits/dim"
+    print("\n".join(certificate_table(certificate, f"{dataset} test", unit)))
     print(f"written to {args.out}")
     return 0
 
 
 def _at_hand(dataset: str) -> str:
-    """The part of the data set that ships with s4gen: a few real images are enough, and need no download."""
+    """The part of the data set that ships with s4gen: a little real data is enough, and needs no download."""
+    if is_text(dataset):
+        return "wikitext-mini" if dataset.startswith("wikitext-") else dataset
     return dataset if dataset.endswith("-mini") else f"{dataset}-mini"
 
 
-def certificate_table(certificate: Certificate, images: str) -> list[str]:
+def certificate_table(certificate: Certificate, data: str, unit: str = "bits/dim") -> list[str]:
     """Lines that show the certificate."""
     rows = [
-        ("compared on", f"{certificate.n_sequences} sequences of {certificate.length} tokens ({images})"),
+        ("compared on", f"{certificate.n_sequences} sequences of {certificate.length} tokens ({data})"),
         ("largest difference", f"{certificate.max_abs_logprob_difference:.2e} nats in one token"),
         ("allowed", f"{certificate.tolerance:g} nats"),
-        ("by convolution", f"{certificate.bits_per_dim_convolution:.6f} bits/dim"),
-        ("by recurrence", f"{certificate.bits_per_dim_recurrent:.6f} bits/dim"),
+        ("by convolution", f"{certificate.bits_per_dim_convolution:.6f} {unit}"),
+        ("by recurrence", f"{certificate.bits_per_dim_recurrent:.6f} {unit}"),
         *((name, f"{value:.2e} of its output") for name, value in certificate.layer_differences.items()),
     ]
     width = max(len(name) for name, _ in rows)

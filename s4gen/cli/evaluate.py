@@ -1,50 +1,95 @@
-"""Measure bits per dimension on real images, exactly."""
+"""Measure bits per dimension of real images, or perplexity of real text, exactly."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from typing import TYPE_CHECKING
 
+from s4gen.cli import evaluate_text
 from s4gen.cli.arguments import whole
 from s4gen.cli.output import print_json, shows_progress
+from s4gen.cli.sample import ENGINES
 from s4gen.cli.subject import add_dataset_argument, best_device, dataset_of, load_sequences
+from s4gen.config import TextLayout
+from s4gen.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or the name of a shipped checkpoint")
-    parser.add_argument("--split", choices=("test", "train"), default="test", help="default: test")
-    parser.add_argument("--limit", metavar="N", type=whole(1), help="score the first N images only")
+    parser.add_argument("--split", choices=("test", "train", "validation"), default="test", help="default: test")
+    parser.add_argument("--limit", metavar="N", type=whole(1), help="score the first N images, or tokens, only")
     parser.add_argument(
         "--mode",
         choices=("conv", "recurrent"),
         default="conv",
         help="score whole sequences by convolution, or token by token by recurrence (default: conv)",
     )
-    parser.add_argument("--batch", metavar="B", type=whole(1), default=50, help="images at a time (default: 50)")
+    parser.add_argument("--engine", choices=ENGINES, help="of the recurrent mode (default: eager)")
+    parser.add_argument(
+        "--batch", metavar="B", type=whole(1), default=50, help="images, or windows, at a time (default: 50)"
+    )
+    parser.add_argument(
+        "--chunk",
+        metavar="T",
+        type=whole(1),
+        help="of text: tokens at a time of the one stream that a split is; changes speed and memory only (default: "
+        "8192)",
+    )
+    parser.add_argument(
+        "--windows",
+        metavar="T",
+        type=whole(1),
+        help="of text: instead of one stream, windows of T tokens, each from its start, as most published numbers are",
+    )
     add_dataset_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.engine is not None and args.mode == "conv":
+        raise UserError(
+            f"--engine {args.engine} is for --mode recurrent: the convolution runs in no engine; add that mode"
+        )
     from s4gen.checkpoint import load_checkpoint
     from s4gen.evaluation import evaluate
     from s4gen.sampling.convert import load_recurrent
+    from s4gen.sampling.engines import make_engine
+    from s4gen.sampling.scoring import nats_by_engine
 
     checkpoint = load_checkpoint(args.checkpoint)
+    if isinstance(checkpoint.config.layout, TextLayout):
+        return evaluate_text.run(args, checkpoint)
+    if args.chunk is not None or args.windows is not None or args.split == "validation":
+        raise UserError(
+            f"--chunk, --windows and --split validation are for text, and {args.checkpoint} is a model of images"
+        )
     dataset = args.dataset or dataset_of(checkpoint)
     sequences = load_sequences(dataset, args.split, args.limit, checkpoint.config)
     device = best_device()
+    about = {"split": args.split, "dataset": dataset, "checkpoint": args.checkpoint}
+    way = f"{args.mode} mode"
     if args.mode == "conv":
         score = checkpoint.model.to(device).log_prob
     else:
-        score = load_recurrent(args.checkpoint).to(device).log_prob_recurrent
+        recurrent = load_recurrent(args.checkpoint).to(device)
+        engine = make_engine(args.engine or "eager", recurrent, tokens=sequences.numel())
+
+        def score(x: Tensor) -> Tensor:
+            return -nats_by_engine(recurrent, engine, x).sum(dim=-1)
+
     result = evaluate(lambda x: score(x.to(device)), sequences, args.batch, args.mode, shows_progress())
+    if args.mode == "recurrent":  # asked last: an engine that fails goes on as another
+        about["engine"] = engine.name
+        way += f", {engine.name} engine"
     if args.json:
-        about = {"split": args.split, "dataset": dataset, "checkpoint": args.checkpoint}
         print_json(dataclasses.asdict(result) | about)
     else:
         print(
             f"{args.checkpoint} on {dataset} {args.split}: {result.bits_per_dim:.4f} ± {result.stderr:.4f} "
-            f"bits/dim ({result.n_sequences} images, {result.mode} mode, {result.seconds:.1f} s)"
+            f"bits/dim ({result.n_sequences} images, {way}, {result.seconds:.1f} s)"
         )
     return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.output import print_json
 from s4gen.cli.subject import is_preset
-from s4gen.config import DensityConfig, ImageLayout, load_preset
+from s4gen.config import DensityConfig, ImageLayout, TextLayout, load_preset, recipe_to_dict
 
 if TYPE_CHECKING:
     from s4gen.models.density import DensityModel
@@ -39,10 +39,13 @@ def checkpoint_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
 
     checkpoint = load_checkpoint(name_or_path)
     facts = _model_facts(checkpoint.config, checkpoint.model)
+    if isinstance(checkpoint.config.layout, TextLayout):
+        tokenizer = checkpoint.tokenizer()
+        facts["tokenizer"] = {"kind": tokenizer.kind, "vocab": tokenizer.vocab}
     facts["metrics"] = checkpoint.metrics
     if checkpoint.recipe is not None:
-        for section in ("data", "optim", "train"):
-            facts[f"recipe: {section}"] = dataclasses.asdict(getattr(checkpoint.recipe, section))
+        tables = recipe_to_dict(checkpoint.recipe)
+        facts |= {f"recipe: {section}": tables[section] for section in ("data", "optim", "train")}
     return facts
 
 
@@ -57,7 +60,7 @@ def preset_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
 
 def _model_facts(config: DensityConfig, model: DensityModel) -> dict[str, dict[str, Any]]:
     facts: dict[str, dict[str, Any]] = {
-        "layout": dataclasses.asdict(config.layout) | {"length": config.layout.length},
+        "layout": {"kind": config.layout.kind} | dataclasses.asdict(config.layout) | {"length": config.layout.length},
         "model": dataclasses.asdict(config.model),
     }
     if config.model.mixer != "attention":

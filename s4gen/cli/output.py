@@ -45,6 +45,23 @@ def check_output(out: Path, overwrite: bool) -> None:
             raise UserError(f"{out} is a {'folder' if is_file else 'file'}; choose another name")
         if not overwrite and (is_file or any(out.iterdir())):
             raise UserError(f"{out} exists; choose another name, or write over it with --force")
+    _check_folder(out)
+
+
+def check_file(out: Path, overwrite: bool) -> None:
+    """`check_output` for a file that is no image.
+
+    Raises:
+        UserError: it exists and `overwrite` is not set, is a folder, or its folder is not writable.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; choose another name")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists; choose another name, or write over it with --force")
+    _check_folder(out)
+
+
+def _check_folder(out: Path) -> None:
     above = next(path for path in ([out] if out.is_dir() else out.parents) if path.exists())
     if not above.is_dir():
         raise UserError(f"cannot write {out}: {above} is a file")

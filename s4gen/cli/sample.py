@@ -1,23 +1,18 @@
-"""Draw images, or complete given ones."""
+"""Draw images or texts, or complete given ones."""
 
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from s4gen.cli.arguments import number, whole
-from s4gen.cli.output import check_output, shows_progress
-from s4gen.cli.subject import add_dataset_argument, best_device, dataset_of, load_sequences
+from s4gen.cli.output import check_file, check_output
+from s4gen.cli.subject import add_dataset_argument
 from s4gen.errors import UserError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from s4gen.config import DensityConfig
-
-DEFAULT_COUNT = 16
+TEXT_ENDINGS = (".txt", ".jsonl")
+ENGINES = ("auto", "eager", "compiled", "native", "native-bf16", "native-int8")
+"""Those of s4gen.sampling.engines, which takes seconds to import."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,25 +22,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="PATH",
         type=Path,
-        required=True,
-        help="NAME.png: all images in one grid; anything else: a folder with one PNG per image",
+        help="images, which need it: NAME.png for all in one grid, anything else is a folder with one PNG per image; "
+        "texts: NAME.txt, or NAME.jsonl with tokens and their log-probabilities (default: as they are written, to "
+        "the terminal)",
     )
     parser.add_argument(
         "-n",
         "--count",
         metavar="N",
         type=whole(1),
-        help=f"images (default: {DEFAULT_COUNT}, or one for each file of --prompt)",
+        help="images or texts (default: 16 images, or 1 text; or one for each prompt)",
     )
-    parser.add_argument("--seed", metavar="S", type=whole(0), default=0, help="same seed, same images (default: 0)")
+    parser.add_argument("--seed", metavar="S", type=whole(0), default=0, help="same seed, same samples (default: 0)")
     _add_filters(parser)
     _add_prompt(parser)
-    parser.add_argument("--batch", metavar="B", type=whole(1), default=64, help="images at a time (default: 64)")
+    _add_text(parser)
+    parser.add_argument("--batch", metavar="B", type=whole(1), default=64, help="samples at a time (default: 64)")
     parser.add_argument(
         "--engine",
-        choices=("auto", "eager", "compiled"),
+        choices=ENGINES,
         default="auto",
-        help="auto compiles where that saves time (default: auto)",
+        help="auto: the native engine where there is a C++ compiler (default: auto)",
     )
     parser.add_argument("--force", action="store_true", help="write over what is at PATH")
 
@@ -84,9 +81,10 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 def _add_prompt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt",
-        metavar="IMAGE",
+        metavar="PROMPT",
         nargs="+",
-        help="complete these image files; the word test stands for the first images of the test split",
+        help="continue these texts; or complete these image files, the word test standing for the first images of the "
+        "test split",
     )
     parser.add_argument(
         "--prompt-rows",
@@ -97,66 +95,47 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
     add_dataset_argument(parser)
 
 
+def _add_text(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("texts")
+    group.add_argument(
+        "--prompts",
+        metavar="FILE",
+        type=Path,
+        help='prompts, one per line; or .jsonl, records with "prompt" or "text"',
+    )
+    group.add_argument("--max-tokens", metavar="T", type=whole(1), help="of each text (default: 200)")
+    group.add_argument(
+        "--stop", metavar="STRING", action="append", help="end a text before this string; may be given several times"
+    )
+    group.add_argument(
+        "--repetition-penalty",
+        metavar="R",
+        type=number("a number greater than 0", lambda value: value > 0),
+        help="the probability of a token that a text has had is taken to the power of R; above 1: less repetition "
+        "(default: 1)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
-    check_output(args.out, args.force)
+    writes_text = args.out is not None and args.out.suffix.lower() in TEXT_ENDINGS
+    if args.out is not None:
+        (check_file if writes_text else check_output)(args.out, args.force)
     if args.prompt is None and args.prompt_rows is not None:
         raise UserError("--prompt-rows says how much of a given image is kept; give one with --prompt")
-    from s4gen.data.images import save_each, save_grid
-    from s4gen.sampling.convert import load_recurrent
-    from s4gen.sampling.generate import generate
-
-    recurrent = load_recurrent(args.checkpoint)
-    layout = recurrent.config.layout
-    prompt = None if args.prompt is None else read_prompt(args, recurrent.config)
-    n = (args.count or DEFAULT_COUNT) if prompt is None else len(prompt)
-    started = time.perf_counter()
-    images = generate(
-        recurrent.to(best_device()),
-        n,
-        seed=args.seed,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        prompt=prompt,
-        batch_size=args.batch,
-        engine=args.engine,
-        progress=shows_progress(),
-    )
-    seconds = time.perf_counter() - started
-    if args.out.suffix.lower() == ".png":
-        save_grid(images, layout, args.out)
-    else:
-        save_each(images, layout, args.out)
-    drawn = layout.length - (0 if prompt is None else prompt.shape[1])
-    steps = drawn * -(-n // args.batch)
-    print(f"{n} images in {args.out}")
-    print(
-        f"{seconds:.2f} s: {n * drawn / seconds:,.0f} tokens/s, {n / seconds:.2f} images/s, "
-        f"{1000 * seconds / steps:.3f} ms/step"
-    )
-    return 0
-
-
-def read_prompt(args: argparse.Namespace, config: DensityConfig) -> Tensor:
-    """The upper rows of the images to complete, (n, P) int64; fewer images than N are taken in turn."""
-    import numpy as np
-
     from s4gen.checkpoint import load_checkpoint
-    from s4gen.data.images import read_image, to_sequence
+    from s4gen.cli import sample_images, sample_text
+    from s4gen.config import TextLayout
 
-    layout = config.layout
-    rows = layout.height // 2 if args.prompt_rows is None else args.prompt_rows
-    if rows >= layout.height:
-        raise UserError(
-            f"--prompt-rows {rows}: the images have {layout.height} rows, so keep at most {layout.height - 1}"
-        )
-    if args.prompt == ["test"]:
-        dataset = args.dataset or dataset_of(load_checkpoint(args.checkpoint))
-        n = args.count or DEFAULT_COUNT
-        images = load_sequences(dataset, "test", n, config)
-    else:
-        images = to_sequence(np.stack([read_image(path, layout) for path in args.prompt]))
-        n = args.count or len(images)
-    turns = -(-n // len(images))
-    return images.repeat(turns, 1)[:n, : rows * layout.width * layout.channels]
+    checkpoint = load_checkpoint(args.checkpoint)
+    is_text = isinstance(checkpoint.config.layout, TextLayout)
+    of_others = ("prompt_rows", "dataset") if is_text else ("prompts", "max_tokens", "stop", "repetition_penalty")
+    given = [f"--{name.replace('_', '-')}" for name in of_others if getattr(args, name) is not None]
+    if given:
+        kinds = ("images", "text") if is_text else ("text", "images")
+        raise UserError(f"{given[0]} is for {kinds[0]}, and {args.checkpoint} is a model of {kinds[1]}; leave it out")
+    if args.out is None and not is_text:
+        raise UserError("the following arguments are required: -o/--out (see s4gen sample -h)")
+    if args.out is not None and is_text != writes_text:
+        wanted = "texts are written as .txt or .jsonl" if is_text else "images are written as PNG"
+        raise UserError(f"{args.out}: {wanted}; use a name that ends so" + ("" if is_text else ", or a folder"))
+    return sample_text.run(args, checkpoint) if is_text else sample_images.run(args, checkpoint)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.atomic import current
-from s4gen.config import DensityConfig, ImageLayout
+from s4gen.config import DensityConfig, ImageLayout, is_text
 from s4gen.errors import UserError
 from s4gen.shipped import shipped_names
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.checkpoint import Checkpoint
+    from s4gen.data.text import TokenFile
 
 
 def best_device() -> torch.device:
@@ -68,13 +69,37 @@ def load_sequences(dataset: str, split: str, limit: int | None, config: DensityC
     """
     from s4gen.data import load_images, to_sequence
 
+    layout = config.layout
     images = load_images(dataset, split)
-    if images.layout != config.layout:
+    if images.layout != layout:
+        wanted = _size(layout) if isinstance(layout, ImageLayout) else "text"
         raise UserError(
-            f"{dataset} has images of {_size(images.layout)}, the model is for {_size(config.layout)}: "
-            "choose a fitting --dataset"
+            f"{dataset} has images of {_size(images.layout)}, the model is for {wanted}: choose a fitting --dataset"
         )
     return to_sequence(images.images[:limit])
+
+
+def load_text(dataset: str, split: str, checkpoint: Checkpoint, shown: bool) -> TokenFile:
+    """A split of a text in the tokens of a language model; `shown`: with a progress bar where they must be made.
+
+    Raises:
+        UserError: no such data, or images.
+    """
+    from s4gen.data.text import load_tokens
+
+    if not is_text(dataset):
+        raise UserError(f"{dataset} is no text, and {checkpoint.path} a model of text: choose a fitting --dataset")
+    return load_tokens(dataset, split, checkpoint.tokenizer(), shown)
+
+
+def first_sequences(text: TokenFile, n: int, length: int) -> Tensor:
+    """The first tokens of a text as at most n sequences of `length` tokens, (n, L) int64; a short text is one."""
+    import numpy as np
+    import torch
+
+    length = min(length, len(text))
+    n = min(n, len(text) // length)
+    return torch.from_numpy(text.tokens[: n * length].astype(np.int64)).view(n, length)
 
 
 def _size(layout: ImageLayout) -> str:

@@ -7,13 +7,16 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s4gen.config import Recipe, load_recipe
+from s4gen.config import Recipe, TextLayout, load_recipe
 from s4gen.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.models.density import DensityModel
+
+TEXT_TOKENS = 200
+"""Of each text that is shown."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,11 +72,16 @@ def check_resumable(args: argparse.Namespace) -> None:
 
 
 def draw(model: DensityModel, n: int, seed: int) -> Tensor:
-    """The images that training shows at each evaluation; training itself knows nothing of sampling."""
-    from s4gen.sampling.convert import convert
-    from s4gen.sampling.generate import generate
+    """The images or texts that training shows at each evaluation; training itself knows nothing of sampling."""
+    import torch
 
-    return generate(convert(model), n, seed=seed, engine="eager")
+    from s4gen.sampling.convert import convert
+    from s4gen.sampling.generate import complete, generate
+
+    if not isinstance(model.config.layout, TextLayout):
+        return generate(convert(model), n, seed=seed, engine="eager")
+    nothing = torch.empty(0, dtype=torch.int64)
+    return torch.stack(complete(convert(model), [nothing] * n, seed=seed, max_tokens=TEXT_TOKENS))
 
 
 def _difference(before: Recipe, now: Recipe) -> str:

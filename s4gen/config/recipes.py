@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s4gen.config.schema import DensityConfig, ImageLayout, ModelConfig, Recipe, SSMConfig
+from s4gen.config.layouts import Layout
+from s4gen.config.run import Recipe, is_text
+from s4gen.config.schema import TEXT_KEYS, DensityConfig, ModelConfig, SSMConfig, check_pair
 from s4gen.config.strict import Setting, build, build_layout, build_recipe, flatten, located
 from s4gen.errors import UserError
 from s4gen.shipped import find, shipped_folder
@@ -39,7 +41,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return build_recipe(flat, source)
 
 
-def load_preset(name_or_path: str | Path) -> tuple[ModelConfig, SSMConfig, ImageLayout | None]:
+def load_preset(name_or_path: str | Path) -> tuple[ModelConfig, SSMConfig, Layout | None]:
     """The model preset of this path or shipped name; its layout too if it has a `[layout]` table.
 
     Raises:
@@ -51,15 +53,23 @@ def load_preset(name_or_path: str | Path) -> tuple[ModelConfig, SSMConfig, Image
     model, ssm = build("model", flat, source), build("ssm", flat, source)
     has_layout = any(name.startswith("layout.") for name in flat)
     layout = build_layout(flat, source) if has_layout else None
-    stand_in = layout or ImageLayout(height=1, width=1, channels=1)
-    located(lambda: DensityConfig(stand_in, model, ssm), flat, source)
+    located(lambda: DensityConfig(layout, model, ssm) if layout else check_pair(model, ssm), flat, source)
     return model, ssm, layout
 
 
+def recipe_to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Every key of every section that goes with the data of the recipe."""
+    others = {"data": ("validation",)} if is_text(recipe.data.dataset) else TEXT_KEYS
+    return {
+        section: {key: value for key, value in table.items() if key not in others.get(section, ())}
+        for section, table in dataclasses.asdict(recipe).items()
+    }
+
+
 def recipe_to_toml(recipe: Recipe) -> str:
-    """Every key of the recipe as TOML; `load_recipe` reads it back to an equal recipe."""
+    """`recipe_to_dict` as TOML; `load_recipe` reads it back to an equal recipe."""
     sections = []
-    for name, table in dataclasses.asdict(recipe).items():
+    for name, table in recipe_to_dict(recipe).items():
         lines = [f"{key} = {_toml_value(value)}" for key, value in table.items()]
         sections.append("\n".join([f"[{name}]", *lines, ""]))
     return "\n".join(sections)
@@ -101,8 +111,9 @@ def _parse_value(text: str) -> Any:
     return parsed["value"] if len(parsed) == 1 else text
 
 
-def _toml_value(value: bool | float | str) -> str:
-    return json.dumps(value) if isinstance(value, str | bool) else repr(value)  # JSON's strings and booleans are TOML's
+def _toml_value(value: bool | float | str | tuple[int, ...]) -> str:
+    # JSON's strings, booleans and lists are TOML's
+    return json.dumps(value) if isinstance(value, str | bool | tuple) else repr(value)
 
 
 def _display(path: Path) -> str:

@@ -1,13 +1,13 @@
-"""The dataclasses. Each checks its ranges when it is made; `check_pair` checks across two sections."""
+"""The dataclasses of a model. Each checks its ranges when it is made; `check_pair` checks across two sections."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any
 
-from s4gen.errors import UserError
+from s4gen.config.checks import ConfigError, at_least, one_of, positive
+from s4gen.config.layouts import ImageLayout, Layout
 
 MIXERS = ("s4d", "s4", "dss", "lssl", "attention")
 _DIAGONAL_INITS = ("legs", "lin", "inv", "inv2", "quad", "real", "random")
@@ -21,47 +21,8 @@ INITS = tuple(dict.fromkeys(init for inits in INITS_OF.values() for init in init
 DISCRETIZATIONS = ("auto", "zoh", "bilinear")
 DECAYS = ("exp", "softplus", "relu")
 DT_TRANSFORMS = ("exp", "softplus")
-DATASETS = ("mnist", "cifar10", "mnist-mini", "cifar10-mini")
-PRECISIONS = ("fp32", "bf16")
-
-
-class ConfigError(UserError):
-    """A value that cannot be. By `key`, its dotted name, a loader finds where the value came from."""
-
-    def __init__(self, key: str, problem: str) -> None:
-        super().__init__(f"{key} {problem}")
-        self.key = key
-
-
-@dataclass(frozen=True)
-class ImageLayout:
-    """Images of one size as sequences: rows from the top, pixels from the left, channels interleaved."""
-
-    kind: ClassVar[str] = "image"
-
-    height: int
-    """Rows."""
-    width: int
-    """Pixels per row."""
-    channels: int
-    """Values per pixel: 1 grey, 3 red, green, blue."""
-    levels: int = 256
-    """Number of values a channel can take: 0 to levels - 1."""
-
-    def __post_init__(self) -> None:
-        _at_least(1, "layout", height=self.height, width=self.width, channels=self.channels)
-        if not 2 <= self.levels <= 256:
-            raise ConfigError("layout.levels", f"= {self.levels}: expected 2 to 256, what a byte holds")
-
-    @property
-    def length(self) -> int:
-        """Tokens in one image."""
-        return self.height * self.width * self.channels
-
-    @property
-    def vocab(self) -> int:
-        """Number of different tokens."""
-        return self.levels
+DIV = 4
+"""Each cluster of the adaptive embedding and softmax has vectors this many times as narrow as the one before."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +55,12 @@ class SSMConfig:
     def __post_init__(self) -> None:
         if self.d_state < 2 or self.d_state % 2:
             raise ConfigError("ssm.d_state", f"= {self.d_state}: expected an even number, at least 2")
-        _one_of(INITS, "ssm.init", self.init)
-        _one_of(DISCRETIZATIONS, "ssm.discretization", self.discretization)
-        _one_of(DECAYS, "ssm.decay", self.decay)
-        _one_of(DT_TRANSFORMS, "ssm.dt_transform", self.dt_transform)
-        _at_least(0, "ssm", n_ssm=self.n_ssm, norm_length=self.norm_length)
-        _positive("ssm", dt_min=self.dt_min, dt_max=self.dt_max)
+        one_of(INITS, "ssm.init", self.init)
+        one_of(DISCRETIZATIONS, "ssm.discretization", self.discretization)
+        one_of(DECAYS, "ssm.decay", self.decay)
+        one_of(DT_TRANSFORMS, "ssm.dt_transform", self.dt_transform)
+        at_least(0, "ssm", n_ssm=self.n_ssm, norm_length=self.norm_length)
+        positive("ssm", dt_min=self.dt_min, dt_max=self.dt_max)
         if self.dt_min > self.dt_max:
             raise ConfigError("ssm.dt_min", f"= {self.dt_min}: expected at most ssm.dt_max = {self.dt_max}")
 
@@ -114,22 +75,39 @@ class ModelConfig:
     """H: features between blocks."""
     n_layers: int = 6
     """Blocks."""
+    mixers: int = 1
+    """Sequence layers of a block, each with norm, output and residual, before its feed-forward."""
     d_ff: int = 256
     """Hidden width of the feed-forward sub-block; 0 leaves it out."""
     dropout: float = 0.0
     """Probability of dropping a feature in training."""
     n_heads: int = 8
     """Heads; attention only."""
+    window: int = 0
+    """Tokens that attention on text sees, the present one included, weighed by their distance (ALiBi); attention only.
+    0: all tokens, alike, as on images, whose embedding knows the places."""
+    cutoffs: tuple[int, ...] = ()
+    """Text only: where a vocabulary in the order of frequency is cut into clusters, of which each has vectors DIV times
+    as narrow as the one before (adaptive embedding and softmax). Embedding and softmax share their tables in any case.
+    """
 
     def __post_init__(self) -> None:
-        _one_of(MIXERS, "model.mixer", self.mixer)
-        _at_least(1, "model", d_model=self.d_model, n_layers=self.n_layers, n_heads=self.n_heads)
-        _at_least(0, "model", d_ff=self.d_ff)
+        one_of(MIXERS, "model.mixer", self.mixer)
+        at_least(1, "model", d_model=self.d_model, n_layers=self.n_layers, mixers=self.mixers, n_heads=self.n_heads)
+        at_least(0, "model", d_ff=self.d_ff, window=self.window)
         if not 0 <= self.dropout < 1:
             raise ConfigError("model.dropout", f"= {self.dropout}: expected at least 0 and less than 1")
         if self.mixer == "attention" and self.d_model % self.n_heads:
             raise ConfigError(
                 "model.d_model", f"= {self.d_model}: expected a multiple of model.n_heads = {self.n_heads}"
+            )
+        if any(low >= high for low, high in pairwise((0, *self.cutoffs))):
+            raise ConfigError("model.cutoffs", f"= {list(self.cutoffs)}: expected increasing numbers from 1")
+        if self.d_model < DIV ** len(self.cutoffs):
+            raise ConfigError(
+                "model.cutoffs",
+                f"= {list(self.cutoffs)}: {len(self.cutoffs)} clusters, each {DIV} times as narrow as the one before, "
+                f"leave no width of model.d_model = {self.d_model}; expected fewer",
             )
 
 
@@ -137,7 +115,7 @@ class ModelConfig:
 class DensityConfig:
     """Everything that defines a density model."""
 
-    layout: ImageLayout
+    layout: Layout
     """What the sequences are."""
     model: ModelConfig
     """The stack."""
@@ -146,93 +124,27 @@ class DensityConfig:
 
     def __post_init__(self) -> None:
         check_pair(self.model, self.ssm)
+        if isinstance(self.layout, ImageLayout):
+            only_for_text("images", model=self.model)
+        elif self.model.cutoffs and self.model.cutoffs[-1] >= self.layout.vocab:
+            raise ConfigError(
+                "model.cutoffs",
+                f"= {list(self.model.cutoffs)}: expected numbers below the vocabulary of {self.layout.vocab}",
+            )
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """What to train on."""
-
-    dataset: str = "mnist"
-    """mnist, cifar10, or mnist-mini, cifar10-mini: a few hundred images of each, inside the package."""
-    validation: int = 1000
-    """Images held out of the end of the training split for the periodic evaluation; 0 = no evaluation."""
-
-    def __post_init__(self) -> None:
-        _one_of(DATASETS, "data.dataset", self.dataset)
-        _at_least(0, "data", validation=self.validation)
+TEXT_KEYS = {"model": ("window", "cutoffs"), "data": ("tokenizer", "vocab_size"), "train": ("chunk",)}
+"""Keys that mean nothing for images; those of each section."""
 
 
-@dataclass(frozen=True)
-class OptimConfig:
-    """AdamW: linear warm-up, then a cosine to zero."""
-
-    lr: float = 4e-3
-    """Peak learning rate of everything but the SSM parameters."""
-    ssm_lr: float = 1e-3
-    """Peak learning rate of the SSM parameters, which have no weight decay."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay of the matrices."""
-    warmup_steps: int = 200
-    """Steps of linear warm-up."""
-    grad_clip: float = 1.0
-    """Largest norm of the whole gradient."""
-    ema_decay: float = 0.999
-    """Per step, of the running mean of the weights, which is what is evaluated and saved; 0 = none."""
-
-    def __post_init__(self) -> None:
-        _positive("optim", lr=self.lr, ssm_lr=self.ssm_lr, grad_clip=self.grad_clip)
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError("optim.weight_decay", f"= {self.weight_decay}: expected a number, at least 0")
-        _at_least(0, "optim", warmup_steps=self.warmup_steps)
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError("optim.ema_decay", f"= {self.ema_decay}: expected at least 0 and less than 1")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The loop."""
-
-    steps: int = 1000
-    """Optimiser steps."""
-    batch_size: int = 64
-    """Sequences per step."""
-    seed: int = 0
-    """Of initialisation, order of the data and dropout."""
-    precision: str = "fp32"
-    """fp32, or bf16: autocast of the projections, with the state space layers in float32 all the same."""
-    log_every: int = 10
-    """Steps between two lines of the metrics."""
-    eval_every: int = 500
-    """Steps between two evaluations on held-out images."""
-    eval_limit: int = 200
-    """Held-out images per evaluation, at most."""
-    save_every: int = 500
-    """Steps between two checkpoints."""
-    n_samples: int = 16
-    """Images in the grid that is sampled at each evaluation; 0 = none."""
-
-    def __post_init__(self) -> None:
-        _at_least(1, "train", steps=self.steps, batch_size=self.batch_size)
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError("train.seed", f"= {self.seed}: expected 0 to {2**32 - 1}")
-        _one_of(PRECISIONS, "train.precision", self.precision)
-        _at_least(1, "train", log_every=self.log_every, eval_every=self.eval_every)
-        _at_least(1, "train", eval_limit=self.eval_limit, save_every=self.save_every)
-        _at_least(0, "train", n_samples=self.n_samples)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A whole training run; one TOML file, one section per field."""
-
-    model: ModelConfig
-    ssm: SSMConfig
-    data: DataConfig
-    optim: OptimConfig
-    train: TrainConfig
-
-    def __post_init__(self) -> None:
-        check_pair(self.model, self.ssm)
+def only_for_text(what: str, **sections: Any) -> None:
+    """Refuse a key of TEXT_KEYS that is set, because the data are something else."""
+    for section, table in sections.items():
+        for field in fields(table):
+            value = getattr(table, field.name)
+            if field.name in TEXT_KEYS[section] and value != field.default:
+                shown = list(value) if isinstance(value, tuple) else f'"{value}"' if isinstance(value, str) else value
+                raise ConfigError(f"{section}.{field.name}", f"= {shown} goes with text, not with {what}: leave it out")
 
 
 def check_pair(model: ModelConfig, ssm: SSMConfig) -> None:
@@ -258,20 +170,3 @@ def check_pair(model: ModelConfig, ssm: SSMConfig) -> None:
             "ssm.discretization",
             f'= "{ssm.discretization}" does not go with model.mixer = "{model.mixer}": expected "{only}" or "auto"',
         )
-
-
-def _one_of(allowed: Sequence[str], key: str, value: str) -> None:
-    if value not in allowed:
-        raise ConfigError(key, f'= "{value}": expected one of {", ".join(allowed)}')
-
-
-def _at_least(least: int, section: str, **values: int) -> None:
-    for key, value in values.items():
-        if value < least:
-            raise ConfigError(f"{section}.{key}", f"= {value}: expected at least {least}")
-
-
-def _positive(section: str, **values: float) -> None:
-    for key, value in values.items():
-        if not 0 < value < math.inf:
-            raise ConfigError(f"{section}.{key}", f"= {value}: expected a number greater than 0")

@@ -10,19 +10,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
-from s4gen.config.schema import (
-    ConfigError,
-    DataConfig,
-    DensityConfig,
-    ImageLayout,
-    ModelConfig,
-    OptimConfig,
-    Recipe,
-    SSMConfig,
-    TrainConfig,
-)
+from s4gen.config.checks import ConfigError
+from s4gen.config.layouts import ImageLayout, Layout, TextLayout
+from s4gen.config.run import DataConfig, OptimConfig, Recipe, TrainConfig
+from s4gen.config.schema import DensityConfig, ModelConfig, SSMConfig
 from s4gen.errors import UserError
 
 SECTIONS: dict[str, type] = {
@@ -33,7 +26,17 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "layout": ImageLayout,
 }
-T = TypeVar("T")
+LAYOUTS: dict[str, type] = {kind.kind: kind for kind in (ImageLayout, TextLayout)}
+"""By `layout.kind`; image where that is not given."""
+Numbers = tuple[int, ...]
+NOUNS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a word in quotes",
+    bool: "true or false",
+    Numbers: "whole numbers in brackets",
+}
+"""What is expected where a value has another type."""
 
 
 class Setting(NamedTuple):
@@ -56,7 +59,10 @@ def flatten(
     Raises:
         UserError: an unknown section or key, or a value of another type.
     """
-    types = {f"{name}.{key}": kind for name in sections for key, kind in _field_types(SECTIONS[name]).items()}
+    kinds = {name: SECTIONS[name] for name in sections}
+    if isinstance(layout := tables.get("layout"), Mapping) and "layout" in sections:
+        kinds["layout"] = _layout_type(layout.get("kind", ImageLayout.kind), source)
+    types = {f"{name}.{key}": kind for name in sections for key, kind in _field_types(kinds[name]).items()}
     types |= dict.fromkeys(also, str)
     flat = {}
     for section, table in tables.items():
@@ -76,13 +82,13 @@ def flatten(
     return flat
 
 
-def build(section: str, flat: Flat, source: str) -> Any:
-    """The dataclass of one section; keys that are not set have their default.
+def build(section: str, flat: Flat, source: str, kind: type | None = None) -> Any:
+    """The dataclass of one section, which is `kind` or as in SECTIONS; keys that are not set have their default.
 
     Raises:
         UserError: a value out of range, or a key without a default is missing.
     """
-    kind = SECTIONS[section]
+    kind = kind or SECTIONS[section]
     values = {}
     for field in dataclasses.fields(kind):
         name = f"{section}.{field.name}"
@@ -121,13 +127,18 @@ def density_config_from_dict(tables: Mapping[str, Any], source: str = "config.js
     return config
 
 
-def build_layout(flat: Flat, source: str) -> ImageLayout:
+def build_layout(flat: Flat, source: str) -> Layout:
     """The layout, of the kind that `layout.kind` says; image where it says nothing."""
     kind = flat.get("layout.kind", Setting(ImageLayout.kind, source))
-    if kind.value != ImageLayout.kind:
-        raise UserError(f'{kind.source}: layout.kind = "{kind.value}": expected "{ImageLayout.kind}"')
-    layout: ImageLayout = build("layout", flat, source)
+    layout: Layout = build("layout", flat, source, _layout_type(*kind))
     return layout
+
+
+def _layout_type(kind: Any, source: str) -> type:
+    if kind not in LAYOUTS:
+        names = " or ".join(f'"{name}"' for name in LAYOUTS)
+        raise UserError(f"{source}: layout.kind = {_show(kind)}: expected {names}")
+    return LAYOUTS[kind]
 
 
 def build_recipe(flat: Flat, source: str) -> Recipe:
@@ -148,7 +159,9 @@ def _checked(name: str, value: Any, wanted: type, source: str) -> Any:
         return value
     if wanted is float and type(value) is int and abs(value) < 2**53:
         return float(value)
-    noun = {int: "a whole number", float: "a number", str: "a word in quotes"}[wanted]
+    if wanted == Numbers and isinstance(value, list | tuple) and all(type(item) is int for item in value):
+        return tuple(value)
+    noun = NOUNS[wanted]
     raise UserError(f"{source}: {name} = {_show(value)}: got {_noun(value)}, expected {noun}")
 
 

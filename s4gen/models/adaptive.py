@@ -8,7 +8,7 @@ clusters; part i has vectors of width d_i = H // div^i and a projection P_i (H, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -92,6 +92,8 @@ class AdaptiveSoftmax(nn.Module):
         self._tied = (embedding,)
         bounds, H = embedding.bounds, embedding.d_model
         self.n_clusters = len(bounds) - 2
+        self.width = bounds[1] + self.n_clusters
+        """Logits that every token costs."""
         self.dropout = nn.Dropout(dropout)
         self.bias = nn.Parameter(torch.zeros(bounds[-1]))
         if self.n_clusters:
@@ -125,6 +127,21 @@ class AdaptiveSoftmax(nn.Module):
         for i in range(1, self.n_clusters + 1):
             parts.append(clusters[..., i - 1 : i] - log_z + self._tail(i, hidden).log_softmax(-1))
         return torch.cat(parts, dim=-1)
+
+    def parts(self) -> Iterator[tuple[Tensor | None, Tensor, Tensor]]:
+        """Of each part of the vocabulary: projection r(d_i, H) (None: there is none), weight r(T, d_i) and bias r(T).
+
+        Logits are weight (projection h) + bias; the first part's are of its tokens, then of the clusters.
+        """
+        (embedding,) = self._tied
+        biases = self.bias.split([high - low for low, high in pairwise(embedding.bounds)])
+        if not self.n_clusters:
+            yield None, embedding.tables[0], self.bias
+            return
+        weight = torch.cat([embedding.tables[0], self.cluster_weight])
+        yield self.projection.T, weight, torch.cat([biases[0], self.cluster_bias])
+        for i in range(1, self.n_clusters + 1):
+            yield embedding.projections[i].T, embedding.tables[i], biases[i]
 
     def _head(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the head's tokens r(..., c_1) and of the clusters r(..., K), and the log of their normaliser.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import SSMConfig
-from s4gen.models.ssm_layers import DiagonalStep, SSMLayer, State, _check_shapes, _Stepper
+from s4gen.models.ssm_layers import DiagonalStep, SSMLayer, State, _Stepper
 from s4gen.ssm import blocks, dss, hippo, inits, lssl, transforms
 
 
@@ -25,9 +25,8 @@ class DSS(SSMLayer):
         Lambda, _ = inits.s4d(config.init, config.d_state)
         super().__init__(d_model, replace(config, train_B=False), Lambda, torch.ones_like(Lambda))
         length = torch.tensor(float(config.norm_length)) if config.norm_length else None
-        # Both are known from the config, and stay out of checkpoints.
-        self.register_buffer("norm_length", length, persistent=False)
-        self.register_buffer("B", self.B, persistent=False)
+        self.register_buffer("norm_length", length)  # part of a checkpoint: `rescale_dt_` may have changed it
+        self.register_buffer("B", self.B, persistent=False)  # always 1
         if length is not None:
             self.raw_decay = nn.Parameter(-Lambda.real.float().expand_as(self.frequency).clone())
 
@@ -57,7 +56,7 @@ class DSS(SSMLayer):
 
 
 class LSSL(SSMLayer):
-    """Dense state space layer (arXiv 2110.13985), trained from HiPPO-LegS: Krylov kernel, FFT, O(N^2) step.
+    """Dense state space layer (arXiv 2110.13985), trained from HiPPO-LegS: Krylov kernel, O(N^2) step.
 
     A r(S, N, N) takes the place of Lambda; n_ssm = 1 is the paper's: one A, and a step size for each feature. B and C
     are real, N numbers in N/2 pairs. The state is real, in the basis of A.
@@ -81,28 +80,21 @@ class LSSL(SSMLayer):
         return A, self.per_feature(self.B.flatten(-2)), self.C.flatten(-2), dt
 
     def discrete(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Abar r(H, N, N), Bbar and C r(H, N), rounded once from float64."""
+        """Abar r(H, N, N) and Bbar r(H, N) in float64, and C r(H, N)."""
         A, B, C, dt = self.continuous()
-        A_bar, B_bar = lssl.discretize(A, B, dt)
-        return A_bar.to(C.dtype), B_bar.to(C.dtype), C
+        return *lssl.discretize(A, B, dt), C
 
     def kernel(self, L: int) -> Tensor:
         """Convolution kernel r(H, L), without D."""
-        return lssl.kernel(*self.discrete(), L)
+        A_bar, B_bar, C = self.discrete()
+        return lssl.kernel(A_bar.to(C.dtype), B_bar.to(C.dtype), C, L)
 
-    def forward(self, u: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        """u r(B, L, H), L >= 1, from `state` r(B, H, N) (None: zeros); returns y r(B, L, H) and the state after it."""
-        _check_shapes(self, u, state, lengths)
-        if lengths is not None:
-            raise ValueError("LSSL takes no lengths: it is here to be compared with; use S4, or rows of one length")
-        with torch.autocast(u.device.type, enabled=False):
-            u = u.to(self.D.dtype)
-            y, state = lssl.convolve(u, *self.discrete(), state)
-            return y + self.D * u, state
+    def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
+        return lssl.block_maps(*self.discrete(), T, last)
 
     def stepper(self) -> DenseStep:
         A_bar, B_bar, C = self.discrete()
-        return DenseStep(A_bar, B_bar, C.clone(), self.D.clone())
+        return DenseStep(A_bar.to(C.dtype), B_bar.to(C.dtype), C.clone(), self.D.clone())
 
 
 class DenseStep(_Stepper):
@@ -114,7 +106,5 @@ class DenseStep(_Stepper):
     def __init__(self, A_bar: Tensor, B_bar: Tensor, C_bar: Tensor, D: Tensor) -> None:
         super().__init__({"A_bar": A_bar, "B_bar": B_bar, "C_bar": C_bar, "D": D})
 
-    def step(self, u: Tensor, state: State) -> tuple[Tensor, State]:
-        """u r(B, H), state r(B, H, N) -> y r(B, H), new state."""
-        y, state = lssl.step(self.A_bar, self.B_bar, self.C_bar, u, state)
-        return y + self.D * u, state
+    def _recur(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+        return lssl.step(self.A_bar, self.B_bar, self.C_bar, u, state)

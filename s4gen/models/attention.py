@@ -16,7 +16,7 @@ _FIRST_CAPACITY = 64  # positions a cache holds when it first has to grow; it do
 
 
 class AttentionState(NamedTuple):
-    """Keys and values of all positions so far.
+    """Keys and values of all positions so far, or of as many of the last as a window needs.
 
     `keys` and `values` are (batch, heads, capacity, d_head); the first `length` positions are filled.
     """
@@ -29,15 +29,18 @@ class AttentionState(NamedTuple):
 class CausalAttention(nn.Module):
     """Multi-head attention of every position to itself and all earlier ones (arXiv 1706.03762, section 3.2).
 
-    There is no position encoding here: the density model adds positions to its embedding.
+    Without a window there is no position encoding here: the density model adds positions to its embedding. With one,
+    a position sees the `window` last ones, itself included, and head h of n weighs them down by their distance times
+    2^(-8 h / n), h = 1 .. n (ALiBi, arXiv 2108.12409). So the state is bounded, and the past may be of any length.
     Raises ValueError if `n_heads` does not divide `d_model`.
     """
 
-    def __init__(self, d_model: int, n_heads: int) -> None:
+    def __init__(self, d_model: int, n_heads: int, window: int = 0) -> None:
         super().__init__()
         if n_heads < 1 or d_model % n_heads:
             raise ValueError(f"n_heads must divide d_model, got n_heads = {n_heads}, d_model = {d_model}")
         self.n_heads = n_heads
+        self.window = window
         self.d_head = d_model // n_heads
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
@@ -53,17 +56,47 @@ class CausalAttention(nn.Module):
         if lengths is not None:
             raise ValueError("attention takes no lengths: its cache holds rows of one length; use an SSM mixer")
         query, key, value = self._heads(u)
+        state = None if state is None else self._needed(state)
         seen = 0 if state is None else state.length
         if state is not None and seen:
             key = torch.cat((state.keys[:, :, :seen], key), dim=2)
             value = torch.cat((state.values[:, :, :seen], value), dim=2)
+        if self.window:
+            y = self._attend_in_window(query, key, value)
+        elif seen:
             # is_causal aligns the mask to the first key; query i stands at position seen + i.
             mask = torch.ones(u.shape[1], key.shape[2], dtype=torch.bool, device=u.device).tril(seen)
             y = scaled_dot_product_attention(query, key, value, attn_mask=mask)
         else:
             y = scaled_dot_product_attention(query, key, value, is_causal=True)
         y = self.out(y.transpose(1, 2).flatten(2))
-        return y, AttentionState(key, value, key.shape[2])
+        return y, self._needed(AttentionState(key, value, key.shape[2]))
+
+    def _attend_in_window(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query (B, heads, L, d_head) of the last L positions of key and value; a window of queries at a time."""
+        parts = []
+        for first in range(0, query.shape[2], self.window):
+            queries = query[:, :, first : first + self.window]
+            end = key.shape[2] - query.shape[2] + first + queries.shape[2]
+            seen = slice(max(0, end - queries.shape[2] - self.window + 1), end)
+            keys, values = key[:, :, seen], value[:, :, seen]
+            bias = self._bias(queries.shape[2], keys.shape[2], query)
+            parts.append(scaled_dot_product_attention(queries, keys, values, attn_mask=bias))
+        return torch.cat(parts, dim=2)
+
+    def _bias(self, queries: int, keys: int, like: Tensor) -> Tensor:
+        """What is added to the scores of the last of `keys` positions with all of them, (heads, queries, keys)."""
+        position = torch.arange(keys, device=like.device)
+        distance = position[-queries:, None] - position
+        slope = torch.exp2(-8 / self.n_heads * torch.arange(1, self.n_heads + 1, device=like.device))
+        outside = (distance < 0) | (distance >= self.window)
+        return (-slope[:, None, None] * distance).masked_fill(outside, -torch.inf).to(like.dtype)
+
+    def _needed(self, state: AttentionState) -> AttentionState:
+        """What the next position sees of the state: views of its buffers."""
+        length = min(state.length, self.window - 1) if self.window else state.length
+        first = state.length - length
+        return state if not first else AttentionState(state.keys[:, :, first:], state.values[:, :, first:], length)
 
     def initial_state(self, batch: int, capacity: int = 0) -> AttentionState:
         """An empty cache with room for `capacity` positions before it has to grow."""
@@ -78,13 +111,16 @@ class CausalAttention(nn.Module):
         be used again. (A copy per step would make the baseline slower than it is.)
         """
         query, key, value = self._heads(u.unsqueeze(1))
+        if state.length == state.keys.shape[2]:
+            state = self._needed(state)
+            state = reserve(state, max(_FIRST_CAPACITY, 2 * state.length))
         here = state.length
-        if here == state.keys.shape[2]:
-            state = reserve(state, max(_FIRST_CAPACITY, 2 * here))
         state.keys[:, :, here] = key[:, :, 0]
         state.values[:, :, here] = value[:, :, 0]
-        keys, values = state.keys[:, :, : here + 1], state.values[:, :, : here + 1]
-        y = scaled_dot_product_attention(query, keys, values)
+        seen = slice(max(0, here + 1 - self.window) if self.window else 0, here + 1)
+        keys, values = state.keys[:, :, seen], state.values[:, :, seen]
+        bias = self._bias(1, keys.shape[2], query) if self.window else None
+        y = scaled_dot_product_attention(query, keys, values, attn_mask=bias)
         return self.out(y.flatten(1)), AttentionState(state.keys, state.values, here + 1)
 
     def _heads(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,6 +7,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from s4gen.models.ssm_layers import check_lengths
+
 
 class Bidirectional(nn.Module):
     """y_t = forward(u_1 .. u_t) + backward(u_L .. u_t); each direction has its own parameters.
@@ -19,13 +21,17 @@ class Bidirectional(nn.Module):
         self.forward_layer, self.backward_layer = forward_layer, backward_layer
 
     def forward(self, u: Tensor, state: None = None, lengths: Tensor | None = None) -> tuple[Tensor, None]:
-        """u r(B, L, H) -> y r(B, L, H); with lengths int64 (B,) rows end there, and y is 0 beyond."""
+        """u r(B, L, H) -> y r(B, L, H); with lengths int64 (B,) rows end there, and y is 0 beyond.
+
+        Raises ValueError for a state and for lengths that do not fit.
+        """
         if state is not None:
             _refuse("start from a state")
         if lengths is None:
             reverse = torch.arange(u.shape[1] - 1, -1, -1, device=u.device).expand(u.shape[:2])
             inside = torch.ones_like(reverse, dtype=torch.bool)
         else:
+            check_lengths(lengths, u)
             place = torch.arange(u.shape[1], device=u.device)
             inside = place < lengths[:, None]
             reverse = torch.where(inside, lengths[:, None] - 1 - place, place)  # only the valid part is turned round

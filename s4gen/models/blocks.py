@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -50,7 +52,8 @@ class Block(nn.Module):
         self.mixer: nn.Module
         self.output: nn.Module
         if model.mixer == "attention":
-            self.mixer, self.output = CausalAttention(model.d_model, model.n_heads), nn.Identity()
+            self.mixer = CausalAttention(model.d_model, model.n_heads, model.window)
+            self.output = nn.Identity()
         else:
             self.mixer = {"s4d": S4D, "s4": S4, "dss": DSS, "lssl": LSSL}[model.mixer](model.d_model, ssm)
             self.output = GatedOutput(model.d_model, model.dropout)
@@ -75,3 +78,10 @@ class Block(nn.Module):
         """x r(B, H) -> r(B, H) and the new state."""
         mixed, state = self.mixer.step(self.norm(x), state)  # type: ignore[operator]
         return self._finish(x, mixed), state
+
+
+def make_blocks(model: ModelConfig, ssm: SSMConfig) -> Iterator[Block]:
+    """The stack: `n_layers` times `mixers` sequence layers, of which the last one has the feed-forward."""
+    without = replace(model, d_ff=0)
+    for i in range(model.n_layers * model.mixers):
+        yield Block(without if (i + 1) % model.mixers else model, ssm)

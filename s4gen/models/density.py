@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from s4gen.config import DensityConfig
-from s4gen.models.blocks import Block
+from s4gen.config import DensityConfig, ImageLayout
+from s4gen.config.schema import DIV
+from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from s4gen.models.blocks import Block, make_blocks
 from s4gen.models.embedding import ImageEmbedding
+
+LOGITS_AT_A_TIME = 1 << 25
+"""Of the softmax's first part, where the probabilities of given tokens alone are wanted."""
 
 
 class ModelState(NamedTuple):
@@ -24,21 +31,41 @@ class ModelState(NamedTuple):
 class DensityModel(nn.Module):
     """Embedding, residual stack, categorical head.
 
-    Tokens are fed behind a first `bos`: the output at place t is the distribution of x_t given x_<t.
+    Tokens are fed behind a first `bos`: the output at place t is the distribution of x_t given x_<t. For images, bos is
+    a token beyond the others, and the embedding knows the places; for text it is one of the vocabulary, and the head's
+    tables are the embedding's.
     """
+
+    embedding: ImageEmbedding | AdaptiveEmbedding
+    head: nn.Linear | AdaptiveSoftmax
 
     def __init__(self, config: DensityConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = ImageEmbedding(config.layout, config.model.d_model)
-        self.bos = self.embedding.bos
-        self.blocks = nn.ModuleList(Block(config.model, config.ssm) for _ in range(config.model.n_layers))
-        self.norm = nn.LayerNorm(config.model.d_model)
-        self.head = nn.Linear(config.model.d_model, config.layout.vocab)
+        self.recompute = False
+        """In training, keep of each block its input alone, and compute the rest again for the gradient."""
+        layout, model = config.layout, config.model
+        if isinstance(layout, ImageLayout):
+            self.embedding = ImageEmbedding(layout, model.d_model)
+            self.bos = self.embedding.bos
+        else:
+            self.embedding = AdaptiveEmbedding(layout.vocab, model.d_model, model.cutoffs, DIV, model.dropout)
+            self.bos = layout.start
+        self.blocks = nn.ModuleList(make_blocks(model, config.ssm))
+        self.norm = nn.LayerNorm(model.d_model)
+        if isinstance(self.embedding, ImageEmbedding):
+            self.head = nn.Linear(model.d_model, layout.vocab)
+        else:
+            self.head = AdaptiveSoftmax(self.embedding, model.dropout)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.norm.weight.device
 
     def initial_state(self, batch: int) -> ModelState:
         """The state before anything was fed."""
-        place = torch.zeros(batch, dtype=torch.int64, device=self.head.weight.device)
+        place = torch.zeros(batch, dtype=torch.int64, device=self.device)
         return ModelState(place, tuple(block.initial_state(batch) for block in self._blocks()))
 
     def _blocks(self) -> list[Block]:
@@ -49,15 +76,25 @@ class DensityModel(nn.Module):
     ) -> tuple[Tensor, ModelState]:
         n_batch, L = tokens.shape
         start = tokens.new_zeros(n_batch) if state is None else state.place
-        x = self.embedding(tokens, start[:, None] + torch.arange(L, device=tokens.device))
+        x = self.embed(tokens, start[:, None] + torch.arange(L, device=tokens.device))
         states = []
         for i, block in enumerate(self._blocks()):
-            x, block_state = block(x, None if state is None else state.blocks[i], lengths)
+            run = functools.partial(checkpoint, block, use_reentrant=False) if self._recomputes() else block
+            x, block_state = run(x, None if state is None else state.blocks[i], lengths)
             states.append(block_state)
         return x, ModelState(start + (L if lengths is None else lengths), tuple(states))
 
+    def _recomputes(self) -> bool:
+        return self.recompute and self.training and torch.is_grad_enabled()
+
+    def embed(self, tokens: Tensor, place: Tensor) -> Tensor:
+        """What the stack reads, r(..., H), of tokens int64 (...) at these places."""
+        return self.embedding(tokens, place) if isinstance(self.embedding, ImageEmbedding) else self.embedding(tokens)
+
     def _logits(self, x: Tensor) -> Tensor:
-        logits = self.head(self.norm(x))
+        """Of text, log-probabilities."""
+        hidden = self.norm(x)
+        logits = self.head.log_probs(hidden) if isinstance(self.head, AdaptiveSoftmax) else self.head(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def forward(self, tokens: Tensor, state: ModelState | None = None) -> tuple[Tensor, ModelState]:
@@ -73,8 +110,21 @@ class DensityModel(nn.Module):
 
     def nats(self, x: Tensor) -> Tensor:
         """-log p(x_t | x_<t) in nats, r(B, L), for whole sequences x int64 (B, L) without bos."""
-        logits, _ = self(self._with_bos(x[:, :-1]))
-        return F.cross_entropy(logits.flatten(0, 1), x.flatten(), reduction="none").view(x.shape)
+        return self.score(self._with_bos(x[:, :-1]), x)[0]
+
+    def score(self, tokens: Tensor, target: Tensor, state: ModelState | None = None) -> tuple[Tensor, ModelState]:
+        """-log p(target_t | state, tokens up to t) in nats, r(B, L), and the state after the tokens, int64 (B, L).
+
+        Of text, the logits of a whole vocabulary are never made for all tokens at once.
+        """
+        x, state = self._hidden(tokens, state)
+        if not isinstance(self.head, AdaptiveSoftmax):
+            return F.cross_entropy(self._logits(x).flatten(0, 1), target.flatten(), reduction="none").view(
+                target.shape
+            ), state
+        rows = max(1, LOGITS_AT_A_TIME // self.head.width)
+        parts = zip(self.norm(x).flatten(0, 1).split(rows), target.flatten().split(rows), strict=True)
+        return torch.cat([self.head.nats(*part) for part in parts]).view(target.shape), state
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, r(B,)."""
@@ -97,7 +147,7 @@ class DensityModel(nn.Module):
 
     def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         """Feed one token int64 (B,); returns logits r(B, V) of the next and the new state."""
-        x = self.embedding(token, state.place)
+        x = self.embed(token, state.place)
         states = []
         for block, block_state in zip(self._blocks(), state.blocks, strict=True):
             x, new = block.step(x, block_state)

@@ -94,7 +94,12 @@ class SSMLayer(nn.Module):
         With lengths int64 (B,), rows end after that many inputs: the state of a row is the one there. Outputs beyond
         are those of whatever stands in u. Raises ValueError for shapes that do not fit.
         """
-        _check_shapes(self, u, state, lengths)
+        if u.dim() != 3 or u.shape[1] < 1 or u.shape[2] != self.d_model:
+            raise ValueError(f"u has shape {tuple(u.shape)}, expected (batch, length >= 1, d_model = {self.d_model})")
+        if state is not None:
+            _check_state(state, (len(u), self.d_model, self.d_state))
+        if lengths is not None:
+            check_lengths(lengths, u)
         with torch.autocast(u.device.type, enabled=False):
             u = u.to(self.D.dtype)
             maps = self.block_maps(*blocks.block_lengths(u.shape[1]))
@@ -106,23 +111,22 @@ class SSMLayer(nn.Module):
         return self.stepper().step(u, state)
 
 
-def _check_shapes(layer: SSMLayer, u: Tensor, state: Tensor | None, lengths: Tensor | None) -> None:
-    if u.dim() != 3 or u.shape[1] < 1 or u.shape[2] != layer.d_model:
-        raise ValueError(f"u has shape {tuple(u.shape)}, expected (batch, length >= 1, d_model = {layer.d_model})")
-    wanted = (u.shape[0], layer.d_model, layer.d_state)
-    if state is not None and tuple(state.shape) != wanted:
+def _check_state(state: Tensor, wanted: tuple[int, int, int]) -> None:
+    if tuple(state.shape) != wanted:
         raise ValueError(
-            f"state has shape {tuple(state.shape)}, expected {wanted}: make one with initial_state({u.shape[0]})"
+            f"state has shape {tuple(state.shape)}, expected {wanted}: make one with initial_state({wanted[0]})"
         )
-    if lengths is not None and tuple(lengths.shape) != (u.shape[0],):
-        raise ValueError(f"lengths has shape {tuple(lengths.shape)}, expected ({u.shape[0]},): one for each row of u")
+
+
+def check_lengths(lengths: Tensor, u: Tensor) -> None:
+    """Raises ValueError unless lengths (B,) fit u r(B, L, ...): one for each row, 0 to L."""
+    if tuple(lengths.shape) != (len(u),):
+        raise ValueError(f"lengths has shape {tuple(lengths.shape)}, expected ({len(u)},): give one for each row of u")
     # Looking at values would stop a compiled graph; there, wrong lengths are the caller's.
-    if (
-        lengths is not None
-        and not torch.compiler.is_compiling()
-        and not 0 <= lengths.min() <= lengths.max() <= u.shape[1]
-    ):
-        raise ValueError(f"lengths has values {lengths.tolist()}, expected 0 to {u.shape[1]}, the length of u")
+    if not torch.compiler.is_compiling() and not 0 <= lengths.min() <= lengths.max() <= u.shape[1]:
+        raise ValueError(
+            f"lengths has values {lengths.tolist()}, expected 0 to {u.shape[1]}, the length of u: shorten them or pad u"
+        )
 
 
 def _add_skip(kernel: Tensor, D: Tensor) -> Tensor:
@@ -187,6 +191,16 @@ class _Stepper(nn.Module):
             self.register_buffer(name, value.contiguous())
 
     def step(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+        """u r(B, H), state r(B, H, N) -> y r(B, H), new state. Raises ValueError for shapes that do not fit."""
+        H, N = self.B_bar.shape
+        if u.dim() != 2 or u.shape[1] != H:
+            raise ValueError(f"u has shape {tuple(u.shape)}, expected (batch, d_model = {H}): one input for each row")
+        _check_state(state, (len(u), H, N))
+        y, state = self._recur(u, state)
+        return y + self.D * u, state
+
+    def _recur(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+        """`step` without D."""
         raise NotImplementedError
 
     def initial_state(self, batch: int) -> State:
@@ -202,10 +216,8 @@ class DiagonalStep(_Stepper):
     def __init__(self, A_bar: Tensor, B_bar: Tensor, C_bar: Tensor, D: Tensor) -> None:
         super().__init__({"A_bar": A_bar, "B_bar": B_bar, "C_bar": C_bar, "D": D})
 
-    def step(self, u: Tensor, state: State) -> tuple[Tensor, State]:
-        """u r(B, H), state r(B, H, N) -> y r(B, H), new state."""
-        y, state = diagonal.step(self.A_bar, self.B_bar, self.C_bar, u, state)
-        return y + self.D * u, state
+    def _recur(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+        return diagonal.step(self.A_bar, self.B_bar, self.C_bar, u, state)
 
 
 class WoodburyStep(_Stepper):
@@ -214,10 +226,8 @@ class WoodburyStep(_Stepper):
     def __init__(self, constants: dplr.StepConstants, D: Tensor) -> None:
         super().__init__({**constants._asdict(), "D": D})
 
-    def step(self, u: Tensor, state: State) -> tuple[Tensor, State]:
-        """u r(B, H), state r(B, H, N) -> y r(B, H), new state."""
-        y, state = dplr.step(self.constants(), u, state)
-        return y + self.D * u, state
+    def _recur(self, u: Tensor, state: State) -> tuple[Tensor, State]:
+        return dplr.step(self.constants(), u, state)
 
     def constants(self) -> dplr.StepConstants:
         """All but D."""

@@ -24,7 +24,7 @@ from s4gen.config import SSMConfig
 from s4gen.memory import keep_freed_memory
 from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.ssm_layers import S4, S4D
-from s4gen.sampling.bench import aligned, number
+from s4gen.sampling.bench_report import aligned, number
 from s4gen.ssm import dplr
 from s4gen.ssm.blocks import fft_convolve
 from s4gen.timing import PeakMemory, machine, median_seconds, seconds

@@ -1,12 +1,12 @@
 """What the recurrent mode is measured against: other ways to generate, none made slower than it is.
 
 - conv: our own model, the whole prefix by convolution again for every token;
-- transformer: attention in the place of the state space layers, its keys and values cached;
+- transformer: attention in the place of the state space layers, its keys and values cached (see `cached`);
 - transformer-no-cache: the same, the whole prefix again for every token.
 
-Each way is asked for one step at one position: `at(position)` is a function that generates one more token for
-every sequence of the batch, the `position` tokens before it being known. Embedding, head (of the last
-position only) and the draw are part of the step.
+Each way is asked for one step at one position: its `at(position)` is a function that generates one more token for every
+sequence of the batch, the `position` tokens before it being known. Embedding, head (of the last position only) and the
+draw are part of the step.
 """
 
 from __future__ import annotations
@@ -16,69 +16,31 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from s4gen.config import DensityConfig
-from s4gen.models.attention import AttentionState
-from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.density import DensityModel
 from s4gen.sampling.randomness import draw
-
-Step = Callable[[], object]
-
-
-class Way(Protocol):
-    """One way to generate."""
-
-    def at(self, position: int) -> Step:
-        """A function that generates the token at this position, the same one however often it is called."""
-        ...
 
 
 class PrefixAgain:
     """The whole prefix through the parallel form of the model for every token."""
 
     def __init__(self, model: DensityModel, batch: int, length: int) -> None:
-        device = model.head.weight.device
+        device = model.device
         self._model = model
         self._tokens = torch.randint(model.config.layout.vocab, (batch, length), device=device)
         self._u = torch.rand(batch, dtype=torch.float64, device=device)
 
-    def at(self, position: int) -> Step:
+    def at(self, position: int) -> Callable[[], Tensor]:
+        """A function that generates the token at this position, the same one however often it is called."""
         prefix = self._tokens[:, :position]
 
         def step() -> Tensor:
             logits, _ = self._model.prefill(prefix)
-            return draw(logits, self._u)
-
-        return step
-
-
-class KeyValueCache:
-    """One step of the Transformer with a cache allocated once, for `capacity` positions.
-
-    What a step costs does not depend on what is in the cache, so it is filled with random numbers, and no
-    prefix has to be run through to get to a position.
-    """
-
-    def __init__(self, model: DensityModel, batch: int, capacity: int) -> None:
-        device = model.head.weight.device
-        self._model = model
-        self._token = torch.randint(model.config.layout.vocab, (batch,), device=device)
-        self._u = torch.rand(batch, dtype=torch.float64, device=device)
-        empty = [mixer.initial_state(batch, capacity) for mixer in mixers(model)]
-        self._caches = [AttentionState(c.keys.normal_(), c.values.normal_(), 0) for c in empty]
-
-    def at(self, position: int) -> Step:
-        state = ModelState(
-            torch.full_like(self._token, position), tuple(c._replace(length=position) for c in self._caches)
-        )
-
-        def step() -> Tensor:
-            # The step writes place `position` of the cache; doing so again and again changes nothing else.
-            logits, _ = self._model.step(self._token, state)
             return draw(logits, self._u)
 
         return step

@@ -1,7 +1,7 @@
-"""The benchmark: our recurrent mode beside our convolution mode and a Transformer.
+"""The benchmark: our recurrent mode beside our convolution mode and Transformers, and the machine's limits.
 
-Embedding, head and the draw are part of every step; loading and compiling are part of none. The Transformer
-has the width, the depth and (through d_ff) the parameter count of the model.
+Embedding, head and the draw are part of every step; loading and compiling are part of none. The Transformer has the
+width, the depth and (through d_ff) the parameter count of the model.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,27 @@ from s4gen import timing
 from s4gen.config import DensityConfig, density_config_to_dict
 from s4gen.errors import UserError
 from s4gen.sampling.baselines import matched_transformer, parameter_count
-from s4gen.sampling.measure import Row, Task, measure_apart
+from s4gen.sampling.limits import Job, limits_apart
+from s4gen.sampling.measure import AGAIN, CACHED, Row, Task, measure_apart
+from s4gen.sampling.scoring import LOSSY
 
-ENGINES = ("eager", "compiled")
+ENGINES = ("eager", "compiled", "native", "native-bf16", "native-int8")
 """Of s4gen.sampling.engines, those to measure."""
-BASELINES = {"conv": ("conv",), "transformer": ("transformer", "transformer-no-cache")}
+DEFAULT_ENGINES = ("eager", "compiled", "native")
+BASELINES = {"conv": ("conv",), "transformer": ("transformer", "transformer-bf16", "transformer-no-cache")}
 """The baselines, and the rows that each stands for."""
 POSITIONS = (100, 1_000, 10_000, 100_000)
 """Where the cost of single tokens is measured."""
-
-HEADER = ("", "ms/step", "tokens/s", "images/s", "peak MB", "time/best")
-"""Columns of `BenchResult.cells`."""
 POSITION_NOTE = (
     "The state at a position is that of a random sequence of this length, read by convolution, and stepped "
     "on from there; the Transformer's cache is filled up to there with random numbers."
 )
 
 _TITLES = {
+    "compiled": "recurrent, torch.compile",
     "conv": "convolution again per token",
     "transformer": "Transformer, KV cache",
+    "transformer-bf16": "Transformer, KV cache, bf16",
     "transformer-no-cache": "Transformer, no cache",
 }
 
@@ -57,13 +59,24 @@ class BenchResult:
     positions: tuple[int, ...]
     rows: list[Row]
 
+    @property
+    def batches(self) -> list[int]:
+        """Batch sizes, in the order given."""
+        return list(dict.fromkeys(row.batch for row in self.rows))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Lengths, in the order given; everything but Transformers with a cache was measured at the first alone."""
+        return list(dict.fromkeys(row.length for row in self.rows))
+
     def best(self, batch: int) -> Row | None:
-        """Our fastest engine at this batch size."""
-        ours = [row for row in self.rows if row.batch == batch and row.way in self.engines]
-        return min((row for row in ours if row.ms_per_step > 0), key=lambda row: row.ms_per_step, default=None)
+        """Our fastest engine at this batch size, of those that change no result if there is one."""
+        ours = [row for row in self.rows if row.batch == batch and row.way in self.engines and row.ms_per_step > 0]
+        exact = [row for row in ours if row.way not in LOSSY]
+        return min(exact or ours, key=lambda row: row.ms_per_step, default=None)
 
     def ratio(self, row: Row) -> float:
-        """How many times as long as our fastest engine this way takes at its batch size; NaN: unknown."""
+        """How many times as long as our best engine this way takes at its batch size; NaN: unknown."""
         best = self.best(row.batch)
         return row.ms_per_step / best.ms_per_step if best else math.nan
 
@@ -75,19 +88,18 @@ class BenchResult:
         """Of the whole batch, an image having the layout's number of tokens."""
         return self.tokens_per_second(row) / self.config.layout.length
 
+    def fraction(self, row: Row) -> float:
+        """Time that the machine allows / time taken; NaN: unknown."""
+        return row.limit.limit_ms / row.ms_per_step if row.limit else math.nan
+
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: machine, model, rows, ratios by batch size, cost by position."""
+        """For JSON: machine, model, rows, ratios by length and batch size, cost by position."""
         model = {"name": self.name, "parameters": self.parameters, **density_config_to_dict(self.config)}
-        ratios: dict[str, dict[str, str | float]] = {}
-        for row in self.rows:
-            if best := self.best(row.batch):
-                entry = ratios.setdefault(str(row.batch), {"best_engine": best.way})
-                entry[row.way] = self.ratio(row)
         return {
             "machine": self.machine,
             "model": model,
             "rows": [self._row_to_dict(row) for row in self.rows],
-            "ratios": ratios,
+            "ratios": self._ratios(),
             "position_note": POSITION_NOTE,
             "position": [
                 {
@@ -100,12 +112,27 @@ class BenchResult:
             ],
         }
 
+    def _ratios(self) -> dict[str, dict[str, dict[str, str | float]]]:
+        """length -> batch -> best_engine, and the ratio of every way; engines take as long at any length."""
+        ratios: dict[str, dict[str, dict[str, str | float]]] = {}
+        for length in self.lengths:
+            for batch in self.batches:
+                if best := self.best(batch):
+                    rows = [row for row in self.rows if row.batch == batch and self._is_at(row, length)]
+                    entry = {row.way: self.ratio(row) for row in rows}
+                    ratios.setdefault(str(length), {})[str(batch)] = {"best_engine": best.way, **entry}
+        return ratios
+
+    def _is_at(self, row: Row, length: int) -> bool:
+        return row.length == length or row.way in self.engines
+
     def _kind(self, row: Row) -> str:
         return "engine" if row.way in self.engines else "baseline"
 
     def _row_to_dict(self, row: Row) -> dict[str, Any]:
-        values = asdict(row)
-        del values["way"], values["cost_by_position"]
+        values = asdict(replace(row, loss=None, limit=None))
+        for key in ("way", "cost_by_position", "loss", "limit"):
+            del values[key]
         is_transformer = row.way.startswith("transformer")
         return {
             self._kind(row): row.way,
@@ -113,32 +140,23 @@ class BenchResult:
             "tokens_per_second": self.tokens_per_second(row),
             "images_per_second": self.images_per_second(row),
             "parameters": self.transformer_parameters if is_transformer else self.parameters,
+            "fraction_of_limit": self.fraction(row),
+            "limit": asdict(row.limit) if row.limit else None,
+            "bits_per_dim_lost": asdict(row.loss) if row.loss else None,
         }
 
     def title(self, row: Row) -> str:
-        """The way to generate, in words."""
-        return _TITLES.get(row.way, f"recurrent, {row.way}")
+        """The way to generate, in words, with the length where it was measured at several."""
+        return (
+            f"{way_title(row.way)}, length {row.length:,}"
+            if row.way in CACHED and self.lengths[1:]
+            else way_title(row.way)
+        )
 
-    def cells(self, batch: int) -> list[list[str]]:
-        """The table's rows for one batch size; the columns are those of `HEADER`."""
-        return [
-            [self.title(row), *map(number, (*self._numbers(row), self.ratio(row)))]
-            for row in self.rows
-            if row.batch == batch
-        ]
 
-    def _numbers(self, row: Row) -> tuple[float, ...]:
-        return row.ms_per_step, self.tokens_per_second(row), self.images_per_second(row), row.peak_memory_mb
-
-    def curves(self) -> dict[str, list[tuple[float, float]]]:
-        """ms per token against position for every way that it was measured for, by title."""
-        return {self.title(row): list(row.cost_by_position.items()) for row in self.rows if row.cost_by_position}
-
-    def plot(self) -> bytes:
-        """Those curves as a PNG."""
-        from s4gen.plots import cost_by_position
-
-        return cost_by_position(self.curves(), [f"recurrent, {engine}" for engine in self.engines])
+def way_title(way: str) -> str:
+    """The way to generate, in words."""
+    return _TITLES.get(way, f"recurrent, {way}")
 
 
 def run(
@@ -147,12 +165,13 @@ def run(
     *,
     checkpoint: Path | None = None,
     batches: Sequence[int] = (1, 64),
-    length: int | None = None,
-    engines: Sequence[str] = ENGINES,
+    lengths: Sequence[int] | None = None,
+    engines: Sequence[str] = DEFAULT_ENGINES,
     baselines: Sequence[str] = tuple(BASELINES),
     device: str | torch.device | None = None,
     budget: float = 3.0,
     positions: Sequence[int] = POSITIONS,
+    compiled_transformer: bool = True,
     progress: bool = False,
 ) -> BenchResult:
     """Measure every engine and baseline at every batch size, each in a process of its own.
@@ -160,21 +179,27 @@ def run(
     Args:
         name: of the model, for the result.
         checkpoint: where its weights are; None: random ones, which are as fast.
-        length: tokens per sequence; None: the layout's.
+        lengths: tokens per sequence; None: the layout's. An engine takes as long for every token, so it is measured
+            once for each batch size; a Transformer with a cache at every length; what runs the prefix again for every
+            token at the first length.
         device: None: the GPU where there is one, else the CPU.
         budget: seconds of measuring per row, start-up and compilation apart.
         positions: where to measure the cost of a single token, at the smallest batch size; may be empty.
-        progress: a line on standard error before each row.
+        compiled_transformer: False leaves out what takes a minute to compile: the Transformer with a cache runs
+            eagerly, and not in bf16, which is slower so.
+        progress: a line on standard error before each way.
 
     Raises:
         UserError: an unknown engine or baseline, a size below 1, or a model that is not recurrent.
     """
-    length = config.layout.length if length is None else length
+    lengths = tuple(dict.fromkeys(lengths or (config.layout.length,)))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    _check(config, batches, length, engines, baselines, positions)
+    _check(config, batches, lengths, engines, baselines, positions)
     transformer = matched_transformer(config)
     ways = [*engines, *(way for baseline in baselines for way in BASELINES[baseline])]
-    rows = []
+    if not compiled_transformer:
+        ways = [way for way in ways if way != "transformer-bf16"]
+    rows: list[Row] = []
     for batch in dict.fromkeys(batches):
         for way in ways:
             if progress:
@@ -184,13 +209,17 @@ def run(
                 config=transformer if way.startswith("transformer") else config,
                 checkpoint=checkpoint,
                 batch=batch,
-                length=length,
+                lengths=lengths if way in CACHED else lengths[:1],
                 device=str(device),
                 threads=torch.get_num_threads(),
                 budget=budget,
                 positions=tuple(positions) if batch == min(batches) else (),
+                loss=batch == min(batches),
+                compiled=compiled_transformer,
             )
-            rows.append(measure_apart(task))
+            rows += measure_apart(task)
+    if progress:
+        print("s4gen: measuring what the machine allows ...", file=sys.stderr, flush=True)
     return BenchResult(
         name=name,
         config=config,
@@ -200,48 +229,27 @@ def run(
         machine=timing.machine(device),
         engines=tuple(engines),
         positions=tuple(sorted(positions)),
-        rows=rows,
+        rows=_with_limits(rows, config, transformer, checkpoint, device),
     )
 
 
-def format_table(result: BenchResult) -> str:
-    """What `s4gen bench` prints: the conditions, a table for each batch size, the cost by position."""
-    model, machine = result.config.model, result.machine
-    lines = [
-        f"{result.name}: {model.mixer}, {model.n_layers} layers, d_model {model.d_model}, "
-        f"{result.parameters:,} parameters, {result.config.layout.length} tokens per image",
-        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, on {machine['device']}",
-    ]
-    if any(row.way.startswith("transformer") for row in result.rows):
-        t = result.transformer.model
-        lines.append(
-            f"Transformer: {t.n_layers} layers, d_model {t.d_model}, {t.n_heads} heads, d_ff {t.d_ff}, "
-            f"{result.transformer_parameters:,} parameters, random weights"
-        )
-    for batch in dict.fromkeys(row.batch for row in result.rows):
-        lines += ["", *aligned([[f"batch {batch}", *HEADER[1:]], *result.cells(batch)])]
-    if result.positions:
-        lines += ["", *aligned(position_cells(result)), POSITION_NOTE]
-    notes = [f"batch {row.batch}, {result.title(row)}: {row.note}" for row in result.rows if row.note]
-    return "\n".join([*lines, *([""] if notes else []), *notes])
-
-
-def position_cells(result: BenchResult) -> list[list[str]]:
-    """Cost per token against position as a table: a header, and a row for every way measured there."""
-    batch = min(row.batch for row in result.rows)
-    header = [f"batch {batch}, ms/step at position", *(f"{position:,}" for position in result.positions)]
-    body = [
-        [result.title(row), *(number(row.cost_by_position.get(p, math.nan)) for p in result.positions)]
-        for row in result.rows
-        if not row.cost_by_position.keys().isdisjoint(result.positions)
-    ]
-    return [header, *body]
+def _with_limits(
+    rows: Sequence[Row],
+    config: DensityConfig,
+    transformer: DensityConfig,
+    checkpoint: Path | None,
+    device: torch.device,
+) -> list[Row]:
+    cases = tuple((row.way, row.batch, row.length) for row in rows if row.way not in AGAIN and row.ms_per_step > 0)
+    job = Job(cases, config, checkpoint, transformer, str(device), torch.get_num_threads())
+    limits = limits_apart(job) if cases else {}
+    return [replace(row, limit=limits.get((row.way, row.batch, row.length))) for row in rows]
 
 
 def _check(
     config: DensityConfig,
     batches: Sequence[int],
-    length: int,
+    lengths: Sequence[int],
     engines: Sequence[str],
     baselines: Sequence[str],
     positions: Sequence[int],
@@ -254,25 +262,10 @@ def _check(
                 raise UserError(f"bench knows no {kind} {name!r}: expected some of {', '.join(known)}")
     if not batches or not (engines or baselines):
         raise UserError("there is nothing to measure: name at least one batch size and one engine or baseline")
-    for what, value in (*(("batch", batch) for batch in batches), ("length", length)):
-        if value < 1:
-            raise UserError(f"{what} {value}: expected at least 1")
+    for what, values in (("batch", batches), ("length", lengths)):
+        for value in values:
+            if value < 1:
+                raise UserError(f"{what} {value}: expected at least 1")
     for position in positions:
         if position < 1:
             raise UserError(f"position {position}: expected at least 1, one token being known")
-
-
-def number(value: float) -> str:
-    """Three digits, or all of those before the point."""
-    if not math.isfinite(value):
-        return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of equal columns, the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in table
-    ]

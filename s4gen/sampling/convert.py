@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from s4gen.atomic import current, write_atomic
-from s4gen.checkpoint import check_target, load_checkpoint, load_tensors, save_tensors
+from s4gen.checkpoint import TOKENIZER_FILE, Checkpoint, check_target, load_checkpoint, load_tensors, save_tensors
 from s4gen.config import DensityConfig
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.ssm_layers import SSMLayer
 
 MODEL_FILE = "model.safetensors"
-CHECKPOINT_FILES = ("config.json", MODEL_FILE, "recipe.toml", "metrics.json", "README.md")
+CHECKPOINT_FILES = ("config.json", MODEL_FILE, TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md")
 CONSTANTS_FILE = "recurrent.safetensors"
 CERTIFICATE_FILE = "certificate.json"
 
@@ -51,7 +51,7 @@ class RecurrentModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.source.head.weight.device
+        return self.source.device
 
     def initial_state(self, batch: int) -> ModelState:
         """The state before bos."""
@@ -236,12 +236,20 @@ def save_converted(
 
 
 def load_recurrent(name_or_path: str | Path) -> RecurrentModel:
-    """The recurrent form of a checkpoint: with its stored constants if it is a converted one, else converted now.
+    """The recurrent form of a checkpoint given by path or shipped name.
 
     Raises:
         UserError: there is no such checkpoint, it is damaged, or its constants are not those of its model.
     """
-    checkpoint = load_checkpoint(name_or_path)
+    return recurrent_of(load_checkpoint(name_or_path))
+
+
+def recurrent_of(checkpoint: Checkpoint) -> RecurrentModel:
+    """The recurrent form of a checkpoint: with its stored constants if it is a converted one, else converted now.
+
+    Raises:
+        UserError: its constants are not those of its model.
+    """
     recurrent = convert(checkpoint.model)
     folder = current(checkpoint.path) or checkpoint.path
     if (folder / CONSTANTS_FILE).exists():

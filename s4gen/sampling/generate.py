@@ -1,15 +1,15 @@
-"""Drawing sequences: prefill the prompt by convolution, then step, filter and draw, one token at a time.
+"""Drawing sequences: whole ones, a stream of tokens, or continuations of prompts of any lengths.
 
-The n sequences of a seed are bitwise the same however they are split into batches. Two things make it so: the random
-numbers belong to the sequence (see `randomness`), and the number of rows is padded to a multiple of four, for which
-each row of PyTorch's float32 matrix products on a CPU does not depend on how many others there are (measured; it does
-for 1, 2, 3, 5, 6, 7, 9, 10 and 11 rows). A GPU, and attention on several threads, choose their sums by the number of
-rows: there other batches may, rarely, round a draw to another token.
+Prompts are read by convolution; then an engine steps, filters and draws, one token at a time. The sequences of a seed
+are bitwise the same however they are split into batches. Two things make it so: the random numbers belong to the
+sequence (see `randomness`), and rows are padded to a number for which they do not disturb each other (see
+`Engine.row_multiple`). A GPU, and attention on several threads, choose their sums by the number of rows: there other
+batches may, rarely, round a draw to another token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,12 +17,12 @@ from torch import Tensor
 from s4gen.errors import UserError
 from s4gen.progress import progress_bar
 from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.engines import Engine, make_engine
+from s4gen.sampling.engines import Engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
-from s4gen.sampling.randomness import draw, uniforms
+from s4gen.sampling.generation import ENDLESS, Generation, engine_of, forked
+from s4gen.sampling.prompts import Prompts, checked_prompt, checked_prompts, prefill
 
-ROWS = 4
-"""The number of rows is padded to a multiple of this."""
+__all__ = ["ENDLESS", "complete", "generate", "stream"]
 
 
 def generate(
@@ -36,7 +36,7 @@ def generate(
     min_p: float = 0.0,
     prompt: Tensor | None = None,
     batch_size: int = 64,
-    engine: str = "eager",
+    engine: str | Engine = "eager",
     progress: bool = False,
 ) -> Tensor:
     """n sequences of the model's length, drawn from it: (n, L) int64 on the CPU.
@@ -45,32 +45,36 @@ def generate(
     (with "auto" the engine depends on n).
 
     Args:
-        prompt: (n, P) int64 with 0 <= P <= L, the first tokens of each sequence; they are part of what is returned.
+        prompt: the first tokens of each sequence, which are part of what is returned: (n, P) int64 with 0 <= P <= L,
+            or (1, P) or (P,) for all of them, read once and forked.
         batch_size: sequences drawn at a time, at most.
+        engine: the name of one, or one made with these filters.
         progress: a bar on standard error, if tqdm is installed.
 
     Raises:
         UserError: a setting out of range, an unknown engine, or a prompt that does not fit the model.
     """
-    if n < 1 or batch_size < 1:
-        raise UserError(f"asked for {n} sequences in batches of {batch_size}; both must be at least 1")
+    batches = _batches(n, batch_size)
     filters = Filters(temperature, top_k, top_p, min_p)
-    prompt = _checked_prompt(recurrent, n, prompt)
-    length, given = recurrent.config.layout.length, prompt.shape[1]
-    batches = -(-n // batch_size)
-    size = -(-n // batches)  # equal batches: none is nearly empty, and a compiled engine compiles once
-    runner = make_engine(engine, recurrent, filters, tokens=n * (length - given))
-    out = torch.empty(n, length, dtype=torch.int64, device=recurrent.device)  # copied once: a GPU need not wait
-    out[:, :given] = prompt
-    with progress_bar(n * (length - given), "tok", progress, desc="sampling") as bar:
-        for first in range(0, n, size):
-            members = range(first, min(first + size, n))
-            part = out[first : members.stop]
-            tokens = _draw(recurrent, runner, filters, members, _padded(size), seed, part[:, :given])
-            for position, token in enumerate(tokens, start=given):
-                part[:, position] = token
-                bar.update(len(members))
-    return out.cpu()
+    prompts = checked_prompt(recurrent, n, prompt)
+    length, given = recurrent.config.layout.length, prompts.tokens.shape[1]
+    wanted = _rest(recurrent, prompts)
+    runner = engine_of(engine, recurrent, filters, n * wanted)
+    out = torch.empty(n, length, dtype=torch.int64)
+    out[:, :given] = prompts.tokens
+    if not wanted:
+        return out
+    start = prefill(recurrent, prompts) if len(prompts.tokens) == 1 else None
+    with progress_bar(n * wanted, "tok", progress, desc="sampling") as bar:
+        for members in batches:
+            begun = prefill(recurrent, prompts.part(members)) if start is None else forked(start, len(members))
+            generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=begun)
+            position = given
+            for chunk in generation.chunks(wanted):
+                out[members.start : members.stop, position : position + chunk.shape[1]] = chunk.cpu()
+                position += chunk.shape[1]
+                bar.update(chunk.numel())
+    return out
 
 
 def stream(
@@ -80,66 +84,101 @@ def stream(
     seed: int,
     filters: Filters = KEEP_ALL,
     prompt: Tensor | None = None,
-    engine: str = "eager",
+    engine: str | Engine = "eager",
+    max_tokens: int | None = None,
 ) -> Iterator[Tensor]:
-    """The tokens of n sequences as they are drawn: (n,) int64 for each position that follows the prompt (n, P).
+    """The tokens of n sequences as they are drawn: (n,) int64 for each position that follows the prompt.
 
-    On the model's device. The same tokens as `generate` with these arguments gives.
+    On the model's device, in constant memory. The same tokens as `generate` with these arguments gives.
+
+    Args:
+        prompt: (n, P), or (1, P) or (P,) for all; with `max_tokens` of any length.
+        max_tokens: how many follow; None: the rest of the model's length; ENDLESS: until the caller has enough.
+
+    Raises:
+        UserError: as of `generate`.
     """
-    prompt = _checked_prompt(recurrent, n, prompt)
-    tokens = n * (recurrent.config.layout.length - prompt.shape[1])
-    runner = make_engine(engine, recurrent, filters, tokens)
-    return _draw(recurrent, runner, filters, range(n), _padded(n), seed, prompt)
+    prompts = checked_prompt(recurrent, n, prompt)
+    count = _rest(recurrent, prompts) if max_tokens is None else max_tokens
+    runner = engine_of(engine, recurrent, filters, n * count)
+    if not count:
+        return iter(())
+    generation = Generation.start(recurrent, n, seed=seed, prompt=prompt, filters=filters, engine=runner)
+    return generation.stream(count)
 
 
-@torch.inference_mode()
-def _draw(
+def complete(
     recurrent: RecurrentModel,
-    engine: Engine,
-    filters: Filters,
-    members: range,
-    rows: int,
+    prompts: Sequence[Tensor],
+    *,
     seed: int,
-    prompt: Tensor,
-) -> Iterator[Tensor]:
-    """The tokens of these sequences after their prompts, (len(members),) at a time, computed as `rows` rows."""
-    length, given = recurrent.config.layout.length, prompt.shape[1]
-    if given == length:
-        return
-    u = _pad_rows(uniforms(seed, members, length), rows).to(recurrent.device)
-    logits, state = recurrent.prefill(_pad_rows(prompt, rows).to(recurrent.device))
-    if not logits.isfinite().all():
-        raise UserError("the model's output is not a finite number; its training must have diverged")
-    token = draw(filters(logits), u[:, given])
-    yield token[: len(members)]
-    for position in range(given + 1, length):
-        token, state = engine.advance(token, state, u[:, position])
-        yield token[: len(members)]
+    max_tokens: int,
+    stop: Collection[int] = (),
+    filters: Filters = KEEP_ALL,
+    engine: str | Engine = "eager",
+    batch_size: int = 64,
+) -> list[Tensor]:
+    """Prompts (P_i,) of any lengths, each with its continuation: int64 (P_i + S_i,) on the CPU.
+
+    S_i is `max_tokens`, or less where a token of `stop` comes first: that token is the last one. Sequences that have
+    stopped are left out of the computation as soon as half of their batch has.
+
+    Raises:
+        UserError: as of `generate`; or the lengths differ and the model is an attention model, whose rows must be of
+            one length.
+    """
+    if not prompts:
+        return []
+    batches = _batches(len(prompts), batch_size)
+    vocab = recurrent.config.layout.vocab
+    if wrong := [token for token in stop if not 0 <= token < vocab]:
+        raise UserError(f"the stop token is {wrong[0]}; the model knows 0 to {vocab - 1}")
+    if max_tokens < 0:
+        raise UserError(f"max_tokens is {max_tokens}, it must be at least 0")
+    checked = checked_prompts(recurrent, prompts)
+    runner = engine_of(engine, recurrent, filters, len(prompts) * max_tokens)
+    out = []
+    for members in batches:
+        start = prefill(recurrent, checked.part(members))
+        generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=start)
+        out += _until_stop(generation, max_tokens, torch.tensor(sorted(stop), dtype=torch.int64))
+    return [torch.cat([prompt.to("cpu", torch.int64), drawn]) for prompt, drawn in zip(prompts, out, strict=True)]
 
 
-def _padded(rows: int) -> int:
-    return -(-rows // ROWS) * ROWS
+def _until_stop(generation: Generation, max_tokens: int, stop: Tensor) -> list[Tensor]:
+    """What each row draws up to `max_tokens` or through its first stop token: int64 (S_i,) on the CPU."""
+    parts: list[list[Tensor]] = [[torch.empty(0, dtype=torch.int64)] for _ in range(len(generation))]
+    members = list(range(len(generation)))  # the row of `parts` for each row of the generation
+    going = set(members)
+    for chunk in generation.chunks(max_tokens):
+        drawn = chunk.cpu()
+        stops = torch.isin(drawn, stop)
+        for member, tokens, is_stop in zip(members, drawn, stops, strict=True):
+            if member not in going:
+                continue
+            if is_stop.any():
+                tokens = tokens[: int(is_stop.to(torch.uint8).argmax()) + 1]
+                going.remove(member)
+            parts[member].append(tokens)
+        if not going:
+            break
+        if 2 * len(going) <= len(members):
+            generation.keep([row for row, member in enumerate(members) if member in going])
+            members = [member for member in members if member in going]
+    return [torch.cat(pieces) for pieces in parts]
 
 
-def _pad_rows(x: Tensor, rows: int) -> Tensor:
-    """x (n, ...) with its last row repeated to make (rows, ...); the extra rows are computed and thrown away."""
-    return torch.cat([x, x[-1:].expand(rows - len(x), *x.shape[1:])])
+def _batches(n: int, batch_size: int) -> list[range]:
+    """Sequences 0 .. n - 1 in batches of equal size: none is nearly empty, and a compiled engine compiles once."""
+    if n < 1 or batch_size < 1:
+        raise UserError(f"asked for {n} sequences in batches of {batch_size}; both must be at least 1")
+    size = -(-n // -(-n // batch_size))
+    return [range(first, min(first + size, n)) for first in range(0, n, size)]
 
 
-def _checked_prompt(recurrent: RecurrentModel, n: int, prompt: Tensor | None) -> Tensor:
-    """The prompt (n, P) int64 on the CPU, empty if there is none; a UserError if the model cannot continue it."""
-    if prompt is None:
-        return torch.empty(n, 0, dtype=torch.int64)
-    layout = recurrent.config.layout
-    if prompt.is_floating_point():
-        raise UserError(f"the prompt has type {prompt.dtype}; expected integer tokens")
-    if prompt.ndim != 2 or len(prompt) != n:
-        raise UserError(f"the prompt has shape {tuple(prompt.shape)}; expected ({n}, P), a row for each sequence")
-    if prompt.shape[1] > layout.length:
-        raise UserError(f"the prompt has {prompt.shape[1]} tokens, the model's sequences have {layout.length}")
-    if ((prompt < 0) | (prompt >= layout.vocab)).any():
-        raise UserError(
-            f"the prompt has tokens from {int(prompt.min())} to {int(prompt.max())}; "
-            f"the model knows 0 to {layout.vocab - 1}"
-        )
-    return prompt.to("cpu", torch.int64)
+def _rest(recurrent: RecurrentModel, prompts: Prompts) -> int:
+    """How many tokens the model's length leaves after the prompt."""
+    length, given = recurrent.config.layout.length, prompts.tokens.shape[1]
+    if given > length:
+        raise UserError(f"the prompt has {given} tokens, the model's sequences have {length}; shorten it")
+    return length - given

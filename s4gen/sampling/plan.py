@@ -7,6 +7,7 @@ operations in their order, once:
     Norm     h = layer norm of x
     SSM      state, g = one step of the recurrence on h; then GELU
     Linear   g = .. or x += .. or logits = weight h (or g) + bias; then GELU or GLU
+    Clusters log-probabilities from the logits of an adaptive softmax
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from s4gen.models.blocks import Block, GatedOutput
 from s4gen.models.embedding import ImageEmbedding
 from s4gen.models.ssm_layers import DiagonalStep, WoodburyStep
 from s4gen.sampling.convert import RecurrentModel
+
+_ALIGNMENT = 16
+"""Of parts of the logits."""
 
 
 class NotFlatError(Exception):
@@ -74,9 +79,23 @@ class Linear:
     """g or logits, which it overwrites, or x, to which it adds."""
     epilogue: str = ""
     """Nothing, gelu, or glu: values in the first half of the outputs, gates in the second."""
+    offset: int = 0
+    """Where in the logits the outputs begin, a multiple of 16."""
 
 
-Operation = Embed | Norm | SSM | Linear
+@dataclass(frozen=True)
+class Clusters:
+    """Logits of an adaptive softmax -> log-probabilities of the tokens, at the front of the logits.
+
+    Part i of the vocabulary lies at `offsets[i]`, and has `counts[i]` logits. Behind the tokens of part 0 there are the
+    logits of the clusters, which are the other parts.
+    """
+
+    offsets: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+Operation = Embed | Norm | SSM | Linear | Clusters
 
 
 @dataclass(frozen=True)
@@ -99,11 +118,15 @@ def flatten(recurrent: RecurrentModel) -> Plan:
     for i, block in enumerate(model.blocks):
         assert isinstance(block, Block)
         operations += _block(block, f"layer {i}")
-    operations += [_norm(model.norm), _linear(model.head, "h", "logits")]
-    return Plan(tuple(operations), model.head.out_features, model.bos)
+    operations += [_norm(model.norm), *_head(model.head)]
+    return Plan(tuple(operations), model.config.layout.vocab, model.bos)
 
 
-def _embed(embedding: ImageEmbedding) -> Operation:
+@torch.no_grad()
+def _embed(embedding: ImageEmbedding | AdaptiveEmbedding) -> Operation:
+    if isinstance(embedding, AdaptiveEmbedding):
+        table = embedding(torch.arange(embedding.bounds[-1], device=embedding.tables[0].device))
+        return Embed(table, table[:0], 1, len(table))
     layout = embedding.layout
     place = torch.arange(layout.length, device=embedding.value.weight.device)
     return Embed(embedding.value.weight, embedding.where(place), layout.channels, layout.levels)
@@ -127,6 +150,23 @@ def _norm(norm: nn.LayerNorm) -> Operation:
 
 def _linear(linear: nn.Linear, source: str, target: str, epilogue: str = "") -> Operation:
     return Linear(linear.weight, linear.bias, source, target, epilogue)
+
+
+@torch.no_grad()
+def _head(head: nn.Linear | AdaptiveSoftmax) -> Iterator[Operation]:
+    if isinstance(head, nn.Linear):
+        yield _linear(head, "h", "logits")
+        return
+    offsets: list[int] = []
+    counts: list[int] = []
+    for projection, table, bias in head.parts():
+        offset = offsets[-1] + -(-counts[-1] // _ALIGNMENT) * _ALIGNMENT if offsets else 0
+        if projection is not None:
+            yield Linear(projection, projection.new_zeros(len(projection)), "h", "g")
+        yield Linear(table, bias, "h" if projection is None else "g", "logits", offset=offset)
+        offsets.append(offset)
+        counts.append(len(table))
+    yield Clusters(tuple(offsets), tuple(counts))
 
 
 def _ssm(mixer: Any, name: str) -> Operation:

@@ -6,7 +6,7 @@ sequences are drawn beside it, and number t is always spent on position t.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,18 +14,56 @@ from torch import Tensor
 
 from s4gen.errors import UserError
 
+_AHEAD = 64
+"""Numbers made at a time, at least: a call of the generator costs as much as a hundred numbers."""
+_PER_COUNT = 4
+"""Numbers that Philox4x64 makes of one value of its counter."""
+
 
 def uniforms(seed: int, sequences: Iterable[int], length: int) -> Tensor:
-    """u[i, t] in [0, 1), float64 (n, length), for the given sequence numbers.
+    """u[i, t] in [0, 1), float64 (n, length), for the given sequence numbers."""
+    _check_seed(seed)
+    rows = [_generator(seed, i, 0).random(length) for i in sequences]
+    return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, length, dtype=torch.float64)
+
+
+class Uniforms:
+    """The same numbers a few at a time, each sequence from its own position on; what is spent is not kept."""
+
+    def __init__(self, seed: int, sequences: Sequence[int], positions: Sequence[int]) -> None:
+        _check_seed(seed)
+        self._generators = [_generator(seed, i, t) for i, t in zip(sequences, positions, strict=True)]
+        self._ahead = np.empty((len(self._generators), 0))
+
+    def peek(self, count: int) -> Tensor:
+        """The next numbers of every sequence, float64 (n, count); they stay the next until `skip`."""
+        missing = count - self._ahead.shape[1]
+        if missing > 0:
+            more = [generator.random(max(missing, _AHEAD)) for generator in self._generators]
+            self._ahead = np.concatenate([self._ahead, np.stack(more)], axis=1)
+        return torch.from_numpy(self._ahead[:, :count].copy())
+
+    def skip(self, count: int) -> None:
+        """Drop the first of what `peek` returned."""
+        self._ahead = self._ahead[:, count:]
+
+
+def _generator(seed: int, sequence: int, position: int) -> np.random.Generator:
+    """The stream of one sequence from one position on.
 
     Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") takes a key of two 64-bit words,
     here (seed, sequence number): two different pairs are two different keys, so no two streams can coincide.
     """
+    bits = np.random.Philox(key=np.array([seed, sequence], dtype=np.uint64))
+    bits.advance(position // _PER_COUNT)
+    generator = np.random.Generator(bits)
+    generator.random(position % _PER_COUNT)
+    return generator
+
+
+def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**64:
         raise UserError(f"the seed is {seed}, it must be an integer from 0 to 2^64 - 1")
-    keys = [np.array([seed, i], dtype=np.uint64) for i in sequences]
-    rows = [np.random.Generator(np.random.Philox(key=key)).random(length) for key in keys]
-    return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, length, dtype=torch.float64)
 
 
 def draw(logits: Tensor, u: Tensor) -> Tensor:

@@ -105,9 +105,9 @@ def block_convolve(
     x = u.new_zeros(H, n_batch, N) if state is None else state.transpose(0, 1)
     entering = [x]
     if n_blocks > 1:
-        pushed = torch.bmm(flat, maps.into_state).view(H, n_batch, n_blocks, N)
-        for j in range(n_blocks - 1):
-            entering.append(_advance(maps.transition, entering[-1]) + pushed[:, :, j])
+        # Not one index after another: the gradient of each would be as large as all blocks together.
+        for pushed in torch.bmm(flat, maps.into_state).view(H, n_batch, n_blocks, N).unbind(2)[:-1]:
+            entering.append(_advance(maps.transition, entering[-1]) + pushed)
     states = torch.stack(entering, dim=2)
     if lengths is None:
         final = _advance(maps.last_transition, entering[-1])

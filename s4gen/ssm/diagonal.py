@@ -7,7 +7,6 @@ are O(H n sqrt(L)) exponentials.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from s4gen.ssm.blocks import BlockMaps
 from s4gen.ssm.realform import column, multiplier, multiply, row
+from s4gen.ssm.recompute import recomputed_by_heads
 
 
 def discretize(Lambda: Tensor, B: Tensor, dt: Tensor, method: str) -> tuple[Tensor, Tensor]:
@@ -29,7 +29,9 @@ def discretize(Lambda: Tensor, B: Tensor, dt: Tensor, method: str) -> tuple[Tens
     if method == "zoh":
         return z, torch.exp(z).sub(1) / Lambda * B
     if method == "bilinear":
-        return torch.log((1 + z / 2) / (1 - z / 2)), step * B / (1 - z / 2)
+        ratio = (1 + z / 2) / (1 - z / 2)
+        # A mode with z = -2 is gone after one step; next to nothing, because 0 has no logarithm.
+        return torch.log(torch.where(ratio == 0, 1e-300, ratio)), step * B / (1 - z / 2)
     raise ValueError(f"unknown discretization {method!r}: expected 'zoh' or 'bilinear'")
 
 
@@ -56,14 +58,24 @@ def _exponentials(log_a: Tensor, stride: int, count: int, dtype: torch.dtype) ->
     return values
 
 
+def _stride(L: int) -> int:
+    """A power of two near sqrt(L): it divides most lengths in use, and then nothing has to be cut off."""
+    return 1 << (L.bit_length() // 2)
+
+
 def powers(log_a: Tensor, L: int, dtype: torch.dtype) -> Tensor:
     """exp(l log_a) for l = 0 .. L-1: c(H, n) -> c(H, n, L) in `dtype`.
 
     l = l1 S + l2 with S ~ sqrt(L) turns L exponentials into 2 sqrt(L) and one multiplication each.
     """
-    S = max(1, math.isqrt(L))
+    S = _stride(L)
     outer, inner = _exponentials(log_a, S, -(-L // S), dtype), _exponentials(log_a, 1, S, dtype)
     return (outer[..., None] * inner[..., None, :]).flatten(-2)[..., :L]
+
+
+def _stacked(x: Tensor) -> Tensor:
+    """c(H, n, T) -> r(H, N, T), real parts first."""
+    return torch.cat(torch.view_as_real(x.resolve_conj()).unbind(-1), dim=1)
 
 
 def kernel(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int, method: str) -> Tensor:
@@ -73,28 +85,30 @@ def kernel(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int, method: str
     size H n L is ever formed.
     """
     log_a, B_bar = discretize(Lambda, B, dt, method)
-    S = max(1, math.isqrt(L))
-    coarse, fine = _exponentials(log_a, S, -(-L // S), C.dtype), _exponentials(log_a, 1, S, C.dtype)
-    left = row((coarse * (C * B_bar.to(C.dtype))[..., None]).transpose(1, 2))  # r(H, L/S, N)
-    return (left @ torch.cat((fine.real, fine.imag), dim=1)).flatten(1)[:, :L]
+    S = _stride(L)
+
+    def tile(log_a: Tensor, CB: Tensor) -> tuple[Tensor]:
+        coarse, fine = _exponentials(log_a, S, -(-L // S), CB.dtype), _exponentials(log_a, 1, S, CB.dtype)
+        left = row((coarse * CB[..., None]).transpose(1, 2))  # r(H, L/S, N)
+        return ((left @ _stacked(fine)).flatten(1)[:, :L],)
+
+    return recomputed_by_heads(tile, 2 * S * C.shape[-1], log_a, C * B_bar.to(C.dtype))[0]
 
 
 def block_maps(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int, method: str) -> BlockMaps:
     """Everything `blocks.block_convolve` needs for blocks of length T and a last one of length `last`."""
-    dtype = C.dtype
     log_a, B_bar = discretize(Lambda, B, dt, method)
-    V = powers(log_a, T + 1, dtype)  # c(H, n, T+1): Abar^0 .. Abar^T
-    into = V[..., :T].flip(-1) * B_bar.to(dtype)[..., None]  # Abar^(T-1-i) Bbar
-    out = V[..., 1:] * C[..., None]  # C Abar^(j+1)
-    CB = row(C * B_bar.to(dtype))
-    taps = torch.cat((V[..., :T].real, V[..., :T].imag), dim=1)  # r(H, N, T)
+    B_bar, (single, transition, last_transition) = B_bar.to(C.dtype), (torch.exp(k * log_a) for k in (1, T, last))
+    V = powers(log_a, T, C.dtype)  # c(H, n, T): Abar^0 .. Abar^(T-1)
+    into = V.flip(-1) * B_bar[..., None]  # Abar^(T-1-i) Bbar
+    out = V * (2 * C * single.to(C.dtype))[..., None]  # 2 C Abar^(j+1)
     return BlockMaps(
-        kernel=(CB[:, None, :] @ taps)[:, 0],
-        into_state=torch.cat((into.real, into.imag), dim=1).transpose(1, 2),
-        from_state=torch.cat((2 * out.real, -2 * out.imag), dim=1),
-        single=column(V[..., 1]),
-        transition=column(V[..., T]),
-        last_transition=column(V[..., last]),
+        kernel=(row(C * B_bar)[:, None, :] @ _stacked(V))[:, 0],
+        into_state=_stacked(into).transpose(1, 2),
+        from_state=_stacked(out.conj()),
+        single=column(single).to(C.real.dtype),
+        transition=column(transition).to(C.real.dtype),
+        last_transition=column(last_transition).to(C.real.dtype),
     )
 
 

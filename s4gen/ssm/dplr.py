@@ -6,16 +6,18 @@ C is always the true output vector; the truncated C~ = C (I - Abar^L) exists onl
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from s4gen.ssm import diagonal
 from s4gen.ssm.blocks import BlockMaps
+from s4gen.ssm.krylov import doublings, krylov_vectors, power
+from s4gen.ssm.lowrank import chains
 from s4gen.ssm.realform import column, diagonal_matrix, multiplier, multiply, row, row_to_complex
+from s4gen.ssm.recompute import recomputed, recomputed_by_heads
 
 
 class StepConstants(NamedTuple):
@@ -72,69 +74,46 @@ def dense_transition(constants: StepConstants) -> Tensor:
     return diagonal_matrix(constants.a) - torch.einsum("rhi,rhj->hij", constants.p, constants.q)
 
 
-def doublings(A: Tensor, T: int) -> list[Tensor]:
-    """[A, A^2, A^4, ...] up to the largest power of two below T (at least A itself)."""
-    powers = [A]
-    while 2 ** len(powers) < T:
-        powers.append(powers[-1] @ powers[-1])
-    return powers
-
-
-def krylov_vectors(powers: list[Tensor], b: Tensor, T: int) -> Tensor:
-    """[b, A b, ..., A^(T-1) b] r(H, N, T) from b r(H, N) and `doublings(A, T)`, in the precision of b."""
-    vectors = b[..., None]
-    for power in powers:
-        known = vectors.shape[-1]
-        if known >= T:
-            break
-        vectors = torch.cat((vectors, power.to(b.dtype) @ vectors[..., : T - known]), dim=-1)
-    return vectors
-
-
-def _power(powers: list[Tensor], k: int) -> Tensor:
-    """A^k, 1 <= k <= 2^len(powers), from `doublings`."""
-    chosen = [power for bit, power in enumerate(powers) if k >> bit & 1]
-    if k == 2 ** len(powers):
-        return powers[-1] @ powers[-1]
-    return functools.reduce(torch.matmul, chosen)
+def _discrete(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
+    """What `lowrank.chains` takes: all in float64 but C_bar, and with the heads first."""
+    constants = _exact_constants(Lambda, P, B, C, dt)
+    log_D, _ = diagonal.discretize(Lambda, B, dt, "bilinear")
+    p, q = constants.p.transpose(0, 1), constants.q.transpose(0, 1)
+    return log_D, p, q, constants.B_bar, constants.C_bar.to(C.real.dtype)
 
 
 def block_maps(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int) -> BlockMaps:
-    """Everything `blocks.block_convolve` needs for blocks of length T and a last one of length `last`.
+    """Everything `blocks.block_convolve` needs for blocks of length T and a last one of length `last`."""
+    exponents = sorted({1, last, T})
 
-    The powers are taken in float64: with an undamped mode (FouT, LegT) squaring in float32 loses two digits.
-    """
-    real = C.real.dtype
-    constants = _exact_constants(Lambda, P, B, C, dt)
-    powers = doublings(dense_transition(constants), T)
-    transition = _power(powers, T)
-    B_bar, C_bar = constants.B_bar.to(real), constants.C_bar.to(real)
-    into = krylov_vectors(powers, B_bar, T)
-    out = krylov_vectors([power.transpose(1, 2) for power in powers], (C_bar[:, None, :] @ powers[0].to(real))[:, 0], T)
-    return BlockMaps(
-        kernel=(C_bar[:, None, :] @ into)[:, 0],
-        into_state=into.flip(-1).transpose(1, 2),
-        from_state=out,
-        single=powers[0].to(real),
-        transition=transition.to(real),
-        last_transition=(transition if last == T else _power(powers, last)).to(real),
-    )
+    def maps(log_D: Tensor, p: Tensor, q: Tensor, B_bar: Tensor, C_bar: Tensor) -> tuple[Tensor, ...]:
+        found = chains(log_D, p, q, B_bar, C_bar, T)
+        kernel = (found.inputs @ C_bar[..., None])[..., 0]
+        return kernel, found.inputs.flip(1), found.outputs, *(found.power(k).dense() for k in exponents)
+
+    N = 2 * B.shape[-1]
+    kernel, into_state, outputs, *dense = recomputed_by_heads(maps, N * N, *_discrete(Lambda, P, B, C, dt))
+    powers = dict(zip(exponents, dense, strict=True))
+    return BlockMaps(kernel, into_state, outputs.transpose(1, 2), powers[1], powers[T], powers[last])
 
 
 def krylov_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int) -> Tensor:
     """Convolution kernel K[l] = C Abar^l Bbar, r(H, L), as a product of two Krylov matrices.
 
-    K[l1 S + l2] = (C Abar^(l1 S)) (Abar^l2 Bbar) with S ~ sqrt(L): both factors by doubling, O(H N sqrt(L)) memory.
+    K[l1 S + l2] = (C Abar^(l1 S)) (Abar^l2 Bbar) with S ~ sqrt(L): both factors by doubling, O(H N sqrt(L)) memory. The
+    powers of Abar^S, which has full rank, are squared in float64.
     """
-    constants = _exact_constants(Lambda, P, B, C, dt)
-    real = C.real.dtype
     S = 2 ** ((L - 1).bit_length() // 2)
     n_coarse = -(-L // S)
-    powers = doublings(dense_transition(constants), S)
-    coarse = doublings(_power(powers, S), n_coarse)
-    right = krylov_vectors(powers, constants.B_bar.to(real), S)
-    left = krylov_vectors([power.transpose(1, 2) for power in coarse], constants.C_bar.to(real), n_coarse)
-    return (left.transpose(1, 2) @ right).flatten(1)[:, :L]
+
+    def tile(log_D: Tensor, p: Tensor, q: Tensor, B_bar: Tensor, C_bar: Tensor) -> tuple[Tensor]:
+        found = chains(log_D, p, q, B_bar, C_bar, S)
+        coarse = doublings(found.power(S).dense().double().transpose(1, 2), n_coarse)
+        left = krylov_vectors(coarse, C_bar, n_coarse)
+        return ((found.inputs @ left).transpose(1, 2).flatten(1)[:, :L],)
+
+    N = 2 * B.shape[-1]
+    return recomputed_by_heads(tile, 2 * N * N, *_discrete(Lambda, P, B, C, dt))[0]
 
 
 # Complex numbers in one tile of Cauchy sums: 2^20 are 8 MB in complex64.
@@ -149,11 +128,14 @@ def cauchy_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L
     form has no pole at w = -1. Nodes come from float64: powers of a rounded root lose three digits by L = 16384. The
     sums are made in tiles of frequencies, and again in the backward pass, so that nothing of size H N L is kept.
     """
+
+    def truncated(A: Tensor, C_bar: Tensor) -> tuple[Tensor]:
+        return (C_bar - (C_bar[:, None, :] @ power(doublings(A, L), L))[:, 0],)
+
     constants = _exact_constants(Lambda, P, B, C, dt)
-    C_row = constants.C_bar
-    A_L = _power(doublings(dense_transition(constants), L), L)
-    C_trunc = row_to_complex(C_row - (C_row[:, None, :] @ A_L)[:, 0]).to(C.dtype)
-    return truncated_cauchy_kernel(Lambda, P, B, C_trunc, dt, L)
+    A = dense_transition(constants)
+    (C_trunc,) = recomputed_by_heads(truncated, 2 * A[0].numel(), A, constants.C_bar)
+    return truncated_cauchy_kernel(Lambda, P, B, row_to_complex(C_trunc).to(C.dtype), dt, L)
 
 
 def truncated_cauchy_kernel(
@@ -166,15 +148,8 @@ def truncated_cauchy_kernel(
     pairs = torch.einsum("ahn,bhn->hnab", left, right).flatten(-2)
     frequencies = torch.arange(L // 2 + 1, dtype=torch.float64, device=dt.device)
     angles = frequencies * (-2 * torch.pi / L)
-    spectrum = torch.cat(
-        [
-            checkpoint(_cauchy_tile, angle, Lambda_full, pairs, dt, use_reentrant=False)
-            if torch.is_grad_enabled()
-            else _cauchy_tile(angle, Lambda_full, pairs, dt)
-            for angle in angles.split(max(1, tile // Lambda.numel()))
-        ],
-        dim=-1,
-    )
+    tiles = angles.split(max(1, tile // Lambda.numel()))
+    spectrum = torch.cat([recomputed(_cauchy_tile, angle, Lambda_full, pairs, dt)[0] for angle in tiles], dim=-1)
     return torch.fft.irfft(spectrum, n=L)
 
 
@@ -183,7 +158,7 @@ def _full(v: Tensor) -> Tensor:
     return torch.cat((v, v.conj()), -1)
 
 
-def _cauchy_tile(angle: Tensor, Lambda: Tensor, pairs: Tensor, dt: Tensor) -> Tensor:
+def _cauchy_tile(angle: Tensor, Lambda: Tensor, pairs: Tensor, dt: Tensor) -> tuple[Tensor]:
     """The spectrum c(H, F) at w = exp(i angle); Lambda c(H, 2n), pairs c(H, 2n, (1+R)^2) products of the vectors."""
     working = pairs.dtype
     w = torch.polar(torch.ones_like(angle), angle)
@@ -194,4 +169,4 @@ def _cauchy_tile(angle: Tensor, Lambda: Tensor, pairs: Tensor, dt: Tensor) -> Te
     s = s.to(working)[..., None, None]
     inner = torch.eye(size - 1, dtype=working, device=dt.device) + s * sums[..., 1:, 1:]
     correction = s * sums[..., :1, 1:] @ torch.linalg.solve(inner, sums[..., 1:, :1])
-    return (sums[..., :1, :1] - correction)[..., 0, 0] * dt[:, None]
+    return ((sums[..., :1, :1] - correction)[..., 0, 0] * dt[:, None],)

@@ -1,7 +1,8 @@
 """LSSL: a dense state matrix, discretised by a dense inverse, its kernel by a Krylov matrix; the ancestor of S4.
 
-Source: LSSL (arXiv 2110.13985). Nothing here uses any structure of A, which is the point. All L Krylov vectors are
-formed, by doubling: O(H N^2 (N log L + L)) work, O(H N (N log L + L)) memory with gradients.
+Source: LSSL (arXiv 2110.13985). Nothing here uses any structure of A, which is the point. For the kernel all L Krylov
+vectors are formed, by doubling: O(H N^2 (N log L + L)) work, O(H N (N log L + L)) memory with gradients. The block form
+needs those of one block, and so is far cheaper than LSSL was.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from s4gen.ssm.blocks import fft_convolve
-from s4gen.ssm.dplr import doublings, krylov_vectors
+from s4gen.ssm.blocks import BlockMaps
+from s4gen.ssm.krylov import doublings, krylov_vectors, power
 
 
 def discretize(A: Tensor, B: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,7 +22,8 @@ def discretize(A: Tensor, B: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
     """
     A, B, dt = A.double(), B.double(), dt.double()
     identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    inverse = torch.linalg.inv(identity - dt[:, None, None] / 2 * A)
+    # One head after another: torch 2.13 on several CPU threads fails for a batch of matrices of 256 rows or more.
+    inverse = torch.stack([torch.linalg.inv(matrix) for matrix in identity - dt[:, None, None] / 2 * A])
     return 2 * inverse - identity, dt[:, None] * (inverse @ B[..., None])[..., 0]
 
 
@@ -30,30 +32,23 @@ def kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, L: int) -> Tensor:
     return (C[:, None, :] @ krylov_vectors(doublings(A_bar, L), B_bar, L))[:, 0]
 
 
-def convolve(u: Tensor, A_bar: Tensor, B_bar: Tensor, C: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Causal convolution of u r(B, L, H) from state r(B, H, N) (None: zeros); returns y r(B, L, H) and the last state.
+def block_maps(A_bar: Tensor, B_bar: Tensor, C: Tensor, T: int, last: int) -> BlockMaps:
+    """Everything `blocks.block_convolve` needs for blocks of length T and a last one of length `last`.
 
-    y = u * K by FFT, with C Abar^(l+1) x_0 added for a state.
+    In the precision of C; powers in that of A_bar: squaring in float32 loses two digits where a mode is undamped.
     """
-    L = u.shape[1]
-    powers = doublings(A_bar, L)
-    vectors = krylov_vectors(powers, B_bar, L)
-    y = fft_convolve(u, (C[:, None, :] @ vectors)[:, 0])
-    final = torch.einsum("hnl,blh->bhn", vectors.flip(-1), u)
-    if state is not None:
-        rows = krylov_vectors([power.transpose(1, 2) for power in powers], (C[:, None, :] @ A_bar)[:, 0], L)
-        y = y + torch.einsum("hnl,bhn->blh", rows, state)
-        final = final + _advance(powers, state, L)
-    return y, final
-
-
-def _advance(powers: list[Tensor], x: Tensor, L: int) -> Tensor:
-    """Abar^L x for x r(B, H, N), from `doublings(Abar, L)`."""
-    for i in reversed(range(len(powers))):
-        for _ in range(L >> i):
-            x = torch.einsum("hnm,bhm->bhn", powers[i], x)
-        L %= 2**i
-    return x
+    powers, real = doublings(A_bar, T), C.dtype
+    transition = power(powers, T)
+    into = krylov_vectors(powers, B_bar.to(real), T)
+    C_1 = (C[:, None, :] @ A_bar.to(real))[:, 0]
+    return BlockMaps(
+        kernel=(C[:, None, :] @ into)[:, 0],
+        into_state=into.flip(-1).transpose(1, 2),
+        from_state=krylov_vectors([A_k.transpose(1, 2) for A_k in powers], C_1, T),
+        single=A_bar.to(real),
+        transition=transition.to(real),
+        last_transition=(transition if last == T else power(powers, last)).to(real),
+    )
 
 
 def step(A_bar: Tensor, B_bar: Tensor, C: Tensor, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

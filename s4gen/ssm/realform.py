@@ -12,12 +12,13 @@ from torch import Tensor
 
 def column(x: Tensor) -> Tensor:
     """State-like vector c(..., n) -> r(..., N)."""
-    return torch.cat((x.real, x.imag), dim=-1)
+    # Not x.real and x.imag: the gradient of each would be a complex tensor of zeros to be filled.
+    return torch.cat(torch.view_as_real(x.resolve_conj()).unbind(-1), dim=-1)
 
 
 def row(c: Tensor) -> Tensor:
     """Output-like vector c(..., n) -> r(..., N) such that row(c) . column(x) = 2 Re(sum c x)."""
-    return torch.cat((2 * c.real, -2 * c.imag), dim=-1)
+    return column(2 * c.conj())
 
 
 def column_to_complex(x: Tensor) -> Tensor:
@@ -36,6 +37,12 @@ def multiplier(a: Tensor) -> Tensor:
     """A diagonal a r(..., N) made ready to multiply with: r(2, ..., N), [re, re] and [-im, im]."""
     re, im = a.chunk(2, dim=-1)
     return torch.stack((torch.cat((re, re), dim=-1), torch.cat((-im, im), dim=-1)))
+
+
+def transposed(multiplier: Tensor) -> Tensor:
+    """What multiplies a row vector from the right as `multiplier` does a column from the left."""
+    same, cross = multiplier
+    return torch.stack((same, -cross))
 
 
 def multiply(multiplier: Tensor, x: Tensor) -> Tensor:

@@ -29,5 +29,8 @@ def positive(raw: Tensor, transform: str) -> Tensor:
 
 
 def unconstrained(value: Tensor, transform: str) -> Tensor:
-    """The parameter whose positive value this is, in float64; values below FLOOR become FLOOR."""
-    return POSITIVE[transform][1](value.double().clamp_min(FLOOR))
+    """The parameter whose positive value this is, in float64; values below FLOOR become FLOOR.
+
+    Of relu they become twice that: at FLOOR itself it has no gradient, so nothing would ever move from there.
+    """
+    return POSITIVE[transform][1](value.double().clamp_min(2 * FLOOR if transform == "relu" else FLOOR))

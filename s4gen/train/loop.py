@@ -5,30 +5,27 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from s4gen.checkpoint import write_file_atomic
-from s4gen.config import ImageLayout, Recipe, recipe_to_toml
-from s4gen.data import load_images
-from s4gen.data.images import ImageSet, save_grid, split_validation, to_sequence
+from s4gen.config import Recipe, is_text, recipe_to_toml
+from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
-from s4gen.evaluation import Evaluation, evaluate
 from s4gen.memory import keep_freed_memory
-from s4gen.models.density import DensityModel
 from s4gen.progress import progress_bar
 from s4gen.train import session as sessions
 from s4gen.train.card import card
+from s4gen.train.images import ImageTask
 from s4gen.train.metrics import MetricsLog
 from s4gen.train.optim import schedule, set_learning_rate, update_mean
 from s4gen.train.session import Session
 from s4gen.train.stop import stop_on_signal
-
-Sampler = Callable[[DensityModel, int, int], Tensor]
-"""(model, number of images, seed) -> int64 (n, L). Handed in, because training does not depend on sampling."""
+from s4gen.train.tasks import Measured, Sampler, Task
+from s4gen.train.text import TextTask
 
 
 def run(
@@ -42,8 +39,8 @@ def run(
 ) -> bool:
     """Train `recipe` into the folder `out`, or go on with the run there (`resume`: its own recipe, `recipe` is None).
 
-    Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.png and checkpoint/ (s4gen.checkpoint). Returns True
-    when all steps are done, False when a signal ended the run early, saved and ready to be resumed.
+    Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.png or .txt and checkpoint/ (s4gen.checkpoint).
+    Returns True when all steps are done, False when a signal ended the run early, saved and ready to be resumed.
 
     Raises:
         UserError: `out` holds another run and `overwrite` is not set; no data; the loss is not finite; disk full.
@@ -56,104 +53,101 @@ def run(
         )
     if resume:
         session = sessions.resume(out, device)
-        data = load_images(session.recipe.data.dataset, "train")
+        task = open_task(session.recipe, session.tokenizer, progress)
     else:
         assert recipe is not None
-        data = load_images(recipe.data.dataset, "train")
-        session = sessions.start(recipe, data.layout, device)
+        task = open_task(recipe, shown=progress)
+        session = sessions.start(recipe, task.layout, device, task.tokenizer)
         write_file_atomic(out / "recipe.toml", recipe_to_toml(recipe).encode())
-    training, held_out = split_validation(data, session.recipe.data.validation)
-    log = MetricsLog(out, session.step)
+    log = MetricsLog(out, session.step, task.measures)
     try:
-        return _train(session, training, held_out, out, log, sampler, progress)
+        return _train(session, task, out, log, sampler, progress)
     finally:
         log.close()
 
 
-def batch_indices(n: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """Which of n sequences step `step` reads: every epoch is a fresh permutation, cut into whole batches."""
-    batch_size = min(batch_size, n)
-    epoch, batch = divmod(step, n // batch_size)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-    return order[batch * batch_size : (batch + 1) * batch_size]
+def open_task(recipe: Recipe, tokenizer: Tokenizer | None = None, shown: bool = True) -> Task:
+    """The task of a recipe; `tokenizer` is that of a run to go on with; `shown`: the preparation of text has a bar.
+
+    Raises:
+        UserError: the data are not there, or not what the recipe says.
+    """
+    return TextTask(recipe, tokenizer, shown) if is_text(recipe.data.dataset) else ImageTask(recipe)
 
 
-def training_step(session: Session, tokens: Tensor) -> tuple[float, float]:
-    """One optimiser step on tokens int64 (B, L); returns loss in bits/dim and the norm of the gradient.
+def training_step(session: Session, tokens: Tensor, target: Tensor | None = None) -> tuple[float, float]:
+    """One optimiser step on what `Task.batch` gives; returns the loss in nats per token and the norm of the gradient.
 
+    With a target, the state goes on from where the step before left it, without its gradients.
     Raises UserError if the loss is not finite; the weights are then those of the step before.
     """
     config, model = session.recipe, session.model
     set_learning_rate(session.optimizer, schedule(session.step, config.train.steps, config.optim.warmup_steps))
-    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-        loss = model.nats(tokens).mean()
     session.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip)
-    bits, norm_value = loss.item() / math.log(2), norm.item()
-    if not (math.isfinite(bits) and math.isfinite(norm_value)):
+    nats, carried = 0.0, []
+    count = min(config.train.accumulate, len(tokens))
+    targets = [None] * count if target is None else target.tensor_split(count)
+    for i, part in enumerate(tokens.tensor_split(count)):
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+            if (wanted := targets[i]) is None:
+                found = model.nats(part)
+            else:
+                found, state = model.score(part, wanted, session.carried[i] if session.carried else None)
+                carried.append(tree_map(_detached, state))
+            loss = found.mean() * (len(part) / len(tokens))
+        loss.backward()
+        nats += loss.item()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip).item()
+    if not (math.isfinite(nats) and math.isfinite(norm)):
         raise UserError(
             f"the loss is no longer finite at step {session.step + 1}; the last checkpoint is kept: "
             f"start again with a lower optim.lr (now {config.optim.lr}) or optim.ssm_lr (now {config.optim.ssm_lr})"
         )
     session.optimizer.step()
     update_mean(session.mean, model, config.optim.ema_decay, session.step)
+    session.carried = carried
     session.step += 1
-    return bits, norm_value
+    return nats, norm
 
 
-def _train(
-    session: Session,
-    training: ImageSet,
-    held_out: ImageSet,
-    out: Path,
-    log: MetricsLog,
-    sampler: Sampler | None,
-    progress: bool,
-) -> bool:
-    config = session.recipe.train
-    device = next(session.model.parameters()).device
-    sequences = to_sequence(training.images).to(torch.uint8)
-    per_epoch = max(1, len(sequences) // min(config.batch_size, len(sequences)))
-    held = to_sequence(held_out.images[: config.eval_limit]).to(device) if len(held_out) else None
-    latest: Evaluation | None = None
+def _detached(leaf: object) -> object:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def _train(session: Session, task: Task, out: Path, log: MetricsLog, sampler: Sampler | None, progress: bool) -> bool:
+    config, device = session.recipe.train, session.model.device
+    latest: Measured | None = None
     session.model.train()
     with stop_on_signal() as stop, progress_bar(config.steps, "step", progress, desc="training") as bar:
         bar.update(session.step)
-        bits_sum, since = 0.0, 0
+        total, since = 0.0, 0
         while session.step < config.steps and not stop:
             began = time.perf_counter()
-            index = batch_indices(len(sequences), config.batch_size, config.seed, session.step)
-            tokens = sequences[index].long().to(device)
-            bits, norm = training_step(session, tokens)
+            tokens, target = task.batch(session.step)
+            nats, norm = training_step(session, tokens.to(device), None if target is None else target.to(device))
             elapsed = time.perf_counter() - began
             session.seconds += elapsed
-            bits_sum, since = bits_sum + bits, since + 1
+            total, since = total + nats, since + 1
             bar.update(1)
-            bar.set_postfix_str(f"{bits:.3f} bits/dim" + (f", held out {latest.bits_per_dim:.3f}" if latest else ""))
-            step = session.step
+            shown = task.say(task.measure(nats)) + (f", held out {task.say(latest.values)}" if latest else "")
+            bar.set_postfix_str(shown)
+            step, epoch = session.step, task.epoch(session.step)
             done = step == config.steps
             if step % config.log_every == 0 or done:
-                row = {"lr": session.optimizer.param_groups[-1]["lr"], "gradient_norm": norm}
+                row = {"step": step, "epoch": epoch, "split": "train", **task.measure(total / since)}
+                row |= {"lr": session.optimizer.param_groups[-1]["lr"], "gradient_norm": norm}
                 row |= {"tokens_per_second": tokens.numel() / elapsed, "seconds": session.seconds}
-                log.write(
-                    {
-                        "step": step,
-                        "epoch": step / per_epoch,
-                        "split": "train",
-                        "bits_per_dim": bits_sum / since,
-                    }
-                    | row
-                )
-                bits_sum, since = 0.0, 0
-            if held is not None and (step % config.eval_every == 0 or done):
-                latest = _evaluate(session, held, log, step / per_epoch)
-                if sampler is not None and config.n_samples:
-                    _save_samples(session, sampler, training.layout, out)
+                log.write(row)
+                total, since = 0.0, 0
+            if step % config.eval_every == 0 or done:
+                latest = _evaluate(session, task, log, epoch)
+                if latest is not None and sampler is not None and config.n_samples:
+                    drawn = sampler(sessions.mean_model(session), config.n_samples, config.seed)
+                    task.save_sample(drawn, out / "samples" / f"step-{step:06d}")
             if step % config.save_every == 0 or done:
-                _save(session, out, latest)
+                _save(session, task, out, latest)
         if stop:
-            _save(session, out, latest)
+            _save(session, task, out, latest)
     if stop and session.step < config.steps:
         print(
             f"stopped and saved at step {session.step} of {config.steps}; go on with: s4gen train --resume {out}",
@@ -162,25 +156,16 @@ def _train(
     return session.step == config.steps
 
 
-def _evaluate(session: Session, held: Tensor, log: MetricsLog, epoch: float) -> Evaluation:
-    model = sessions.mean_model(session)
-    result = evaluate(model.log_prob, held, session.recipe.train.batch_size, "conv")
-    row = {"bits_per_dim": result.bits_per_dim, "stderr": result.stderr, "seconds": session.seconds}
-    log.write({"step": session.step, "epoch": epoch, "split": "validation"} | row)
-    return result
+def _evaluate(session: Session, task: Task, log: MetricsLog, epoch: float) -> Measured | None:
+    found = task.evaluate(sessions.mean_model(session))
+    if found is not None:
+        row = {"step": session.step, "epoch": epoch, "split": "validation", **found.values}
+        log.write(row | {"seconds": session.seconds})
+    return found
 
 
-def _save_samples(session: Session, sampler: Sampler, layout: ImageLayout, out: Path) -> None:
-    images = sampler(sessions.mean_model(session), session.recipe.train.n_samples, session.recipe.train.seed)
-    save_grid(images, layout, out / "samples" / f"step-{session.step:06d}.png")
-
-
-def _save(session: Session, out: Path, latest: Evaluation | None) -> None:
+def _save(session: Session, task: Task, out: Path, latest: Measured | None) -> None:
     metrics: dict[str, object] = {"step": session.step, "train_seconds": session.seconds}
     if latest is not None:
-        metrics["validation"] = {
-            "bits_per_dim": latest.bits_per_dim,
-            "stderr": latest.stderr,
-            "n_sequences": latest.n_sequences,
-        }
-    sessions.save(session, out, metrics, card(session, metrics))
+        metrics["validation"] = {**latest.values, task.counted: latest.n}
+    sessions.save(session, out, metrics, card(session, task, latest))

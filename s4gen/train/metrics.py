@@ -10,39 +10,36 @@ from typing import Any
 
 from s4gen.atomic import write_file_atomic
 
-COLUMNS = (
-    "step",
-    "epoch",
-    "split",
-    "bits_per_dim",
-    "stderr",
-    "lr",
-    "gradient_norm",
-    "tokens_per_second",
-    "seconds",
-)
+BEFORE, AFTER = ("step", "epoch", "split"), ("lr", "gradient_norm", "tokens_per_second", "seconds")
+"""Columns of every run; those of its task's measures stand between them."""
 
 
 class MetricsLog:
     """Append-only; opening it to resume drops what was written after the checkpoint, so a step is never there twice."""
 
-    def __init__(self, folder: Path, resume_step: int) -> None:
+    def __init__(self, folder: Path, resume_step: int, measures: tuple[str, ...]) -> None:
+        self._columns = (*BEFORE, *measures, *AFTER)
         self._jsonl, self._csv = folder / "metrics.jsonl", folder / "metrics.csv"
         rows = [row for row in read_metrics(folder) if row["step"] <= resume_step] if resume_step else []
         write_file_atomic(self._jsonl, "".join(json.dumps(row) + "\n" for row in rows).encode())
-        write_file_atomic(self._csv, ",".join(COLUMNS).encode() + b"\n" + b"".join(_csv_line(row) for row in rows))
+        head = dict(zip(self._columns, self._columns, strict=True))
+        write_file_atomic(self._csv, b"".join(self._csv_line(row) for row in [head, *rows]))
         self._board = _tensorboard(folder / "tensorboard", resume_step)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add one row; its keys are among COLUMNS."""
+        """Add one row; its keys are among the columns."""
         with self._jsonl.open("ab") as file:
             file.write(json.dumps(row).encode() + b"\n")
         with self._csv.open("ab") as file:
-            file.write(_csv_line(row))
+            file.write(self._csv_line(row))
         if self._board is not None:
-            for key in ("bits_per_dim", "lr", "gradient_norm", "tokens_per_second"):
-                if key in row:
-                    self._board.add_scalar(f"{row['split']}/{key}", row[key], row["step"])
+            for key in row.keys() - {*BEFORE, "stderr", "seconds"}:
+                self._board.add_scalar(f"{row['split']}/{key}", row[key], row["step"])
+
+    def _csv_line(self, row: dict[str, Any]) -> bytes:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow([row.get(column, "") for column in self._columns])
+        return line.getvalue().encode()
 
     def close(self) -> None:
         """Flush TensorBoard."""
@@ -62,12 +59,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
-
-
-def _csv_line(row: dict[str, Any]) -> bytes:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow([row.get(column, "") for column in COLUMNS])
-    return line.getvalue().encode()
 
 
 def _tensorboard(folder: Path, resume_step: int) -> Any:

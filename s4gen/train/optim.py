@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import OptimConfig
+from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from s4gen.models.density import DensityModel
 
 
@@ -20,7 +21,13 @@ def parameter_groups(model: DensityModel) -> dict[str, list[str]]:
     ssm = model.ssm_parameter_names()
     if unknown := ssm - parameters.keys():
         raise ValueError(f"ssm_parameter_names names no parameter: {sorted(unknown)}")
-    matrices = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)} - ssm
+    matrices = {
+        f"{name}.{key}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | AdaptiveEmbedding | AdaptiveSoftmax)
+        for key, parameter in module.named_parameters()
+        if parameter.dim() == 2
+    } - ssm
     return {
         "ssm": [name for name in parameters if name in ssm],
         "decay": [name for name in parameters if name in matrices],

@@ -1,4 +1,5 @@
-"""What a training run is at one step, and how it is saved and resumed: weights, optimiser, running mean, random state.
+"""What a training run is at one step, and how it is saved and resumed: weights, optimiser, running mean, random state,
+and on text the state that goes on to the next step.
 
 The order of the data is a function of seed and step, so the step alone says where in the data the run is.
 """
@@ -6,12 +7,13 @@ The order of the data is a function of seed and step, so the step alone says whe
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from s4gen.checkpoint import (
     check_target,
@@ -21,9 +23,10 @@ from s4gen.checkpoint import (
     save_tensors,
     write_atomic,
 )
-from s4gen.config import DensityConfig, ImageLayout, Recipe
+from s4gen.config import DensityConfig, Layout, Recipe, TextLayout
+from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
-from s4gen.models.density import DensityModel
+from s4gen.models.density import DensityModel, ModelState
 from s4gen.train.optim import build_optimizer
 
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter
@@ -43,14 +46,19 @@ class Session:
     """Optimiser steps done."""
     seconds: float
     """Wall time of training so far, over all resumptions."""
+    tokenizer: Tokenizer | None = None
+    """Of text."""
+    carried: list[ModelState] = field(default_factory=list)
+    """On text, the state of the rows of each part of the batch after the last step; empty before the first."""
 
 
-def start(recipe: Recipe, layout: ImageLayout, device: torch.device) -> Session:
+def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Tokenizer | None = None) -> Session:
     """A fresh run; seeds torch's global generator, which initialisation and dropout draw from."""
     torch.manual_seed(recipe.train.seed)
     model = DensityModel(DensityConfig(layout, recipe.model, recipe.ssm)).to(device)
+    model.recompute = recipe.train.checkpoint_activations
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    return Session(recipe, model, mean, build_optimizer(model, recipe.optim), 0, 0.0)
+    return Session(recipe, model, mean, build_optimizer(model, recipe.optim), 0, 0.0, tokenizer)
 
 
 def mean_model(session: Session) -> DensityModel:
@@ -66,11 +74,13 @@ def save(session: Session, out: Path, metrics: dict[str, Any], card: str) -> Non
     """Replace the run's checkpoint; readable by everything that reads checkpoints, and complete to go on from."""
 
     def fill(folder: Path) -> None:
-        fill_checkpoint(folder, mean_model(session), recipe=session.recipe, metrics=metrics, card=card)
+        recipe, tokenizer = session.recipe, session.tokenizer
+        fill_checkpoint(folder, mean_model(session), recipe=recipe, metrics=metrics, card=card, tokenizer=tokenizer)
         tensors: dict[str, Tensor] = {f"weights.{name}": p for name, p in session.model.named_parameters()}
         names = {id(p): name for name, p in session.model.named_parameters()}
         for parameter, state in session.optimizer.state.items():
             tensors.update({f"optimizer.{key}.{names[id(parameter)]}": state[key] for key in OPTIMIZER_STATE})
+        tensors |= {f"carried.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(tree_flatten(session.carried)[0])}
         tensors["rng.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -97,6 +107,7 @@ def resume(out: Path, device: torch.device) -> Session:
     progress = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     tensors = {name: t.to(device) for name, t in load_tensors(folder / "training.safetensors").items()}
     model = checkpoint.model.train().to(device)
+    model.recompute = checkpoint.recipe.train.checkpoint_activations
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -109,4 +120,19 @@ def resume(out: Path, device: torch.device) -> Session:
     torch.set_rng_state(tensors["rng.cpu"].cpu())
     if "rng.cuda" in tensors and device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"].cpu())
-    return Session(checkpoint.recipe, model, mean, optimizer, progress["step"], progress["seconds"])
+    tokenizer = checkpoint.tokenizer() if isinstance(model.config.layout, TextLayout) else None
+    session = Session(checkpoint.recipe, model, mean, optimizer, progress["step"], progress["seconds"], tokenizer)
+    session.carried = _carried(session, tensors)
+    return session
+
+
+def _carried(session: Session, tensors: dict[str, Tensor]) -> list[ModelState]:
+    """The state that `save` took apart."""
+    if "carried.0" not in tensors:
+        return []
+    template = [session.model.initial_state(1)] * session.recipe.train.accumulate
+    leaves, structure = tree_flatten(template)
+    found = [tensors[f"carried.{i}"] for i in range(len(leaves))]
+    whole = [x if isinstance(leaf, Tensor) else int(x) for x, leaf in zip(found, leaves, strict=True)]
+    carried: list[ModelState] = tree_unflatten(whole, structure)
+    return carried

@@ -11,6 +11,7 @@ from pathlib import Path
 from s4gen.data.store import data_folder
 from s4gen.data.text.reading import SUFFIXES, Block, line_start, read_blocks, unpacked_size
 from s4gen.errors import UserError
+from s4gen.progress import progress_bar
 
 CORPORA = ("wikitext-2", "wikitext-103", "wikitext-mini")
 """Corpora with a name; the mini one is a few articles of WikiText-2, and comes inside the package."""
@@ -68,14 +69,16 @@ class Corpus:
                 f"there is no text in the {self.split} split of {self.name} ({self.path}): expected some lines of text"
             )
 
-    def texts(self) -> Iterator[str]:
-        """The text, block by block, to make a vocabulary from.
+    def texts(self, shown: bool = False) -> Iterator[str]:
+        """The text, block by block, to make a vocabulary from; `shown`: with a progress bar.
 
         Raises:
             UserError: as `blocks`; or it is binary, or not UTF-8.
         """
-        for block in self.blocks():
-            yield checked_text(block, self.path)
+        with progress_bar(self.size_estimate() if shown else 0, "B", shown, f"vocabulary of {self.name}") as bar:
+            for block in self.blocks():
+                yield checked_text(block, self.path)
+                bar.update(len(block.data))
 
     def size_estimate(self) -> int:
         """Bytes to read, for progress bars. For a gzipped file, its own word for it, which is modulo 2^32."""

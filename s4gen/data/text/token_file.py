@@ -84,8 +84,7 @@ def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None = No
     """
     identity = corpus.identity()
     key = hashlib.sha256(json.dumps([FORMAT, identity, tokenizer.fingerprint]).encode()).hexdigest()[:16]
-    label = re.sub(r"[^A-Za-z0-9]+", "-", Path(corpus.name).name).strip("-")
-    folder = (cache or token_cache()) / f"{label}-{corpus.split}-{key}"
+    folder = (cache or token_cache()) / f"{label(corpus)}-{corpus.split}-{key}"
     if (found := _read(folder)) is not None:
         return found
     try:
@@ -102,6 +101,11 @@ def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None = No
         ) from error
     assert found is not None, "what was made just now can be read"
     return found
+
+
+def label(corpus: Corpus) -> str:
+    """The name of the corpus as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", Path(corpus.name).name).strip("-")
 
 
 def _dtype(vocab: int) -> np.dtype[Any]:

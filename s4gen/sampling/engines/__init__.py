@@ -1,10 +1,13 @@
 """Engines run a `RecurrentModel` one token at a time; which one is a matter of speed alone.
 
-Every engine, teacher-forced, gives the log-probabilities of the parallel pass.
+Every engine, teacher-forced, gives the log-probabilities of the parallel pass. The same seed gives the same samples
+within an engine, in any batches.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
 from typing import Protocol
 
 from torch import Tensor
@@ -15,28 +18,77 @@ from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines.compiled import CompiledEngine
 from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.filters import KEEP_ALL, Filters
+from s4gen.sampling.plan import NotFlatError, flatten
 
-ENGINES = ("auto", "eager", "compiled")
+ENGINES = ("auto", "eager", "compiled", "native", "native-bf16", "native-int8")
+
+
+class Session(Protocol):
+    """Rows (sequences) under way in one engine; it owns and changes its state."""
+
+    def feed(self, token: Tensor) -> Tensor:
+        """Teacher forcing: token int64 (B,) -> logits of the next (B, V) float32, not filtered."""
+        ...
+
+    def advance(self, token: Tensor, u: Tensor) -> Tensor:
+        """Feed, filter, draw, and again with what was drawn: token int64 (B,), u (B, S) -> tokens drawn int64 (B, S).
+
+        u is float64 in [0, 1), on the CPU; column s is spent on token s. The last token drawn has not been fed.
+        """
+        ...
+
+    def state(self) -> ModelState:
+        """The state after what was fed so far: a copy, that later calls do not change."""
+        ...
 
 
 class Engine(Protocol):
-    """What sampling and benchmark need of an engine. States are those of `RecurrentModel`, in and out."""
+    """A model, filters, and a way to run them."""
 
     name: str
+    row_multiple: int
+    """Rows must be padded to a multiple of this for results that do not depend on the batch."""
 
-    def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        """token (B,) int64 -> logits of the next one (B, V) float32, state after it."""
-        ...
-
-    def advance(self, token: Tensor, state: ModelState, u: Tensor) -> tuple[Tensor, ModelState]:
-        """`step`, then filters and draw: token (B,), u (B,) float64 in [0, 1) -> next token (B,) int64, state."""
+    def begin(self, state: ModelState) -> Session:
+        """A session that starts from `state`, which stays as it is. Rows may stand at different places."""
         ...
 
 
 def make_engine(name: str, recurrent: RecurrentModel, filters: Filters = KEEP_ALL, tokens: int = 0) -> Engine:
-    """The engine of that name; "auto" is eager, or compiled where `tokens` tokens in all earn the compilation back."""
+    """The engine of that name.
+
+    "auto" is the native engine where there is a compiler for it; else compiled, where `tokens` tokens in all earn the
+    compilation back; else eager. Where a native engine asked for by name is not available, one line on standard error
+    says why, and the eager engine takes its place.
+
+    Raises:
+        UserError: there is no engine of this name.
+    """
     if name not in ENGINES:
         raise UserError(f"there is no engine {name!r}; the engines are {', '.join(ENGINES)}")
-    if name == "compiled" or (name == "auto" and tokens >= CompiledEngine.pays_from_tokens):
-        return CompiledEngine(recurrent, filters)
-    return EagerEngine(recurrent, filters)
+    pays = name == "auto" and tokens >= CompiledEngine.pays_from_tokens and recurrent.config.model.mixer != "attention"
+    other = CompiledEngine(recurrent, filters) if name == "compiled" or pays else EagerEngine(recurrent, filters)
+    if name.startswith("native") or (name == "auto" and _has_plan(recurrent)):
+        from s4gen.sampling.engines.native import NativeEngine, NativeUnavailable
+
+        try:
+            return NativeEngine(recurrent, filters, name.partition("-")[2] or "fp32")
+        except NativeUnavailable as error:
+            _say_once(f"s4gen: no native engine ({error}), going on with the {other.name} engine")
+    return other
+
+
+def _has_plan(recurrent: RecurrentModel) -> bool:
+    """Whether the native engine is made for this model, given a compiler."""
+    if recurrent.device.type != "cpu":
+        return False
+    try:
+        flatten(recurrent)
+    except NotFlatError:
+        return False
+    return True
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)

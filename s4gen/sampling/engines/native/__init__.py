@@ -38,6 +38,8 @@ class NativeEngine:
     def __init__(self, recurrent: RecurrentModel, filters: Filters, weights: str = "fp32") -> None:
         if recurrent.device.type != "cpu":
             raise NativeUnavailable(f"the model is on {recurrent.device}, it runs on a CPU")
+        if (dtype := recurrent.source.norm.weight.dtype) != torch.float32:
+            raise NativeUnavailable(f"the model is in {dtype}, it runs float32")
         try:
             plan = flatten(recurrent)
         except NotFlatError as error:
@@ -55,7 +57,7 @@ class NativeEngine:
 
 
 def lanes_for(rows: int, threads: int) -> int:
-    """Rows side by side in one vector, or 0 for one row after another by all threads together: what takes least time."""
+    """Rows side by side in one vector, or 0: one row after another by all threads together. What takes least time."""
     costs = {lanes: cost * -(-rows // (lanes * threads)) for lanes, cost in _GROUP_COST.items()}
     best = min(costs, key=lambda lanes: costs[lanes])
     return best if costs[best] < rows / threads else 0

@@ -170,12 +170,12 @@ struct Floats {
 
 // ------------------------------------------------------------------------------------------------------------ the plan
 
-enum Kind : uint32_t { EMBED, NORM, SSM, LINEAR, N_KINDS };
+enum Kind : uint32_t { EMBED, NORM, SSM, LINEAR, CLUSTERS, N_KINDS };
 enum Place : uint32_t { X, H, G, LOGITS, N_PLACES };  // residual stream, private scratch, shared scratch, output
 enum Epilogue : uint32_t { STORE, GELU, ADD, GLU_ADD, N_EPILOGUES };
 enum Precision : uint32_t { FP32, BF16, INT8, N_PRECISIONS };
 constexpr uint64_t PER_WORD[N_PRECISIONS] = {1, 2, 4};  // weights of one output in 32 bits
-constexpr int MAX_RANK = 4, TENSORS = 4;
+constexpr int MAX_RANK = 4, TENSORS = 4, MAX_CLUSTERS = 16;
 
 struct Header {
   char magic[8];
@@ -188,7 +188,7 @@ static_assert(sizeof(Header) == 64, "the layout of plans");
 struct Op {
   uint32_t kind, src, dst, epilogue, in, out, modes, rank, weights, channels, levels, period;
   float eps;
-  uint32_t reserved[3];
+  uint32_t offset, reserved[2];
   uint64_t at[TENSORS];  // byte offsets
   uint64_t state;        // floats of state per padded row before this operation's; set on reading
   uint64_t reserved_too[3];
@@ -211,6 +211,11 @@ uint64_t words(uint64_t n, uint64_t per) { return (n + per - 1) / per; }
 // 16 outputs fit the nearest cache together with the inputs of 32 rows. The last group of 4 blocks may have fewer.
 constexpr uint64_t DEPTH = 128, GROUP = 4;
 
+// Of the logits: where a part of the vocabulary lies. The first has the clusters' own logits behind its tokens'.
+struct Part {
+  uint64_t at, count;
+};
+
 struct Plan {
   Bytes memory;
   Header header;
@@ -232,11 +237,11 @@ struct Plan {
     if (header.vocab < 1 || header.vocab > (1u << 24) || header.bos > (1u << 24)) reject("the vocabulary is wrong");
     ops.resize(header.n_ops);
     std::memcpy(ops.data(), bytes + sizeof(Header), ops.size() * sizeof(Op));
+    memory = allocate(n);
+    std::memcpy(memory.get(), bytes, n);
     uint64_t content[N_PLACES] = {};  // numbers in each buffer as the operations go by; 0: nothing yet
     for (size_t i = 0; i < ops.size(); ++i) check(ops[i], i == 0, n, content);
     if (ops.back().dst != LOGITS || content[LOGITS] != header.vocab) reject("it does not end in the logits");
-    memory = allocate(n);
-    std::memcpy(memory.get(), bytes, n);
   }
 
  private:
@@ -269,6 +274,20 @@ struct Plan {
         op.state = state;
         state += product({in, op.modes, 2});
         break;
+      case CLUSTERS: {
+        if (op.src != LOGITS || op.dst != LOGITS || op.modes > MAX_CLUSTERS) reject("the clusters are wrong");
+        tensor_at(op, 0, (op.modes + 1) * sizeof(Part), n);
+        const Part* parts = tensor<Part>(op, 0);
+        uint64_t end = 0;  // of the tokens so far: each part is moved down to there
+        for (uint32_t i = 0; i <= op.modes; ++i) {
+          const Part part = parts[i];
+          if (part.at > op.in || part.count > op.in - part.at || part.at < end || part.count <= (i ? 0 : op.modes))
+            reject("a cluster lies outside of the logits");
+          end += part.count - (i ? 0 : op.modes);
+        }
+        if (end != op.out || parts[0].at) reject("the clusters are not the vocabulary");
+        break;
+      }
       default: {
         const bool adds = op.epilogue >= ADD;
         const uint64_t result = op.epilogue == GLU_ADD ? op.out / 2 : op.out;
@@ -278,7 +297,13 @@ struct Plan {
         if (adds && padded(content[X]) != padded(result)) reject("a layer adds another width than there is");
         tensor_at(op, 0, product({out, words(op.in, PER_WORD[op.weights]), 4}), n), tensor_at(op, 1, out * 4, n);
         if (op.weights == INT8) tensor_at(op, 2, out * 4, n);
+        if (op.offset && (op.dst != LOGITS || op.offset % W || op.offset > (1u << 25))) reject("an offset is wrong");
         if (adds) return;
+        if (op.dst == LOGITS) {
+          content[LOGITS] = std::max(content[LOGITS], uint64_t(op.offset) + op.out);
+          wide = std::max(wide, op.offset + out);
+          return;
+        }
       }
     }
     content[op.dst] = op.out;
@@ -326,7 +351,8 @@ class Draw {
       for (double& l : logit_) l = l < least ? REMOVED : l;
     }
     double total = 0;
-    for (int64_t i = 0; i < V; ++i) mass_[i] = total += weight(i);
+    weigh();
+    for (double& m : mass_) m = total += m;
     const double threshold = u * total;
     for (int64_t i = 0; i < V; ++i)
       if (mass_[i] > threshold && logit_[i] > REMOVED) return i;
@@ -338,7 +364,25 @@ class Draw {
   std::vector<double> logit_, mass_;
   std::vector<int32_t> order_;
 
-  double weight(int64_t i) const { return logit_[i] > REMOVED ? std::exp(logit_[i]) : 0.0; }
+  // mass = exp(logit), relative error 1e-15; logits are at most 0. A loop that compilers turn into vectors: of a large
+  // vocabulary, one exponential after another would take as long as the model.
+  void weigh() {
+    const double magic = 6755399441055744.0;  // 1.5 2^52: adding it rounds to an integer
+    for (size_t i = 0; i < mass_.size(); ++i) {
+      const double x = logit_[i] < -700 ? -700 : logit_[i], shifted = x * 1.4426950408889634 + magic, k = shifted - magic;
+      const double r = x - k * 0.6931471803691238 - k * 1.9082149292705877e-10;
+      double p = 1.0 / 479001600;
+      p = p * r + 1.0 / 39916800, p = p * r + 1.0 / 3628800, p = p * r + 1.0 / 362880, p = p * r + 1.0 / 40320;
+      p = p * r + 1.0 / 5040, p = p * r + 1.0 / 720, p = p * r + 1.0 / 120, p = p * r + 1.0 / 24;
+      p = p * r + 1.0 / 6, p = p * r + 0.5, p = p * r + 1.0, p = p * r + 1.0;
+      uint64_t bits;
+      std::memcpy(&bits, &shifted, sizeof bits);
+      bits = (bits << 52) + 0x3ff0000000000000u;  // 2^k
+      double scale;
+      std::memcpy(&scale, &bits, sizeof scale);
+      mass_[i] = logit_[i] < -700 ? 0.0 : p * scale;
+    }
+  }
 
   // More probable first; ties to the lower token.
   auto before() const {
@@ -358,7 +402,8 @@ class Draw {
   void keep_top_p(double p) {
     number();
     double total = 0;
-    for (size_t i = 0; i < order_.size(); ++i) total += weight(static_cast<int64_t>(i));
+    weigh();
+    for (double m : mass_) total += m;
     // Sorted only as far as the mass needs: all of a large vocabulary is rarely wanted.
     double mass = 0;
     size_t kept = 0, sorted = 0;
@@ -367,7 +412,7 @@ class Draw {
         sorted = std::min(order_.size(), std::max<size_t>(64, 4 * sorted));
         std::partial_sort(order_.begin() + kept, order_.begin() + sorted, order_.end(), before());
       }
-      mass += weight(order_[kept++]);
+      mass += mass_[order_[kept++]];
     }
     for (size_t i = kept; i < order_.size(); ++i) logit_[order_[i]] = REMOVED;
   }
@@ -649,7 +694,36 @@ void solo_linear(const Plan& plan, const Op& op, const SoloBuffers& buffers, int
       else solo_blocks<R, 1, PER>(plan, op, buffers, k, block), block += 1;
     }
   for (int r = 0; r < R; ++r)
-    solo_epilogue(plan, op, buffers.out + r * buffers.wide, buffers.at(op.dst, r), begin * W, end * W);
+    solo_epilogue(plan, op, buffers.out + r * buffers.wide, buffers.at(op.dst, r) + op.offset, begin * W, end * W);
+}
+
+// log(sum(exp(l))) of `count` numbers, in 16 partial sums.
+float log_sum(const float* l, uint64_t count) {
+  const float top = *std::max_element(l, l + count);
+  v16 sum = {};
+  for (uint64_t i = 0; i < count; i += W) {
+    v16 part = splat<v16>(-std::numeric_limits<float>::infinity());
+    std::memcpy(&part, l + i, std::min<uint64_t>(W, count - i) * sizeof(float));
+    part = exponential(part - top);
+    for (uint64_t j = count - i; j < W; ++j) part[j] = 0;
+    sum += part;
+  }
+  return top + std::log(folded(reinterpret_cast<const float*>(&sum)));
+}
+
+// Logits of the parts -> log-probabilities of the tokens, one after another.
+void solo_clusters(const Plan& plan, const Op& op, float* logits) {
+  const Part* parts = plan.tensor<Part>(op, 0);
+  uint64_t end = parts[0].count - op.modes;
+  const float head = log_sum(logits, parts[0].count);
+  float cluster[MAX_CLUSTERS];
+  std::copy_n(logits + end, op.modes, cluster);
+  for (uint64_t i = 0; i < end; ++i) logits[i] -= head;
+  for (uint32_t c = 1; c <= op.modes; ++c) {
+    const float *from = logits + parts[c].at, shift = (cluster[c - 1] - head) - log_sum(from, parts[c].count);
+    for (uint64_t i = 0; i < parts[c].count; ++i) logits[end + i] = from[i] + shift;
+    end += parts[c].count;
+  }
 }
 
 template <int R> void solo_step(const Plan& plan, const SoloBuffers& buffers, float* const* state, const int64_t* token,
@@ -671,6 +745,8 @@ template <int R> void solo_step(const Plan& plan, const SoloBuffers& buffers, fl
     } else if (op.kind == SSM) {
       const Range mine = share(padded(op.in) / W, thread, threads);
       for (int r = 0; r < R; ++r) solo_ssm(plan, op, buffers.at(H, r), buffers.at(G, r), state[r], mine);
+    } else if (op.kind == CLUSTERS) {
+      for (int r = thread; r < R; r += threads) solo_clusters(plan, op, buffers.at(LOGITS, r));
     } else if (op.weights == FP32) {
       solo_linear<R, 1>(plan, op, buffers, thread, threads);
     } else if (op.weights == BF16) {
@@ -780,7 +856,7 @@ template <int M> struct Batch {
     const uint64_t K = op.in, blocks = padded(op.out) / W;
     const float *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
     const float* from = at(op.src);
-    float* y = at(op.dst);
+    float* y = at(op.dst) + uint64_t(op.offset) * M;
     for (uint64_t k = 0; k < K; k += DEPTH)
       for (uint64_t b = 0; b < blocks; ++b) {
         const uint64_t n = std::min(DEPTH, K - k);
@@ -807,6 +883,38 @@ template <int M> struct Batch {
     }
   }
 
+  static void log_sum(const float* l, uint64_t count, float* to) {
+    alignas(64) float part[W][M] = {}, top[M];
+    std::copy_n(l, M, top);
+    for (uint64_t i = 1; i < count; ++i)
+      for (int m = 0; m < M; ++m) top[m] = std::max(top[m], l[i * M + m]);
+    for (uint64_t i = 0; i < count; ++i)
+      for (int m = 0; m < M; m += L)
+        store(&part[i % W][m], load<V>(&part[i % W][m]) + exponential(load<V>(l + i * M + m) - load<V>(top + m)));
+    for (int half = W / 2; half; half /= 2)
+      for (int i = 0; i < half; ++i)
+        for (int m = 0; m < M; ++m) part[i][m] += part[i + half][m];
+    for (int m = 0; m < M; ++m) to[m] = top[m] + std::log(part[0][m]);
+  }
+
+  static void clusters(const Plan& plan, const Op& op, float* logits) {
+    const Part* parts = plan.tensor<Part>(op, 0);
+    uint64_t end = parts[0].count - op.modes;
+    alignas(64) float head[M], tail[M], cluster[MAX_CLUSTERS][M];
+    log_sum(logits, parts[0].count, head);
+    std::copy_n(logits + end * M, op.modes * M, cluster[0]);
+    for (uint64_t i = 0; i < end; ++i)
+      for (int m = 0; m < M; ++m) logits[i * M + m] -= head[m];
+    for (uint32_t c = 1; c <= op.modes; ++c) {
+      const float* from = logits + parts[c].at * M;
+      log_sum(from, parts[c].count, tail);
+      for (int m = 0; m < M; ++m) tail[m] = (cluster[c - 1][m] - head[m]) - tail[m];
+      for (uint64_t i = 0; i < parts[c].count; ++i)
+        for (int m = 0; m < M; ++m) logits[(end + i) * M + m] = from[i * M + m] + tail[m];
+      end += parts[c].count;
+    }
+  }
+
   void step(const Plan& plan, float* state, const int64_t* token, const int64_t* place) const {
     for (const Op& op : plan.ops) {
       if (op.kind == EMBED) embed(plan, op, x, token, place);
@@ -814,6 +922,7 @@ template <int M> struct Batch {
       else if (op.kind == SSM && op.rank == 0) ssm<0>(plan, op, h, g, state);
       else if (op.kind == SSM && op.rank == 1) ssm<1>(plan, op, h, g, state);
       else if (op.kind == SSM) ssm<-1>(plan, op, h, g, state);
+      else if (op.kind == CLUSTERS) clusters(plan, op, logits);
       else if (op.weights == FP32) linear<1>(plan, op);
       else if (op.weights == BF16) linear<2>(plan, op);
       else linear<4>(plan, op);

@@ -1,9 +1,9 @@
 """A plan as bytes for engine.cpp: a header, fixed-size records, then tensors at multiples of 64 bytes.
 
 The outputs of a linear layer come in blocks of 16, these in groups of four, its inputs in parts of 128:
-[in / 128][out / 64][128][4][16], in the order in which they are read. Of bf16 two inputs and of int8 four share a word of
-32 bits: [..][128 / 4][4][16][4]. Heads of state space layers: [heads / 16][mode][coefficient][16]. Rows that fill the last
-block are zeros.
+[in / 128][out / 64][128][4][16], in the order in which they are read. Of bf16 two inputs and of int8 four share a word
+of 32 bits: [..][128 / 4][4][16][4]. Heads of state space layers: [heads / 16][mode][coefficient][16]. Rows that fill
+the last block are zeros.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s4gen.sampling.plan import SSM, Embed, Linear, Norm, Operation, Plan
+from s4gen.sampling.plan import SSM, Clusters, Embed, Linear, Norm, Operation, Plan
 
 WIDTH = 16
 DEPTH = 128
@@ -22,9 +22,9 @@ GROUP = 4
 WEIGHTS = ("fp32", "bf16", "int8")
 _ALIGNMENT = 64
 _HEADER = struct.Struct("<8s4IQ32x")
-_RECORD = struct.Struct("<12If12x4Q32x")
+_RECORD = struct.Struct("<12IfI8x4Q32x")
 _PLACES = {"x": 0, "h": 1, "g": 2, "logits": 3}
-_EMBED, _NORM, _SSM, _LINEAR = range(4)
+_EMBED, _NORM, _SSM, _LINEAR, _CLUSTERS = range(5)
 _STORE, _GELU, _ADD, _GLU_ADD = range(4)
 
 
@@ -38,7 +38,7 @@ def pack(plan: Plan, weights: str = "fp32") -> Tensor:
     records = [_record(operation, weights) for operation in plan.operations]
     at = _HEADER.size + len(records) * _RECORD.size
     heads, tensors = [], []
-    for numbers, eps, own in records:
+    for operation, (numbers, eps, own) in zip(plan.operations, records, strict=True):
         offsets = []
         for tensor in own:
             data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
@@ -46,7 +46,8 @@ def pack(plan: Plan, weights: str = "fp32") -> Tensor:
             offsets.append(at)
             tensors.append(data)
             at += len(data)
-        heads.append(_RECORD.pack(*numbers, eps, *offsets, *[0] * (4 - len(offsets))))
+        offset = operation.offset if isinstance(operation, Linear) else 0
+        heads.append(_RECORD.pack(*numbers, eps, offset, *offsets, *[0] * (4 - len(offsets))))
     header = _HEADER.pack(b"s4plan", 1, len(records), plan.vocab, plan.bos, at)
     front = torch.frombuffer(bytearray(header + b"".join(heads)), dtype=torch.uint8)
     return torch.cat([front, *tensors])
@@ -86,6 +87,10 @@ def _record(operation: Operation, weights: str) -> Record:
             heads, modes, rank = len(operation.D), operation.B.shape[1] // 2, len(operation.p)
             numbers = _numbers(_SSM, "h", "g", _GELU, heads, heads, modes, rank)
             return numbers, 0.0, (_coefficients(operation), _columns(operation.D), _low_rank(operation))
+        case Clusters(offsets, counts):
+            K = len(offsets) - 1
+            numbers = _numbers(_CLUSTERS, "logits", "logits", _STORE, offsets[-1] + counts[-1], sum(counts) - K, K)
+            return numbers, 0.0, (torch.tensor([*zip(offsets, counts, strict=True)], dtype=torch.int64),)
         case Linear():
             return _linear(operation, weights)
 

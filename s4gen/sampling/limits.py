@@ -1,0 +1,103 @@
+"""What this machine allows each row of the benchmark: the roofline of every case, measured in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from s4gen.apart import DiedError, run_apart
+from s4gen.config import DensityConfig
+from s4gen.models.density import DensityModel
+from s4gen.sampling.engines.native import NativeUnavailable, measured_limits
+from s4gen.sampling.measure import AGAIN, CACHED, load
+from s4gen.sampling.plan import NotFlatError, flatten
+from s4gen.sampling.roofline import (
+    Extra,
+    Limit,
+    Work,
+    count,
+    groups,
+    limit,
+    measure_rates,
+    transformer_work,
+    working_set,
+)
+
+_SECONDS = 0.1  # for each number
+
+Case = tuple[str, int, int]
+"""Way, batch, length."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The cases whose limits are wanted."""
+
+    cases: tuple[Case, ...]
+    config: DensityConfig
+    checkpoint: Path | None
+    transformer: DensityConfig
+    device: str
+    threads: int
+
+
+def limits_apart(job: Job) -> dict[Case, Limit]:
+    """`limits` in a fresh process; none, and a line on standard error, if that dies."""
+    try:
+        return run_apart(limits, job)
+    except DiedError as error:
+        print(f"s4gen: no limits measured: {error}", file=sys.stderr)
+        return {}
+
+
+def limits(job: Job) -> dict[Case, Limit]:
+    """The limit of every case for which there is one: engines of models that have a plan, Transformers with a cache."""
+    torch.set_num_threads(job.threads)
+    device = torch.device(job.device)
+    works = _works(job)
+    if not works:
+        return {}
+    sizes = {
+        working_set(work, precision_of(way), rows) for (way, batch, _), work in works.items() for rows in groups(batch)
+    }
+    extra = _native_limits(job.threads) if device.type == "cpu" else None
+    with torch.inference_mode():
+        rates = measure_rates(sizes, {precision_of(way) for way, _, _ in works}, device, _SECONDS, extra)
+    return {case: limit(work, precision_of(case[0]), case[1], rates) for case, work in works.items()}
+
+
+def precision_of(way: str) -> str:
+    """Of the weights."""
+    last = way.rpartition("-")[2]
+    return last if last in ("bf16", "int8") else "fp32"
+
+
+def _works(job: Job) -> dict[Case, Work]:
+    works: dict[Case, Work] = {}
+    try:
+        plan = count(flatten(load(job.config, job.checkpoint, "cpu")))
+    except NotFlatError:
+        plan = None
+    transformer = DensityModel(job.transformer)
+    for way, batch, length in job.cases:
+        if way in CACHED:
+            works[way, batch, length] = transformer_work(transformer, length, precision_of(way))
+        elif way not in AGAIN and plan is not None:
+            works[way, batch, length] = plan
+    return works
+
+
+def _native_limits(threads: int) -> Extra | None:
+    """What the native engine's library measures, if there is one."""
+
+    def extra(size: int) -> tuple[float, float]:
+        return measured_limits(size, threads, _SECONDS)
+
+    try:
+        extra(1)
+    except NativeUnavailable:
+        return None
+    return extra

@@ -1,0 +1,148 @@
+"""Given beginnings of sequences: checked, then read by convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from s4gen.errors import UserError
+from s4gen.models.density import ModelState
+from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.states import chosen_rows, joined, padded_rows
+
+CHUNK = 4096
+"""Tokens of a row read at a time; the state goes from one chunk to the next."""
+_TOKENS = 8 * CHUNK
+"""Tokens of all rows read at a time, so that memory is bounded."""
+_ROWS = 4
+"""Rows are padded to a multiple of this at least: see `EagerEngine.row_multiple`."""
+_SHORTEST = 16
+"""Chunks are padded to this length, where the mixer can ignore what follows a row's end."""
+_SMALL_PRODUCT = 400
+"""PyTorch rounds a batched matrix product of fewer multiplications than this in another way."""
+_ONE_LENGTH = ("attention", "lssl")
+"""Mixers whose rows must all be of one length."""
+
+
+class Prompts(NamedTuple):
+    """Checked prompts, one for each row; a single one may stand for all rows."""
+
+    tokens: Tensor  # int64 (n, P) on the CPU; beyond the length of a row anything may stand
+    lengths: Tensor | None  # int64 (n,); None: all P
+
+    def part(self, rows: range) -> Prompts:
+        """Some of them, padded as all are: a row is computed in the same way in any batch."""
+        chosen = slice(rows.start, rows.stop)
+        return Prompts(self.tokens[chosen], None if self.lengths is None else self.lengths[chosen])
+
+
+class Start(NamedTuple):
+    """Where rows stand: `state.place` is the number of tokens known, and the position of the one to be drawn next."""
+
+    token: Tensor  # int64 (n,): the last token known of each row, bos where there is none; not fed yet
+    state: ModelState  # after all tokens before that one
+
+    def rows(self, rows: Tensor) -> Start:
+        """The rows int64 (R,), in that order; a row may be chosen more than once, which forks it."""
+        return chosen_rows(self, rows)
+
+
+def checked_prompt(recurrent: RecurrentModel, n: int, prompt: Tensor | None) -> Prompts:
+    """Prompts of one length for n rows: (n, P), or one for all, (1, P) or (P,), or none.
+
+    Raises:
+        UserError: n is less than 1, or the prompt has another shape, or tokens that the model does not know.
+    """
+    if n < 1:
+        raise UserError(f"asked for {n} sequences; it must be at least 1")
+    if prompt is None:
+        return Prompts(torch.empty(1, 0, dtype=torch.int64), None)
+    if prompt.ndim not in (1, 2) or (prompt.ndim == 2 and len(prompt) not in (1, n)):
+        raise UserError(
+            f"the prompt has shape {tuple(prompt.shape)}; expected ({n}, P), a row for each sequence, or (P,), "
+            "one for all"
+        )
+    return Prompts(torch.atleast_2d(_checked(recurrent, prompt, "the prompt")), None)
+
+
+def checked_prompts(recurrent: RecurrentModel, prompts: Sequence[Tensor]) -> Prompts:
+    """Prompts (P_i,) of any lengths, one for each row.
+
+    Raises:
+        UserError: a prompt has more than one dimension, or tokens that the model does not know; or the lengths differ
+            and the model cannot have that.
+    """
+    for i, prompt in enumerate(prompts):
+        if prompt.ndim != 1:
+            raise UserError(f"prompt {i} has shape {tuple(prompt.shape)}; expected (P,)")
+    rows = [_checked(recurrent, prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+    lengths = torch.tensor([len(row) for row in rows])
+    if (lengths == lengths[0]).all():
+        return Prompts(torch.stack(rows), None)
+    mixer = recurrent.config.model.mixer
+    if mixer in _ONE_LENGTH:
+        raise UserError(
+            f"the prompts have {int(lengths.min())} to {int(lengths.max())} tokens, and a model of {mixer} takes rows "
+            "of one length; continue the prompts of each length in a call of their own"
+        )
+    return Prompts(pad_sequence(rows, batch_first=True), lengths)
+
+
+def _checked(recurrent: RecurrentModel, prompt: Tensor, what: str) -> Tensor:
+    vocab = recurrent.config.layout.vocab
+    if prompt.is_floating_point():
+        raise UserError(f"{what} has type {prompt.dtype}; expected integer tokens")
+    if ((prompt < 0) | (prompt >= vocab)).any():
+        raise UserError(
+            f"{what} has tokens from {int(prompt.min())} to {int(prompt.max())}; the model knows 0 to {vocab - 1}"
+        )
+    return prompt.to("cpu", torch.int64)
+
+
+@torch.no_grad()
+def prefill(recurrent: RecurrentModel, prompts: Prompts) -> Start:
+    """Read all tokens of the prompts but the last, by convolution: any length, in bounded memory.
+
+    On a CPU the result for a row depends, bit for bit, on its own prompt and on the longest one in the `Prompts` that
+    these are a part of, on nothing else.
+
+    Raises:
+        UserError: the model's output after it is not a number.
+    """
+    multiple = row_multiple(recurrent.config.ssm.d_state)
+    rows = padded_rows(len(prompts.tokens), multiple)
+    fed = F.pad(prompts.tokens[rows], (1, 0), value=recurrent.bos).to(recurrent.device)
+    lengths = None if prompts.lengths is None else prompts.lengths[rows].to(recurrent.device)
+    size = max(multiple, _TOKENS // max(_SHORTEST, min(CHUNK, fed.shape[1] - 1)) // multiple * multiple)
+    parts = [slice(first, first + size) for first in range(0, len(fed), size)]
+    state = joined(
+        [_state_before_last(recurrent, fed[part], None if lengths is None else lengths[part]) for part in parts]
+    )
+    token = fed[:, -1] if lengths is None else fed.gather(1, lengths[:, None])[:, 0]
+    # A cache is full after reading, so the step copies it before it writes.
+    if not recurrent.step(token, state)[0].isfinite().all():
+        raise UserError("the model's output is not a finite number; its training must have diverged")
+    return Start(token, state).rows(torch.arange(len(prompts.tokens)))
+
+
+def row_multiple(d_state: int) -> int:
+    """Rows are read in multiples of this, so that no product with a matrix of d_state rows and columns is small."""
+    return _ROWS * -(-_SMALL_PRODUCT // (_ROWS * d_state**2))
+
+
+def _state_before_last(recurrent: RecurrentModel, fed: Tensor, lengths: Tensor | None) -> ModelState:
+    """The state after all tokens of fed (B, 1 + P) but the last of each row, which has 1 + lengths of them."""
+    state = recurrent.initial_state(len(fed))
+    for start in range(0, fed.shape[1] - 1, CHUNK):
+        chunk = fed[:, start : min(start + CHUNK, fed.shape[1] - 1)]
+        counts = None if lengths is None else (lengths - start).clamp(0, chunk.shape[1])
+        if chunk.shape[1] < _SHORTEST and recurrent.config.model.mixer not in _ONE_LENGTH:
+            counts = torch.full_like(fed[:, 0], chunk.shape[1]) if counts is None else counts
+            chunk = F.pad(chunk, (0, _SHORTEST - chunk.shape[1]))
+        _, state = recurrent.source.prefill(chunk, state, counts)
+    return state

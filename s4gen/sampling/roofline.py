@@ -1,0 +1,216 @@
+"""The roofline: how fast a step can be at most on this machine, from what it has to move and to compute.
+
+    limit = max(bytes moved / bandwidth, operations / rate)
+
+(Williams, Waterman, Patterson 2009, "Roofline: an insightful visual performance model".) Bytes and operations are
+counted from the model's shapes: every weight and constant read, every state read and written, a multiplication and an
+addition for every weight and row; activations are negligible. Bandwidth and rate are what this machine is measured to
+reach, in the same run and with as many threads; the bandwidth over a buffer of the same size as what a step comes back
+to in the next, so that a model that fits into the cache is judged by the cache.
+
+At batches whose states leave the cache it can pay to take many steps with some of the rows before it is the others'
+turn: the weights are then read once per step for each such group, the states stay. The limit is that of the best group.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from s4gen.models.density import DensityModel
+from s4gen.sampling.plan import SSM, Clusters, Embed, Linear, Norm, Plan
+from s4gen.timing import seconds
+
+PRECISIONS = {"fp32": 4, "bf16": 2, "int8": 1}
+"""Bytes of a weight."""
+
+_FLOAT = 4  # bytes
+_SMALLEST, _LARGEST = (
+    2**21,
+    2**28,
+)  # bytes of a buffer; below, the clock and the threads' start show; above, nothing new
+_PASSES = 5
+_MATRICES = (512, 1024)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step has to move and to compute. Bytes, and floating-point operations."""
+
+    weights: int
+    """Numbers in the matrices, read once for all rows together; their precision is the engine's."""
+    scales: int
+    """Rows of the matrices: int8 weights have a float32 scale for each."""
+    constants: int
+    """Bytes of everything else that is read once for all rows: biases, norms, coefficients of the recurrence."""
+    kept: int
+    """Bytes kept for each row from step to step."""
+    moved: int
+    """Bytes of them read or written in a step: a state is both."""
+    operations: int
+    """For each row."""
+
+    def shared(self, precision: str) -> int:
+        """Bytes read once for all rows together."""
+        return self.weights * PRECISIONS[precision] + self.constants + _FLOAT * self.scales * (precision == "int8")
+
+
+def count(plan: Plan) -> Work:
+    """The work of one step of a plan. Of the embedding a step reads two rows: nothing."""
+    work = Work(0, 0, 0, 0, 0, 0)
+    for operation in plan.operations:
+        match operation:
+            case Embed() | Clusters():
+                pass
+            case Norm(weight, bias):
+                work = replace(work, constants=work.constants + _FLOAT * (weight.numel() + bias.numel()))
+            case Linear(weight, bias):
+                work = replace(
+                    work,
+                    weights=work.weights + weight.numel(),
+                    scales=work.scales + len(weight),
+                    constants=work.constants + _FLOAT * bias.numel(),
+                    operations=work.operations + 2 * weight.numel(),
+                )
+            case SSM():
+                work = _with_recurrence(work, operation)
+    return work
+
+
+def _with_recurrence(work: Work, ssm: SSM) -> Work:
+    """A complex mode (two numbers of state) takes 14 operations, and 8 more for each rank: a s, + B h, C s; p (q s)."""
+    numbers, rank = ssm.B.numel(), len(ssm.p)
+    constants = sum(tensor.numel() for tensor in (ssm.a, ssm.B, ssm.C, ssm.D, ssm.p, ssm.q))
+    return replace(
+        work,
+        constants=work.constants + _FLOAT * constants,
+        kept=work.kept + _FLOAT * numbers,
+        moved=work.moved + 2 * _FLOAT * numbers,
+        operations=work.operations + (7 + 4 * rank) * numbers,
+    )
+
+
+def transformer_work(model: DensityModel, length: int, precision: str) -> Work:
+    """The mean step of a Transformer with a key-value cache over the positions of a sequence."""
+    head = set(
+        model.head.parameters()
+    )  # for text they are the embedding's, of which a step reads a row but for the head
+    read = [p for name, p in model.named_parameters() if p in head or not name.startswith("embedding.")]
+    weights = sum(p.numel() for p in read if p.ndim > 1)
+    vectors = sum(p.numel() for p in read if p.ndim == 1)
+    config = model.config.model
+    cached = config.n_layers * 2 * config.d_model * (length // 2)  # keys and values, half of the sequence on average
+    size = PRECISIONS[precision]
+    # A key is multiplied with the query, a value with its weight, once each.
+    return Work(weights, 0, size * vectors, size * cached, size * cached, 2 * weights + 2 * cached)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine reaches."""
+
+    bandwidth: Mapping[int, float]
+    """Bytes per second of reading a buffer again and again, by its size in bytes."""
+    rate: Mapping[str, float]
+    """Floating-point operations per second of a matrix product, by the precision of the weights."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The least time that a step for the whole batch can take."""
+
+    limit_ms: float
+    bytes_per_step: int
+    operations_per_step: int
+    bandwidth: float
+    """Bytes per second."""
+    rate: float
+    """Operations per second."""
+    rows_together: int
+    """Rows whose states are in use at a time; the weights are read once for each such group."""
+
+
+def groups(batch: int) -> list[int]:
+    """The numbers of rows to take together that are tried: the whole batch, and halves of it down to one row."""
+    sizes = [batch]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    return sizes
+
+
+def working_set(work: Work, precision: str, rows: int) -> int:
+    """Bytes that a step for these rows comes back to in the next, within the sizes that are measured."""
+    return min(max(work.shared(precision) + rows * work.kept, _SMALLEST), _LARGEST)
+
+
+def limit(work: Work, precision: str, batch: int, rates: Rates) -> Limit:
+    """The limit of the best grouping of the rows."""
+
+    def of(rows: int) -> Limit:
+        moved = -(-batch // rows) * work.shared(precision) + batch * work.moved
+        bandwidth = rates.bandwidth[working_set(work, precision, rows)]
+        operations, rate = batch * work.operations, rates.rate[precision]
+        slowest = max(moved / bandwidth, operations / rate)
+        return Limit(1e3 * slowest, moved, operations, bandwidth, rate, rows)
+
+    return min(map(of, groups(batch)), key=lambda found: found.limit_ms)
+
+
+Extra = Callable[[int], tuple[float, float]]
+"""Bytes of a buffer -> bytes per second of reading it, float32 operations per second: what something else reaches."""
+
+
+def measure_rates(
+    sizes: Iterable[int],
+    precisions: Iterable[str],
+    device: torch.device,
+    budget: float = 0.1,
+    extra: Extra | None = None,
+) -> Rates:
+    """Measure this machine, with PyTorch's present number of threads.
+
+    Bandwidth: the sum of a float32 buffer, threads side by side, the best of several passes; PyTorch's sum reads as
+    fast as the memory gives (its copies and matrix-vector products do not). Rate: the best of square matrix products
+    of a few sizes; for bf16 and int8 weights products of bf16 matrices, where they are faster. `extra`, if given,
+    measures both in another way, and the better of the two counts.
+
+    Args:
+        budget: seconds for each number.
+    """
+    precisions = set(precisions)
+    rate = _product_rate(torch.float32, device, budget)
+    bandwidth = {}
+    for size in sorted(set(sizes)):
+        bandwidth[size] = _read_bandwidth(size, device, budget)
+        if extra is not None:
+            other_bandwidth, other_rate = extra(size)
+            bandwidth[size], rate = max(bandwidth[size], other_bandwidth), max(rate, other_rate)
+    narrow = max(rate, _product_rate(torch.bfloat16, device, budget)) if precisions - {"fp32"} else rate
+    return Rates(bandwidth, {precision: rate if precision == "fp32" else narrow for precision in precisions})
+
+
+def _read_bandwidth(size: int, device: torch.device, budget: float) -> float:
+    buffer = torch.ones(size // _FLOAT, device=device)
+    return buffer.numel() * _FLOAT / _best(buffer.sum, device, budget)
+
+
+def _product_rate(dtype: torch.dtype, device: torch.device, budget: float) -> float:
+    def rate(n: int) -> float:
+        a, b = torch.rand(2, n, n, device=device).to(dtype)
+        out: Tensor = torch.empty_like(a)
+        return 2 * n**3 / _best(lambda: torch.mm(a, b, out=out), device, budget / len(_MATRICES))
+
+    return max(map(rate, _MATRICES))
+
+
+def _best(work: Callable[[], object], device: torch.device, budget: float) -> float:
+    """The shortest of at least a few passes: what the machine can do while nobody disturbs it."""
+    seconds(work, device)
+    deadline, best, passes = time.perf_counter() + budget, float("inf"), 0
+    while passes < _PASSES or time.perf_counter() < deadline:
+        best, passes = min(best, seconds(work, device)), passes + 1
+    return best

@@ -1,0 +1,67 @@
+"""What an engine makes of given sequences, and what its approximations cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.engines import Engine, make_engine
+from s4gen.sampling.randomness import uniforms
+
+LOSSY = ("native-bf16", "native-int8")
+"""Engines that compute something else than the model: its weights are rounded."""
+
+
+@torch.no_grad()
+def nats_by_engine(recurrent: RecurrentModel, engine: Engine, x: Tensor) -> Tensor:
+    """-log p(x_t | x_<t) token by token in this engine, teacher-forced: x (B, L) int64 -> (B, L) float64 nats."""
+    steps = zip(_log_probabilities(recurrent, engine, x), x.unbind(dim=1), strict=True)
+    return torch.stack([-step.gather(-1, target.unsqueeze(-1)).squeeze(-1) for step, target in steps], dim=1)
+
+
+def _log_probabilities(recurrent: RecurrentModel, engine: Engine, x: Tensor) -> Iterator[Tensor]:
+    """log p(. | x_<t) for every place t of x (B, L), float64 (B, V) each."""
+    session = engine.begin(recurrent.initial_state(len(x)))
+    token = torch.full_like(x[:, 0], recurrent.bos)
+    for t in range(x.shape[1]):
+        yield session.feed(token).double().log_softmax(dim=-1)
+        token = x[:, t]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What the rounding of an engine costs."""
+
+    bits_per_dim: float
+    stderr: float
+    """Standard error over the sequences."""
+    tokens: int
+    """Tokens that it was measured on."""
+
+    def __str__(self) -> str:
+        return f"loses {self.bits_per_dim:.2g} ± {self.stderr:.1g} bits/dim ({self.tokens:,} of the model's own tokens)"
+
+
+@torch.no_grad()
+def loss_of(recurrent: RecurrentModel, engine: Engine, n: int = 8, length: int = 512) -> Loss:
+    """What the engine loses on n sequences of `length` tokens that the model itself drew: no data are needed.
+
+    For every token the Kullback-Leibler divergence of the engine's distribution from that of the convolution view, in
+    bits. That is the expectation, over the model's own sequences, of bits/dim by the engine less bits/dim by the model.
+    """
+    length = min(length, recurrent.config.layout.length)
+    session = make_engine("eager", recurrent).begin(recurrent.initial_state(n))
+    bos = torch.full((n, 1), recurrent.bos, device=recurrent.device)
+    x = session.advance(bos[:, 0], uniforms(0, range(n), length))
+    logits, _ = recurrent.source(torch.cat((bos, x[:, :-1]), dim=1))
+    nats = torch.zeros(n, dtype=torch.float64, device=x.device)
+    for exact, found in zip(logits.unbind(dim=1), _log_probabilities(recurrent, engine, x), strict=True):
+        exact = exact.double().log_softmax(dim=-1)
+        nats += (exact.exp() * (exact - found)).sum(dim=-1)
+    lost = nats / length / math.log(2)
+    return Loss(lost.mean().item(), lost.std().item() / math.sqrt(n), x.numel())

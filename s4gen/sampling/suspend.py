@@ -1,0 +1,123 @@
+"""A generation under way as a file: one safetensors file with everything that its continuation depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from s4gen.atomic import write_file_atomic
+from s4gen.config import density_config_to_dict
+from s4gen.errors import UserError
+from s4gen.models.density import ModelState
+from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.filters import Filters
+from s4gen.sampling.prompts import Start
+from s4gen.sampling.states import from_named, map_tensors, named
+
+FORMAT = "s4gen-generation"
+FORMAT_VERSION = "1"
+
+
+class Suspended(NamedTuple):
+    """All that a generation is, but for the model and the engine."""
+
+    seed: int
+    filters: Filters
+    sequences: list[int]
+    start: Start
+    ready: Tensor  # int64 (n, K): tokens drawn and not handed out
+
+
+def write(path: str | Path, recurrent: RecurrentModel, suspended: Suspended) -> None:
+    """Make or replace the file; on any failure the old one stays as it was.
+
+    Raises:
+        UserError: the disk is full, or the place cannot be written to.
+    """
+    tensors = {
+        "token": suspended.start.token,
+        "ready": suspended.ready,
+        "sequences": torch.tensor(suspended.sequences),
+        **named(suspended.start.state),
+    }
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "model": fingerprint(recurrent),
+        "seed": str(suspended.seed),
+        "filters": json.dumps(asdict(suspended.filters)),
+    }
+    metadata["sha256"] = _digest(tensors, metadata)
+    write_file_atomic(path, safetensors.torch.save(tensors, metadata))
+
+
+def read(path: str | Path, recurrent: RecurrentModel) -> Suspended:
+    """What `write` wrote, on the model's device.
+
+    Raises:
+        UserError: there is no such file, it is damaged or something else, or it was written with another model.
+    """
+    tensors, metadata = _load(path)
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} is not a suspended generation; expected a file that Generation.save wrote")
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {metadata.get('format_version')}, this s4gen reads {FORMAT_VERSION}; "
+            "continue it with the s4gen that wrote it"
+        )
+    if metadata.pop("sha256", None) != _digest(tensors, metadata):
+        raise UserError(f"{path} is damaged: its content is not what was written; start the generation again")
+    if metadata["model"] != fingerprint(recurrent):
+        raise UserError(f"{path} was written with another model; give the model that began the generation")
+    try:
+        return _restored(recurrent, tensors, metadata)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); start the generation again") from None
+
+
+def _load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or not a suspended generation ({error})") from None
+
+
+def _restored(recurrent: RecurrentModel, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Suspended:
+    sequences, token, ready = tensors["sequences"], tensors["token"], tensors["ready"]
+    n = len(sequences)
+    if n < 1 or token.shape != (n,) or ready.ndim != 2 or len(ready) != n:
+        raise ValueError("its rows do not fit together")
+    state: ModelState = from_named(recurrent.initial_state(1), tensors, n)
+    start, ready = map_tensors(lambda x: x.to(recurrent.device), (Start(token, state), ready))
+    return Suspended(
+        int(metadata["seed"]), Filters(**json.loads(metadata["filters"])), sequences.tolist(), start, ready
+    )
+
+
+def fingerprint(recurrent: RecurrentModel) -> str:
+    """A hash of the model: its configuration and all its tensors."""
+    config = {"config": json.dumps(density_config_to_dict(recurrent.config), sort_keys=True)}
+    return _digest(recurrent.source.state_dict(), config)
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""Training on text: rows that go on from step to step with their state, measured in nats, bits per byte, perplexity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from s4gen.atomic import write_file_atomic
+from s4gen.config import Recipe
+from s4gen.data.text import Tokenizer, TrainStream, layout_of, load_tokens, prepare_tokenizer
+from s4gen.models.density import DensityModel
+from s4gen.text_evaluation import evaluate_stream, perplexities
+from s4gen.train.tasks import Measured, Task, Values
+
+CHUNK = 8192
+"""Tokens at a time of an evaluation: their number changes nothing but its speed."""
+
+
+class TextTask(Task):
+    """Rows of text, and perplexity. The validation split is scored as one stream, `eval_limit` chunks of it at most."""
+
+    measures = ("nats", "perplexity", "word_perplexity", "bits_per_byte")
+    counted = "n_tokens"
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer | None = None, shown: bool = True) -> None:
+        data, train = recipe.data, recipe.train
+        known = tokenizer or prepare_tokenizer(data.dataset, data.tokenizer, data.vocab_size, shown)
+        self.tokenizer = self._known = known
+        self.layout = self._layout = layout_of(known)
+        self._training = load_tokens(data.dataset, "train", known, shown)
+        self._held = load_tokens(data.dataset, "validation", known, shown)
+        self._stream = TrainStream(self._training.tokens, train.batch_size, train.chunk)
+        self._limit = train.eval_limit * train.chunk
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        return self._stream.batch(step)
+
+    def epoch(self, step: int) -> float:
+        return self._stream.epoch(step)
+
+    def measure(self, nats: float) -> Values:
+        return perplexities(nats, self._training)
+
+    def evaluate(self, model: DensityModel) -> Measured:
+        def score(x: Tensor, y: Tensor, state: object) -> tuple[Tensor, object]:
+            return model.score(x.to(model.device), y.to(model.device), state)  # type: ignore[arg-type]
+
+        found = evaluate_stream(score, self._held, self._layout.start, CHUNK, self._limit)
+        return Measured({name: getattr(found, name) for name in self.measures}, found.n_tokens)
+
+    def say(self, values: Values) -> str:
+        return f"perplexity {values['perplexity']:.1f}, {values['bits_per_byte']:.3f} bits/byte"
+
+    def card(self, recipe: Recipe, latest: Measured | None) -> list[str]:
+        train = recipe.train
+        times = f"{self.epoch(train.steps):.1f} times"
+        lines = [
+            f"Each step read {train.chunk} tokens of each of {train.batch_size} rows, with the state of the last step; "
+            f"all {train.steps:,} steps read the {len(self._training):,} tokens of the training split {times}.",
+            f"Tokeniser: {self._known.kind}, {self._known.vocab:,} tokens.",
+        ]
+        if latest is not None:
+            v = latest.values
+            lines += [
+                "",
+                f"Validation split, its first {latest.n:,} tokens as one stream: perplexity {v['perplexity']:.2f} per "
+                f"token, {v['word_perplexity']:.2f} per word, {v['bits_per_byte']:.4f} bits/byte.",
+            ]
+        return lines
+
+    def save_sample(self, sequences: Tensor, path: Path) -> None:
+        texts = [self._known.decode(row) for row in sequences.tolist()]
+        write_file_atomic(path.with_suffix(".txt"), "\n\n---\n\n".join(texts).encode("utf-8"))
