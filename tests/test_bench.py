@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from s4gen import timing
-from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
+from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.plots import Panel
-from s4gen.sampling import bench, bench_report, cached, limits, measure, stepping
+from s4gen.sampling import bench, bench_report, cached, limits, measure, scoring, stepping
 from s4gen.sampling.baselines import (
     PrefixAgain,
     keep_kernels,
@@ -33,8 +33,8 @@ from s4gen.sampling.convert import convert
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.measure import Row, Task
 from s4gen.sampling.randomness import draw
-from s4gen.sampling.roofline import Limit
-from s4gen.sampling.scoring import Loss
+from s4gen.sampling.roofline import Limit, transformer_work
+from s4gen.sampling.scoring import Loss, loss_of
 
 LAYOUT = ImageLayout(height=4, width=6, channels=1, levels=16)
 
@@ -396,6 +396,54 @@ def test_a_whole_run_gives_rows_ratios_limits_a_table_and_a_plot(monkeypatch: py
     ):
         assert words in table
     assert bench_report.plot(result).startswith(b"\x89PNG")
+
+
+def tiny_text() -> DensityConfig:
+    model = ModelConfig(mixer="s4d", mixers=2, d_model=16, n_layers=1, d_ff=24, n_heads=4, window=9, cutoffs=(10, 30))
+    return DensityConfig(TextLayout(60, 0, length=20), model, SSMConfig(d_state=8))
+
+
+def test_the_transformer_of_a_text_model_is_as_large_and_sees_everything() -> None:
+    transformer = matched_transformer(tiny_text())
+    assert (transformer.model.window, transformer.model.mixers) == (0, 2)
+    assert parameter_count(transformer) == pytest.approx(parameter_count(tiny_text()), rel=0.03)
+    model = build(transformer)
+    kept = transformer_work(model, 1000, "fp32").kept
+    assert kept == 4 * 2 * 2 * 16 * 500, "two layers of keys and values, half of the length on average"
+
+
+def test_a_run_on_text_counts_tokens_and_no_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "measure_apart", measure.measure)
+    monkeypatch.setattr(bench, "limits_apart", limits.limits)
+    result = bench.run(
+        "words",
+        tiny_text(),
+        batches=(2,),
+        engines=("eager",),
+        baselines=("conv", "transformer"),
+        device="cpu",
+        budget=0.02,
+        positions=(5,),
+        compiled_transformer=False,
+    )
+    rows = result.to_dict()["rows"]
+    assert all(row["tokens_per_second"] > 0 and "images_per_second" not in row for row in rows)
+    table = bench_report.format_table(result)
+    assert "words: s4d, 1 layers of 2, d_model 16, " in table and "60 different tokens" in table
+    assert "images" not in table
+    header, *others = (line.split() for line in table.splitlines() if line.startswith(("batch 2 ", "recurrent, eager")))
+    assert header[2:5] == ["ms/step", "tokens/s", "peak"] and len(others[0]) == 7
+
+
+def test_what_an_engine_loses_on_text_is_in_bits_per_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And does not depend on how many logits are made at a time."""
+    recurrent = convert(build(tiny_text()))
+    engine = make_engine("eager", recurrent)
+    whole = loss_of(recurrent, engine, n=3, length=19)
+    monkeypatch.setattr(scoring, "_LOGITS", 3 * 60 * 4)
+    parts = loss_of(recurrent, engine, n=3, length=19)
+    assert "bits/token (57 of the model's own tokens)" in str(whole)
+    assert whole.bits_per_dim == pytest.approx(0, abs=1e-6) == pytest.approx(parts.bits_per_dim, abs=1e-6)
 
 
 def test_the_plot_has_a_panel_for_everything_that_was_varied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def parameter_count(config: DensityConfig) -> int:
 
 
 def matched_transformer(config: DensityConfig) -> DensityConfig:
-    """The Transformer of the same width and depth whose parameter count is nearest to this model's.
+    """The Transformer of the same width and depth whose parameter count is nearest to this model's. It sees all tokens.
 
     The width of its feed-forward sub-block is what gives; the count is linear in it. A model so small that
     attention alone has more parameters gets the Transformer with the least there is, d_ff = 1.
@@ -78,7 +78,7 @@ def matched_transformer(config: DensityConfig) -> DensityConfig:
     heads = max(h for h in range(1, config.model.n_heads + 1) if config.model.d_model % h == 0)
 
     def with_d_ff(d_ff: int) -> DensityConfig:
-        return replace(config, model=replace(config.model, mixer="attention", n_heads=heads, d_ff=d_ff))
+        return replace(config, model=replace(config.model, mixer="attention", n_heads=heads, d_ff=d_ff, window=0))
 
     least, more = (parameter_count(with_d_ff(d_ff)) for d_ff in (1, 2))
     return with_d_ff(max(1, 1 + round((wanted - least) / (more - least))))

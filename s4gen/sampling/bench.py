@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from s4gen import timing
-from s4gen.config import DensityConfig, density_config_to_dict
+from s4gen.config import DensityConfig, TextLayout, density_config_to_dict
 from s4gen.errors import UserError
 from s4gen.sampling.baselines import matched_transformer, parameter_count
 from s4gen.sampling.limits import Job, limits_apart
@@ -68,6 +68,11 @@ class BenchResult:
     def lengths(self) -> list[int]:
         """Lengths, in the order given; everything but Transformers with a cache was measured at the first alone."""
         return list(dict.fromkeys(row.length for row in self.rows))
+
+    @property
+    def is_text(self) -> bool:
+        """Tokens are all there is to count: texts have no length."""
+        return isinstance(self.config.layout, TextLayout)
 
     def best(self, batch: int) -> Row | None:
         """Our fastest engine at this batch size, of those that change no result if there is one."""
@@ -138,7 +143,7 @@ class BenchResult:
             self._kind(row): row.way,
             **values,
             "tokens_per_second": self.tokens_per_second(row),
-            "images_per_second": self.images_per_second(row),
+            **({} if self.is_text else {"images_per_second": self.images_per_second(row)}),
             "parameters": self.transformer_parameters if is_transformer else self.parameters,
             "fraction_of_limit": self.fraction(row),
             "limit": asdict(row.limit) if row.limit else None,

@@ -11,17 +11,22 @@ from s4gen.sampling.limits import precision_of
 from s4gen.sampling.measure import CACHED, Row
 
 HEADER = ("", "ms/step", "tokens/s", "images/s", "peak MB", "time/best", "of limit")
-"""Columns of `cells`."""
+"""Columns of `cells`; of text there is no fourth."""
+
+
+def header(result: BenchResult) -> list[str]:
+    """The columns of `cells` for this result."""
+    return [name for name in HEADER if not (result.is_text and name == "images/s")]
 
 
 def cells(result: BenchResult, batch: int) -> list[list[str]]:
-    """The table's rows for one batch size; the columns are those of `HEADER`."""
+    """The table's rows for one batch size; the columns are those of `header`."""
     return [
         [
             result.title(row),
             number(row.ms_per_step),
             number(result.tokens_per_second(row)),
-            number(result.images_per_second(row)),
+            *([] if result.is_text else [number(result.images_per_second(row))]),
             number(row.peak_memory_mb),
             number(result.ratio(row)),
             percent(result.fraction(row)),
@@ -66,10 +71,11 @@ def _limit_line(whose: str, row: Row) -> str:
 
 def format_table(result: BenchResult) -> str:
     """What `s4gen bench` prints: the conditions, a table for each batch size, the cost by position."""
-    model, machine = result.config.model, result.machine
+    model, machine, layout = result.config.model, result.machine, result.config.layout
+    what = f"{layout.vocab:,} different tokens" if result.is_text else f"{layout.length} tokens per {layout.kind}"
+    layers = f"{model.n_layers} layers" + (f" of {model.mixers}" if model.mixers > 1 else "")
     lines = [
-        f"{result.name}: {model.mixer}, {model.n_layers} layers, d_model {model.d_model}, "
-        f"{result.parameters:,} parameters, {result.config.layout.length} tokens per {result.config.layout.kind}",
+        f"{result.name}: {model.mixer}, {layers}, d_model {model.d_model}, {result.parameters:,} parameters, {what}",
         f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, on {machine['device']}",
     ]
     if any(row.way.startswith("transformer") for row in result.rows):
@@ -79,7 +85,11 @@ def format_table(result: BenchResult) -> str:
             f"{result.transformer_parameters:,} parameters, random weights"
         )
     for batch in result.batches:
-        lines += ["", *aligned([[f"batch {batch}", *HEADER[1:]], *cells(result, batch)]), *limit_lines(result, batch)]
+        lines += [
+            "",
+            *aligned([[f"batch {batch}", *header(result)[1:]], *cells(result, batch)]),
+            *limit_lines(result, batch),
+        ]
     if result.positions:
         lines += ["", *aligned(position_cells(result)), POSITION_NOTE]
     notes = [f"{result.title(row)} {row.loss}" for row in result.rows if row.loss]

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from s4gen.config import TextLayout
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.randomness import uniforms
 
 LOSSY = ("native-bf16", "native-int8")
 """Engines that compute something else than the model: its weights are rounded."""
+_LOGITS = 1 << 25
+"""Made at a time."""
 
 
 @torch.no_grad()
@@ -42,9 +45,12 @@ class Loss:
     """Standard error over the sequences."""
     tokens: int
     """Tokens that it was measured on."""
+    unit: str = "bits/dim"
+    """Of text, bits/token."""
 
     def __str__(self) -> str:
-        return f"loses {self.bits_per_dim:.2g} ± {self.stderr:.1g} bits/dim ({self.tokens:,} of the model's own tokens)"
+        lost = f"{self.bits_per_dim:.2g} ± {self.stderr:.1g} {self.unit}"
+        return f"loses {lost} ({self.tokens:,} of the model's own tokens)"
 
 
 @torch.no_grad()
@@ -58,10 +64,19 @@ def loss_of(recurrent: RecurrentModel, engine: Engine, n: int = 8, length: int =
     session = make_engine("eager", recurrent).begin(recurrent.initial_state(n))
     bos = torch.full((n, 1), recurrent.bos, device=recurrent.device)
     x = session.advance(bos[:, 0], uniforms(0, range(n), length))
-    logits, _ = recurrent.source(torch.cat((bos, x[:, :-1]), dim=1))
     nats = torch.zeros(n, dtype=torch.float64, device=x.device)
-    for exact, found in zip(logits.unbind(dim=1), _log_probabilities(recurrent, engine, x), strict=True):
+    by_convolution = _logits(recurrent, torch.cat((bos, x[:, :-1]), dim=1))
+    for exact, found in zip(by_convolution, _log_probabilities(recurrent, engine, x), strict=True):
         exact = exact.double().log_softmax(dim=-1)
         nats += (exact.exp() * (exact - found)).sum(dim=-1)
     lost = nats / length / math.log(2)
-    return Loss(lost.mean().item(), lost.std().item() / math.sqrt(n), x.numel())
+    unit = "bits/token" if isinstance(recurrent.config.layout, TextLayout) else "bits/dim"
+    return Loss(lost.mean().item(), lost.std().item() / math.sqrt(n), x.numel(), unit)
+
+
+def _logits(recurrent: RecurrentModel, fed: Tensor) -> Iterator[Tensor]:
+    """By convolution, (B, V) for every place of fed (B, L): a few places at a time where the vocabulary is large."""
+    state = None
+    for part in fed.split(max(1, _LOGITS // (len(fed) * recurrent.config.layout.vocab)), dim=1):
+        logits, state = recurrent.source(part, state)
+        yield from logits.unbind(dim=1)
