@@ -32,6 +32,7 @@ from s4gen.shipped import shipped_names
 from s4gen.train.loop import training_step
 from s4gen.train.metrics import read_metrics
 from s4gen.train.session import start
+from s4gen.train.tasks import Batch
 
 SHIPPED = "mnist-small"
 _TEST_IMAGES = 100  # scored before and after training, in both modes
@@ -252,7 +253,7 @@ def affordable(recipe: Recipe, layout: ImageLayout, seconds: float, device: torc
     session = start(recipe, layout, device)
     session.model.train()
     tokens = torch.randint(layout.vocab, (recipe.train.batch_size, layout.length), device=device)
-    per_step, _ = timing.median_seconds(lambda: training_step(session, tokens), device, budget=2.0)
+    per_step, _ = timing.median_seconds(lambda: training_step(session, Batch(tokens)), device, budget=2.0)
     steps = max(4, min(recipe.train.steps, int(seconds / per_step)))
     quarter = math.ceil(steps / 4)
     changed = replace(recipe.train, steps=steps, eval_every=quarter, save_every=quarter)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s4gen.config import (
+    AudioLayout,
     DataConfig,
     DensityConfig,
     ImageLayout,
@@ -22,11 +23,12 @@ from s4gen.config import (
     TrainConfig,
     density_config_from_dict,
     density_config_to_dict,
+    kind_of,
     load_preset,
     load_recipe,
     recipe_to_toml,
 )
-from s4gen.config.schema import INITS, INITS_OF, TEXT_KEYS
+from s4gen.config.schema import GOES_WITH, INITS, INITS_OF, POOLED
 from s4gen.errors import UserError
 from s4gen.shipped import shipped_names
 
@@ -76,10 +78,32 @@ def of_text(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, cutoffs=tuple(sorted(cutoffs)), window=draw(st.integers(1, 10**6)))
 
 
+def of_audio(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
+    model = dataclasses.replace(model, window=draw(st.integers(1, 10**6)), mixers=1)
+    if model.mixer not in POOLED:
+        return model
+    pool, expand = tuple(draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))), draw(st.integers(1, 3))
+    return dataclasses.replace(model, pool=pool, expand=expand, unet=draw(st.booleans()))
+
+
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
-    text = draw(st.booleans())
-    if text:
+    kind = draw(st.sampled_from(["image", "text", "audio"]))
+    if kind == "audio":
+        seconds = st.floats(min_value=0, allow_infinity=False, allow_nan=False)
+        data = st.builds(
+            DataConfig,
+            dataset=st.sampled_from(["fsdd", "sc09", "audio:recordings", "audio:/a/b.txt"]),
+            rate=st.integers(100, 10**6),
+            law=st.sampled_from(["", "mu-law", "linear"]),
+            bits=st.integers(2, 16),
+            normalise=st.sampled_from(["", "none", "peak", "minmax"]),
+            labels=st.booleans(),
+            crop=seconds,
+            tail=seconds,
+            min_seconds=seconds,
+        )
+    elif kind == "text":
         data = st.builds(
             DataConfig,
             dataset=st.sampled_from(
@@ -109,7 +133,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         batch_size=st.integers(1, 1000).map(lambda size: 6 * size),
         accumulate=st.sampled_from([1, 2, 3]),
         checkpoint_activations=st.booleans(),
-        chunk=whole if text else st.just(256),
+        chunk=whole if kind == "text" else st.just(256),
         seed=st.integers(0, 2**32 - 1),
         precision=st.sampled_from(["fp32", "bf16"]),
         log_every=whole,
@@ -119,7 +143,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         n_samples=st.integers(0, 10**6),
     )
     model, ssm = draw(models())
-    return Recipe(of_text(draw, model) if text else model, ssm, draw(data), draw(optim), draw(train))
+    of_kind = {"image": lambda draw, model: model, "text": of_text, "audio": of_audio}[kind]
+    return Recipe(of_kind(draw, model), ssm, draw(data), draw(optim), draw(train))
 
 
 @given(recipe=recipes())
@@ -147,14 +172,24 @@ def test_any_config_of_text_survives_the_trip_through_json(
     assert density_config_from_dict(json.loads(json.dumps(density_config_to_dict(config)))) == config
 
 
-@pytest.mark.parametrize("dataset", ["mnist", "wikitext-2"])
+@given(parts=models(), bits=st.integers(2, 16), classes=st.lists(st.text(), max_size=3), data=st.data())
+def test_any_config_of_audio_survives_the_trip_through_json(
+    parts: tuple[ModelConfig, SSMConfig], bits: int, classes: list[str], data: st.DataObject
+) -> None:
+    layout = AudioLayout(8000, "linear", bits, "peak", tuple(classes))
+    config = DensityConfig(layout, of_audio(data.draw, parts[0]), parts[1])
+    assert density_config_from_dict(json.loads(json.dumps(density_config_to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "wikitext-2", "fsdd", "audio:x/y"])
 def test_a_written_recipe_names_every_key_that_goes_with_its_data(dataset: str) -> None:
     text = recipe_to_toml(dataclasses.replace(DEFAULT, data=DataConfig(dataset)))
-    others = TEXT_KEYS if dataset == "mnist" else {"data": ("validation",)}
+    others = [key for key, kinds in GOES_WITH.items() if kind_of(dataset) not in kinds]
+    assert len(others) > 1
     for section in dataclasses.fields(Recipe):
         assert f"[{section.name}]" in text
         for field in dataclasses.fields(getattr(DEFAULT, section.name)):
-            assert (f"\n{field.name} = " in text) is (field.name not in others.get(section.name, ()))
+            assert (f"\n{field.name} = " in text) is (f"{section.name}.{field.name}" not in others)
 
 
 def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
@@ -174,7 +209,9 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
         ("steps = 3", "unknown key steps; did you mean train.steps?"),
         (
             "[data]\nqqqq = 3",
-            "unknown key data.qqqq; expected one of data.dataset, data.validation, data.tokenizer, data.vocab_size",
+            "unknown key data.qqqq; expected one of data.dataset, data.validation, data.tokenizer, data.vocab_size, "
+            "data.rate, data.law, data.bits, data.normalise, data.labels, data.crop, data.tail, data.min_seconds, "
+            "data.max_seconds",
         ),
         ("model = 3", "model = 3: expected a section [model]"),
         ('[train]\nsteps = "3"', 'train.steps = "3": got a string, expected a whole number'),
@@ -212,7 +249,8 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
         (
             '[data]\ndataset = "minst"',
             'data.dataset = "minst": expected one of mnist, cifar10, mnist-mini, cifar10-mini, wikitext-2, '
-            "wikitext-103, wikitext-mini, or a path to text, such as ./my.txt",
+            "wikitext-103, wikitext-mini, fsdd, fsdd-mini, sc09, youtubemix, beethoven, a path to text, such as "
+            "./my.txt, or audio:FOLDER",
         ),
         ("[ssm]\ntie_dt = 1", "ssm.tie_dt = 1: got a whole number, expected true or false"),
         ("[model]\nmixers = 0", "model.mixers = 0: expected at least 1"),
@@ -236,11 +274,42 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
         ),
         (
             '[data]\ndataset = "my.txt"\nvalidation = 3',
-            'data.validation = 3 does not go with data.dataset = "my.txt": text has a validation split',
+            'data.validation = 3 goes with images and audio, not with data.dataset = "my.txt": leave it out',
+        ),
+        (
+            '[data]\ndataset = "sc09"\nvalidation = 3',
+            'data.validation = 3 does not go with data.dataset = "sc09": it has a validation split',
         ),
         (
             '[data]\ndataset = "my.txt"\n[model]\nmixer = "attention"',
-            'model.window = 0: attention needs a window, such as 512, where data.dataset = "my.txt" is text',
+            'model.window = 0: attention needs a window, such as 512, on data.dataset = "my.txt"',
+        ),
+        ("[data]\nrate = 8000", 'data.rate = 8000 goes with audio, not with data.dataset = "mnist": leave it out'),
+        ('[data]\ndataset = "fsdd"\nrate = 8', "data.rate = 8: expected 100 to 1000000 samples per second"),
+        ('[data]\ndataset = "fsdd"\nlaw = "mu"', 'data.law = "mu": expected one of mu-law, linear'),
+        ('[data]\ndataset = "fsdd"\nbits = 17', "data.bits = 17: expected 2 to 16"),
+        ('[data]\ndataset = "fsdd"\nnormalise = "max"', 'data.normalise = "max": expected one of none, peak, minmax'),
+        ('[data]\ndataset = "fsdd"\ntail = -1', "data.tail = -1.0: expected a number of seconds, at least 0"),
+        (
+            '[data]\ndataset = "fsdd"\nmin_seconds = 2\nmax_seconds = 1',
+            "data.max_seconds = 1.0: expected at least 2.0, or 0",
+        ),
+        ("[model]\npool = [4, 1]", "model.pool = [4, 1]: expected strides of at least 2"),
+        (
+            '[model]\npool = [4]\nmixer = "lssl"',
+            'model.pool = [4] does not go with model.mixer = "lssl": expected one of s4d, s4, dss',
+        ),
+        ("[model]\npool = [4]\nexpand = 0", "model.expand = 0: expected at least 1"),
+        ("[model]\nexpand = 3", "model.expand goes with model.pool, which is not set: leave it out"),
+        ("[model]\nunet = true", "model.unet goes with model.pool, which is not set: leave it out"),
+        ("[model]\npool = [4]\nmixers = 2", "model.mixers = 2 does not go with model.pool: leave it out"),
+        (
+            '[model]\nmixer = "wavenet"',
+            'model.mixer = "wavenet" goes with audio, not with data.dataset = "mnist"',
+        ),
+        (
+            '[data]\ndataset = "fsdd"\n[model]\nmixer = "wavenet"\nd_ff = 0',
+            'model.d_ff = 0: model.mixer = "wavenet" needs at least one skip',
         ),
         ('[data]\ntokenizer = "char"', 'data.tokenizer = "char": expected one of word, bpe, bytes'),
         (

@@ -29,6 +29,7 @@ from s4gen.models.density import DensityModel
 from s4gen.text_evaluation import evaluate_stream, evaluate_windows
 from s4gen.train import loop, optim, run, session
 from s4gen.train.metrics import read_metrics
+from s4gen.train.tasks import Batch
 
 
 def recipe(mixer: str = "s4d", **train: Any) -> Recipe:
@@ -96,7 +97,7 @@ def test_a_step_goes_on_where_the_last_one_ended() -> None:
     settings = dataclasses.replace(recipe(batch_size=2), optim=OptimConfig(lr=1e-30, ssm_lr=1e-30, weight_decay=0))
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, dropout=0.0))
     state, stream = begun(settings), rows(settings)
-    found = [loop.training_step(state, *stream.batch(step))[0] for step in range(3)]
+    found = [loop.training_step(state, Batch(*stream.batch(step)))[0] for step in range(3)]
     x, y = (torch.cat(side, 1) for side in zip(*(stream.batch(step) for step in range(3)), strict=True))
     with torch.no_grad():
         nats = state.model.score(x, y)[0].view(2, 3, 12).mean((0, 2))
@@ -115,7 +116,7 @@ def test_the_gradient_of_parts_is_that_of_the_whole_batch(mixer: str) -> None:
         for state in states:
             torch.manual_seed(5)
             for step in range(2):
-                loop.training_step(state, *rows(settings).batch(step))
+                loop.training_step(state, Batch(*rows(settings).batch(step)))
         for (name, a), b in zip(states[0].model.named_parameters(), states[1].model.parameters(), strict=True):
             assert a.grad is not None and b.grad is not None
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6, msg=name)
@@ -132,7 +133,8 @@ def test_parts_of_a_batch_of_images_are_the_batch_too() -> None:
             TrainConfig(batch_size=6, accumulate=accumulate),
         )
         state = session.start(settings, ImageLayout(4, 4, 1), torch.device("cpu"))
-        loop.training_step(state, torch.randint(0, 256, (5, 16), generator=torch.Generator().manual_seed(2)))
+        tokens = torch.randint(0, 256, (5, 16), generator=torch.Generator().manual_seed(2))
+        loop.training_step(state, Batch(tokens))
         grads.append([parameter.grad for parameter in state.model.parameters()])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-7)

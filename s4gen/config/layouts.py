@@ -1,11 +1,14 @@
-"""What the sequences are: images of one size, or text of one vocabulary."""
+"""What the sequences are: images of one size, text of one vocabulary, or sound of one format."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from s4gen.config.checks import ConfigError, at_least
+from s4gen.config.checks import ConfigError, at_least, one_of
+
+LAWS = ("mu-law", "linear")
+NORMALISATIONS = ("none", "peak", "minmax")
 
 
 @dataclass(frozen=True)
@@ -58,4 +61,45 @@ class TextLayout:
             raise ConfigError("layout.start", f"= {self.start}: expected 0 to {self.vocab - 1}, one of the tokens")
 
 
-Layout = ImageLayout | TextLayout
+@dataclass(frozen=True)
+class AudioLayout:
+    """Mono sound of any length, a code for every sample (s4gen.data.audio)."""
+
+    kind: ClassVar[str] = "audio"
+
+    rate: int
+    """Samples per second."""
+    law: str = "mu-law"
+    """mu-law or linear: how samples become codes."""
+    bits: int = 8
+    """Bits of a code."""
+    normalise: str = "none"
+    """none, peak or minmax: what happened to recordings before."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels that every sequence is conditional on; empty: none."""
+
+    def __post_init__(self) -> None:
+        check_sound("layout", self.rate, self.law, self.bits, self.normalise)
+
+    @property
+    def length(self) -> int:
+        """Samples of a sequence where one length is wanted, by the benchmark and the converter's check: a second."""
+        return self.rate
+
+    @property
+    def vocab(self) -> int:
+        """Number of different codes."""
+        return int(2**self.bits)
+
+
+def check_sound(section: str, rate: int, law: str, bits: int, normalise: str) -> None:
+    """Refuse a format of sound that cannot be."""
+    if not 100 <= rate <= 1_000_000:
+        raise ConfigError(f"{section}.rate", f"= {rate}: expected 100 to 1000000 samples per second")
+    one_of(LAWS, f"{section}.law", law)
+    if not 2 <= bits <= 16:
+        raise ConfigError(f"{section}.bits", f"= {bits}: expected 2 to 16")
+    one_of(NORMALISATIONS, f"{section}.normalise", normalise)
+
+
+Layout = ImageLayout | TextLayout | AudioLayout

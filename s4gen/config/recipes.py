@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from s4gen.config.layouts import Layout
-from s4gen.config.run import Recipe, is_text
-from s4gen.config.schema import TEXT_KEYS, DensityConfig, ModelConfig, SSMConfig, check_pair
+from s4gen.config.run import Recipe, kind_of
+from s4gen.config.schema import GOES_WITH, DensityConfig, ModelConfig, SSMConfig, check_pair
 from s4gen.config.strict import Setting, build, build_layout, build_recipe, flatten, located
 from s4gen.errors import UserError
 from s4gen.shipped import find, shipped_folder
@@ -59,9 +59,9 @@ def load_preset(name_or_path: str | Path) -> tuple[ModelConfig, SSMConfig, Layou
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Every key of every section that goes with the data of the recipe."""
-    others = {"data": ("validation",)} if is_text(recipe.data.dataset) else TEXT_KEYS
+    kind = kind_of(recipe.data.dataset)
     return {
-        section: {key: value for key, value in table.items() if key not in others.get(section, ())}
+        section: {key: value for key, value in table.items() if kind in GOES_WITH.get(f"{section}.{key}", (kind,))}
         for section, table in dataclasses.asdict(recipe).items()
     }
 

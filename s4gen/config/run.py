@@ -6,11 +6,16 @@ import math
 from dataclasses import dataclass
 
 from s4gen.config.checks import ConfigError, at_least, one_of, positive
-from s4gen.config.schema import ModelConfig, SSMConfig, check_pair, only_for_text
+from s4gen.config.layouts import check_sound
+from s4gen.config.schema import ModelConfig, SSMConfig, check_pair, check_window, refuse_foreign
 
 IMAGE_SETS = ("mnist", "cifar10", "mnist-mini", "cifar10-mini")
 TEXT_SETS = ("wikitext-2", "wikitext-103", "wikitext-mini")
 TEXT_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+AUDIO_SETS = ("fsdd", "fsdd-mini", "sc09", "youtubemix", "beethoven")
+AUDIO_PREFIX = "audio:"
+UNSPLIT = ("fsdd", "fsdd-mini")
+"""Sets of audio without a validation split."""
 TOKENIZERS = ("word", "bpe", "bytes")
 PRECISIONS = ("fp32", "bf16")
 
@@ -22,20 +27,41 @@ class DataConfig:
     dataset: str = "mnist"
     """Images: mnist, cifar10, or mnist-mini, cifar10-mini, a few hundred of each, inside the package. Text: wikitext-2,
     wikitext-103, wikitext-mini (inside the package), a .txt or .jsonl file, or a folder of them, written with a slash.
+    Audio: fsdd, fsdd-mini (inside the package), sc09, youtubemix, beethoven, or audio:FOLDER, of recordings.
     """
     validation: int = 1000
-    """Images held out of the end of the training split for the periodic evaluation; 0 = no evaluation. Text has a
-    validation split of its own."""
+    """Images or clips held out of the training split for the periodic evaluation; 0 = no evaluation. Text, and audio
+    other than fsdd, has a validation split of its own."""
     tokenizer: str = "word"
     """Text only: word (between white space, <eos> for each line's end), bpe (byte pairs) or bytes."""
     vocab_size: int = 0
     """Text only: tokens, <eos> and <unk> included; bpe needs it, and for words 0 is all of them."""
+    rate: int = 0
+    """Audio only: samples per second; 0: that of the set, and 16000 for a folder."""
+    law: str = ""
+    """Audio only: mu-law or linear; empty: that of the set, and mu-law for a folder."""
+    bits: int = 8
+    """Audio only: of a sample."""
+    normalise: str = ""
+    """Audio only: none, peak or minmax, what happens to each recording; empty: that of the set, and none for a folder.
+    Bits per sample are comparable between equal ones only."""
+    labels: bool = False
+    """Audio only: the model is conditional on the class of a clip."""
+    crop: float = 0.0
+    """Audio only: seconds of a training sequence, at random from each clip; 0: that of the set, or whole clips."""
+    tail: float = 0.0
+    """Audio only: seconds of silence behind every training clip, which the model learns: it makes an end by itself."""
+    min_seconds: float = 0.0
+    """Audio only: shorter recordings are left out."""
+    max_seconds: float = 0.0
+    """Audio only: longer recordings are left out; 0: none."""
 
     def __post_init__(self) -> None:
-        if not (self.dataset in IMAGE_SETS or is_text(self.dataset)):
-            names = ", ".join((*IMAGE_SETS, *TEXT_SETS))
+        if self.dataset not in IMAGE_SETS and kind_of(self.dataset) == "image":
+            names = ", ".join((*IMAGE_SETS, *TEXT_SETS, *AUDIO_SETS))
             raise ConfigError(
-                "data.dataset", f'= "{self.dataset}": expected one of {names}, or a path to text, such as ./my.txt'
+                "data.dataset",
+                f'= "{self.dataset}": expected one of {names}, a path to text, such as ./my.txt, or audio:FOLDER',
             )
         at_least(0, "data", validation=self.validation)
         one_of(TOKENIZERS, "data.tokenizer", self.tokenizer)
@@ -45,6 +71,15 @@ class DataConfig:
             raise ConfigError(
                 "data.vocab_size", f'= {self.vocab_size}: expected {wanted} for data.tokenizer = "{self.tokenizer}"'
             )
+        self._check_audio()
+
+    def _check_audio(self) -> None:
+        check_sound("data", self.rate or 16_000, self.law or "mu-law", self.bits, self.normalise or "none")
+        for key in ("crop", "tail", "min_seconds", "max_seconds"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ConfigError(f"data.{key}", f"= {getattr(self, key)}: expected a number of seconds, at least 0")
+        if 0 < self.max_seconds < self.min_seconds:
+            raise ConfigError("data.max_seconds", f"= {self.max_seconds}: expected at least {self.min_seconds}, or 0")
 
 
 @dataclass(frozen=True)
@@ -94,13 +129,13 @@ class TrainConfig:
     log_every: int = 10
     """Steps between two lines of the metrics."""
     eval_every: int = 500
-    """Steps between two evaluations on held-out images or text."""
+    """Steps between two evaluations on held-out data."""
     eval_limit: int = 200
-    """Held-out images per evaluation, at most; of text, chunks of the validation split."""
+    """Held-out images or clips per evaluation, at most; of text, chunks of the validation split."""
     save_every: int = 500
     """Steps between two checkpoints."""
     n_samples: int = 16
-    """Images in the grid, or texts, that are sampled at each evaluation; 0 = none."""
+    """Images in the grid, or texts, or clips, that are sampled at each evaluation; 0 = none."""
 
     def __post_init__(self) -> None:
         at_least(1, "train", steps=self.steps, batch_size=self.batch_size, chunk=self.chunk)
@@ -128,18 +163,22 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_pair(self.model, self.ssm)
-        where = f'data.dataset = "{self.data.dataset}"'
-        if not is_text(self.data.dataset):
-            only_for_text(where, model=self.model, data=self.data, train=self.train)
-            return
-        if self.data.validation != DataConfig().validation:
+        data, where, kind = self.data, f'data.dataset = "{self.data.dataset}"', kind_of(self.data.dataset)
+        refuse_foreign(kind, where, model=self.model, data=data, train=self.train)
+        if kind == "audio" and data.dataset not in UNSPLIT and data.validation != DataConfig().validation:
             raise ConfigError(
-                "data.validation", f"= {self.data.validation} does not go with {where}: text has a validation split"
+                "data.validation", f"= {data.validation} does not go with {where}: it has a validation split"
             )
-        if self.model.mixer == "attention" and not self.model.window:
-            raise ConfigError("model.window", f"= 0: attention needs a window, such as 512, where {where} is text")
+        check_window(kind, self.model, where)
+
+
+def kind_of(dataset: str) -> str:
+    """image, text or audio. Text is a corpus with a name, or a path, which ends as text files do or has a slash."""
+    if dataset in AUDIO_SETS or dataset.startswith(AUDIO_PREFIX):
+        return "audio"
+    return "text" if dataset in TEXT_SETS or dataset.endswith(TEXT_SUFFIXES) or "/" in dataset else "image"
 
 
 def is_text(dataset: str) -> bool:
-    """Whether it is text: a corpus with a name, or a path, which ends as text files do or has a slash."""
-    return dataset in TEXT_SETS or dataset.endswith(TEXT_SUFFIXES) or "/" in dataset
+    """Whether it is text."""
+    return kind_of(dataset) == "text"

@@ -7,9 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 from s4gen.config.checks import ConfigError, at_least, one_of, positive
-from s4gen.config.layouts import ImageLayout, Layout
+from s4gen.config.layouts import Layout, TextLayout
 
-MIXERS = ("s4d", "s4", "dss", "lssl", "attention")
+MIXERS = ("s4d", "s4", "dss", "lssl", "attention", "wavenet")
+POOLED = ("s4d", "s4", "dss")
+"""Mixers that a multi-scale stack can have: every row of a batch may end at its own length."""
 _DIAGONAL_INITS = ("legs", "lin", "inv", "inv2", "quad", "real", "random")
 INITS_OF = {
     "s4d": _DIAGONAL_INITS,
@@ -70,7 +72,10 @@ class ModelConfig:
     """The residual stack."""
 
     mixer: str = "s4d"
-    """The sequence layer of every block: s4d, s4, their ancestors dss and lssl, or attention (the Transformer)."""
+    """The sequence layer of every block: s4d, s4, their ancestors dss and lssl, or attention (the Transformer).
+
+    wavenet is no layer but a stack of its own, the baseline for sound: n_layers of dilated convolutions, d_ff skips.
+    """
     d_model: int = 128
     """H: features between blocks."""
     n_layers: int = 6
@@ -84,17 +89,26 @@ class ModelConfig:
     n_heads: int = 8
     """Heads; attention only."""
     window: int = 0
-    """Tokens that attention on text sees, the present one included, weighed by their distance (ALiBi); attention only.
-    0: all tokens, alike, as on images, whose embedding knows the places."""
+    """Tokens that attention sees, the present one included, weighed by their distance (ALiBi); attention only. 0: all
+    tokens, alike, as on images, whose embedding knows the places."""
     cutoffs: tuple[int, ...] = ()
     """Text only: where a vocabulary in the order of frequency is cut into clusters, of which each has vectors DIV times
     as narrow as the one before (adaptive embedding and softmax). Embedding and softmax share their tables in any case.
     """
+    pool: tuple[int, ...] = ()
+    """A multi-scale stack (SaShiMi): each level has n_layers blocks, and the next one runs once per so many of its
+    inputs. Empty: one level."""
+    expand: int = 2
+    """A level is this many times as wide as the one before, d_model and d_ff alike; with pool only."""
+    unet: bool = False
+    """Blocks on the way to the coarser levels as well, not only on the way back; with pool only."""
 
     def __post_init__(self) -> None:
         one_of(MIXERS, "model.mixer", self.mixer)
         at_least(1, "model", d_model=self.d_model, n_layers=self.n_layers, mixers=self.mixers, n_heads=self.n_heads)
         at_least(0, "model", d_ff=self.d_ff, window=self.window)
+        at_least(1, "model", expand=self.expand)
+        _check_stack(self)
         if not 0 <= self.dropout < 1:
             raise ConfigError("model.dropout", f"= {self.dropout}: expected at least 0 and less than 1")
         if self.mixer == "attention" and self.d_model % self.n_heads:
@@ -111,6 +125,25 @@ class ModelConfig:
             )
 
 
+def _check_stack(model: ModelConfig) -> None:
+    """Refuse a multi-scale stack, or a WaveNet, that cannot be."""
+    if any(stride < 2 for stride in model.pool):
+        raise ConfigError("model.pool", f"= {list(model.pool)}: expected strides of at least 2")
+    if model.pool and model.mixer not in POOLED:
+        raise ConfigError(
+            "model.pool",
+            f'= {list(model.pool)} does not go with model.mixer = "{model.mixer}": expected one of {", ".join(POOLED)}',
+        )
+    for key, wanted in (("expand", 2), ("unet", False)):
+        if not model.pool and getattr(model, key) != wanted:
+            raise ConfigError(f"model.{key}", "goes with model.pool, which is not set: leave it out")
+    if model.mixers > 1 and (model.pool or model.mixer == "wavenet"):
+        what = "model.pool" if model.pool else 'model.mixer = "wavenet"'
+        raise ConfigError("model.mixers", f"= {model.mixers} does not go with {what}: leave it out")
+    if model.mixer == "wavenet" and not model.d_ff:
+        raise ConfigError("model.d_ff", '= 0: model.mixer = "wavenet" needs at least one skip')
+
+
 @dataclass(frozen=True)
 class DensityConfig:
     """Everything that defines a density model."""
@@ -124,27 +157,48 @@ class DensityConfig:
 
     def __post_init__(self) -> None:
         check_pair(self.model, self.ssm)
-        if isinstance(self.layout, ImageLayout):
-            only_for_text("images", model=self.model)
-        elif self.model.cutoffs and self.model.cutoffs[-1] >= self.layout.vocab:
+        refuse_foreign(self.layout.kind, PLURAL[self.layout.kind], model=self.model)
+        if isinstance(self.layout, TextLayout) and self.model.cutoffs and self.model.cutoffs[-1] >= self.layout.vocab:
             raise ConfigError(
                 "model.cutoffs",
                 f"= {list(self.model.cutoffs)}: expected numbers below the vocabulary of {self.layout.vocab}",
             )
+        check_window(self.layout.kind, self.model, PLURAL[self.layout.kind])
 
 
-TEXT_KEYS = {"model": ("window", "cutoffs"), "data": ("tokenizer", "vocab_size"), "train": ("chunk",)}
-"""Keys that mean nothing for images; those of each section."""
+PLURAL = {"image": "images", "text": "text", "audio": "audio"}
+GOES_WITH = {
+    "model.window": ("text", "audio"),
+    "model.cutoffs": ("text",),
+    "data.validation": ("image", "audio"),
+    "data.tokenizer": ("text",),
+    "data.vocab_size": ("text",),
+    **dict.fromkeys((f"data.{key}" for key in ("rate", "law", "bits", "normalise")), ("audio",)),
+    **dict.fromkeys((f"data.{key}" for key in ("labels", "crop", "tail", "min_seconds", "max_seconds")), ("audio",)),
+    "train.chunk": ("text",),
+}
+"""Keys that mean something for these kinds of data only."""
 
 
-def only_for_text(what: str, **sections: Any) -> None:
-    """Refuse a key of TEXT_KEYS that is set, because the data are something else."""
+def refuse_foreign(kind: str, what: str, **sections: Any) -> None:
+    """Refuse a key that is set, although it means nothing for data of this kind; `what` names the data."""
     for section, table in sections.items():
         for field in fields(table):
-            value = getattr(table, field.name)
-            if field.name in TEXT_KEYS[section] and value != field.default:
+            value, kinds = getattr(table, field.name), GOES_WITH.get(f"{section}.{field.name}", (kind,))
+            if kind not in kinds and value != field.default:
                 shown = list(value) if isinstance(value, tuple) else f'"{value}"' if isinstance(value, str) else value
-                raise ConfigError(f"{section}.{field.name}", f"= {shown} goes with text, not with {what}: leave it out")
+                names = " and ".join(PLURAL[known] for known in kinds)
+                raise ConfigError(
+                    f"{section}.{field.name}", f"= {shown} goes with {names}, not with {what}: leave it out"
+                )
+
+
+def check_window(kind: str, model: ModelConfig, what: str) -> None:
+    """Refuse attention without a sense of distance: only images have an embedding that knows the places."""
+    if model.mixer == "attention" and kind != "image" and not model.window:
+        raise ConfigError("model.window", f"= 0: attention needs a window, such as 512, on {what}")
+    if model.mixer == "wavenet" and kind != "audio":
+        raise ConfigError("model.mixer", f'= "wavenet" goes with audio, not with {what}')
 
 
 def check_pair(model: ModelConfig, ssm: SSMConfig) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_type_hints
 
 from s4gen.config.checks import ConfigError
-from s4gen.config.layouts import ImageLayout, Layout, TextLayout
+from s4gen.config.layouts import AudioLayout, ImageLayout, Layout, TextLayout
 from s4gen.config.run import DataConfig, OptimConfig, Recipe, TrainConfig
 from s4gen.config.schema import DensityConfig, ModelConfig, SSMConfig
 from s4gen.errors import UserError
@@ -26,15 +26,18 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "layout": ImageLayout,
 }
-LAYOUTS: dict[str, type] = {kind.kind: kind for kind in (ImageLayout, TextLayout)}
+LAYOUTS: dict[str, type] = {kind.kind: kind for kind in (ImageLayout, TextLayout, AudioLayout)}
 """By `layout.kind`; image where that is not given."""
 Numbers = tuple[int, ...]
+Words = tuple[str, ...]
+ITEMS: dict[Any, type] = {Numbers: int, Words: str}
 NOUNS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     str: "a word in quotes",
     bool: "true or false",
     Numbers: "whole numbers in brackets",
+    Words: "words in quotes, in brackets",
 }
 """What is expected where a value has another type."""
 
@@ -159,7 +162,8 @@ def _checked(name: str, value: Any, wanted: type, source: str) -> Any:
         return value
     if wanted is float and type(value) is int and abs(value) < 2**53:
         return float(value)
-    if wanted == Numbers and isinstance(value, list | tuple) and all(type(item) is int for item in value):
+    items: type | None = ITEMS.get(wanted)
+    if items and isinstance(value, list | tuple) and all(type(item) is items for item in value):
         return tuple(value)
     noun = NOUNS[wanted]
     raise UserError(f"{source}: {name} = {_show(value)}: got {_noun(value)}, expected {noun}")

@@ -14,6 +14,7 @@ from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.attention import CausalAttention
 from s4gen.models.ssm_layers import S4, S4D
 
+SSM_MIXERS = {"s4d": S4D, "s4": S4, "dss": DSS, "lssl": LSSL}
 State = Any  # whatever the mixer's state is: a pytree of tensors
 
 
@@ -55,7 +56,7 @@ class Block(nn.Module):
             self.mixer = CausalAttention(model.d_model, model.n_heads, model.window)
             self.output = nn.Identity()
         else:
-            self.mixer = {"s4d": S4D, "s4": S4, "dss": DSS, "lssl": LSSL}[model.mixer](model.d_model, ssm)
+            self.mixer = SSM_MIXERS[model.mixer](model.d_model, ssm)
             self.output = GatedOutput(model.d_model, model.dropout)
         self.dropout = nn.Dropout(model.dropout)
         self.feed_forward = FeedForward(model.d_model, model.d_ff, model.dropout) if model.d_ff else None

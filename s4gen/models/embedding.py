@@ -1,11 +1,11 @@
-"""What the stack reads: the token before, and the place of the token to come."""
+"""What the stack reads: the token before, and what is known of the token to come: its place, its label."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from s4gen.config import ImageLayout
+from s4gen.config import AudioLayout, ImageLayout
 
 
 class ImageEmbedding(nn.Module):
@@ -40,3 +40,26 @@ class ImageEmbedding(nn.Module):
         channels, width = self.layout.channels, self.layout.width
         pixel = place // channels
         return self.row(pixel // width) + self.column(pixel % width) + self.channel(place % channels)
+
+
+class AudioEmbedding(nn.Module):
+    """Embedding of the codes of sound, `bos` before the first; where there are classes, plus the label at each place.
+
+    A model that heard its label once would have to remember it for thousands of samples.
+    """
+
+    def __init__(self, layout: AudioLayout, d_model: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.bos = layout.vocab
+        self.value = nn.Embedding(layout.vocab + 1, d_model)
+        self.label = nn.Embedding(len(layout.classes), d_model) if layout.classes else None
+        for table in (self.value, self.label):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.5)
+
+    def forward(self, tokens: Tensor, label: Tensor | None) -> Tensor:
+        """tokens int64 (B, ...) as fed, label int64 (B,) where there are classes. Returns r(B, ..., H)."""
+        if self.label is None or label is None:
+            return self.value(tokens)
+        return self.value(tokens) + self.label(label).view(len(label), *[1] * (tokens.dim() - 1), -1)

@@ -13,8 +13,6 @@ from s4gen.config import ModelConfig, SSMConfig
 from s4gen.models.blocks import Block, State
 from s4gen.models.pooling import Count, Pool, PoolState, take
 
-MIXERS = ("s4", "s4d", "dss")  # those that can end every row of a batch at its own length
-
 
 class SashimiState(NamedTuple):
     """What one level, and all that are coarser, remember; a value, never changed in place."""
@@ -31,27 +29,23 @@ class Sashimi(nn.Module):
         s = x + up(z), one window late                (the coarsest level has s = x)
         y = s + blocks(s)
 
-    Every level has `model.n_layers` blocks; with `unet` all but the coarsest have as many again, which make the x above
-    from the input. y_t depends on the inputs up to t. Any length will do: an unfinished window waits in the state.
-    Raises ValueError for a mixer, stride or factor that cannot be.
+    Every level has `model.n_layers` blocks; with `unet` all but the coarsest have as many again, which make the x
+    above from the input. y_t depends on the inputs up to t. Any length will do: an unfinished window waits in the
+    state.
     """
 
-    def __init__(
-        self, model: ModelConfig, ssm: SSMConfig, pool: Sequence[int], expand: int = 2, unet: bool = False
-    ) -> None:
+    def __init__(self, model: ModelConfig, ssm: SSMConfig, pool: Sequence[int] | None = None) -> None:
+        """`pool`: the strides below this level; None: those of the model."""
         super().__init__()
-        if model.mixer not in MIXERS:
-            raise ValueError(f'a multi-scale stack takes one of the mixers {", ".join(MIXERS)}, got "{model.mixer}"')
-        if expand < 1 or any(stride < 2 for stride in pool):
-            raise ValueError(f"pool = {list(pool)}, expand = {expand}: expected strides from 2 and a factor from 1")
-        self.down = nn.ModuleList(Block(model, ssm) for _ in range(model.n_layers if unet and pool else 0))
+        pool = model.pool if pool is None else pool
+        self.down = nn.ModuleList(Block(model, ssm) for _ in range(model.n_layers if model.unet and pool else 0))
         self.up = nn.ModuleList(Block(model, ssm) for _ in range(model.n_layers))
         self.pool: Pool | None = None
         self.inner: Sashimi | None = None
         if pool:
-            wide = replace(model, d_model=model.d_model * expand, d_ff=model.d_ff * expand)
+            wide = replace(model, d_model=model.d_model * model.expand, d_ff=model.d_ff * model.expand)
             self.pool = Pool(model.d_model, wide.d_model, pool[0])
-            self.inner = Sashimi(wide, ssm, pool[1:], expand, unet)
+            self.inner = Sashimi(wide, ssm, pool[1:])
 
     def initial_state(self, batch: int) -> SashimiState:
         """The state before the first input."""

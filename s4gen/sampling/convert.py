@@ -19,6 +19,7 @@ from s4gen.atomic import current, write_atomic
 from s4gen.checkpoint import TOKENIZER_FILE, Checkpoint, check_target, load_checkpoint, load_tensors, save_tensors
 from s4gen.config import DensityConfig
 from s4gen.errors import UserError
+from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.ssm_layers import SSMLayer
 
@@ -53,26 +54,28 @@ class RecurrentModel(nn.Module):
     def device(self) -> torch.device:
         return self.source.device
 
-    def initial_state(self, batch: int) -> ModelState:
-        """The state before bos."""
-        return self.stepper.initial_state(batch)
+    def initial_state(self, batch: int, label: Tensor | None = None) -> ModelState:
+        """The state before bos; label int64 (B,) where there are classes, 0 by default."""
+        return self.stepper.initial_state(batch, label)
 
     def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         """By recurrence: token (B,) int64 -> logits of the next one (B, V), state. The first token is bos."""
         return self.stepper.step(token, state)
 
-    def prefill(self, x: Tensor, state: ModelState | None = None) -> tuple[Tensor, ModelState]:
+    def prefill(
+        self, x: Tensor, state: ModelState | None = None, label: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
         """By convolution: x (B, L) int64 -> logits of the next token (B, V), state after x.
 
-        Without a state bos is put in front of x, and L may be 0.
+        Without a state bos is put in front of x, and L may be 0. A state knows its labels.
         """
-        logits, state = self.source.prefill(x, state)
+        logits, state = self.source.prefill(x, state, label=label)
         return logits, _contiguous(state)
 
     @torch.no_grad()
-    def nats_recurrent(self, x: Tensor) -> Tensor:
+    def nats_recurrent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """-log p(x_t | x_<t) by recurrence: x (B, L) int64 -> (B, L) float64 nats."""
-        state = self.initial_state(len(x))
+        state = self.initial_state(len(x), label)
         token = torch.full_like(x[:, 0], self.bos)
         nats = torch.empty(x.shape, dtype=torch.float64, device=x.device)
         for t, target in enumerate(x.unbind(dim=1)):
@@ -102,8 +105,8 @@ def convert(model: DensityModel) -> RecurrentModel:
     source = copy.deepcopy(model).eval().requires_grad_(False)
     tensors = [*source.parameters(), *source.buffers()]
     stepper = copy.deepcopy(source, {id(tensor): tensor for tensor in tensors})  # new modules around the same tensors
-    for block in stepper.blocks:
-        if isinstance(block.mixer, SSMLayer):
+    for block in stepper.modules():
+        if isinstance(block, Block) and isinstance(block.mixer, SSMLayer):
             block.mixer = block.mixer.discretized()
     return RecurrentModel(source, stepper.eval())
 
@@ -174,7 +177,7 @@ def _score_layer_by_layer(recurrent: RecurrentModel, x: Tensor) -> tuple[Tensor,
 
         return recurrent.source.get_submodule(name).register_forward_hook(hook)
 
-    hooks = [record(f"blocks.{i}.mixer") for i in range(len(recurrent.source.blocks))]
+    hooks = [record(f"{name}.mixer") for name, block in recurrent.source.named_modules() if isinstance(block, Block)]
     try:
         nats = recurrent.source.nats(x).double()
     finally:

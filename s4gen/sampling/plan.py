@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from s4gen.models.blocks import Block, GatedOutput
-from s4gen.models.embedding import ImageEmbedding
+from s4gen.models.embedding import AudioEmbedding, ImageEmbedding
 from s4gen.models.ssm_layers import DiagonalStep, WoodburyStep
 from s4gen.sampling.convert import RecurrentModel
 
@@ -114,9 +114,12 @@ def flatten(recurrent: RecurrentModel) -> Plan:
         NotFlatError: a layer is not one that a plan knows.
     """
     model = recurrent.stepper
+    if isinstance(model.embedding, AudioEmbedding):
+        raise NotFlatError("the embedding is of type AudioEmbedding")
     operations = [_embed(model.embedding)]
     for i, block in enumerate(model.blocks):
-        assert isinstance(block, Block)
+        if not isinstance(block, Block):
+            raise NotFlatError(f"layer {i} is of type {type(block).__name__}")
         operations += _block(block, f"layer {i}")
     operations += [_norm(model.norm), *_head(model.head)]
     return Plan(tuple(operations), model.config.layout.vocab, model.bos)

@@ -39,7 +39,7 @@ def remembering(start: Start, prompts: Sequence[Tensor], vocab: int) -> Start:
     seen = torch.zeros(len(prompts), vocab, dtype=torch.bool)
     for row, prompt in zip(seen, prompts, strict=True):
         row[prompt] = True
-    place, blocks = start.state
+    place, blocks, _ = start.state
     return Start(start.token, SeenState(place, blocks, seen.to(place.device)))  # type: ignore[arg-type]
 
 
@@ -57,12 +57,12 @@ class PenalisedEngine:
 
     def feed(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         """See `Steps`."""
-        logits, (place, blocks) = self._recurrent.step(token, state)
+        logits, (place, blocks, _) = self._recurrent.step(token, state)
         return logits, SeenState(place, blocks, state.seen)  # type: ignore[return-value, attr-defined]
 
     def advance(self, token: Tensor, state: ModelState, u: Tensor) -> tuple[Tensor, ModelState]:
         """See `Steps`. What is drawn counts as seen from now on."""
-        logits, (place, blocks) = self._recurrent.step(token, state)
+        logits, (place, blocks, _) = self._recurrent.step(token, state)
         seen = state.seen  # type: ignore[attr-defined]
         drawn = draw(self._filters(penalised(logits, seen, self._penalty)), u)
         seen = seen.scatter(1, drawn[:, None], True)

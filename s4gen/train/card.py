@@ -17,11 +17,12 @@ def card(session: Session, task: Task, latest: Measured | None) -> str:
     count = sum(parameter.numel() for parameter in model.parameters())
     device = model.device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
+    levels = f" per level, strides {list(recipe.model.pool)}" if recipe.model.pool else ""
     layers = f"{recipe.model.n_layers} layers" + (f" of {recipe.model.mixers}" if recipe.model.mixers > 1 else "")
     lines = [
         f"# {recipe.data.dataset}: {recipe.model.mixer} density model",
         "",
-        f"{layers}, d_model {recipe.model.d_model}, {count:,} parameters.",
+        f"{layers}{levels}, d_model {recipe.model.d_model}, {count:,} parameters.",
         f"Trained on {recipe.data.dataset} for {session.step:,} of {recipe.train.steps:,} steps "
         f"in {session.seconds / 60:.1f} minutes on {machine}, "
         f"{torch.get_num_threads()} threads, precision {recipe.train.precision}, torch {torch.__version__}.",

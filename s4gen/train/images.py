@@ -13,7 +13,7 @@ from s4gen.data import load_images
 from s4gen.data.images import save_grid, split_validation, to_sequence
 from s4gen.evaluation import evaluate
 from s4gen.models.density import DensityModel
-from s4gen.train.tasks import Measured, Task, Values
+from s4gen.train.tasks import Batch, Measured, Task, Values
 
 
 class ImageTask(Task):
@@ -30,9 +30,9 @@ class ImageTask(Task):
         self._sequences = to_sequence(training.images).to(torch.uint8)
         self._held = to_sequence(held_out.images[: recipe.train.eval_limit])
 
-    def batch(self, step: int) -> tuple[Tensor, None]:
+    def batch(self, step: int) -> Batch:
         index = batch_indices(len(self._sequences), self._config.batch_size, self._config.seed, step)
-        return self._sequences[index].long(), None
+        return Batch(self._sequences[index].long())
 
     def epoch(self, step: int) -> float:
         n = len(self._sequences)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from s4gen.checkpoint import write_file_atomic
-from s4gen.config import Recipe, is_text, recipe_to_toml
+from s4gen.config import Recipe, kind_of, recipe_to_toml
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
 from s4gen.memory import keep_freed_memory
@@ -24,7 +24,7 @@ from s4gen.train.metrics import MetricsLog
 from s4gen.train.optim import schedule, set_learning_rate, update_mean
 from s4gen.train.session import Session
 from s4gen.train.stop import stop_on_signal
-from s4gen.train.tasks import Measured, Sampler, Task
+from s4gen.train.tasks import Batch, Measured, Sampler, Task
 from s4gen.train.text import TextTask
 
 
@@ -39,7 +39,7 @@ def run(
 ) -> bool:
     """Train `recipe` into the folder `out`, or go on with the run there (`resume`: its own recipe, `recipe` is None).
 
-    Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.png or .txt and checkpoint/ (s4gen.checkpoint).
+    Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.* and checkpoint/ (s4gen.checkpoint).
     Returns True when all steps are done, False when a signal ended the run early, saved and ready to be resumed.
 
     Raises:
@@ -72,10 +72,15 @@ def open_task(recipe: Recipe, tokenizer: Tokenizer | None = None, shown: bool = 
     Raises:
         UserError: the data are not there, or not what the recipe says.
     """
-    return TextTask(recipe, tokenizer, shown) if is_text(recipe.data.dataset) else ImageTask(recipe)
+    kind = kind_of(recipe.data.dataset)
+    if kind == "audio":
+        from s4gen.train.audio import AudioTask
+
+        return AudioTask(recipe, shown)
+    return TextTask(recipe, tokenizer, shown) if kind == "text" else ImageTask(recipe)
 
 
-def training_step(session: Session, tokens: Tensor, target: Tensor | None = None) -> tuple[float, float]:
+def training_step(session: Session, batch: Batch) -> tuple[float, float]:
     """One optimiser step on what `Task.batch` gives; returns the loss in nats per token and the norm of the gradient.
 
     With a target, the state goes on from where the step before left it, without its gradients.
@@ -85,16 +90,14 @@ def training_step(session: Session, tokens: Tensor, target: Tensor | None = None
     set_learning_rate(session.optimizer, schedule(session.step, config.train.steps, config.optim.warmup_steps))
     session.optimizer.zero_grad(set_to_none=True)
     nats, carried = 0.0, []
-    count = min(config.train.accumulate, len(tokens))
-    targets = [None] * count if target is None else target.tensor_split(count)
-    for i, part in enumerate(tokens.tensor_split(count)):
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-            if (wanted := targets[i]) is None:
-                found = model.nats(part)
+    for i, part in enumerate(batch.parts(config.train.accumulate)):
+        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+            if part.target is None:
+                found = model.nats(part.tokens, part.label)
             else:
-                found, state = model.score(part, wanted, session.carried[i] if session.carried else None)
+                found, state = model.score(part.tokens, part.target, session.carried[i] if session.carried else None)
                 carried.append(tree_map(_detached, state))
-            loss = found.mean() * (len(part) / len(tokens))
+            loss = _mean(found, part, batch)
         loss.backward()
         nats += loss.item()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip).item()
@@ -110,6 +113,13 @@ def training_step(session: Session, tokens: Tensor, target: Tensor | None = None
     return nats, norm
 
 
+def _mean(nats: Tensor, part: Batch, batch: Batch) -> Tensor:
+    """The share that a part has in the mean over the batch's tokens that count."""
+    if part.counted is None or batch.counted is None:
+        return nats.mean() * (len(part.tokens) / len(batch.tokens))
+    return torch.where(part.counted, nats, 0).sum() / batch.counted.sum()
+
+
 def _detached(leaf: object) -> object:
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
@@ -123,8 +133,8 @@ def _train(session: Session, task: Task, out: Path, log: MetricsLog, sampler: Sa
         total, since = 0.0, 0
         while session.step < config.steps and not stop:
             began = time.perf_counter()
-            tokens, target = task.batch(session.step)
-            nats, norm = training_step(session, tokens.to(device), None if target is None else target.to(device))
+            batch = task.batch(session.step)
+            nats, norm = training_step(session, batch.to(device))
             elapsed = time.perf_counter() - began
             session.seconds += elapsed
             total, since = total + nats, since + 1
@@ -136,7 +146,7 @@ def _train(session: Session, task: Task, out: Path, log: MetricsLog, sampler: Sa
             if step % config.log_every == 0 or done:
                 row = {"step": step, "epoch": epoch, "split": "train", **task.measure(total / since)}
                 row |= {"lr": session.optimizer.param_groups[-1]["lr"], "gradient_norm": norm}
-                row |= {"tokens_per_second": tokens.numel() / elapsed, "seconds": session.seconds}
+                row |= {"tokens_per_second": batch.tokens.numel() / elapsed, "seconds": session.seconds}
                 log.write(row)
                 total, since = 0.0, 0
             if step % config.eval_every == 0 or done:

@@ -1,4 +1,4 @@
-"""What differs between training on images and on text; the loop knows nothing else of either."""
+"""What differs between training on images, text and sound; the loop knows nothing else of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from s4gen.config import Layout, Recipe
@@ -29,6 +30,33 @@ class Measured:
     """Sequences, or tokens, that were scored."""
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What one step reads."""
+
+    tokens: Tensor
+    """int64 (B, L): whole sequences; or, with a target, what is fed."""
+    target: Tensor | None = None
+    """int64 (B, L), what follows each token: rows go on from step to step, and the model's state with them."""
+    counted: Tensor | None = None
+    """bool (B, L): the tokens whose loss counts; None: all."""
+    label: Tensor | None = None
+    """int64 (B,): classes, of a model that is conditional on them."""
+
+    def parts(self, n: int) -> list[Batch]:
+        """The same in at most n parts of equally many rows."""
+        count = min(n, len(self.tokens))
+        columns = [
+            [None] * count if x is None else x.tensor_split(count) for x in (self.target, self.counted, self.label)
+        ]
+        return [Batch(*part) for part in zip(self.tokens.tensor_split(count), *columns, strict=True)]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        rest = (None if x is None else x.to(device) for x in (self.target, self.counted, self.label))
+        return Batch(self.tokens.to(device), *rest)
+
+
 class Task(ABC):
     """The source of the batches, and how what is learnt from them is measured and shown."""
 
@@ -42,11 +70,8 @@ class Task(ABC):
     """What `Measured.n` counts, as checkpoints name it."""
 
     @abstractmethod
-    def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """What step 0, 1, ... reads: whole sequences int64 (B, L); or tokens and what follows each, int64 (B, L).
-
-        In the second case rows go on from step to step, and the model's state with them.
-        """
+    def batch(self, step: int) -> Batch:
+        """What step 0, 1, ... reads."""
 
     @abstractmethod
     def epoch(self, step: int) -> float:
@@ -70,4 +95,4 @@ class Task(ABC):
 
     @abstractmethod
     def save_sample(self, sequences: Tensor, path: Path) -> None:
-        """Write drawn sequences int64 (n, L) to a file; `path` lacks its ending."""
+        """Write drawn sequences int64 (n, L) to a file, or a folder; `path` lacks its ending."""

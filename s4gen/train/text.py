@@ -11,7 +11,7 @@ from s4gen.config import Recipe
 from s4gen.data.text import Tokenizer, TrainStream, layout_of, load_tokens, prepare_tokenizer
 from s4gen.models.density import DensityModel
 from s4gen.text_evaluation import evaluate_stream, perplexities
-from s4gen.train.tasks import Measured, Task, Values
+from s4gen.train.tasks import Batch, Measured, Task, Values
 
 CHUNK = 8192
 """Tokens at a time of an evaluation: their number changes nothing but its speed."""
@@ -33,8 +33,8 @@ class TextTask(Task):
         self._stream = TrainStream(self._training.tokens, train.batch_size, train.chunk)
         self._limit = train.eval_limit * train.chunk
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        return self._stream.batch(step)
+    def batch(self, step: int) -> Batch:
+        return Batch(*self._stream.batch(step))
 
     def epoch(self, step: int) -> float:
         return self._stream.epoch(step)

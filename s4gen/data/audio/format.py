@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from s4gen.config.layouts import NORMALISATIONS
 from s4gen.data.audio.quantise import Quantiser
 from s4gen.errors import UserError
-
-NORMALISATIONS = ("none", "peak", "minmax")
 
 
 @dataclass(frozen=True)

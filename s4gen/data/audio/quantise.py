@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from s4gen.config.layouts import LAWS
 from s4gen.errors import UserError
-
-LAWS = ("mu-law", "linear")
 
 Codes = NDArray[np.integer[Any]]
 Samples = NDArray[np.floating[Any]]
