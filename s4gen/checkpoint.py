@@ -40,13 +40,16 @@ from s4gen.models.density import DensityModel
 from s4gen.shipped import find
 
 __all__ = [
+    "CLASSIFIER_FORMAT",
     "TOKENIZER_FILE",
     "Checkpoint",
     "check_target",
+    "check_tensors",
     "fill_checkpoint",
     "load_checkpoint",
     "load_tensors",
     "load_tokenizer",
+    "read_json",
     "resolve_checkpoint",
     "save_checkpoint",
     "save_tensors",
@@ -55,6 +58,8 @@ __all__ = [
 ]
 
 FORMAT = "s4gen-checkpoint"
+CLASSIFIER_FORMAT = "s4gen-classifier"
+"""What stands beside density models without being one (s4gen.classify)."""
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -143,7 +148,7 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
     config, tensors, recipe, metrics = read_consistent(path, _read)
     with torch.random.fork_rng(devices=[]):
         model = DensityModel(config)
-    _check_tensors(tensors, model.state_dict(), path / "model.safetensors")
+    check_tensors(tensors, model.state_dict(), path / "model.safetensors")
     model.load_state_dict(tensors, assign=True)
     return Checkpoint(path, config, model.eval(), recipe, metrics)
 
@@ -227,12 +232,14 @@ def _read(folder: Path) -> tuple[DensityConfig, dict[str, Tensor], Recipe | None
     config = _read_config(folder / "config.json")
     tensors = load_tensors(folder / "model.safetensors")
     recipe = load_recipe(folder / "recipe.toml") if (folder / "recipe.toml").exists() else None
-    metrics = _read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+    metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
     return config, tensors, recipe, metrics
 
 
 def _read_config(path: Path) -> DensityConfig:
-    config = _read_json(path)
+    config = read_json(path)
+    if config.get("format") == CLASSIFIER_FORMAT:
+        raise UserError(f"{path.parent} is a classifier of recordings, not a density model; choose another checkpoint")
     if config.get("format") != FORMAT:
         raise UserError(
             f'{path}: format = {config.get("format")!r}: expected "{FORMAT}"; this is another program\'s file'
@@ -248,7 +255,12 @@ def _read_config(path: Path) -> DensityConfig:
     return density_config_from_dict(config["density"], source=str(path))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a checkpoint's file.
+
+    Raises:
+        UserError: the file is missing, cannot be read, or holds something else.
+    """
     try:
         value = json.loads(_read_bytes(path))
     except ValueError as error:
@@ -267,8 +279,12 @@ def _read_bytes(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors that are not those of the model in config.json."""
+def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are not those of the model in config.json.
+
+    Raises:
+        UserError: one is missing, one too many, or of another shape.
+    """
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     for problem, names in (("is missing", missing), ("is not part of the model", unexpected)):
         if names:

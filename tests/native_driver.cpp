@@ -23,7 +23,7 @@ int drive(const std::vector<uint8_t>& plan, uint64_t rows, int lanes, int thread
   }
   Session* session = nullptr;
   if (s4_begin(engine, rows, lanes, threads, &session, error, sizeof error)) std::abort();
-  const uint64_t steps = 3, vocab = engine->plan->header.vocab;
+  const uint64_t steps = 5, vocab = engine->plan->header.vocab;
   std::vector<int64_t> token(rows, engine->plan->header.bos), out(rows * steps), place(rows);
   std::vector<double> u(rows * steps, 0.37);
   std::vector<float> logits(rows * vocab);
@@ -37,14 +37,22 @@ int drive(const std::vector<uint8_t>& plan, uint64_t rows, int lanes, int thread
   }
   s4_feed(session, token.data(), logits.data(), error, sizeof error);
   size_t layers = 0;
-  for (const Op& op : engine->plan->ops) layers += op.kind == SSM;
+  for (const Op& op : engine->plan->ops) layers += op.kind == SSM || op.kind == DOWN;
   for (size_t i = 0; i < layers; ++i) {
-    const Op& op = session->ssm(i);
-    std::vector<float> state(rows * op.in * op.modes * 2);
+    const Op& op = session->stateful(i);
+    std::vector<float> state(rows * Session::outer(op) * Session::inner(op));
     s4_state(session, i, state.data(), 0, error, sizeof error);
     s4_state(session, i, state.data(), 1, error, sizeof error);
   }
-  s4_places(session, place.data(), 0);
+  s4_places(session, place.data(), 0, error, sizeof error);
+  place.back() += 1;  // of the other form's groups it may be the only row
+  s4_places(session, place.data(), 1, error, sizeof error);
+  s4_advance(session, token.data(), u.data(), steps, 1, 0, 1, 0, out.data(), error, sizeof error);
+  std::vector<int64_t> label(rows, static_cast<int64_t>(engine->plan->ops.front().modes));
+  if (!s4_labels(session, label.data(), error, sizeof error)) std::abort();
+  for (int64_t& each : label) each -= 1;
+  s4_labels(session, label.data(), error, sizeof error);
+  s4_feed(session, token.data(), logits.data(), error, sizeof error);
   token[0] = static_cast<int64_t>(vocab) + 7;
   if (token[0] != engine->plan->header.bos && !s4_feed(session, token.data(), logits.data(), error, sizeof error))
     std::abort();

@@ -15,7 +15,7 @@ FLOORS = [
     {"config", "shipped", "atomic", "progress", "apart", "memory", "timing"},
     {"ssm"},
     {"models"},
-    {"data", "checkpoint", "evaluation", "text_evaluation", "audio_evaluation", "plots", "report"},
+    {"data", "checkpoint", "classify", "evaluation", "text_evaluation", "audio_evaluation", "plots", "report"},
     {"train", "sampling"},
     {"demo", "bench_core"},
     {"cli", "examples"},

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from s4gen import timing
-from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
+from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.plots import Panel
-from s4gen.sampling import bench, bench_report, cached, limits, measure, scoring, stepping
+from s4gen.sampling import baselines, bench, bench_report, cached, limits, measure, scoring, stepping
 from s4gen.sampling.baselines import (
     PrefixAgain,
     keep_kernels,
@@ -27,6 +27,7 @@ from s4gen.sampling.baselines import (
     mean_over_positions,
     mixers,
     parameter_count,
+    strides,
 )
 from s4gen.sampling.cached import CachedTransformer
 from s4gen.sampling.convert import convert
@@ -164,6 +165,18 @@ def test_running_the_prefix_again_reads_exactly_the_tokens_before_the_position(
     assert lengths == [(3, 0), (3, 5), (3, LAYOUT.length - 1)]
 
 
+def test_a_batch_of_long_sequences_goes_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second of sound, 64 times, would take many GB."""
+    drawn = []
+    for room in (1 << 30, 4 * 12 * 64 * 2):  # two rows of 12 tokens
+        torch.manual_seed(1)
+        monkeypatch.setattr(baselines, "_ROOM", room)
+        way = PrefixAgain(build(tiny()), 5, LAYOUT.length)
+        drawn.append((way.at(12)(), way._rows(12), way._rows(0)))
+    assert torch.equal(drawn[0][0], drawn[1][0])
+    assert [rows for _, rows, _ in drawn] == [(1 << 30) // (4 * 12 * 64), 2] and drawn[0][2] > 5
+
+
 @pytest.mark.parametrize("mixer", ["s4d", "s4"])
 def test_keeping_the_kernels_changes_no_result_and_builds_each_only_once(
     mixer: str, monkeypatch: pytest.MonkeyPatch
@@ -284,10 +297,23 @@ def test_stepping_draws_what_the_engine_draws_and_counts_the_steps() -> None:
     recurrent = convert(build(tiny()))
     steps = stepping.Stepping(make_engine("eager", recurrent), recurrent.initial_state(4), recurrent.bos)
     steps(3)
-    steps.one()
+    steps.turn()
     assert steps.taken == 4
     assert steps.chunk(torch.device("cpu"), 40) in range(1, 11)
     assert steps.chunk(torch.device("cpu"), 1) == 1
+
+
+def test_steps_of_several_time_scales_come_in_whole_turns() -> None:
+    """What they cost in the mean must not depend on where a turn was cut."""
+    recurrent = convert(build(tiny_audio()))
+    period = stepping.turn_of(tiny_audio())
+    steps = stepping.Stepping(make_engine("eager", recurrent), recurrent.initial_state(2), recurrent.bos, period)
+    steps.turn()
+    assert steps.taken == period == 6
+    assert steps.chunk(torch.device("cpu"), 400) % 6 == 0 and steps.chunk(torch.device("cpu"), 1) == 6
+    asked: list[int] = []
+    stepping.ms_in_turn({1: asked.append}, torch.device("cpu"), 0.0, period)
+    assert len(asked) >= 5 and all(n % 6 == 0 for n in asked)
 
 
 def test_the_states_at_far_positions_are_those_that_stepping_there_gives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,6 +470,54 @@ def test_what_an_engine_loses_on_text_is_in_bits_per_token(monkeypatch: pytest.M
     parts = loss_of(recurrent, engine, n=3, length=19)
     assert "bits/token (57 of the model's own tokens)" in str(whole)
     assert whole.bits_per_dim == pytest.approx(0, abs=1e-6) == pytest.approx(parts.bits_per_dim, abs=1e-6)
+
+
+def tiny_audio() -> DensityConfig:
+    model = ModelConfig("s4d", d_model=8, n_layers=2, d_ff=12, n_heads=4, pool=(2, 3))
+    return DensityConfig(AudioLayout(120, bits=4, classes=("a", "b")), model, SSMConfig(d_state=4))
+
+
+def test_the_transformer_of_a_multi_scale_stack_is_one_level_of_its_size() -> None:
+    transformer = matched_transformer(tiny_audio())
+    assert (transformer.model.pool, transformer.model.d_model, transformer.model.n_layers) == ((), 8, 2)
+    assert parameter_count(transformer) == pytest.approx(parameter_count(tiny_audio()), rel=0.03)
+
+
+def test_every_sequence_layer_of_a_multi_scale_stack_is_found_with_its_stride() -> None:
+    model = build(tiny_audio())
+    by_stride = {}
+    for mixer, stride in zip(mixers(model), strides(model), strict=True):
+        by_stride.setdefault(stride, []).append(len(mixer.D))
+    assert by_stride == {1: [8, 8], 2: [16, 16], 6: [32, 32]}
+    expected, _ = model.prefill(tokens(2, 20))
+    keep_kernels(model)
+    torch.testing.assert_close(model.prefill(tokens(2, 20))[0], expected, rtol=0, atol=0)
+
+
+def test_a_run_on_sound_counts_seconds_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "measure_apart", measure.measure)
+    monkeypatch.setattr(bench, "limits_apart", limits.limits)
+    result = bench.run(
+        "digits",
+        tiny_audio(),
+        batches=(1, 2),
+        engines=("eager", "native-int8"),
+        baselines=("conv", "transformer"),
+        device="cpu",
+        budget=0.02,
+        positions=(5,),
+        compiled_transformer=False,
+    )
+    for row in result.to_dict()["rows"]:
+        assert row["audio_seconds_per_second"] == pytest.approx(row["tokens_per_second"] / 120)
+        assert row["real_time_factor"] == pytest.approx(1e3 / row["ms_per_step"] / 120)
+        assert "images_per_second" not in row
+        assert (row["limit"] is None) == (row.get("baseline") in ("conv", "transformer-no-cache"))
+    table = bench_report.format_table(result)
+    assert "digits: s4d, 2 layers, pool 2 3, d_model 8, " in table and "120 samples per second" in table
+    headers = [line.split("  ") for line in table.splitlines() if line.startswith("batch") and "peak MB" in line]
+    assert ["x real time" in headers[0], "s of sound/s" in headers[1]] == [True, True]
+    assert "bits/sample (960 of the model's own tokens)" in table
 
 
 def test_the_plot_has_a_panel_for_everything_that_was_varied(monkeypatch: pytest.MonkeyPatch) -> None:

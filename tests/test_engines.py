@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engines import ENGINES_HERE, WITH_COMPILED
+from engines import ENGINES_HERE, KINDS, WITH_COMPILED, model_of
 from tiny import noisy_model, random_sequences
 from torch import Tensor
 
@@ -22,9 +22,8 @@ from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.engines.graphed import STEPS, GraphedSession
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.randomness import draw
-from s4gen.sampling.states import tensors
+from s4gen.sampling.states import chosen_rows, tensors
 
-SSM_MIXERS = ["s4d", "s4"]
 FILTERS = Filters(temperature=0.9, top_k=9, top_p=0.95, min_p=0.01)
 
 
@@ -52,9 +51,9 @@ def same_state(one: object, other: object) -> bool:
 
 
 @pytest.mark.parametrize("engine", WITH_COMPILED)
-@pytest.mark.parametrize("mixer", SSM_MIXERS)
-def test_fed_tokens_have_the_log_probabilities_of_the_parallel_pass(engine: str, mixer: str) -> None:
-    recurrent = convert(noisy_model(mixer))
+@pytest.mark.parametrize("kind", KINDS)
+def test_fed_tokens_have_the_log_probabilities_of_the_parallel_pass(engine: str, kind: str) -> None:
+    recurrent = convert(model_of(kind))
     x = random_sequences(recurrent.source, 4)
     session, token, scores = begun(engine, recurrent), first(recurrent, 4), []
     for target in x.unbind(1):
@@ -93,9 +92,9 @@ def test_several_short_calls_are_one_long_one(recurrent: RecurrentModel, engine:
 
 
 @pytest.mark.parametrize("engine", WITH_COMPILED)
-@pytest.mark.parametrize("mixer", SSM_MIXERS)
-def test_a_session_begun_with_the_state_of_another_goes_on_bit_for_bit(engine: str, mixer: str) -> None:
-    recurrent = convert(noisy_model(mixer))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_session_begun_with_the_state_of_another_goes_on_bit_for_bit(engine: str, kind: str) -> None:
+    recurrent = convert(model_of(kind))
     runner, u = make_engine(engine, recurrent), random_numbers(4, 20)
     session = runner.begin(recurrent.initial_state(4))
     drawn = session.advance(first(recurrent, 4), u[:, :9])
@@ -120,9 +119,9 @@ def test_states_are_values(recurrent: RecurrentModel, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES_HERE)
-@pytest.mark.parametrize("mixer", SSM_MIXERS)
-def test_rows_may_stand_at_different_places_and_do_not_disturb_each_other(engine: str, mixer: str) -> None:
-    recurrent = convert(noisy_model(mixer, d_model=16))
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_may_stand_at_different_places_and_do_not_disturb_each_other(engine: str, kind: str) -> None:
+    recurrent = convert(model_of(kind))
     runner = make_engine(engine, recurrent)
     prompt = random_sequences(recurrent.source, 1)
     lengths = torch.arange(8) * 3 + 1
@@ -132,7 +131,7 @@ def test_rows_may_stand_at_different_places_and_do_not_disturb_each_other(engine
     step = runner.row_multiple
     for start in range(0, 8, step):
         rows = slice(start, start + step)
-        own = type(state)(state.place[rows], tuple(block[rows] for block in state.blocks))
+        own = chosen_rows(state, torch.arange(8)[rows])
         assert torch.equal(runner.begin(own).advance(token[rows], u[rows]), together[rows])
 
 
@@ -233,6 +232,7 @@ class FakeCompiler:
 
     def __init__(self) -> None:
         self.shapes: list[list[tuple[int, ...]]] = []
+        self.steps: list[Any] = []
 
     def __call__(self, function: Callable[..., Any], **options: bool) -> Callable[..., Any]:
         assert options == {"dynamic": False, "fullgraph": True}
@@ -242,6 +242,8 @@ class FakeCompiler:
             shapes = [(*x.shape, *x.stride(), int(x.is_inference())) for x in tensors(args)]
             if shapes not in self.shapes:
                 self.shapes.append(shapes)
+            if function not in self.steps:
+                self.steps.append(function)
             return function(*args)
 
         return compiled
@@ -267,6 +269,19 @@ def test_a_second_session_and_another_number_of_steps_compile_nothing(
     with torch.inference_mode():
         engine.begin(recurrent.initial_state(8)).advance(first(recurrent, 8), random_numbers(8, 3))
     assert len(compiler.shapes) == 1
+
+
+def test_a_multi_scale_step_is_compiled_once_for_each_number_of_levels_due(compiler: FakeCompiler) -> None:
+    recurrent, u = convert(model_of("sashimi")), random_numbers(4, 30)
+    engine = CompiledEngine(recurrent, KEEP_ALL)
+    for _ in range(2):
+        drawn = engine.begin(recurrent.initial_state(4)).advance(first(recurrent, 4), u)
+        assert torch.equal(drawn, begun("eager", recurrent).advance(first(recurrent, 4), u))
+    assert len(compiler.steps) == 3
+    model = recurrent.stepper.state_dict(keep_vars=True)
+    for step in compiler.steps:  # none has weights of its own
+        compiled = step.__self__._recurrent.stepper.parameters()
+        assert {id(p) for p in compiled} == {id(p) for p in model.values() if isinstance(p, torch.nn.Parameter)}
 
 
 def test_fewer_rows_use_what_is_compiled_unless_they_are_far_fewer(
@@ -335,10 +350,10 @@ def graphed(recurrent: RecurrentModel, rows: int, filters: Filters = KEEP_ALL) -
 
 
 @pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("mixer", SSM_MIXERS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cuts", [[5], [STEPS], [STEPS + 1], [1, STEPS, 3]])
-def test_a_graphed_session_computes_what_the_eager_one_does(mixer: str, cuts: list[int]) -> None:
-    recurrent = convert(noisy_model(mixer))
+def test_a_graphed_session_computes_what_the_eager_one_does(kind: str, cuts: list[int]) -> None:
+    recurrent = convert(model_of(kind))
     eager, session = begun("eager", recurrent, 4, FILTERS), graphed(recurrent, 4, FILTERS)
     token = first(recurrent, 4)
     for seed, steps in enumerate(cuts):
@@ -350,6 +365,16 @@ def test_a_graphed_session_computes_what_the_eager_one_does(mixer: str, cuts: li
     assert torch.equal(session.feed(token), eager.feed(token))
     assert same_state(session.state(), eager.state())
     assert not any(tensor.is_inference() for tensor in (drawn, *tensors(session.state())))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_graphed_session_runs_the_levels_that_are_due_in_any_row() -> None:
+    recurrent = convert(model_of("sashimi"))
+    prompt, lengths, u = random_sequences(recurrent.source, 4), torch.arange(4), random_numbers(4, STEPS + 9)
+    _, state = recurrent.source.prefill(prompt, None, lengths)
+    session = GraphedSession(CompiledEngine(recurrent, KEEP_ALL), state, calls)
+    expected = make_engine("eager", recurrent).begin(state).advance(first(recurrent, 4), u)
+    assert torch.equal(session.advance(first(recurrent, 4), u), expected)
 
 
 @pytest.mark.usefixtures("compiler")

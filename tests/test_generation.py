@@ -17,11 +17,12 @@ import safetensors.torch
 import torch
 from engines import ENGINES_HERE, WITH_COMPILED
 from tiny import noisy_model, random_sequences
+from tiny_audio import SOUNDING, sounding_model
 from torch import Tensor
 
-from s4gen.config import ImageLayout
+from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.errors import UserError
-from s4gen.models.density import ModelState
+from s4gen.models.density import DensityModel, ModelState
 from s4gen.sampling import generate as generate_module
 from s4gen.sampling import generation as generation_module
 from s4gen.sampling import prompts as prompts_module
@@ -53,10 +54,13 @@ def prompts_of(recurrent: RecurrentModel, lengths: Sequence[int] = LENGTHS) -> l
     return [torch.randint(0, recurrent.config.layout.vocab, (length,), generator=generator) for length in lengths]
 
 
-def by_definition(recurrent: RecurrentModel, prompt: Tensor, sequence: int, seed: int, count: int) -> Tensor:
+def by_definition(
+    recurrent: RecurrentModel, prompt: Tensor, sequence: int, seed: int, count: int, label: int | None = None
+) -> Tensor:
     """One sequence, every token fed through `step`, the prompt's too; the next `count` tokens drawn."""
     u = uniforms(seed, [sequence], len(prompt) + count)
-    state, known = recurrent.initial_state(4), [recurrent.bos, *prompt.tolist()]
+    state = recurrent.initial_state(4, None if label is None else torch.full((4,), label))
+    known = [recurrent.bos, *prompt.tolist()]
     for t in range(len(prompt) + count):
         logits, state = recurrent.step(torch.full((4,), known[t]), state)
         if t >= len(prompt):
@@ -152,6 +156,21 @@ def test_a_row_is_read_bit_for_bit_alike_whatever_is_read_beside_it(
         assert all(torch.equal(a[i], b[0]) for a, b in zip(tensors(together), tensors(part), strict=True))
 
 
+@pytest.mark.parametrize("chunk", [33, 4096])
+def test_a_row_is_read_bit_for_bit_alike_at_every_level(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a short chunk the coarse levels see so little that products could be rounded by the number of rows."""
+    monkeypatch.setattr(prompts_module, "CHUNK", chunk)
+    torch.manual_seed(0)
+    model = ModelConfig(d_model=16, n_layers=1, d_ff=0, pool=(4, 4))
+    recurrent = convert(DensityModel(DensityConfig(AudioLayout(400, classes=("a", "b")), model, SSMConfig(d_state=4))))
+    prompts = checked_prompts(recurrent, prompts_of(recurrent, [0, 7, 65, 1, 70, 16]), torch.tensor([0, 1] * 3))
+    together = prefill(recurrent, prompts)
+    monkeypatch.setattr(prompts_module, "_TOKENS", 1)
+    for i in range(6):
+        alone = prefill(recurrent, prompts.part(range(i, i + 1)))
+        assert all(torch.equal(a[i], b[0]) for a, b in zip(tensors(together), tensors(alone), strict=True))
+
+
 @pytest.mark.parametrize("mixer", SSM_MIXERS)
 @pytest.mark.parametrize("chunk", [1, 8, 16, 39])
 def test_chunks_do_not_change_what_is_read(mixer: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +184,23 @@ def test_chunks_do_not_change_what_is_read(mixer: str, chunk: int, monkeypatch: 
     assert torch.equal(in_chunks.state.place, torch.tensor(LENGTHS))
     for a, b in zip(tensors(in_chunks.state.blocks), tensors(whole.state.blocks), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", SOUNDING)
+@pytest.mark.parametrize("chunk", [7, 39])
+def test_a_chunk_ends_anywhere_in_a_window(kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    recurrent = convert(sounding_model(kind))
+    prompts = prompts_of(recurrent, [40, 11, 0, 78])
+    monkeypatch.setattr(prompts_module, "CHUNK", chunk)
+    start = prefill(recurrent, checked_prompts(recurrent, prompts, torch.tensor([0, 1, 2, 1])))
+    for row, (prompt, label) in enumerate(zip(prompts, [0, 1, 2, 1], strict=True)):
+        state = recurrent.initial_state(1, torch.tensor([label]))
+        for token in [recurrent.bos, *prompt.tolist()]:
+            logits, state = recurrent.step(torch.tensor([token]), state)
+        read, after = recurrent.step(start.token, start.state)
+        torch.testing.assert_close(read[row], logits[0], rtol=1e-4, atol=1e-4)
+        for a, b in zip(tensors(after), tensors(state), strict=True):
+            torch.testing.assert_close(a[row], b[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_prompt_longer_than_a_sequence_is_read_in_bounded_pieces(
@@ -254,6 +290,81 @@ def test_nothing_asked_is_nothing_done(recurrent: RecurrentModel) -> None:
     completed = complete(recurrent, prompts, seed=0, max_tokens=0)
     assert all(torch.equal(a, b) for a, b in zip(completed, prompts, strict=True))
     assert list(stream(recurrent, 2, seed=0, max_tokens=0)) == []
+
+
+# Labels
+
+LABELS = [2, 0, 1, 1, 0, 2, 2, 0, 1]
+
+
+@pytest.mark.parametrize("engine", ENGINES_HERE)
+@pytest.mark.parametrize("kind", SOUNDING)
+def test_each_sequence_is_of_its_own_class(engine: str, kind: str) -> None:
+    """Through a prompt of its own length and behind it; windows of all rows are at other places."""
+    recurrent, labels = convert(sounding_model(kind)), torch.tensor(LABELS)
+    prompts = prompts_of(recurrent)
+    settings: dict[str, Any] = {"seed": 2, "max_tokens": 20, "labels": labels, "engine": engine}
+    together = complete(recurrent, prompts, **settings)
+    for i, (prompt, completed) in enumerate(zip(prompts, together, strict=True)):
+        assert torch.equal(completed, by_definition(recurrent, prompt, i, 2, 20, LABELS[i]))
+    split = complete(recurrent, prompts, batch_size=4, **settings)
+    assert all(torch.equal(a, b) for a, b in zip(together, split, strict=True))
+
+
+@pytest.mark.parametrize("given", [0, 1, 13])
+def test_a_fork_into_classes_is_bit_for_bit_equal_prompts(given: int) -> None:
+    recurrent, labels = convert(sounding_model("sashimi", rate=100)), torch.tensor([2, 0, 2, 2, 0])
+    prompt = random_sequences(recurrent.source, 1)[:, :given]
+    settings: dict[str, Any] = {"seed": 4, "labels": labels}
+    separate = generate(recurrent, 5, prompt=prompt.expand(5, -1), **settings)
+    for one in (prompt, prompt[0]):
+        assert torch.equal(generate(recurrent, 5, prompt=one, batch_size=2, **settings), separate)
+        tokens = torch.stack([*stream(recurrent, 5, prompt=one, **settings)], dim=1)
+        assert torch.equal(tokens, separate[:, given:])
+        drawn = torch.stack([*Generation.start(recurrent, 5, prompt=one, **settings).stream(20)], dim=1)
+        assert torch.equal(drawn, separate[:, given : given + 20])
+    for i, label in enumerate(labels.tolist()):
+        assert torch.equal(separate[i], by_definition(recurrent, prompt[0], i, 4, 100 - given, label))
+
+
+def test_a_forked_prompt_is_read_once_for_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    recurrent, rows = convert(sounding_model("s4d", rate=100)), []
+    read = recurrent.source.prefill
+
+    def recorded(x: Tensor, state: ModelState, *args: Any) -> Any:
+        rows.append(state.label)
+        return read(x, state, *args)
+
+    monkeypatch.setattr(recurrent.source, "prefill", recorded)
+    monkeypatch.setattr(prompts_module, "row_multiple", lambda d_state: 1)
+    generate(recurrent, 12, seed=0, prompt=torch.arange(9), labels=torch.tensor([2, 0] * 6), batch_size=4)
+    assert len(rows) == 1 and torch.equal(rows[0], torch.tensor([0, 2]))
+
+
+def test_without_labels_all_are_of_the_first_class() -> None:
+    recurrent = convert(sounding_model("s4d", rate=100))
+    labelled = generate(recurrent, 3, seed=0, labels=torch.zeros(3, dtype=torch.int64))
+    assert torch.equal(generate(recurrent, 3, seed=0), labelled)
+    assert not torch.equal(generate(recurrent, 3, seed=0, labels=torch.ones(3, dtype=torch.int64)), labelled)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (torch.tensor([0, 3]), "the labels are from 0 to 3; the model knows 0 to 2"),
+        (torch.tensor([-1, 0]), "the labels are from -1 to 0; the model knows 0 to 2"),
+        (torch.tensor([0]), r"the labels have shape \(1,\) .*; expected whole numbers \(2,\), one for each sequence"),
+        (torch.tensor([0.0, 1.0]), "type torch.float32; expected whole numbers"),
+    ],
+)
+def test_labels_that_the_model_does_not_know_are_refused(labels: Tensor, sentence: str) -> None:
+    recurrent = convert(sounding_model("s4d"))
+    with pytest.raises(UserError, match=sentence):
+        generate(recurrent, 2, seed=0, labels=labels)
+    with pytest.raises(UserError, match=sentence):
+        complete(recurrent, prompts_of(recurrent, [1, 2]), seed=0, max_tokens=1, labels=labels)
+    with pytest.raises(UserError, match="the model is not conditional on labels"):
+        generate(convert(sounding_model("s4d", classes=())), 2, seed=0, labels=labels)
 
 
 # Stop tokens
@@ -528,6 +639,20 @@ def test_a_first_step_that_is_taken_and_then_interrupted_is_taken_again(recurren
 def test_a_suspended_generation_goes_on_bit_for_bit(engine: str, mixer: str, taken: int, tmp_path: Path) -> None:
     """In the middle of a chunk too: tokens drawn but not handed out are in the file."""
     check_suspension(engine, mixer, taken, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["sashimi", "wavenet"])
+def test_labels_and_all_levels_survive_suspension(kind: str, tmp_path: Path) -> None:
+    path, recurrent = tmp_path / "generation.safetensors", convert(sounding_model(kind))
+    settings: dict[str, Any] = {"seed": 3, "labels": torch.tensor([2, 0, 1])}
+    whole = torch.stack([*Generation.start(recurrent, 3, **settings).stream(40)], dim=1)
+    generation = Generation.start(recurrent, 3, **settings)
+    seen = [*itertools.islice(generation.stream(), 11)]
+    generation.keep([2, 0])
+    generation.save(path)
+    rest = torch.stack([*Generation.load(path, convert(sounding_model(kind))).stream(29)], dim=1)
+    assert torch.equal(torch.stack(seen, dim=1), whole[:, :11])
+    assert torch.equal(rest, whole[[2, 0], 11:])
 
 
 @pytest.mark.parametrize("taken", [0, 11])

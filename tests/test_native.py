@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from engines import shaken
 from tiny import noisy_model
 
-from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
+from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
 from s4gen.errors import UserError
-from s4gen.models.density import DensityModel
+from s4gen.models.density import DensityModel, ModelState
 from s4gen.sampling.convert import RecurrentModel, convert
+from s4gen.sampling.engines import native
 from s4gen.sampling.engines.native import (
     WEIGHTS,
     NativeEngine,
@@ -26,8 +29,9 @@ from s4gen.sampling.engines.native import (
 )
 from s4gen.sampling.engines.native.pack import pack
 from s4gen.sampling.filters import KEEP_ALL, Filters
-from s4gen.sampling.plan import flatten
+from s4gen.sampling.plan import AddKept, Down, Keep, Linear, Plan, Up, flatten
 from s4gen.sampling.randomness import draw
+from s4gen.sampling.states import chosen_rows, tensors
 
 try:
     build.library()
@@ -53,16 +57,38 @@ MODELS |= {
         SSMConfig(d_state=4),
     ),
 }
+AUDIO = AudioLayout(rate=100, bits=5, classes=("a", "b", "c"))
+LAYOUTS = {"text": TEXT, "audio": AUDIO, "audio without labels": replace(AUDIO, classes=())}
+POOLED = {
+    "audio, 4-4": (
+        ModelConfig("s4d", d_model=10, n_layers=1, d_ff=14, pool=(4, 4)),
+        SSMConfig(d_state=4, dt_min=0.01, dt_max=0.5),
+    ),
+    "audio without labels, 3": (
+        ModelConfig("s4", d_model=17, n_layers=2, d_ff=0, pool=(3,), expand=1, unet=True),
+        SSMConfig(d_state=6, dt_min=0.01, dt_max=0.5),
+    ),
+    "audio, 2-3-2": (
+        ModelConfig("dss", d_model=5, n_layers=1, d_ff=7, pool=(2, 3, 2), unet=True),
+        SSMConfig(d_state=2, dt_min=0.01, dt_max=0.5),
+    ),
+    "image, 2": (
+        ModelConfig("s4d", d_model=16, n_layers=1, d_ff=5, pool=(2,), expand=3),
+        SSMConfig(d_state=4, dt_min=0.01, dt_max=0.5),
+    ),
+}
+MODELS |= POOLED
 
 
 def recurrent_of(name: str) -> RecurrentModel:
     torch.manual_seed(0)
-    layout = TEXT if name.startswith("text") else LAYOUT
-    model = DensityModel(DensityConfig(layout, *MODELS[name]))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return convert(model)
+    layout = LAYOUTS.get(name.partition(",")[0], LAYOUT)
+    return convert(shaken(DensityModel(DensityConfig(layout, *MODELS[name]))))
+
+
+def start(recurrent: RecurrentModel, rows: int = ROWS) -> ModelState:
+    """The state before bos, of several labels where there are any."""
+    return recurrent.initial_state(rows, torch.arange(rows) % len(AUDIO.classes))
 
 
 @pytest.fixture(params=MODELS)
@@ -78,17 +104,25 @@ def tokens(recurrent: RecurrentModel, steps: int) -> torch.Tensor:
     return drawn
 
 
+def assert_close(got: ModelState, want: ModelState) -> None:
+    """The same structure, places and labels; numbers as close as two orders of summation."""
+    for ours, theirs in zip(tensors(got), tensors(want), strict=True):
+        assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+        assert torch.allclose(ours, theirs, atol=2e-5, rtol=2e-5)
+
+
+def same(one: ModelState, other: ModelState) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+
+
 @pytest.mark.parametrize("lanes", LANES)
 def test_fed_tokens_give_the_eager_logits_and_state_beyond_one_sequence(recurrent: RecurrentModel, lanes: int) -> None:
-    state = recurrent.initial_state(ROWS)
+    state = start(recurrent)
     session = NativeSession(NativeEngine(recurrent, KEEP_ALL), state, lanes)
     for token in tokens(recurrent, LAYOUT.length + 5).unbind(dim=1):
         expected, state = recurrent.step(token, state)
         assert torch.allclose(session.feed(token), expected, atol=2e-5, rtol=1e-5)
-    got = session.state()
-    assert torch.equal(got.place, state.place)
-    for ours, theirs in zip(got.blocks, state.blocks, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert_close(session.state(), state)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -98,20 +132,20 @@ def test_however_rows_lie_side_by_side_tokens_and_state_are_bitwise_the_same(
     engine = NativeEngine(recurrent, Filters(temperature=1.1), weights)
     u = torch.rand(ROWS, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     bos = torch.full((ROWS,), recurrent.bos)
-    reference = NativeSession(engine, recurrent.initial_state(ROWS), 0)
+    reference = NativeSession(engine, start(recurrent), 0)
     drawn = reference.advance(bos, u)
     for lanes in LANES[1:]:
-        session = NativeSession(engine, recurrent.initial_state(ROWS), lanes)
+        session = NativeSession(engine, start(recurrent), lanes)
         assert torch.equal(session.advance(bos, u), drawn)
-        for ours, theirs in zip(session.state().blocks, reference.state().blocks, strict=True):
-            assert torch.equal(ours, theirs)
+        assert same(session.state(), reference.state())
     for row in (0, 6):
-        alone = NativeSession(engine, recurrent.initial_state(1), 0)
+        alone = NativeSession(engine, chosen_rows(start(recurrent), torch.tensor([row])), 0)
         assert torch.equal(alone.advance(bos[:1], u[row : row + 1]), drawn[row : row + 1])
 
 
-def test_the_number_of_threads_changes_no_bit() -> None:
-    recurrent = recurrent_of("s4d")
+@pytest.mark.parametrize("name", ["s4d", "audio, 2-3-2"])
+def test_the_number_of_threads_changes_no_bit(name: str) -> None:
+    recurrent = recurrent_of(name)
     engine = NativeEngine(recurrent, KEEP_ALL)
     u = torch.rand(ROWS, 20, dtype=torch.float64)
     bos = torch.full((ROWS,), recurrent.bos)
@@ -161,13 +195,16 @@ def test_ties_go_to_the_lower_token_as_in_python() -> None:
         assert torch.equal(drawn[:, 0], draw(filters(logits), u[:, 0]))
 
 
+@pytest.mark.parametrize("name", ["s4d", "audio, 4-4"])
 @pytest.mark.parametrize(("weights", "most"), [("bf16", 0.02), ("int8", 0.1)])
-def test_smaller_weights_change_the_logits_a_little(weights: str, most: float) -> None:
-    recurrent = recurrent_of("s4d")
-    bos = torch.full((1,), recurrent.bos)
-    exact = NativeSession(NativeEngine(recurrent, KEEP_ALL), recurrent.initial_state(1), 0).feed(bos)
-    rounded = NativeSession(NativeEngine(recurrent, KEEP_ALL, weights), recurrent.initial_state(1), 0).feed(bos)
-    assert 0 < (rounded - exact).abs().max() < most * exact.abs().max()
+def test_smaller_weights_change_the_logits_a_little(name: str, weights: str, most: float) -> None:
+    recurrent = recurrent_of(name)
+    exact, rounded = (
+        NativeSession(NativeEngine(recurrent, KEEP_ALL, kind), start(recurrent), 0) for kind in ("fp32", weights)
+    )
+    for token in tokens(recurrent, 20).unbind(dim=1):
+        expected, got = exact.feed(token), rounded.feed(token)
+        assert 0 < (got - expected).abs().max() < most * expected.abs().max()
 
 
 def test_a_wide_vocabulary_is_cut_by_mass_as_in_python() -> None:
@@ -184,9 +221,10 @@ def test_a_wide_vocabulary_is_cut_by_mass_as_in_python() -> None:
 
 
 def test_few_rows_share_all_threads_and_many_share_vectors() -> None:
-    assert [lanes_for(rows, 2) for rows in (1, 4, 16, 32, 64, 1000)] == [0, 0, 0, 16, 32, 32]
-    assert [lanes_for(rows, 1) for rows in (8, 16, 32, 64)] == [0, 16, 32, 32]
-    assert lanes_for(64, 8) == 0 or -(-64 // lanes_for(64, 8)) >= 4  # groups for at least half of the threads
+    assert [lanes_for([rows], 2) for rows in (1, 4, 16, 32, 64, 1000)] == [0, 0, 0, 16, 32, 32]
+    assert [lanes_for([rows], 1) for rows in (8, 16, 32, 64)] == [0, 16, 32, 32]
+    assert [lanes_for(rows, 1) for rows in ([16, 16], [1] * 16, [31, 1], [9] * 4)] == [16, 0, 32, 0]
+    assert lanes_for([64], 8) == 0 or -(-64 // lanes_for([64], 8)) >= 4  # groups for at least half of the threads
 
 
 def test_the_state_that_was_given_is_left_alone_and_a_copy_comes_back() -> None:
@@ -223,11 +261,152 @@ def test_a_diverged_model_is_said_to_be_one() -> None:
         session.advance(torch.tensor([recurrent.bos]), torch.zeros(1, 4, dtype=torch.float64))
 
 
+# Levels
+
+
+def phases(recurrent: RecurrentModel, rows: int) -> tuple[torch.Tensor, ModelState]:
+    """The states of rows that have read 0, 1, 2, .. tokens by convolution, and the tokens."""
+    prompt = torch.randint(0, LAYOUT.vocab, (rows, rows), generator=torch.Generator().manual_seed(3))
+    labels = torch.arange(rows) % len(AUDIO.classes)
+    _, state = recurrent.source.prefill(prompt, None, torch.arange(rows), labels)
+    return prompt, state
+
+
+@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize("lanes", LANES)
+def test_rows_at_all_places_of_a_window_go_on_from_the_convolution_together(name: str, lanes: int) -> None:
+    recurrent = recurrent_of(name)
+    rows = flatten(recurrent).period + 2
+    _, state = phases(recurrent, rows)
+    session = NativeSession(NativeEngine(recurrent, KEEP_ALL), state, lanes)
+    assert_close(session.state(), state)
+    for token in torch.randint(0, LAYOUT.vocab, (7, rows), generator=torch.Generator().manual_seed(4)):
+        expected, state = recurrent.step(token, state)
+        assert torch.allclose(session.feed(token), expected, atol=2e-5, rtol=1e-5)
+    assert_close(session.state(), state)
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_a_row_at_its_place_draws_the_same_bits_beside_rows_at_other_places(name: str) -> None:
+    recurrent = recurrent_of(name)
+    rows = flatten(recurrent).period + 2
+    _, state = phases(recurrent, rows)
+    engine, token = NativeEngine(recurrent, KEEP_ALL), torch.arange(rows)
+    u = torch.rand(rows, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    ends = []
+    for lanes in (0, 8):
+        session = NativeSession(engine, state, lanes)
+        drawn = session.advance(token, u)
+        ends.append(session.state())
+        for row in torch.arange(rows)[::4].split(1):
+            alone = NativeSession(engine, chosen_rows(state, row), 0)
+            assert torch.equal(alone.advance(token[row], u[row]), drawn[row])
+            assert same(alone.state(), chosen_rows(ends[-1], row))
+    assert same(*ends)
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_from_everywhere_in_a_window_the_convolution_goes_on(name: str) -> None:
+    """Native, then a chunk by convolution across window borders, then native: as if all had been one engine's."""
+    recurrent = recurrent_of(name)
+    engine, fed = NativeEngine(recurrent, KEEP_ALL), tokens(recurrent, 40)
+    for stop in range(1, flatten(recurrent).period + 1, 3):
+        session = NativeSession(engine, start(recurrent), 0)
+        for token in fed[:, :stop].unbind(dim=1):
+            session.feed(token)
+        got, state = recurrent.prefill(fed[:, stop:29], session.state())
+        expected, whole = recurrent.prefill(fed[:, 1:29], label=torch.arange(ROWS) % len(AUDIO.classes))
+        assert torch.allclose(got, expected, atol=5e-5, rtol=1e-5)
+        assert_close(NativeSession(engine, state, 8).state(), whole)
+
+
+def test_labels_are_added_and_come_back() -> None:
+    recurrent = recurrent_of("audio, 4-4")
+    bos, labels = torch.full((3,), recurrent.bos), torch.tensor([2, 0, 1])
+    session = NativeEngine(recurrent, KEEP_ALL).begin(recurrent.initial_state(3, labels))
+    logits = session.feed(bos)
+    assert torch.allclose(logits, recurrent.step(bos, recurrent.initial_state(3, labels))[0], atol=1e-5)
+    assert (logits[0] - logits[1]).abs().max() > 0.01
+    assert torch.equal(session.state().label, labels)
+    for wrong in (-1, 3):
+        with pytest.raises(UserError, match=f"label {wrong} is none of the 3 classes"):
+            NativeEngine(recurrent, KEEP_ALL).begin(recurrent.initial_state(2, torch.tensor([0, wrong])))
+
+
+def test_a_state_whose_levels_contradict_each_other_is_refused() -> None:
+    recurrent = recurrent_of("audio, 4-4")
+    state = recurrent.initial_state(2)
+    with pytest.raises(UserError, match="a level stands at another place than the model; the state is damaged"):
+        NativeEngine(recurrent, KEEP_ALL).begin(state._replace(place=state.place + 1))
+
+
+def without(kind: type, **fields: object) -> Callable[[Plan], list[object]]:
+    def left_out(operation: object) -> bool:
+        return isinstance(operation, kind) and all(getattr(operation, key) == value for key, value in fields.items())
+
+    return lambda plan: [operation for operation in plan.operations if not left_out(operation)]
+
+
+def other(kind: type, **changes: object) -> Callable[[Plan], list[object]]:
+    return lambda plan: [replace(each, **changes) if isinstance(each, kind) else each for each in plan.operations]
+
+
+def otherwise_joined(**changes: object) -> Callable[[Plan], list[object]]:
+    def changed(plan: Plan) -> list[object]:
+        found = [isinstance(each, Linear) and each.source == "window" for each in plan.operations]
+        return [replace(each, **changes) if hit else each for each, hit in zip(plan.operations, found, strict=True)]
+
+    return changed
+
+
+def moved_to_the_front(kind: type) -> Callable[[Plan], list[object]]:
+    def changed(plan: Plan) -> list[object]:
+        found = next(operation for operation in plan.operations if isinstance(operation, kind))
+        rest = [operation for operation in plan.operations if operation is not found]
+        return [rest[0], found, *rest[1:]]
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        (without(AddKept, width=10), "a level does not end"),
+        (without(AddKept, width=40), "a level is joined where there is none"),
+        (without(Keep), "a level ends that has not begun"),
+        (without(Up), "an operation reads what is not there"),
+        (without(Down), "an operation reads what is not there"),
+        (without(Linear, target="pending"), "a level ends in the wrong way"),
+        (otherwise_joined(target="g"), "a level is joined wrongly"),
+        (otherwise_joined(source="g", target="x"), "an operation reads what is not there"),
+        (other(Down, stride=5), "an operation reads what is not there"),
+        (other(Down, stride=1), "a stride is out of range"),
+        (moved_to_the_front(Up), "a level ends that has not begun"),
+        (moved_to_the_front(AddKept), "an operation reads what is not there"),
+        (lambda plan: [*plan.operations, *[Keep(10), AddKept(10)] * 17], "it has too many levels"),
+    ],
+)
+def test_levels_that_do_not_nest_are_refused(
+    changed: Callable[[Plan], list[object]], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recurrent = recurrent_of("audio, 4-4")
+    plan = flatten(recurrent)
+    monkeypatch.setattr(native, "flatten", lambda _: replace(plan, operations=tuple(changed(plan))))
+    with pytest.raises(UserError, match=f"malformed plan: .*{why}"):
+        NativeEngine(recurrent, KEEP_ALL)
+
+
 @pytest.mark.parametrize("mixer", ["attention", "lssl"])
 def test_a_layer_that_no_plan_knows_is_named(mixer: str) -> None:
     recurrent = convert(noisy_model(mixer))
     with pytest.raises(NativeUnavailable, match="layer 0 is of type"):
         NativeEngine(recurrent, KEEP_ALL)
+
+
+def test_a_wavenet_is_named_too() -> None:
+    model = DensityModel(DensityConfig(AUDIO, ModelConfig("wavenet", d_model=4, n_layers=2, d_ff=3), SSMConfig()))
+    with pytest.raises(NativeUnavailable, match="layer 0 is of type WaveNet"):
+        NativeEngine(convert(model), KEEP_ALL)
 
 
 def test_a_model_in_double_precision_is_not_rounded_silently() -> None:
@@ -299,9 +478,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 def fuzz(driver: Path, folder: Path, fuzzes: int) -> None:
-    for weights in WEIGHTS:
+    for name, weights in [*(("s4, rank 2", weights) for weights in WEIGHTS), ("audio, 2-3-2", "fp32")]:
         plan = folder / "plan"
-        plan.write_bytes(pack(flatten(recurrent_of("s4, rank 2")), weights).numpy().tobytes())
+        plan.write_bytes(pack(flatten(recurrent_of(name)), weights).numpy().tobytes())
         done = subprocess.run([driver, plan, str(fuzzes)], capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr, done.stderr
         forms, verdict = done.stdout.splitlines()
@@ -313,7 +492,7 @@ def fuzz(driver: Path, folder: Path, fuzzes: int) -> None:
 
 @pytest.mark.parametrize("driver", ["address,undefined"], indirect=True)
 def test_no_plan_makes_it_read_or_write_what_is_not_its_own(driver: Path, tmp_path: Path) -> None:
-    fuzz(driver, tmp_path, 500)
+    fuzz(driver, tmp_path, 400)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig, load_preset
+from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, load_preset
 from s4gen.models.density import DensityModel
 from s4gen.sampling.baselines import parameter_count
 from s4gen.sampling.convert import convert
@@ -56,6 +56,24 @@ def test_the_work_of_a_tiny_model_is_the_one_counted_by_hand(mixer: str, rank: i
     assert work.shared("fp32") == 4 * weights + work.constants
     assert work.shared("bf16") == 2 * weights + work.constants
     assert work.shared("int8") == weights + 4 * work.scales + work.constants
+
+
+def test_a_coarse_level_counts_by_how_often_it_runs() -> None:
+    model = ModelConfig("s4d", d_model=8, n_layers=1, d_ff=12, pool=(2, 3))
+    work = count(flatten(convert(DensityModel(DensityConfig(AudioLayout(100, bits=4), model, SSMConfig(d_state=4))))))
+    block = 8 * 16 + 2 * 8 * 12  # grows with the square of the width
+    levels = {1: block, 2: 4 * block, 6: 16 * block}
+    pools = {2: 2 * (2 * 8) * 16, 6: 2 * (3 * 16) * 32}
+    head = 8 * 16
+    once = sum(numbers / often for part in (levels, pools) for often, numbers in part.items())
+    total = sum((*levels.values(), *pools.values(), head))
+    assert work.weights == round(once + head) < total == work.weights + work.idle_weights
+    state, windows = (8 + 16 + 32) * 4, 2 * (2 * 8 + 3 * 16)
+    assert work.kept == 4 * (state + windows)
+    states = (8 + 16 / 2 + 32 / 6) * 4
+    assert work.moved == round(4 * (2 * states + 4 * 8 + 4 * 16 / 2))
+    assert work.operations == pytest.approx(2 * work.weights + 7 * states, abs=2)
+    assert work.held("fp32") - work.shared("fp32") == 4 * work.idle_weights + work.idle_constants > 0
 
 
 def test_the_benchmark_model_reads_the_bytes_that_the_issue_of_speed_is_about() -> None:

@@ -75,10 +75,10 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     assert run(settings, tmp_path / "whole", progress=False)
     real = loop.training_step
 
-    def dying(state: session.Session, *batch: Tensor | None) -> tuple[float, float]:
+    def dying(state: session.Session, batch: Batch) -> tuple[float, float]:
         if state.step == 3:
             raise RuntimeError("power cut")
-        return real(state, *batch)
+        return real(state, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "training_step", dying)

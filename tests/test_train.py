@@ -24,6 +24,7 @@ from s4gen.models.density import DensityModel
 from s4gen.train import images, loop, optim, run, session
 from s4gen.train.metrics import read_metrics
 from s4gen.train.stop import stop_on_signal
+from s4gen.train.tasks import Batch
 
 
 def recipe(**train: Any) -> Recipe:
@@ -41,10 +42,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException)
     """Make a run die, as by a power cut, before step `step` + 1."""
     real = loop.training_step
 
-    def dying(state: session.Session, *batch: torch.Tensor | None) -> tuple[float, float]:
+    def dying(state: session.Session, batch: Batch) -> tuple[float, float]:
         if state.step == step:
             raise error
-        return real(state, *batch)
+        return real(state, batch)
 
     monkeypatch.setattr(loop, "training_step", dying)
 
@@ -177,10 +178,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     real = DensityModel.nats
     seen = []
 
-    def explode(self: DensityModel, x: torch.Tensor) -> torch.Tensor:
+    def explode(self: DensityModel, x: torch.Tensor, label: None) -> torch.Tensor:
         if self.training:
             seen.append(1)
-        return real(self, x) * (float("nan") if len(seen) == 5 else 1)
+        return real(self, x, label) * (float("nan") if len(seen) == 5 else 1)
 
     monkeypatch.setattr(DensityModel, "nats", explode)
     with pytest.raises(UserError, match=r"not|no longer finite.*step 5.*optim\.lr"):

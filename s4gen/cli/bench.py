@@ -128,5 +128,8 @@ def find_model(name_or_path: str) -> tuple[DensityConfig, Path | None]:
         return checkpoint.config, checkpoint.path
     model, ssm, layout = load_preset(name_or_path)
     if layout is None:
-        raise UserError(f"{name_or_path} says nothing of the sequences: add a [layout] with height, width and channels")
+        raise UserError(
+            f"{name_or_path} says nothing of the sequences: add a [layout] with height, width and channels, or with "
+            'kind = "text" or "audio"'
+        )
     return DensityConfig(layout, model, ssm), None

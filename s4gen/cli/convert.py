@@ -8,11 +8,25 @@ from typing import TYPE_CHECKING
 
 from s4gen.cli.arguments import number, whole
 from s4gen.cli.output import shows_progress
-from s4gen.cli.subject import add_dataset_argument, dataset_of, first_sequences, load_sequences, load_text
-from s4gen.config import TextLayout, is_text
+from s4gen.cli.subject import (
+    add_dataset_argument,
+    dataset_of,
+    first_sequences,
+    load_clips,
+    load_sequences,
+    load_text,
+    longest_clips,
+)
+from s4gen.config import AudioLayout, TextLayout, is_text
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from s4gen.checkpoint import Checkpoint
     from s4gen.sampling.convert import Certificate
+
+SAMPLES = 2048
+"""Of each clip, at most."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=whole(1),
         default=8,
-        help="test images, or texts of the model's length, to compare on (default: 8)",
+        help="test images, texts of the model's length, or clips, to compare on (default: 8)",
     )
     add_dataset_argument(parser)
     parser.add_argument("--force", action="store_true", help="replace the checkpoint that is at OUT")
@@ -39,30 +53,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from s4gen.checkpoint import check_target, load_checkpoint
     from s4gen.sampling.convert import certify, convert, save_converted
+    from s4gen.sampling.scoring import UNITS
 
     check_target(args.out, args.force)
     checkpoint = load_checkpoint(args.checkpoint)
     dataset = args.dataset or _at_hand(dataset_of(checkpoint))
-    layout = checkpoint.config.layout
-    if isinstance(layout, TextLayout):
-        text = load_text(dataset, "test", checkpoint, shows_progress())
-        sequences = first_sequences(text, args.sequences, layout.length)
-    else:
-        sequences = load_sequences(dataset, "test", args.sequences, checkpoint.config)
+    sequences, label = _sequences(checkpoint, dataset, args.sequences)
     recurrent = convert(checkpoint.model)
-    certificate = certify(recurrent, sequences, args.tolerance)
+    certificate = certify(recurrent, sequences, args.tolerance, label)
     save_converted(checkpoint.path, args.out, recurrent, certificate, args.force)
-    unit = "bits/token" if isinstance(layout, TextLayout) else "bits/dim"
+    unit = UNITS[checkpoint.config.layout.kind]
     print("\n".join(certificate_table(certificate, f"{dataset} test", unit)))
     print(f"written to {args.out}")
     return 0
+
+
+def _sequences(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:
+    """At most n sequences (n, L) int64 of the test split, and the labels (n,) int64 of clips that have some."""
+    layout = checkpoint.config.layout
+    if isinstance(layout, TextLayout):
+        text = load_text(dataset, "test", checkpoint, shows_progress())
+        return first_sequences(text, n, layout.length), None
+    if isinstance(layout, AudioLayout):
+        from s4gen.data.audio.opening import form_of
+
+        return longest_clips(load_clips(dataset, "test", checkpoint, form_of(layout), shows_progress()), n, SAMPLES)
+    return load_sequences(dataset, "test", n, checkpoint.config), None
 
 
 def _at_hand(dataset: str) -> str:
     """The part of the data set that ships with s4gen: a little real data is enough, and needs no download."""
     if is_text(dataset):
         return "wikitext-mini" if dataset.startswith("wikitext-") else dataset
-    return dataset if dataset.endswith("-mini") else f"{dataset}-mini"
+    return f"{dataset}-mini" if dataset in ("mnist", "cifar10", "fsdd") else dataset
 
 
 def certificate_table(certificate: Certificate, data: str, unit: str = "bits/dim") -> list[str]:

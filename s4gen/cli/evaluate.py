@@ -1,4 +1,4 @@
-"""Measure bits per dimension of real images, or perplexity of real text, exactly."""
+"""Measure bits per dimension of real images, perplexity of real text, or bits per sample of recordings, exactly."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from s4gen.cli import evaluate_text
-from s4gen.cli.arguments import whole
+from s4gen.cli import evaluate_audio, evaluate_text
+from s4gen.cli.arguments import number, whole
 from s4gen.cli.output import print_json, shows_progress
 from s4gen.cli.sample import ENGINES
 from s4gen.cli.subject import add_dataset_argument, best_device, dataset_of, load_sequences
-from s4gen.config import TextLayout
+from s4gen.config.schema import PLURAL
 from s4gen.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+GOES_WITH = {
+    "--chunk": ("text",),
+    "--windows": ("text",),
+    "--rate": ("audio",),
+    "--split validation": ("text", "audio"),
+}
+"""What is for models of these kinds only."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or the name of a shipped checkpoint")
     parser.add_argument("--split", choices=("test", "train", "validation"), default="test", help="default: test")
-    parser.add_argument("--limit", metavar="N", type=whole(1), help="score the first N images, or tokens, only")
+    parser.add_argument("--limit", metavar="N", type=whole(1), help="score the first N images, clips or tokens only")
     parser.add_argument(
         "--mode",
         choices=("conv", "recurrent"),
@@ -30,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--engine", choices=ENGINES, help="of the recurrent mode (default: eager)")
     parser.add_argument(
-        "--batch", metavar="B", type=whole(1), default=50, help="images, or windows, at a time (default: 50)"
+        "--batch", metavar="B", type=whole(1), default=50, help="images, clips or windows at a time (default: 50)"
     )
     parser.add_argument(
         "--chunk",
@@ -44,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         type=whole(1),
         help="of text: instead of one stream, windows of T tokens, each from its start, as most published numbers are",
+    )
+    parser.add_argument(
+        "--rate",
+        metavar="FACTOR",
+        type=number("a factor greater than 0, such as 0.5", lambda value: value > 0),
+        help="of audio: without training again, at this many times the model's sampling rate: recordings are "
+        "converted to it, and every dt of the model is divided by the factor",
     )
     add_dataset_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -61,12 +76,10 @@ def run(args: argparse.Namespace) -> int:
     from s4gen.sampling.scoring import nats_by_engine
 
     checkpoint = load_checkpoint(args.checkpoint)
-    if isinstance(checkpoint.config.layout, TextLayout):
-        return evaluate_text.run(args, checkpoint)
-    if args.chunk is not None or args.windows is not None or args.split == "validation":
-        raise UserError(
-            f"--chunk, --windows and --split validation are for text, and {args.checkpoint} is a model of images"
-        )
+    kind = checkpoint.config.layout.kind
+    _refuse_foreign(args, kind)
+    if kind != "image":
+        return (evaluate_text if kind == "text" else evaluate_audio).run(args, checkpoint)
     dataset = args.dataset or dataset_of(checkpoint)
     sequences = load_sequences(dataset, args.split, args.limit, checkpoint.config)
     device = best_device()
@@ -93,3 +106,15 @@ def run(args: argparse.Namespace) -> int:
             f"bits/dim ({result.n_sequences} images, {way}, {result.seconds:.1f} s)"
         )
     return 0
+
+
+def _refuse_foreign(args: argparse.Namespace, kind: str) -> None:
+    """Refuse an argument that means nothing for a model of this kind."""
+    validation = args.split if args.split == "validation" else None
+    given = {"--chunk": args.chunk, "--windows": args.windows, "--rate": args.rate, "--split validation": validation}
+    for option, kinds in GOES_WITH.items():
+        if given[option] is not None and kind not in kinds:
+            raise UserError(
+                f"{option} is for {' and '.join(kinds)}, and {args.checkpoint} is a model of {PLURAL[kind]}; leave it "
+                "out"
+            )

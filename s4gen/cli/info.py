@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.output import print_json
@@ -63,9 +64,11 @@ def _model_facts(config: DensityConfig, model: DensityModel) -> dict[str, dict[s
         "layout": {"kind": config.layout.kind} | dataclasses.asdict(config.layout) | {"length": config.layout.length},
         "model": dataclasses.asdict(config.model),
     }
-    if config.model.mixer != "attention":
+    if config.model.mixer not in ("attention", "wavenet"):
         facts["ssm"] = dataclasses.asdict(config.ssm)
     facts["parameters"] = count_parameters(model)
+    if config.model.pool:
+        facts["levels"] = count_levels(model)
     facts["state"] = {"bytes_per_sequence": state_bytes(model)}
     return facts
 
@@ -74,10 +77,31 @@ def count_parameters(model: DensityModel) -> dict[str, int]:
     """Number of parameters of each part, and in all."""
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
-        first, *rest = name.split(".")
-        part = first if first != "blocks" else "mixers" if rest[1] == "mixer" else "rest of the blocks"
+        part = _part(name.split("."))
         counts[part] = counts.get(part, 0) + parameter.numel()
     return counts | {"total": sum(counts.values())}
+
+
+def _part(path: list[str]) -> str:
+    if path[0] != "blocks":
+        return path[0]
+    return "mixers" if "mixer" in path else "pooling" if "pool" in path else "rest of the blocks"
+
+
+def count_levels(model: DensityModel) -> dict[str, dict[str, int]]:
+    """Of a multi-scale stack: what each level is, pooling apart, the finest first; it runs once per `stride` tokens."""
+    config = model.config.model
+    levels: dict[str, dict[str, int]] = {}
+    for depth in range(len(config.pool) + 1):
+        level: Any = model.get_submodule("blocks.0" + ".inner" * depth)
+        blocks = [*level.down, *level.up]
+        levels[f"level {depth + 1}"] = {
+            "stride": math.prod(config.pool[:depth]),
+            "d_model": config.d_model * config.expand**depth,
+            "blocks": len(blocks),
+            "parameters": sum(parameter.numel() for block in blocks for parameter in block.parameters()),
+        }
+    return levels
 
 
 def state_bytes(model: DensityModel) -> int:
@@ -86,9 +110,15 @@ def state_bytes(model: DensityModel) -> int:
     from torch.utils._pytree import tree_leaves
 
     with torch.inference_mode():
-        _, state = model.prefill(torch.zeros(1, model.config.layout.length - 1, dtype=torch.int64))
+        state = model.initial_state(1)
+        if model.config.model.mixer == "attention":
+            _, state = model.prefill(torch.zeros(1, model.config.layout.length - 1, dtype=torch.int64))
     return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor))
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value)) or "none"
     return f"{value:,}" if type(value) is int and abs(value) >= 10_000 else str(value)

@@ -1,4 +1,4 @@
-"""Draw images or texts, or complete given ones."""
+"""Draw images, texts or sound, or complete given ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ from pathlib import Path
 from s4gen.cli.arguments import number, whole
 from s4gen.cli.output import check_file, check_output
 from s4gen.cli.subject import add_dataset_argument
+from s4gen.config.schema import PLURAL
 from s4gen.errors import UserError
 
-TEXT_ENDINGS = (".txt", ".jsonl")
+ENDINGS = {"image": (".png",), "text": (".txt", ".jsonl"), "audio": (".wav", ".flac")}
+OPTIONS = {
+    "image": ("prompt_rows", "dataset"),
+    "text": ("prompts", "max_tokens", "stop", "repetition_penalty"),
+    "audio": ("seconds", "classes", "rate", "select"),
+}
+"""What is for models of one kind alone."""
+WRITTEN = {
+    "image": "images are written as PNG; use a name that ends so, or a folder",
+    "text": "texts are written as .txt or .jsonl; use a name that ends so",
+    "audio": "sound is written as wav or flac; use a name that ends in .wav or .flac, a folder, or - for a stream",
+}
 ENGINES = ("auto", "eager", "compiled", "native", "native-bf16", "native-int8")
 """Those of s4gen.sampling.engines, which takes seconds to import."""
 
@@ -24,19 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="images, which need it: NAME.png for all in one grid, anything else is a folder with one PNG per image; "
         "texts: NAME.txt, or NAME.jsonl with tokens and their log-probabilities (default: as they are written, to "
-        "the terminal)",
+        "the terminal); sound, which needs it: a folder with one wav file per clip, picture.png and samples.json, or "
+        "NAME.wav or NAME.flac for one clip, with NAME.png beside it, or - for raw 16-bit PCM to standard output",
     )
     parser.add_argument(
         "-n",
         "--count",
         metavar="N",
         type=whole(1),
-        help="images or texts (default: 16 images, or 1 text; or one for each prompt)",
+        help="images, texts or clips (default: 16 images, 1 text or 1 clip; or one for each prompt, or class)",
     )
     parser.add_argument("--seed", metavar="S", type=whole(0), default=0, help="same seed, same samples (default: 0)")
     _add_filters(parser)
     _add_prompt(parser)
     _add_text(parser)
+    _add_audio(parser)
     parser.add_argument("--batch", metavar="B", type=whole(1), default=64, help="samples at a time (default: 64)")
     parser.add_argument(
         "--engine",
@@ -83,8 +97,8 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         metavar="PROMPT",
         nargs="+",
-        help="continue these texts; or complete these image files, the word test standing for the first images of the "
-        "test split",
+        help="continue these texts, or these recordings; or complete these image files, the word test standing for the "
+        "first images of the test split",
     )
     parser.add_argument(
         "--prompt-rows",
@@ -116,26 +130,67 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_audio(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sound")
+    group.add_argument(
+        "--seconds",
+        metavar="S",
+        type=number("a number of seconds greater than 0", lambda value: value > 0),
+        help="to draw for each clip, behind its prompt (default: 1)",
+    )
+    group.add_argument(
+        "--classes",
+        metavar="CLASS",
+        nargs="+",
+        help="names, lists and ranges of them, such as 0-9 or 3,7, that the clips take in turn (default: all)",
+    )
+    group.add_argument(
+        "--rate",
+        metavar="R",
+        type=number("a factor greater than 0", lambda value: value > 0),
+        help="R times as many samples per second as the model was trained with: every dt of its state space layers "
+        "is divided by R, everything else stays",
+    )
+    group.add_argument(
+        "--select",
+        action="store_true",
+        default=None,
+        help="draw about 1.8 times as many clips, and of those with the same class and prompt leave out the least "
+        "likely 40 %% and the likeliest 5 %%, as published with SaShiMi",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
-    writes_text = args.out is not None and args.out.suffix.lower() in TEXT_ENDINGS
-    if args.out is not None:
-        (check_file if writes_text else check_output)(args.out, args.force)
+    ending = "" if args.out is None else args.out.suffix.lower()
+    kind_of_file = next((kind for kind, endings in ENDINGS.items() if ending in endings), None)
+    kind_of_file = "audio" if args.out == Path("-") else kind_of_file
+    if args.out is not None and kind_of_file != "audio":
+        (check_file if kind_of_file == "text" else check_output)(args.out, args.force)
     if args.prompt is None and args.prompt_rows is not None:
         raise UserError("--prompt-rows says how much of a given image is kept; give one with --prompt")
     from s4gen.checkpoint import load_checkpoint
-    from s4gen.cli import sample_images, sample_text
-    from s4gen.config import TextLayout
+    from s4gen.cli import sample_audio, sample_images, sample_text
 
     checkpoint = load_checkpoint(args.checkpoint)
-    is_text = isinstance(checkpoint.config.layout, TextLayout)
-    of_others = ("prompt_rows", "dataset") if is_text else ("prompts", "max_tokens", "stop", "repetition_penalty")
-    given = [f"--{name.replace('_', '-')}" for name in of_others if getattr(args, name) is not None]
-    if given:
-        kinds = ("images", "text") if is_text else ("text", "images")
-        raise UserError(f"{given[0]} is for {kinds[0]}, and {args.checkpoint} is a model of {kinds[1]}; leave it out")
-    if args.out is None and not is_text:
+    kind = checkpoint.config.layout.kind
+    check_options(args, kind)
+    if args.out is None and kind != "text":
         raise UserError("the following arguments are required: -o/--out (see s4gen sample -h)")
-    if args.out is not None and is_text != writes_text:
-        wanted = "texts are written as .txt or .jsonl" if is_text else "images are written as PNG"
-        raise UserError(f"{args.out}: {wanted}; use a name that ends so" + ("" if is_text else ", or a folder"))
-    return sample_text.run(args, checkpoint) if is_text else sample_images.run(args, checkpoint)
+    if args.out is not None and kind_of_file != kind and (kind_of_file or kind == "text"):
+        raise UserError(f"{args.out}: {WRITTEN[kind]}")
+    return {"image": sample_images, "text": sample_text, "audio": sample_audio}[kind].run(args, checkpoint)
+
+
+def check_options(args: argparse.Namespace, kind: str) -> None:
+    """Refuse options that say nothing to a model of this kind.
+
+    Raises:
+        UserError: there is one.
+    """
+    for other in (other for other in OPTIONS if other != kind):
+        for name in OPTIONS[other]:
+            if getattr(args, name) is not None:
+                raise UserError(
+                    f"--{name.replace('_', '-')} is for {PLURAL[other]}, and {args.checkpoint} is a model of "
+                    f"{PLURAL[kind]}; leave it out"
+                )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.atomic import current
-from s4gen.config import DensityConfig, ImageLayout, is_text
+from s4gen.config import DensityConfig, ImageLayout, is_text, kind_of
+from s4gen.config.run import AUDIO_PREFIX, AUDIO_SETS, UNSPLIT
 from s4gen.errors import UserError
 from s4gen.shipped import shipped_names
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.checkpoint import Checkpoint
+    from s4gen.data.audio import AudioFormat, AudioSet
     from s4gen.data.text import TokenFile
 
 
@@ -72,7 +75,7 @@ def load_sequences(dataset: str, split: str, limit: int | None, config: DensityC
     layout = config.layout
     images = load_images(dataset, split)
     if images.layout != layout:
-        wanted = _size(layout) if isinstance(layout, ImageLayout) else "text"
+        wanted = _size(layout) if isinstance(layout, ImageLayout) else layout.kind
         raise UserError(
             f"{dataset} has images of {_size(images.layout)}, the model is for {wanted}: choose a fitting --dataset"
         )
@@ -100,6 +103,53 @@ def first_sequences(text: TokenFile, n: int, length: int) -> Tensor:
     length = min(length, len(text))
     n = min(n, len(text) // length)
     return torch.from_numpy(text.tokens[: n * length].astype(np.int64)).view(n, length)
+
+
+def load_clips(dataset: str, split: str, checkpoint: Checkpoint, form: AudioFormat, shown: bool) -> AudioSet:
+    """A split of recordings for a model of audio, and on standard error what was changed about them.
+
+    Of the model's own data set it has the recipe's limits of length; and where that set has no validation split, it is
+    what training held out. `shown`: with a progress bar.
+
+    Raises:
+        UserError: no such data, no audio, or clips without the labels that the model is conditional on.
+    """
+    from s4gen.data.audio import hold_out
+    from s4gen.data.audio.opening import check_fits, open_split
+
+    if kind_of(dataset) != "audio":
+        names = ", ".join(AUDIO_SETS)
+        hint = f"; did you mean {AUDIO_PREFIX}{dataset}?" if Path(dataset).is_dir() else ""
+        raise UserError(
+            f"{dataset} is no audio, and {checkpoint.path} a model of audio: expected one of {names}, or "
+            f"{AUDIO_PREFIX}FOLDER{hint}"
+        )
+    recipe = checkpoint.recipe
+    own = recipe.data if recipe is not None and recipe.data.dataset == dataset else None
+    if split == "validation" and dataset in UNSPLIT and own is not None and own.validation:
+        audio = hold_out(open_split(dataset, "train", form, own, shown), own.validation)[1]
+    else:
+        audio = open_split(dataset, split, form, own, shown)
+    check_fits(audio, getattr(checkpoint.config.layout, "classes", ()))
+    for line in audio.report.lines():
+        print(f"s4gen: {audio.name}: {line}", file=sys.stderr)
+    return audio
+
+
+def longest_clips(audio: AudioSet, n: int, length: int) -> tuple[Tensor, Tensor | None]:
+    """The beginnings of the n longest clips, all as long as the shortest of them and at most `length` samples.
+
+    Returns:
+        Codes (n, L) int64, and the clips' labels (n,) int64 or None.
+    """
+    import numpy as np
+
+    from s4gen.data.audio.batches import Windows, gather
+
+    chosen = np.sort(np.argsort(-audio.lengths, kind="stable")[:n])
+    lengths = np.full(len(chosen), min(length, int(audio.lengths[chosen].min())))
+    batch = gather(audio, Windows(chosen, np.zeros_like(chosen), lengths), np.arange(len(chosen)))
+    return batch.codes, batch.labels
 
 
 def _size(layout: ImageLayout) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s4gen.config import Recipe, TextLayout, load_recipe
+from s4gen.config import AudioLayout, Recipe, TextLayout, load_recipe
 from s4gen.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,13 +72,17 @@ def check_resumable(args: argparse.Namespace) -> None:
 
 
 def draw(model: DensityModel, n: int, seed: int) -> Tensor:
-    """The images or texts that training shows at each evaluation; training itself knows nothing of sampling."""
+    """The images, texts or seconds of sound that training shows at each evaluation; itself it knows no sampling."""
     import torch
 
     from s4gen.sampling.convert import convert
     from s4gen.sampling.generate import complete, generate
 
-    if not isinstance(model.config.layout, TextLayout):
+    layout = model.config.layout
+    if isinstance(layout, AudioLayout):
+        labels = torch.arange(n) % len(layout.classes) if layout.classes else None
+        return generate(convert(model), n, seed=seed, labels=labels, engine="auto")
+    if not isinstance(layout, TextLayout):
         return generate(convert(model), n, seed=seed, engine="eager")
     nothing = torch.empty(0, dtype=torch.int64)
     return torch.stack(complete(convert(model), [nothing] * n, seed=seed, max_tokens=TEXT_TOKENS))

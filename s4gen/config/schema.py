@@ -163,7 +163,6 @@ class DensityConfig:
                 "model.cutoffs",
                 f"= {list(self.model.cutoffs)}: expected numbers below the vocabulary of {self.layout.vocab}",
             )
-        check_window(self.layout.kind, self.model, PLURAL[self.layout.kind])
 
 
 PLURAL = {"image": "images", "text": "text", "audio": "audio"}

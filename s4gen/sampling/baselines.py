@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -22,8 +22,12 @@ import torch
 from torch import Tensor
 
 from s4gen.config import DensityConfig
+from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel
 from s4gen.sampling.randomness import draw
+
+_ROOM = 1 << 30
+"""Bytes of the widest activation that are made at a time."""
 
 
 class PrefixAgain:
@@ -36,14 +40,20 @@ class PrefixAgain:
         self._u = torch.rand(batch, dtype=torch.float64, device=device)
 
     def at(self, position: int) -> Callable[[], Tensor]:
-        """A function that generates the token at this position, the same one however often it is called."""
-        prefix = self._tokens[:, :position]
+        """A function that generates the token at this position, the same one however often it is called.
+
+        Long sequences go through in parts of the batch, as the activations of all of them would take all the memory.
+        """
+        parts = self._tokens[:, :position].split(self._rows(position))
 
         def step() -> Tensor:
-            logits, _ = self._model.prefill(prefix)
-            return draw(logits, self._u)
+            return draw(torch.cat([self._model.prefill(part)[0] for part in parts]), self._u)
 
         return step
+
+    def _rows(self, position: int) -> int:
+        config = self._model.config.model
+        return max(1, _ROOM // (4 * max(1, position) * max(4 * config.d_model, config.d_ff)))
 
 
 def keep_kernels(model: DensityModel) -> None:
@@ -58,8 +68,14 @@ def keep_kernels(model: DensityModel) -> None:
 
 def mixers(model: DensityModel) -> list[Any]:
     """The sequence layer of every block; `nn.ModuleList` has no type for them."""
-    blocks: Iterable[Any] = model.blocks
-    return [block.mixer for block in blocks]
+    return [block.mixer for block in model.modules() if isinstance(block, Block)]
+
+
+def strides(model: DensityModel) -> list[int]:
+    """Tokens for each input of every one of `mixers`: more than one on the coarser levels of a multi-scale stack."""
+    pool = model.config.model.pool
+    names = (name for name, block in model.named_modules() if isinstance(block, Block))
+    return [math.prod(pool[: name.split(".").count("inner")]) for name in names]
 
 
 def parameter_count(config: DensityConfig) -> int:
@@ -73,12 +89,16 @@ def matched_transformer(config: DensityConfig) -> DensityConfig:
 
     The width of its feed-forward sub-block is what gives; the count is linear in it. A model so small that
     attention alone has more parameters gets the Transformer with the least there is, d_ff = 1.
+
+    Of a multi-scale stack, width and depth are those of the finest level: every layer reads every token, the least
+    there can be is cached of it, and the parameters of the coarser levels are in the feed-forward.
     """
     wanted = parameter_count(config)
+    plain = replace(config.model, window=0, pool=(), expand=2, unet=False)
     heads = max(h for h in range(1, config.model.n_heads + 1) if config.model.d_model % h == 0)
 
     def with_d_ff(d_ff: int) -> DensityConfig:
-        return replace(config, model=replace(config.model, mixer="attention", n_heads=heads, d_ff=d_ff, window=0))
+        return replace(config, model=replace(plain, mixer="attention", n_heads=heads, d_ff=d_ff))
 
     least, more = (parameter_count(with_d_ff(d_ff)) for d_ff in (1, 2))
     return with_d_ff(max(1, 1 + round((wanted - least) / (more - least))))

@@ -1,7 +1,8 @@
 """The benchmark: our recurrent mode beside our convolution mode and Transformers, and the machine's limits.
 
 Embedding, head and the draw are part of every step; loading and compiling are part of none. The Transformer has the
-width, the depth and (through d_ff) the parameter count of the model.
+width, the depth and (through d_ff) the parameter count of the model. Steps of a multi-scale stack are timed in whole
+turns of all its levels: what is shown is the mean.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from s4gen import timing
-from s4gen.config import DensityConfig, TextLayout, density_config_to_dict
+from s4gen.config import AudioLayout, DensityConfig, ImageLayout, density_config_to_dict
 from s4gen.errors import UserError
 from s4gen.sampling.baselines import matched_transformer, parameter_count
 from s4gen.sampling.limits import Job, limits_apart
@@ -69,11 +70,6 @@ class BenchResult:
         """Lengths, in the order given; everything but Transformers with a cache was measured at the first alone."""
         return list(dict.fromkeys(row.length for row in self.rows))
 
-    @property
-    def is_text(self) -> bool:
-        """Tokens are all there is to count: texts have no length."""
-        return isinstance(self.config.layout, TextLayout)
-
     def best(self, batch: int) -> Row | None:
         """Our fastest engine at this batch size, of those that change no result if there is one."""
         ours = [row for row in self.rows if row.batch == batch and row.way in self.engines and row.ms_per_step > 0]
@@ -89,9 +85,19 @@ class BenchResult:
         """Of the whole batch."""
         return row.batch / row.ms_per_step * 1e3
 
-    def images_per_second(self, row: Row) -> float:
-        """Of the whole batch, an image having the layout's number of tokens."""
+    def sequences_per_second(self, row: Row) -> float:
+        """Of the whole batch, a sequence having the layout's number of tokens: images, or seconds of sound."""
         return self.tokens_per_second(row) / self.config.layout.length
+
+    def rates(self, row: Row) -> dict[str, float]:
+        """What else than tokens there is to count; texts have no length."""
+        match self.config.layout:
+            case ImageLayout():
+                return {"images_per_second": self.sequences_per_second(row)}
+            case AudioLayout():
+                whole = self.sequences_per_second(row)
+                return {"audio_seconds_per_second": whole, "real_time_factor": whole / row.batch}
+        return {}
 
     def fraction(self, row: Row) -> float:
         """Time that the machine allows / time taken; NaN: unknown."""
@@ -143,7 +149,7 @@ class BenchResult:
             self._kind(row): row.way,
             **values,
             "tokens_per_second": self.tokens_per_second(row),
-            **({} if self.is_text else {"images_per_second": self.images_per_second(row)}),
+            **self.rates(row),
             "parameters": self.transformer_parameters if is_transformer else self.parameters,
             "fraction_of_limit": self.fraction(row),
             "limit": asdict(row.limit) if row.limit else None,

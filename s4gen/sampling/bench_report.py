@@ -11,12 +11,15 @@ from s4gen.sampling.limits import precision_of
 from s4gen.sampling.measure import CACHED, Row
 
 HEADER = ("", "ms/step", "tokens/s", "images/s", "peak MB", "time/best", "of limit")
-"""Columns of `cells`; of text there is no fourth."""
+"""Columns of `cells` for images; of text there is no fourth."""
 
 
-def header(result: BenchResult) -> list[str]:
-    """The columns of `cells` for this result."""
-    return [name for name in HEADER if not (result.is_text and name == "images/s")]
+def header(result: BenchResult, batch: int) -> list[str]:
+    """The columns of `cells` for this result and batch size."""
+    first, ms, *_, peak, ratio, limit = HEADER
+    audio = "x real time" if batch == 1 else "s of sound/s"
+    counted = {"image": ["tokens/s", "images/s"], "text": ["tokens/s"], "audio": ["samples/s", audio]}
+    return [first, ms, *counted[result.config.layout.kind], peak, ratio, limit]
 
 
 def cells(result: BenchResult, batch: int) -> list[list[str]]:
@@ -26,7 +29,7 @@ def cells(result: BenchResult, batch: int) -> list[list[str]]:
             result.title(row),
             number(row.ms_per_step),
             number(result.tokens_per_second(row)),
-            *([] if result.is_text else [number(result.images_per_second(row))]),
+            *([number(result.sequences_per_second(row))] if result.rates(row) else []),
             number(row.peak_memory_mb),
             number(result.ratio(row)),
             percent(result.fraction(row)),
@@ -72,8 +75,13 @@ def _limit_line(whose: str, row: Row) -> str:
 def format_table(result: BenchResult) -> str:
     """What `s4gen bench` prints: the conditions, a table for each batch size, the cost by position."""
     model, machine, layout = result.config.model, result.machine, result.config.layout
-    what = f"{layout.vocab:,} different tokens" if result.is_text else f"{layout.length} tokens per {layout.kind}"
+    what = {
+        "image": f"{layout.length} tokens per image",
+        "text": f"{layout.vocab:,} different tokens",
+        "audio": f"{layout.length:,} samples per second",
+    }[layout.kind]
     layers = f"{model.n_layers} layers" + (f" of {model.mixers}" if model.mixers > 1 else "")
+    layers += f", pool {' '.join(map(str, model.pool))}" if model.pool else ""
     lines = [
         f"{result.name}: {model.mixer}, {layers}, d_model {model.d_model}, {result.parameters:,} parameters, {what}",
         f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, on {machine['device']}",
@@ -87,7 +95,7 @@ def format_table(result: BenchResult) -> str:
     for batch in result.batches:
         lines += [
             "",
-            *aligned([[f"batch {batch}", *header(result)[1:]], *cells(result, batch)]),
+            *aligned([[f"batch {batch}", *header(result, batch)[1:]], *cells(result, batch)]),
             *limit_lines(result, batch),
         ]
     if result.positions:

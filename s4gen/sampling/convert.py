@@ -22,6 +22,7 @@ from s4gen.errors import UserError
 from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.ssm_layers import SSMLayer
+from s4gen.models.wavenet import WaveNet
 
 MODEL_FILE = "model.safetensors"
 CHECKPOINT_FILES = ("config.json", MODEL_FILE, TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md")
@@ -129,14 +130,18 @@ class Certificate:
     tolerance: float
     """Nats per token."""
     layer_differences: dict[str, float]
-    """Of each mixer fed with the convolution view's input: largest |difference| of the output / largest |output|."""
+    """Of each mixer, or of a WaveNet, fed with the convolution view's input: largest |difference| of the output /
+    largest |output|."""
 
 
 @torch.no_grad()
-def certify(recurrent: RecurrentModel, sequences: Tensor, tolerance: float = 1e-3) -> Certificate:
+def certify(
+    recurrent: RecurrentModel, sequences: Tensor, tolerance: float = 1e-3, label: Tensor | None = None
+) -> Certificate:
     """Score sequences (n, L) int64 by convolution and by recurrence, and certify that they agree.
 
-    All n are scored at once, and every layer's input and output over them is kept meanwhile: give a few.
+    All n are scored at once, and every layer's input and output over them is kept meanwhile: give a few. label (n,)
+    int64 where there are classes, 0 by default.
 
     Raises:
         UserError: some token's log-probabilities differ by more than `tolerance` nats, or are not numbers.
@@ -144,8 +149,8 @@ def certify(recurrent: RecurrentModel, sequences: Tensor, tolerance: float = 1e-
     if not 0 < tolerance < math.inf:
         raise UserError(f"the tolerance is {tolerance}, it must be a finite number of nats greater than 0")
     sequences = sequences.to(recurrent.device)
-    convolution, layer_differences = _score_layer_by_layer(recurrent, sequences)
-    stepped = recurrent.nats_recurrent(sequences)
+    convolution, layer_differences = _score_layer_by_layer(recurrent, sequences, label)
+    stepped = recurrent.nats_recurrent(sequences, label)
     difference = (convolution - stepped).abs().nan_to_num(nan=math.inf)
     worst_sequence, worst_position = divmod(int(difference.argmax()), sequences.shape[1])
     certificate = Certificate(
@@ -164,10 +169,13 @@ def certify(recurrent: RecurrentModel, sequences: Tensor, tolerance: float = 1e-
     return certificate
 
 
-def _score_layer_by_layer(recurrent: RecurrentModel, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+def _score_layer_by_layer(
+    recurrent: RecurrentModel, x: Tensor, label: Tensor | None
+) -> tuple[Tensor, dict[str, float]]:
     """-log p(x_t | x_<t) (B, L) float64 by convolution, and how far each mixer's steps are from its parallel pass.
 
     Each mixer is stepped on the input that it had in the parallel pass, so that one layer's fault shows in no other.
+    One of a coarse level has an input for every window of x, and none, and no difference, where x fills no window.
     """
     passes: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -177,9 +185,12 @@ def _score_layer_by_layer(recurrent: RecurrentModel, x: Tensor) -> tuple[Tensor,
 
         return recurrent.source.get_submodule(name).register_forward_hook(hook)
 
-    hooks = [record(f"{name}.mixer") for name, block in recurrent.source.named_modules() if isinstance(block, Block)]
+    parts = dict(recurrent.source.named_modules())
+    names = [f"{name}.mixer" for name, part in parts.items() if isinstance(part, Block)]
+    names += [name for name, part in parts.items() if isinstance(part, WaveNet)]
+    hooks = [record(name) for name in names]
     try:
-        nats = recurrent.source.nats(x).double()
+        nats = recurrent.source.nats(x, label).double()
     finally:
         for hook in hooks:
             hook.remove()

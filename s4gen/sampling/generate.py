@@ -19,8 +19,8 @@ from s4gen.progress import progress_bar
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
-from s4gen.sampling.generation import ENDLESS, Generation, engine_of, forked
-from s4gen.sampling.prompts import Prompts, checked_prompt, checked_prompts, prefill
+from s4gen.sampling.generation import ENDLESS, Generation, engine_of
+from s4gen.sampling.prompts import Prompts, checked_prompt, checked_prompts, starts
 
 __all__ = ["ENDLESS", "complete", "generate", "stream"]
 
@@ -35,40 +35,41 @@ def generate(
     top_p: float = 1.0,
     min_p: float = 0.0,
     prompt: Tensor | None = None,
+    labels: Tensor | None = None,
     batch_size: int = 64,
     engine: str | Engine = "eager",
     progress: bool = False,
 ) -> Tensor:
     """n sequences of the model's length, drawn from it: (n, L) int64 on the CPU.
 
-    Sequence i depends on the model, the seed, i, the filters, its own prompt and the engine, not on n or `batch_size`
-    (with "auto" the engine depends on n).
+    Sequence i depends on the model, the seed, i, the filters, its own prompt and label and the engine, not on n or
+    `batch_size` (with "auto" the engine depends on n).
 
     Args:
         prompt: the first tokens of each sequence, which are part of what is returned: (n, P) int64 with 0 <= P <= L,
-            or (1, P) or (P,) for all of them, read once and forked.
+            or (1, P) or (P,) for all of them, read once (for each label) and forked.
+        labels: the class of each sequence, (n,), for a model that has classes; None: all 0.
         batch_size: sequences drawn at a time, at most.
         engine: the name of one, or one made with these filters.
         progress: a bar on standard error, if tqdm is installed.
 
     Raises:
-        UserError: a setting out of range, an unknown engine, or a prompt that does not fit the model.
+        UserError: a setting out of range, an unknown engine, or a prompt or labels that do not fit the model.
     """
-    batches = _batches(n, batch_size)
+    batches = batches_of(n, batch_size)
     filters = Filters(temperature, top_k, top_p, min_p)
-    prompts = checked_prompt(recurrent, n, prompt)
+    prompts = checked_prompt(recurrent, n, prompt, labels)
     length, given = recurrent.config.layout.length, prompts.tokens.shape[1]
     wanted = _rest(recurrent, prompts)
     runner = engine_of(engine, recurrent, filters, n * wanted)
     out = torch.empty(n, length, dtype=torch.int64)
-    out[:, :given] = prompts.tokens
+    out[:, :given] = prompts.tokens if prompts.shared is None else prompts.tokens[0]
     if not wanted:
         return out
-    start = prefill(recurrent, prompts) if len(prompts.tokens) == 1 else None
+    begin = starts(recurrent, prompts)
     with progress_bar(n * wanted, "tok", progress, desc="sampling") as bar:
         for members in batches:
-            begun = prefill(recurrent, prompts.part(members)) if start is None else forked(start, len(members))
-            generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=begun)
+            generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=begin(members))
             position = given
             for chunk in generation.chunks(wanted):
                 out[members.start : members.stop, position : position + chunk.shape[1]] = chunk.cpu()
@@ -84,6 +85,7 @@ def stream(
     seed: int,
     filters: Filters = KEEP_ALL,
     prompt: Tensor | None = None,
+    labels: Tensor | None = None,
     engine: str | Engine = "eager",
     max_tokens: int | None = None,
 ) -> Iterator[Tensor]:
@@ -93,17 +95,19 @@ def stream(
 
     Args:
         prompt: (n, P), or (1, P) or (P,) for all; with `max_tokens` of any length.
+        labels: as of `generate`.
         max_tokens: how many follow; None: the rest of the model's length; ENDLESS: until the caller has enough.
 
     Raises:
         UserError: as of `generate`.
     """
-    prompts = checked_prompt(recurrent, n, prompt)
+    prompts = checked_prompt(recurrent, n, prompt, labels)
     count = _rest(recurrent, prompts) if max_tokens is None else max_tokens
     runner = engine_of(engine, recurrent, filters, n * count)
     if not count:
         return iter(())
-    generation = Generation.start(recurrent, n, seed=seed, prompt=prompt, filters=filters, engine=runner)
+    start = starts(recurrent, prompts)(range(n))
+    generation = Generation(recurrent, runner, filters, seed=seed, sequences=range(n), start=start)
     return generation.stream(count)
 
 
@@ -113,6 +117,7 @@ def complete(
     *,
     seed: int,
     max_tokens: int,
+    labels: Tensor | None = None,
     stop: Collection[int] = (),
     filters: Filters = KEEP_ALL,
     engine: str | Engine = "eager",
@@ -121,7 +126,7 @@ def complete(
     """Prompts (P_i,) of any lengths, each with its continuation: int64 (P_i + S_i,) on the CPU.
 
     S_i is `max_tokens`, or less where a token of `stop` comes first: that token is the last one. Sequences that have
-    stopped are left out of the computation as soon as half of their batch has.
+    stopped are left out of the computation as soon as half of their batch has. `labels` are as of `generate`.
 
     Raises:
         UserError: as of `generate`; or the lengths differ and the model is an attention model, whose rows must be of
@@ -129,18 +134,17 @@ def complete(
     """
     if not prompts:
         return []
-    batches = _batches(len(prompts), batch_size)
+    batches = batches_of(len(prompts), batch_size)
     vocab = recurrent.config.layout.vocab
     if wrong := [token for token in stop if not 0 <= token < vocab]:
         raise UserError(f"the stop token is {wrong[0]}; the model knows 0 to {vocab - 1}")
     if max_tokens < 0:
         raise UserError(f"max_tokens is {max_tokens}, it must be at least 0")
-    checked = checked_prompts(recurrent, prompts)
+    begin = starts(recurrent, checked_prompts(recurrent, prompts, labels))
     runner = engine_of(engine, recurrent, filters, len(prompts) * max_tokens)
     out = []
     for members in batches:
-        start = prefill(recurrent, checked.part(members))
-        generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=start)
+        generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=begin(members))
         out += _until_stop(generation, max_tokens, torch.tensor(sorted(stop), dtype=torch.int64))
     return [torch.cat([prompt.to("cpu", torch.int64), drawn]) for prompt, drawn in zip(prompts, out, strict=True)]
 
@@ -168,7 +172,7 @@ def _until_stop(generation: Generation, max_tokens: int, stop: Tensor) -> list[T
     return [torch.cat(pieces) for pieces in parts]
 
 
-def _batches(n: int, batch_size: int) -> list[range]:
+def batches_of(n: int, batch_size: int) -> list[range]:
     """Sequences 0 .. n - 1 in batches of equal size: none is nearly empty, and a compiled engine compiles once."""
     if n < 1 or batch_size < 1:
         raise UserError(f"asked for {n} sequences in batches of {batch_size}; both must be at least 1")

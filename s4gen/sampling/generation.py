@@ -15,7 +15,7 @@ from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.pacing import Pace, interrupts_held
-from s4gen.sampling.prompts import Start, checked_prompt, prefill
+from s4gen.sampling.prompts import Start, checked_prompt, starts
 from s4gen.sampling.randomness import Uniforms
 from s4gen.sampling.states import chosen_rows, padded_rows
 from s4gen.timing import synchronise
@@ -27,9 +27,9 @@ ENDLESS = sys.maxsize
 class Generation:
     """Rows being drawn, one for each sequence; memory does not grow with the tokens drawn.
 
-    What comes out of a row depends on the model, the engine, the filters, the seed, the row's sequence number and its
-    prompt: not on the other rows, and not on how many tokens are asked for at a time. An interrupted generation can be
-    saved or go on: no token is lost.
+    What comes out of a row depends on the model, the engine, the filters, the seed, the row's sequence number, its
+    prompt and its label: not on the other rows, and not on how many tokens are asked for at a time. An interrupted
+    generation can be saved or go on: no token is lost.
     """
 
     def __init__(
@@ -58,19 +58,21 @@ class Generation:
         *,
         seed: int,
         prompt: Tensor | None = None,
+        labels: Tensor | None = None,
         filters: Filters = KEEP_ALL,
         engine: str | Engine = "eager",
     ) -> Generation:
         """Sequences 0 .. n - 1 of a seed after their prompts (n, P), or (1, P) or (P,) for all: read once, then forked.
 
-        `engine` is the name of one, or one made with these filters.
+        `labels` are their classes, int64 (n,), where the model has some (None: all 0); `engine` is the name of one, or
+        one made with these filters.
 
         Raises:
-            UserError: a setting out of range, an unknown engine, or a prompt that does not fit the model.
+            UserError: a setting out of range, an unknown engine, or a prompt or labels that do not fit the model.
         """
-        start = prefill(recurrent, checked_prompt(recurrent, n, prompt))
+        begin = starts(recurrent, checked_prompt(recurrent, n, prompt, labels))
         runner = engine_of(engine, recurrent, filters, ENDLESS)
-        return cls(recurrent, runner, filters, seed=seed, sequences=range(n), start=forked(start, n))
+        return cls(recurrent, runner, filters, seed=seed, sequences=range(n), start=begin(range(n)))
 
     @classmethod
     def load(cls, path: str | Path, recurrent: RecurrentModel, engine: str = "eager") -> Generation:
@@ -161,11 +163,6 @@ class Generation:
             raise
         synchronise(drawn.device)
         self._pace.took(steps, time.perf_counter() - begin)
-
-
-def forked(start: Start, n: int) -> Start:
-    """n rows: those of `start`, or its only one n times."""
-    return start.rows(torch.arange(n).clamp_max(len(start.token) - 1))
 
 
 def engine_of(engine: str | Engine, recurrent: RecurrentModel, filters: Filters, tokens: int) -> Engine:

@@ -17,13 +17,13 @@ from s4gen.apart import DiedError, run_apart
 from s4gen.config import DensityConfig
 from s4gen.memory import keep_freed_memory
 from s4gen.models.density import DensityModel
-from s4gen.sampling.baselines import PrefixAgain, keep_kernels, mean_over_positions, mixers
+from s4gen.sampling.baselines import PrefixAgain, keep_kernels, mean_over_positions, mixers, strides
 from s4gen.sampling.cached import LARGEST_CACHE, CachedTransformer
 from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.roofline import Limit
 from s4gen.sampling.scoring import LOSSY, Loss, loss_of
-from s4gen.sampling.stepping import Stepping, ms_in_turn, repeated, states_at
+from s4gen.sampling.stepping import Stepping, ms_in_turn, repeated, states_at, turn_of
 from s4gen.ssm.blocks import block_lengths
 from s4gen.timing import PeakMemory, median_seconds, seconds
 
@@ -78,7 +78,7 @@ class Row:
     """Positions that were timed; of an engine the first and the last of a run through all between."""
     note: str = ""
     cost_by_position: dict[int, float] = field(default_factory=dict)
-    """Milliseconds per step at single positions."""
+    """Milliseconds per step at single positions; of a multi-scale stack, from there on."""
     loss: Loss | None = None
     """Of a lossy engine."""
     limit: Limit | None = None
@@ -128,11 +128,11 @@ def _measure_engine(task: Task) -> Row:
     """Rows are not padded, as generation pads them for some engines (see `Engine.row_multiple`)."""
     started, device = time.perf_counter(), torch.device(task.device)
     memory = PeakMemory(device)
-    recurrent = load(task.config, task.checkpoint, task.device)
+    recurrent, period = load(task.config, task.checkpoint, task.device), turn_of(task.config)
     with _said() as said:
         engine = make_engine(task.way, recurrent)
-        steps = Stepping(engine, recurrent.initial_state(task.batch), recurrent.bos)
-        seconds(steps.one, device)
+        steps = Stepping(engine, recurrent.initial_state(task.batch), recurrent.bos, period)
+        seconds(steps.turn, device)
     start_seconds = time.perf_counter() - started
     if engine.name != task.way:  # make_engine and the compiled engine go on with another one
         return failed(task, said.getvalue().strip() or f"there is no {task.way} engine here")
@@ -147,7 +147,7 @@ def _measure_engine(task: Task) -> Row:
     if task.positions:
         keep_kernels(recurrent.source)
         states = states_at(recurrent, task.batch, task.positions)
-        costs = ms_in_turn({p: Stepping(engine, state) for p, state in states.items()}, device, task.budget)
+        costs = ms_in_turn({p: Stepping(engine, state) for p, state in states.items()}, device, task.budget, period)
     loss = loss_of(recurrent, engine) if task.loss and task.way in LOSSY else None
     return Row(task.way, task.batch, task.lengths[0], ms, peak, start_seconds, sampled, note, costs, loss)
 
@@ -158,9 +158,10 @@ def _measure_again(task: Task) -> Row:
     note = ""
     if task.way == "conv":
         model = load(task.config, task.checkpoint, task.device).source
-        rebuild = _seconds_to_build_kernels(model, length)
+        if mixers(model):  # a WaveNet has none
+            rebuild = _seconds_to_build_kernels(model, length)
+            note = f"kernels built once and not counted (a plain forward pass adds {1e3 * rebuild:.3g} ms for them)"
         keep_kernels(model)
-        note = f"kernels built once and not counted (a plain forward pass adds {1e3 * rebuild:.3g} ms for them)"
     else:
         model = DensityModel(task.config).eval().to(task.device)
     way = PrefixAgain(model, task.batch, length)
@@ -251,6 +252,7 @@ def _said() -> Iterator[io.StringIO]:
 
 def _seconds_to_build_kernels(model: DensityModel, length: int) -> float:
     def build() -> list[object]:
-        return [mixer.block_maps(*block_lengths(length)) for mixer in mixers(model)]
+        return [mixer.block_maps(*block_lengths(max(1, n))) for mixer, n in zip(mixers(model), lengths, strict=True)]
 
+    lengths = [length // every for every in strides(model)]
     return median_seconds(build, model.device, 0.0)[0]

@@ -3,15 +3,24 @@
 There are four buffers: the residual stream x, two scratch vectors h and g, and the logits. One step of a model is the
 operations in their order, once:
 
-    Embed    x = value[token] + place[place]
+    Embed    x = value[token] + place[place] + label[label]
     Norm     h = layer norm of x
     SSM      state, g = one step of the recurrence on h; then GELU
     Linear   g = .. or x += .. or logits = weight h (or g) + bias; then GELU or GLU
     Clusters log-probabilities from the logits of an adaptive softmax
+
+Of several time scales, those between Down and Up run only in steps that fill a window:
+
+    Keep     kept = x
+    Down     window[phase] = x, kept = x + pending[phase]; unless this fills the window, go on with Up
+    Linear   x = weight window + bias, pending = weight x + bias
+    Up       x = kept
+    AddKept  x += kept
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +31,7 @@ from torch import Tensor, nn
 from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from s4gen.models.blocks import Block, GatedOutput
 from s4gen.models.embedding import AudioEmbedding, ImageEmbedding
+from s4gen.models.sashimi import Sashimi
 from s4gen.models.ssm_layers import DiagonalStep, WoodburyStep
 from s4gen.sampling.convert import RecurrentModel
 
@@ -35,13 +45,14 @@ class NotFlatError(Exception):
 
 @dataclass(frozen=True)
 class Embed:
-    """x = value[row] + place[place mod period], the row being channel * levels + token.
+    """x = value[row] + place[place mod period] + label[label], the row being channel * levels + token.
 
     A bos that is not among the tokens has a row of its own, the last.
     """
 
     value: Tensor  # r(channels * levels, D), one row more for such a bos
     place: Tensor  # r(period, D), period 0 without it
+    label: Tensor  # r(classes, D), no classes without it
     channels: int
     levels: int
 
@@ -74,13 +85,15 @@ class Linear:
     weight: Tensor  # r(out, in)
     bias: Tensor  # r(out)
     source: str
-    """h or g."""
+    """h or g; window or x, between two levels."""
     target: str
-    """g or logits, which it overwrites, or x, to which it adds."""
+    """g or logits, which it overwrites, or x, to which it adds; between two levels it overwrites x or pending."""
     epilogue: str = ""
     """Nothing, gelu, or glu: values in the first half of the outputs, gates in the second."""
     offset: int = 0
     """Where in the logits the outputs begin, a multiple of 16."""
+    parts: int = 1
+    """Of a window the inputs, and of what is pending the outputs, consist of so many vectors, one after another."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,40 @@ class Clusters:
     counts: tuple[int, ...]
 
 
-Operation = Embed | Norm | SSM | Linear | Clusters
+@dataclass(frozen=True)
+class Keep:
+    """Keep x, r(width), for the matching AddKept."""
+
+    width: int
+
+
+@dataclass(frozen=True)
+class Down:
+    """x takes its place in a window of `stride` inputs; kept = x + what is pending there.
+
+    From here to the matching Up stands the coarser level, which runs where the window is full. Of a level inside n
+    others the input at the model's place t is number t // (the product of their strides).
+    """
+
+    stride: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Up:
+    """x = what the matching Down kept, and keeps on keeping."""
+
+    width: int
+
+
+@dataclass(frozen=True)
+class AddKept:
+    """x += what the matching Keep, or Down, has kept."""
+
+    width: int
+
+
+Operation = Embed | Norm | SSM | Linear | Clusters | Keep | Down | Up | AddKept
 
 
 @dataclass(frozen=True)
@@ -106,6 +152,11 @@ class Plan:
     vocab: int
     bos: int
 
+    @property
+    def period(self) -> int:
+        """Steps after which the same operations are due again, levels being nested."""
+        return math.prod(operation.stride for operation in self.operations if isinstance(operation, Down))
+
 
 def flatten(recurrent: RecurrentModel) -> Plan:
     """The plan of a converted model; it shares the model's tensors.
@@ -114,28 +165,52 @@ def flatten(recurrent: RecurrentModel) -> Plan:
         NotFlatError: a layer is not one that a plan knows.
     """
     model = recurrent.stepper
-    if isinstance(model.embedding, AudioEmbedding):
-        raise NotFlatError("the embedding is of type AudioEmbedding")
     operations = [_embed(model.embedding)]
     for i, block in enumerate(model.blocks):
-        if not isinstance(block, Block):
-            raise NotFlatError(f"layer {i} is of type {type(block).__name__}")
-        operations += _block(block, f"layer {i}")
+        operations += _level(block, f"layer {i}") if isinstance(block, Sashimi) else _block(block, f"layer {i}")
     operations += [_norm(model.norm), *_head(model.head)]
     return Plan(tuple(operations), model.config.layout.vocab, model.bos)
 
 
 @torch.no_grad()
-def _embed(embedding: ImageEmbedding | AdaptiveEmbedding) -> Operation:
+def _embed(embedding: ImageEmbedding | AdaptiveEmbedding | AudioEmbedding) -> Operation:
     if isinstance(embedding, AdaptiveEmbedding):
         table = embedding(torch.arange(embedding.bounds[-1], device=embedding.tables[0].device))
-        return Embed(table, table[:0], 1, len(table))
+        return Embed(table, table[:0], table[:0], 1, len(table))
+    value = embedding.value.weight
+    if isinstance(embedding, AudioEmbedding):
+        label = value[:0] if embedding.label is None else embedding.label.weight
+        return Embed(value, value[:0], label, 1, embedding.layout.vocab)
     layout = embedding.layout
-    place = torch.arange(layout.length, device=embedding.value.weight.device)
-    return Embed(embedding.value.weight, embedding.where(place), layout.channels, layout.levels)
+    place = torch.arange(layout.length, device=value.device)
+    return Embed(value, embedding.where(place), value[:0], layout.channels, layout.levels)
 
 
-def _block(block: Block, name: str) -> Iterator[Operation]:
+def _level(stack: Sashimi, name: str) -> Iterator[Operation]:
+    """A level and all that are coarser."""
+    for block in stack.down:
+        yield from _block(block, name)
+    if stack.pool is None or stack.inner is None:
+        yield Keep(_width(stack))
+    else:
+        stride = stack.pool.stride
+        yield Down(stride, _width(stack))
+        yield Linear(stack.pool.down.weight, stack.pool.down.bias, "window", "x", parts=stride)
+        yield from _level(stack.inner, name)
+        yield Linear(stack.pool.up.weight, stack.pool.up.bias, "x", "pending", parts=stride)
+        yield Up(_width(stack))
+    for block in stack.up:
+        yield from _block(block, name)
+    yield AddKept(_width(stack))
+
+
+def _width(stack: Sashimi) -> int:
+    return next(len(module.weight) for module in stack.up.modules() if isinstance(module, nn.LayerNorm))
+
+
+def _block(block: nn.Module, name: str) -> Iterator[Operation]:
+    if not isinstance(block, Block):
+        raise NotFlatError(f"{name} is of type {type(block).__name__}")
     yield _norm(block.norm)
     yield _ssm(block.mixer, name)
     if not isinstance(block.output, GatedOutput):

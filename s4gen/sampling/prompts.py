@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from s4gen.config import AudioLayout, ModelConfig
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
 from s4gen.sampling.convert import RecurrentModel
@@ -22,7 +24,7 @@ _TOKENS = 8 * CHUNK
 _ROWS = 4
 """Rows are padded to a multiple of this at least: see `EagerEngine.row_multiple`."""
 _SHORTEST = 16
-"""Chunks are padded to this length, where the mixer can ignore what follows a row's end."""
+"""Chunks are padded to this length, at the coarsest level, where the mixer can ignore what follows a row's end."""
 _SMALL_PRODUCT = 400
 """PyTorch rounds a batched matrix product of fewer multiplications than this in another way."""
 _ONE_LENGTH = ("attention", "lssl")
@@ -30,15 +32,18 @@ _ONE_LENGTH = ("attention", "lssl")
 
 
 class Prompts(NamedTuple):
-    """Checked prompts, one for each row; a single one may stand for all rows."""
+    """Checked prompts, one for each sequence, or fewer that they share: at least one for each label."""
 
-    tokens: Tensor  # int64 (n, P) on the CPU; beyond the length of a row anything may stand
-    lengths: Tensor | None  # int64 (n,); None: all P
+    tokens: Tensor  # int64 (m, P) on the CPU; beyond the length of a row anything may stand
+    lengths: Tensor | None  # int64 (m,); None: all P
+    labels: Tensor | None  # int64 (m,): classes; None: there are none, or all 0
+    shared: Tensor | None = None  # int64 (n,): the row that each sequence begins with; None: its own
 
     def part(self, rows: range) -> Prompts:
-        """Some of them, padded as all are: a row is computed in the same way in any batch."""
+        """Some of the rows, padded as all are: a row is computed in the same way in any batch."""
         chosen = slice(rows.start, rows.stop)
-        return Prompts(self.tokens[chosen], None if self.lengths is None else self.lengths[chosen])
+        lengths, labels = (None if column is None else column[chosen] for column in (self.lengths, self.labels))
+        return Prompts(self.tokens[chosen], lengths, labels)
 
 
 class Start(NamedTuple):
@@ -52,45 +57,78 @@ class Start(NamedTuple):
         return chosen_rows(self, rows)
 
 
-def checked_prompt(recurrent: RecurrentModel, n: int, prompt: Tensor | None) -> Prompts:
-    """Prompts of one length for n rows: (n, P), or one for all, (1, P) or (P,), or none.
+def checked_prompt(recurrent: RecurrentModel, n: int, prompt: Tensor | None, labels: Tensor | None = None) -> Prompts:
+    """Prompts of one length for n rows: (n, P), or one for all, (1, P) or (P,), or none; labels (n,).
 
     Raises:
-        UserError: n is less than 1, or the prompt has another shape, or tokens that the model does not know.
+        UserError: n is less than 1, the prompt has another shape, or tokens that the model does not know; labels that
+            it does not know.
     """
     if n < 1:
         raise UserError(f"asked for {n} sequences; it must be at least 1")
+    known = checked_labels(recurrent, n, labels)
     if prompt is None:
-        return Prompts(torch.empty(1, 0, dtype=torch.int64), None)
+        prompt = torch.empty(1, 0, dtype=torch.int64)
     if prompt.ndim not in (1, 2) or (prompt.ndim == 2 and len(prompt) not in (1, n)):
         raise UserError(
             f"the prompt has shape {tuple(prompt.shape)}; expected ({n}, P), a row for each sequence, or (P,), "
             "one for all"
         )
-    return Prompts(torch.atleast_2d(_checked(recurrent, prompt, "the prompt")), None)
+    tokens = torch.atleast_2d(_checked(recurrent, prompt, "the prompt"))
+    if len(tokens) == n:
+        return Prompts(tokens, None, known)
+    if known is None:
+        return Prompts(tokens, None, None, torch.zeros(n, dtype=torch.int64))
+    distinct, rows = known.unique(return_inverse=True)
+    return Prompts(tokens.expand(len(distinct), -1), None, distinct, rows)
 
 
-def checked_prompts(recurrent: RecurrentModel, prompts: Sequence[Tensor]) -> Prompts:
-    """Prompts (P_i,) of any lengths, one for each row.
+def checked_labels(recurrent: RecurrentModel, n: int, labels: Tensor | None) -> Tensor | None:
+    """Labels int64 (n,) on the CPU, if any.
+
+    Raises:
+        UserError: the model has no classes, or others; or there is not one label for each of n sequences.
+    """
+    if labels is None:
+        return None
+    layout = recurrent.config.layout
+    classes = len(layout.classes) if isinstance(layout, AudioLayout) else 0
+    if not classes:
+        raise UserError("the model is not conditional on labels; leave them out")
+    if labels.shape != (n,) or labels.is_floating_point():
+        raise UserError(
+            f"the labels have shape {tuple(labels.shape)} and type {labels.dtype}; expected whole numbers ({n},), one "
+            "for each sequence"
+        )
+    if ((labels < 0) | (labels >= classes)).any():
+        raise UserError(
+            f"the labels are from {int(labels.min())} to {int(labels.max())}; the model knows 0 to {classes - 1}"
+        )
+    return labels.to("cpu", torch.int64)
+
+
+def checked_prompts(recurrent: RecurrentModel, prompts: Sequence[Tensor], labels: Tensor | None = None) -> Prompts:
+    """Prompts (P_i,) of any lengths, one for each row, and labels (n,).
 
     Raises:
         UserError: a prompt has more than one dimension, or tokens that the model does not know; or the lengths differ
-            and the model cannot have that.
+            and the model cannot have that; or labels that it does not know.
     """
+    known = checked_labels(recurrent, len(prompts), labels)
     for i, prompt in enumerate(prompts):
         if prompt.ndim != 1:
             raise UserError(f"prompt {i} has shape {tuple(prompt.shape)}; expected (P,)")
     rows = [_checked(recurrent, prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
     lengths = torch.tensor([len(row) for row in rows])
     if (lengths == lengths[0]).all():
-        return Prompts(torch.stack(rows), None)
+        return Prompts(torch.stack(rows), None, known)
     mixer = recurrent.config.model.mixer
     if mixer in _ONE_LENGTH:
         raise UserError(
             f"the prompts have {int(lengths.min())} to {int(lengths.max())} tokens, and a model of {mixer} takes rows "
             "of one length; continue the prompts of each length in a call of their own"
         )
-    return Prompts(pad_sequence(rows, batch_first=True), lengths)
+    return Prompts(pad_sequence(rows, batch_first=True), lengths, known)
 
 
 def _checked(recurrent: RecurrentModel, prompt: Tensor, what: str) -> Tensor:
@@ -104,9 +142,21 @@ def _checked(recurrent: RecurrentModel, prompt: Tensor, what: str) -> Tensor:
     return prompt.to("cpu", torch.int64)
 
 
+def starts(recurrent: RecurrentModel, prompts: Prompts) -> Callable[[range], Start]:
+    """Where sequences begin, for as many as are asked for at a time; prompts that are shared are read once, now.
+
+    Raises:
+        UserError: as of `prefill`, when a prompt is read.
+    """
+    if prompts.shared is None:
+        return lambda members: prefill(recurrent, prompts.part(members))
+    begun, rows = prefill(recurrent, prompts), prompts.shared
+    return lambda members: begun.rows(rows[members.start : members.stop])
+
+
 @torch.no_grad()
 def prefill(recurrent: RecurrentModel, prompts: Prompts) -> Start:
-    """Read all tokens of the prompts but the last, by convolution: any length, in bounded memory.
+    """Read all tokens of the prompts, a row each, but the last, by convolution: any length, in bounded memory.
 
     On a CPU the result for a row depends, bit for bit, on its own prompt and on the longest one in the `Prompts` that
     these are a part of, on nothing else.
@@ -117,11 +167,17 @@ def prefill(recurrent: RecurrentModel, prompts: Prompts) -> Start:
     multiple = row_multiple(recurrent.config.ssm.d_state)
     rows = padded_rows(len(prompts.tokens), multiple)
     fed = F.pad(prompts.tokens[rows], (1, 0), value=recurrent.bos).to(recurrent.device)
-    lengths = None if prompts.lengths is None else prompts.lengths[rows].to(recurrent.device)
-    size = max(multiple, _TOKENS // max(_SHORTEST, min(CHUNK, fed.shape[1] - 1)) // multiple * multiple)
+    lengths, labels = (
+        None if column is None else column[rows].to(recurrent.device) for column in (prompts.lengths, prompts.labels)
+    )
+    least = _shortest(recurrent.config.model)
+    size = max(multiple, _TOKENS // max(least, min(CHUNK, fed.shape[1] - 1)) // multiple * multiple)
     parts = [slice(first, first + size) for first in range(0, len(fed), size)]
     state = joined(
-        [_state_before_last(recurrent, fed[part], None if lengths is None else lengths[part]) for part in parts]
+        [
+            _state_before_last(recurrent, fed[part], *(None if x is None else x[part] for x in (lengths, labels)))
+            for part in parts
+        ]
     )
     token = fed[:, -1] if lengths is None else fed.gather(1, lengths[:, None])[:, 0]
     # A cache is full after reading, so the step copies it before it writes.
@@ -135,14 +191,21 @@ def row_multiple(d_state: int) -> int:
     return _ROWS * -(-_SMALL_PRODUCT // (_ROWS * d_state**2))
 
 
-def _state_before_last(recurrent: RecurrentModel, fed: Tensor, lengths: Tensor | None) -> ModelState:
+def _shortest(model: ModelConfig) -> int:
+    """Tokens to which a chunk is padded."""
+    return _SHORTEST * math.prod(model.pool)
+
+
+def _state_before_last(
+    recurrent: RecurrentModel, fed: Tensor, lengths: Tensor | None, labels: Tensor | None
+) -> ModelState:
     """The state after all tokens of fed (B, 1 + P) but the last of each row, which has 1 + lengths of them."""
-    state = recurrent.initial_state(len(fed))
+    state, least = recurrent.initial_state(len(fed), labels), _shortest(recurrent.config.model)
     for start in range(0, fed.shape[1] - 1, CHUNK):
         chunk = fed[:, start : min(start + CHUNK, fed.shape[1] - 1)]
         counts = None if lengths is None else (lengths - start).clamp(0, chunk.shape[1])
-        if chunk.shape[1] < _SHORTEST and recurrent.config.model.mixer not in _ONE_LENGTH:
+        if chunk.shape[1] < least and recurrent.config.model.mixer not in _ONE_LENGTH:
             counts = torch.full_like(fed[:, 0], chunk.shape[1]) if counts is None else counts
-            chunk = F.pad(chunk, (0, _SHORTEST - chunk.shape[1]))
+            chunk = F.pad(chunk, (0, least - chunk.shape[1]))
         _, state = recurrent.source.prefill(chunk, state, counts)
     return state

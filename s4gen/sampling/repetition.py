@@ -25,6 +25,7 @@ class SeenState(NamedTuple):
 
     place: Tensor
     blocks: tuple[object, ...]
+    label: Tensor | tuple[()]
     seen: Tensor  # bool (B, V)
 
 
@@ -39,8 +40,8 @@ def remembering(start: Start, prompts: Sequence[Tensor], vocab: int) -> Start:
     seen = torch.zeros(len(prompts), vocab, dtype=torch.bool)
     for row, prompt in zip(seen, prompts, strict=True):
         row[prompt] = True
-    place, blocks, _ = start.state
-    return Start(start.token, SeenState(place, blocks, seen.to(place.device)))  # type: ignore[arg-type]
+    place, blocks, label = start.state
+    return Start(start.token, SeenState(place, blocks, label, seen.to(place.device)))  # type: ignore[arg-type]
 
 
 class PenalisedEngine:
@@ -57,13 +58,13 @@ class PenalisedEngine:
 
     def feed(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         """See `Steps`."""
-        logits, (place, blocks, _) = self._recurrent.step(token, state)
-        return logits, SeenState(place, blocks, state.seen)  # type: ignore[return-value, attr-defined]
+        logits, (place, blocks, label) = self._recurrent.step(token, state)
+        return logits, SeenState(place, blocks, label, state.seen)  # type: ignore[return-value, attr-defined]
 
     def advance(self, token: Tensor, state: ModelState, u: Tensor) -> tuple[Tensor, ModelState]:
         """See `Steps`. What is drawn counts as seen from now on."""
-        logits, (place, blocks, _) = self._recurrent.step(token, state)
+        logits, (place, blocks, label) = self._recurrent.step(token, state)
         seen = state.seen  # type: ignore[attr-defined]
         drawn = draw(self._filters(penalised(logits, seen, self._penalty)), u)
         seen = seen.scatter(1, drawn[:, None], True)
-        return drawn, SeenState(place, blocks, seen)  # type: ignore[return-value]
+        return drawn, SeenState(place, blocks, label, seen)  # type: ignore[return-value]

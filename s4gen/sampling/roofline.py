@@ -10,6 +10,8 @@ to in the next, so that a model that fits into the cache is judged by the cache.
 
 At batches whose states leave the cache it can pay to take many steps with some of the rows before it is the others'
 turn: the weights are then read once per step for each such group, the states stay. The limit is that of the best group.
+
+What a coarse level of a multi-scale stack does counts by how often it runs.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 
 from s4gen.models.density import DensityModel
-from s4gen.sampling.plan import SSM, Clusters, Embed, Linear, Norm, Plan
+from s4gen.sampling.plan import SSM, Down, Linear, Norm, Operation, Plan, Up
 from s4gen.timing import seconds
 
 PRECISIONS = {"fp32": 4, "bf16": 2, "int8": 1}
@@ -39,7 +41,7 @@ _MATRICES = (512, 1024)
 
 @dataclass(frozen=True)
 class Work:
-    """What one step has to move and to compute. Bytes, and floating-point operations."""
+    """What one step has to move and to compute, in the mean. Bytes, and floating-point operations."""
 
     weights: int
     """Numbers in the matrices, read once for all rows together; their precision is the engine's."""
@@ -53,45 +55,70 @@ class Work:
     """Bytes of them read or written in a step: a state is both."""
     operations: int
     """For each row."""
+    idle_weights: int = 0
+    """Numbers in matrices of levels that do not run, in the mean: only room is needed for them."""
+    idle_constants: int = 0
+    """Bytes of everything else there."""
 
     def shared(self, precision: str) -> int:
         """Bytes read once for all rows together."""
         return self.weights * PRECISIONS[precision] + self.constants + _FLOAT * self.scales * (precision == "int8")
 
+    def held(self, precision: str) -> int:
+        """Bytes for all rows together that are read in this step or in another."""
+        return self.shared(precision) + self.idle_weights * PRECISIONS[precision] + self.idle_constants
+
+
+_NOTHING = Work(0, 0, 0, 0, 0, 0)
+
 
 def count(plan: Plan) -> Work:
-    """The work of one step of a plan. Of the embedding a step reads two rows: nothing."""
-    work = Work(0, 0, 0, 0, 0, 0)
+    """The work of one step of a plan. Of the embedding a step reads a few rows: nothing."""
+    every = [1]  # of this level, and those around it: steps from one time that it runs to the next
+    works: list[tuple[Work, int]] = []
     for operation in plan.operations:
-        match operation:
-            case Embed() | Clusters():
-                pass
-            case Norm(weight, bias):
-                work = replace(work, constants=work.constants + _FLOAT * (weight.numel() + bias.numel()))
-            case Linear(weight, bias):
-                work = replace(
-                    work,
-                    weights=work.weights + weight.numel(),
-                    scales=work.scales + len(weight),
-                    constants=work.constants + _FLOAT * bias.numel(),
-                    operations=work.operations + 2 * weight.numel(),
-                )
-            case SSM():
-                work = _with_recurrence(work, operation)
-    return work
+        if isinstance(operation, Up):
+            every.pop()
+        works.append((_work(operation), every[-1]))
+        if isinstance(operation, Down):
+            every.append(every[-1] * operation.stride)
 
+    def mean(name: str) -> int:
+        return round(sum(getattr(work, name) / often for work, often in works))
 
-def _with_recurrence(work: Work, ssm: SSM) -> Work:
-    """A complex mode (two numbers of state) takes 14 operations, and 8 more for each rank: a s, + B h, C s; p (q s)."""
-    numbers, rank = ssm.B.numel(), len(ssm.p)
-    constants = sum(tensor.numel() for tensor in (ssm.a, ssm.B, ssm.C, ssm.D, ssm.p, ssm.q))
-    return replace(
-        work,
-        constants=work.constants + _FLOAT * constants,
-        kept=work.kept + _FLOAT * numbers,
-        moved=work.moved + 2 * _FLOAT * numbers,
-        operations=work.operations + (7 + 4 * rank) * numbers,
+    def total(name: str) -> int:
+        return sum(getattr(work, name) for work, _ in works)
+
+    return Work(
+        weights=mean("weights"),
+        scales=mean("scales"),
+        constants=mean("constants"),
+        kept=total("kept"),
+        moved=mean("moved"),
+        operations=mean("operations"),
+        idle_weights=total("weights") - mean("weights"),
+        idle_constants=total("constants") - mean("constants"),
     )
+
+
+def _work(operation: Operation) -> Work:
+    """The work of doing it once; a complex mode (two numbers of state) takes 14 operations, and 8 more for each rank.
+
+    That is a s, + B h, C s; p (q s).
+    """
+    match operation:
+        case Norm(weight, bias):
+            return replace(_NOTHING, constants=_FLOAT * (weight.numel() + bias.numel()))
+        case Linear(weight, bias):
+            operations, constants = 2 * weight.numel(), _FLOAT * bias.numel()
+            return Work(weight.numel(), len(weight), constants, kept=0, moved=0, operations=operations)
+        case SSM(a, B, C, D, p, q):
+            constants, state = _FLOAT * sum(tensor.numel() for tensor in (a, B, C, D, p, q)), _FLOAT * B.numel()
+            return Work(0, 0, constants, kept=state, moved=2 * state, operations=(7 + 4 * len(p)) * B.numel())
+        case Down(stride, width):
+            # A window and what is pending: each vector in them is written once, and read once.
+            return replace(_NOTHING, kept=2 * stride * _FLOAT * width, moved=4 * _FLOAT * width)
+    return _NOTHING
 
 
 def transformer_work(model: DensityModel, length: int, precision: str) -> Work:
@@ -145,7 +172,7 @@ def groups(batch: int) -> list[int]:
 
 def working_set(work: Work, precision: str, rows: int) -> int:
     """Bytes that a step for these rows comes back to in the next, within the sizes that are measured."""
-    return min(max(work.shared(precision) + rows * work.kept, _SMALLEST), _LARGEST)
+    return min(max(work.held(precision) + rows * work.kept, _SMALLEST), _LARGEST)
 
 
 def limit(work: Work, precision: str, batch: int, rates: Rates) -> Limit:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from s4gen.config import DensityConfig
 from s4gen.models.density import ModelState
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
@@ -25,8 +27,12 @@ _REACH_SECONDS = 60.0  # for going to far positions; one that takes longer is le
 class Stepping:
     """A batch of sequences being generated."""
 
-    def __init__(self, engine: Engine, state: ModelState, token: int = 0) -> None:
-        """Go on from `state`, `token` being the last one of every sequence."""
+    def __init__(self, engine: Engine, state: ModelState, token: int = 0, period: int = 1) -> None:
+        """Go on from `state`, `token` being the last one of every sequence.
+
+        Steps come in multiples of `period`, after which what they cost begins again: see `turn_of`.
+        """
+        self._period = period
         self._session = engine.begin(state)
         self._token = torch.full_like(state.place, token)
         self.taken = 0
@@ -37,13 +43,19 @@ class Stepping:
         self._token = self._session.advance(self._token, u)[:, -1]
         self.taken += steps
 
-    def one(self) -> None:
-        """Draw one more token for every sequence."""
-        self(1)
+    def turn(self) -> None:
+        """Draw one more token for every sequence, or as many as make a whole period."""
+        self(self._period)
 
     def chunk(self, device: torch.device, length: int) -> int:
         """Steps to ask for at once: as many as generation would, but at most a quarter of a sequence."""
-        return max(1, min(round(SECONDS / seconds(self.one, device)), length // 4))
+        each = seconds(self.turn, device) / self._period
+        return self._period * max(1, round(min(SECONDS / each, length // 4) / self._period))
+
+
+def turn_of(config: DensityConfig) -> int:
+    """Steps in which every level of a multi-scale stack runs as often as in any others: the mean over them is fair."""
+    return math.prod(config.model.pool)
 
 
 def repeated(step: Callable[[], object]) -> Steps:
@@ -74,15 +86,18 @@ def states_at(recurrent: RecurrentModel, batch: int, positions: Sequence[int]) -
     return found
 
 
-def ms_in_turn(ways: Mapping[int, Steps], device: torch.device, budget: float) -> dict[int, float]:
-    """Median ms of a step of each. They take turns, so that a disturbance of the machine falls on all alike."""
+def ms_in_turn(ways: Mapping[int, Steps], device: torch.device, budget: float, period: int = 1) -> dict[int, float]:
+    """Median ms of a step of each, over multiples of `period` steps.
+
+    They take turns, so that a disturbance of the machine falls on all alike.
+    """
 
     def timed(steps: Steps, n: int) -> float:
         return seconds(functools.partial(steps, n), device) / n
 
     for steps in ways.values():
-        timed(steps, 1)
-    group = {key: max(1, round(SECONDS / timed(steps, 1))) for key, steps in ways.items()}
+        timed(steps, period)
+    group = {key: period * max(1, round(SECONDS / timed(steps, period) / period)) for key, steps in ways.items()}
     times: dict[int, list[float]] = {key: [] for key in ways}
     deadline = time.perf_counter() + budget
     while time.perf_counter() < deadline or any(len(taken) < 3 for taken in times.values()):

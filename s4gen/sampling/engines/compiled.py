@@ -13,6 +13,7 @@ from s4gen.models.density import ModelState
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines.eager import EagerSteps, SteppedSession
 from s4gen.sampling.engines.graphed import GraphedSession, in_place
+from s4gen.sampling.engines.levels import Levels
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.states import chosen_rows, leaves, padded_rows
 
@@ -23,6 +24,7 @@ class CompiledEngine:
     """Starts slowly (10 to 35 s for each new number of rows, a few where the compiler's cache has it), then runs fast.
 
     A session of fewer rows than the engine is compiled for, but at least a quarter as many, runs with the others empty.
+    The step of a multi-scale model is compiled once for each number of coarser levels that may be due in it.
 
     Where compilation fails (no C++ compiler, say) it says so in one line on standard error, becomes "eager" by name
     and runs eagerly.
@@ -35,11 +37,19 @@ class CompiledEngine:
 
     def __init__(self, recurrent: RecurrentModel, filters: Filters) -> None:
         self.name = "compiled"
-        steps = EagerSteps(recurrent, filters)
-        self.feed = self._compiled(steps.feed)
-        self.advance = self._compiled(steps.advance)
-        self.advance_in_place = self._compiled(in_place(steps.advance))
+        levels = Levels(recurrent)
+        self.due = levels.due
+        steps = [EagerSteps(model, filters) for model in levels.models]
+        self._feed = [self._compiled(step.feed) for step in steps]
+        self._advance = [self._compiled(step.advance) for step in steps]
+        self.advances_in_place = [self._compiled(in_place(step.advance)) for step in steps]
         self._sizes: set[int] = set()
+
+    def feed(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+        return self._feed[self.due(state.place)](token, state)
+
+    def advance(self, token: Tensor, state: ModelState, u: Tensor) -> tuple[Tensor, ModelState]:
+        return self._advance[self.due(state.place)](token, state, u)
 
     def begin(self, state: ModelState) -> CompiledSession | SteppedSession:
         if not all(isinstance(leaf, Tensor) for leaf in leaves(state)):

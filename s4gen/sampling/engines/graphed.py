@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,8 @@ _WARM_UPS = 3
 
 Capture = Callable[[Callable[[], None]], Callable[[], Any]]
 """Of a function that works on fixed tensors, one that does the same; the function may run a few times meanwhile."""
+AdvanceInPlace = Callable[[Tensor, ModelState, Tensor], None]
+"""Feed token int64 (B,) and put in its place the one drawn with u (B,); the state moves on in its tensors."""
 
 
 def cuda_graph(function: Callable[[], None]) -> Callable[[], Any]:
@@ -34,18 +37,21 @@ def cuda_graph(function: Callable[[], None]) -> Callable[[], Any]:
 
 
 class GraphedSteps(Protocol):
-    """What is captured: a step that moves its arguments on."""
+    """What is captured: steps that move their arguments on, `due` of which stands for them at a place."""
+
+    @property
+    def advances_in_place(self) -> Sequence[AdvanceInPlace]: ...
+
+    def due(self, place: Tensor) -> int:
+        """Which step is the one at place int64 (B,)."""
+        ...
 
     def feed(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         """token int64 (B,) -> logits of the next (B, V), state after it."""
         ...
 
-    def advance_in_place(self, token: Tensor, state: ModelState, u: Tensor) -> None:
-        """Feed token int64 (B,) and put in its place the one drawn with u (B,); the state moves on in its tensors."""
-        ...
 
-
-def in_place(advance: Callable[..., tuple[Tensor, ModelState]]) -> Callable[[Tensor, ModelState, Tensor], None]:
+def in_place(advance: Callable[..., tuple[Tensor, ModelState]]) -> AdvanceInPlace:
     """`advance` in place; compiled, it reads and writes the state once."""
 
     def advance_in_place(token: Tensor, state: ModelState, u: Tensor) -> None:
@@ -63,7 +69,7 @@ def put(state: ModelState, new: ModelState) -> None:
 
 
 class GraphedSession:
-    """A session whose step is captured once and replayed; tokens, random numbers and state never leave the device.
+    """A session whose steps are captured once and replayed; tokens, random numbers and state never leave the device.
 
     An exception in the midst of `advance` leaves a state between the old and the new one.
     """
@@ -77,13 +83,13 @@ class GraphedSession:
             self._column = torch.zeros(1, dtype=torch.int64, device=device)
             self._u = torch.zeros(rows, STEPS, dtype=torch.float64, device=device)
             self._drawn = torch.zeros(rows, STEPS, dtype=torch.int64, device=device)
-            self._replay = capture(self._step)
+            self._replays = [capture(functools.partial(self._step, each)) for each in steps.advances_in_place]
             put(self._state, state)  # capturing has moved it
 
-    def _step(self) -> None:
+    def _step(self, advance_in_place: AdvanceInPlace) -> None:
         """One step from the buffers to the buffers."""
         u = self._u.index_select(1, self._column)[:, 0]
-        self._steps.advance_in_place(self._token, self._state, u)
+        advance_in_place(self._token, self._state, u)
         self._drawn.index_copy_(1, self._column, self._token[:, None])
         self._column.add_(1)
 
@@ -97,12 +103,14 @@ class GraphedSession:
         parts = []
         with torch.inference_mode():
             self._token.copy_(token)
+            place = self._state.place.to("cpu", copy=True)
             for part in u.split(STEPS, dim=1):
                 steps = part.shape[1]
                 self._u[:, :steps] = part.to(self._u.device)
                 self._column.zero_()
-                for _ in range(steps):
-                    self._replay()
+                for s in range(steps):
+                    self._replays[self._steps.due(place + s)]()
+                place = place + steps
                 parts.append(self._drawn[:, :steps].clone())
         return torch.cat(parts, dim=1)
 

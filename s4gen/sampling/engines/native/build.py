@@ -37,7 +37,8 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "s4_begin": (c_int, (c_void_p, c_uint64, c_int32, c_int32, c_void_p, *_ERROR)),
     "s4_end": (None, (c_void_p,)),
     "s4_state": (c_int, (c_void_p, c_uint64, c_void_p, c_int32, *_ERROR)),
-    "s4_places": (None, (c_void_p, c_void_p, c_int32)),
+    "s4_places": (c_int, (c_void_p, c_void_p, c_int32, *_ERROR)),
+    "s4_labels": (c_int, (c_void_p, c_void_p, *_ERROR)),
     "s4_advance": (
         c_int,
         (c_void_p, c_void_p, c_void_p, c_uint64, c_double, c_int64, c_double, c_double, c_void_p, *_ERROR),

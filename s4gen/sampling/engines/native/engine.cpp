@@ -6,9 +6,11 @@
 //          read once per step, which is the limit at small batch.
 //   batch  M rows at a time, vectors run over the rows ("batch innermost"); each thread has groups of its own.
 // Sums over inputs go in order through one accumulator per output; every product is a fused multiply-add, or none is.
+// Rows taken together stand at the same place of every window, so that the coarser levels are due for all or for none.
 // C++17, GCC or Clang (vector extensions), no other library than the standard one and POSIX madvise.
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -170,12 +172,13 @@ struct Floats {
 
 // ------------------------------------------------------------------------------------------------------------ the plan
 
-enum Kind : uint32_t { EMBED, NORM, SSM, LINEAR, CLUSTERS, N_KINDS };
-enum Place : uint32_t { X, H, G, LOGITS, N_PLACES };  // residual stream, private scratch, shared scratch, output
+enum Kind : uint32_t { EMBED, NORM, SSM, LINEAR, CLUSTERS, DOWN, UP, KEEP, ADD_KEPT, N_KINDS };
+// Residual stream, private scratch, shared scratch, output; the rest is state, of the level around the operation.
+enum Place : uint32_t { X, H, G, LOGITS, WINDOW, PENDING, N_PLACES };
 enum Epilogue : uint32_t { STORE, GELU, ADD, GLU_ADD, N_EPILOGUES };
 enum Precision : uint32_t { FP32, BF16, INT8, N_PRECISIONS };
 constexpr uint64_t PER_WORD[N_PRECISIONS] = {1, 2, 4};  // weights of one output in 32 bits
-constexpr int MAX_RANK = 4, TENSORS = 4, MAX_CLUSTERS = 16;
+constexpr int MAX_RANK = 4, TENSORS = 4, MAX_CLUSTERS = 16, MAX_LEVELS = 16;
 
 struct Header {
   char magic[8];
@@ -190,8 +193,11 @@ struct Op {
   float eps;
   uint32_t offset, reserved[2];
   uint64_t at[TENSORS];  // byte offsets
-  uint64_t state;        // floats of state per padded row before this operation's; set on reading
-  uint64_t reserved_too[3];
+  // Set on reading:
+  uint64_t state;  // floats of state per padded row before what this operation reads or writes there
+  uint64_t every;  // of DOWN: steps from one input of its level to the next
+  uint64_t up;     // of DOWN: the matching UP
+  uint64_t reserved_too;
 };
 static_assert(sizeof(Op) == 128, "the layout of plans");
 
@@ -210,6 +216,9 @@ uint64_t words(uint64_t n, uint64_t per) { return (n + per - 1) / per; }
 // Weights are packed [in / DEPTH][out / 64][word][4][16], in the order in which they are read: DEPTH inputs and a block of
 // 16 outputs fit the nearest cache together with the inputs of 32 rows. The last group of 4 blocks may have fewer.
 constexpr uint64_t DEPTH = 128, GROUP = 4;
+
+// Of DOWN: where in its window stands the input that comes after `place` tokens.
+uint64_t phase_of(const Op& op, int64_t place) { return static_cast<uint64_t>(place) / op.every % op.period; }
 
 // Of the logits: where a part of the vocabulary lies. The first has the clusters' own logits behind its tokens'.
 struct Part {
@@ -239,19 +248,39 @@ struct Plan {
     std::memcpy(ops.data(), bytes + sizeof(Header), ops.size() * sizeof(Op));
     memory = allocate(n);
     std::memcpy(memory.get(), bytes, n);
-    uint64_t content[N_PLACES] = {};  // numbers in each buffer as the operations go by; 0: nothing yet
-    for (size_t i = 0; i < ops.size(); ++i) check(ops[i], i == 0, n, content);
-    if (ops.back().dst != LOGITS || content[LOGITS] != header.vocab) reject("it does not end in the logits");
+    for (size_t i = 0; i < ops.size(); ++i) check(i, n);
+    if (ops.back().dst != LOGITS || content_[LOGITS] != header.vocab) reject("it does not end in the logits");
+    if (!levels_.empty()) reject("a level does not end");
+  }
+
+  // Whether the same operations are due in both places.
+  bool together(uint64_t place, uint64_t other) const {
+    for (const Op& op : ops)
+      if (op.kind == DOWN && place % (op.every * op.period) != other % (op.every * op.period)) return false;
+    return true;
   }
 
  private:
-  void check(Op& op, bool first, uint64_t n, uint64_t* content) {
+  // From KEEP, or from DOWN, whose level runs up to UP, to ADD_KEPT.
+  struct Level {
+    bool runs;
+    uint64_t width, every, down, window, pending, kept;
+    bool returned;  // something pending has been written
+    std::array<uint64_t, N_PLACES> before;  // contents at DOWN
+  };
+  std::vector<Level> levels_;
+  std::array<uint64_t, N_PLACES> content_{};  // numbers in each buffer as the operations go by; 0: nothing yet
+  int n_levels_ = 0;
+
+  void check(size_t number, uint64_t n) {
+    Op& op = ops[number];
+    const bool first = number == 0;
     if (op.kind >= N_KINDS || op.src >= N_PLACES || op.dst >= N_PLACES || op.epilogue >= N_EPILOGUES ||
         op.weights >= N_PRECISIONS)
       reject("an operation has a kind, buffer, epilogue or weight type that does not exist");
     if (first != (op.kind == EMBED)) reject("the embedding must be the first operation, and no other");
     if (op.in < 1 || op.in > (1u << 24) || op.out < 1 || op.out > (1u << 24)) reject("a width is out of range");
-    if (op.kind != EMBED && content[op.src] != op.in) reject("an operation reads what is not there");
+    if (op.kind != EMBED && op.kind != UP && content_[op.src] != op.in) reject("an operation reads what is not there");
     const uint64_t in = padded(op.in), out = padded(op.out);
     wide = std::max({wide, in, out});
     switch (op.kind) {
@@ -260,6 +289,7 @@ struct Plan {
         if (header.vocab > op.levels) reject("the embedding does not know all tokens");
         tensor_at(op, 0, product({product({op.channels, op.levels}) + (header.bos >= op.levels), out, 4}), n);
         if (op.period) tensor_at(op, 1, product({op.period, out, 4}), n);
+        if (op.modes) tensor_at(op, 2, product({op.modes, out, 4}), n);  // labels
         break;
       case NORM:
         if (op.src != X || op.dst != H || op.in != op.out || !(op.eps > 0)) reject("a norm is wrong");
@@ -288,25 +318,70 @@ struct Plan {
         if (end != op.out || parts[0].at) reject("the clusters are not the vocabulary");
         break;
       }
+      case DOWN:
+      case UP:
+      case KEEP:
+      case ADD_KEPT:
+        if (op.src != X || op.dst != X || op.in != op.out) reject("a level is wrong");
+        return level(op, number);
       default: {
-        const bool adds = op.epilogue >= ADD;
+        const bool adds = op.epilogue >= ADD, down = op.src == WINDOW, up = op.dst == PENDING;
         const uint64_t result = op.epilogue == GLU_ADD ? op.out / 2 : op.out;
-        if ((op.src != H && op.src != G) || (adds ? op.dst != X : op.dst != G && op.dst != LOGITS) || op.src == op.dst)
+        if (down || up) {
+          if (op.epilogue != STORE || (down ? op.dst != X : op.src != X)) reject("a level is joined wrongly");
+          if (levels_.empty() || !levels_.back().runs) reject("a level is joined where there is none");
+          Level& around = levels_.back();
+          if (up && op.out != ops[around.down].period * padded(around.width)) reject("a level returns another width");
+          around.returned |= up;
+          op.state = down ? around.window : around.pending;
+        } else if ((op.src != H && op.src != G) || (adds ? op.dst != X : op.dst != G && op.dst != LOGITS) ||
+                   op.src == op.dst) {
           reject("a linear layer reads or writes the wrong buffer");
+        }
         if (op.epilogue == GLU_ADD && op.out % (2 * W)) reject("a gated layer is not packed in pairs");
-        if (adds && padded(content[X]) != padded(result)) reject("a layer adds another width than there is");
+        if (adds && padded(content_[X]) != padded(result)) reject("a layer adds another width than there is");
         tensor_at(op, 0, product({out, words(op.in, PER_WORD[op.weights]), 4}), n), tensor_at(op, 1, out * 4, n);
         if (op.weights == INT8) tensor_at(op, 2, out * 4, n);
         if (op.offset && (op.dst != LOGITS || op.offset % W || op.offset > (1u << 25))) reject("an offset is wrong");
         if (adds) return;
         if (op.dst == LOGITS) {
-          content[LOGITS] = std::max(content[LOGITS], uint64_t(op.offset) + op.out);
+          content_[LOGITS] = std::max(content_[LOGITS], uint64_t(op.offset) + op.out);
           wide = std::max(wide, op.offset + out);
           return;
         }
       }
     }
-    content[op.dst] = op.out;
+    content_[op.dst] = op.out;
+  }
+
+  void level(Op& op, size_t number) {
+    if (op.kind == KEEP || op.kind == DOWN) {
+      if (++n_levels_ > MAX_LEVELS) reject("it has too many levels");
+      uint64_t every = 1, size = padded(op.in), places = 0;
+      for (const Level& around : levels_)
+        if (around.runs) every = around.every * ops[around.down].period;
+      if (op.kind == DOWN) {
+        if (op.period < 2 || op.period > (1u << 16)) reject("a stride is out of range");
+        if (product({every, op.period}) > (uint64_t(1) << 48)) reject("its strides are out of range");
+        places = op.period;
+        op.every = every;
+      }
+      op.state = state;
+      state += product({size, 2 * places + 1});
+      levels_.push_back({op.kind == DOWN, op.in, every, number, op.state, op.state + places * size,
+                         op.state + 2 * places * size, false, content_});
+      content_[WINDOW] = places * size;
+      return;
+    }
+    if (levels_.empty() || op.in != levels_.back().width) reject("a level ends that has not begun");
+    Level& ends = levels_.back();
+    if (ends.runs != (op.kind == UP) || (ends.runs && !ends.returned)) reject("a level ends in the wrong way");
+    op.state = ends.kept;
+    if (op.kind == ADD_KEPT) return levels_.pop_back();
+    ends.runs = false;
+    ops[ends.down].up = number;
+    content_ = ends.before;  // the level may not have run, and where it has, it has left other things in h and g
+    content_[H] = content_[G] = 0;
   }
 
   void tensor_at(const Op& op, int i, uint64_t bytes, uint64_t n) {
@@ -507,17 +582,43 @@ Range share(uint64_t n, int thread, int threads) {
 
 // -------------------------------------------------------------------------------------------------------- the embedding
 
-struct Sources {
-  const float *value, *place;
+struct Input {  // of one row
+  int64_t token, place, label;
 };
 
-Sources sources(const Plan& plan, const Op& op, int64_t token, int64_t place) {
+struct Sources {
+  const float *value, *place, *label;
+};
+
+Sources sources(const Plan& plan, const Op& op, const Input& input) {
+  const auto [token, place, label] = input;
   const uint64_t D = padded(op.out), at = op.period ? static_cast<uint64_t>(place) % op.period : 0;
   const uint64_t channel = op.period ? (at + op.period - 1) % op.period % op.channels : 0;
   // A bos that is none of the tokens has a row of its own, the last.
   const bool extra = token >= static_cast<int64_t>(op.levels);
   const uint64_t index = extra ? uint64_t(op.channels) * op.levels : channel * op.levels + static_cast<uint64_t>(token);
-  return {plan.tensor(op, 0) + index * D, op.period ? plan.tensor(op, 1) + at * D : nullptr};
+  return {plan.tensor(op, 0) + index * D, op.period ? plan.tensor(op, 1) + at * D : nullptr,
+          op.modes ? plan.tensor(op, 2) + static_cast<uint64_t>(label) * D : nullptr};
+}
+
+// ---------------------------------------------------------------------------------------------------------- the levels
+
+// What DOWN, UP, KEEP and ADD_KEPT do with the numbers x[begin..end) of `size` and their level's state; nothing is mixed,
+// so that both forms do it alike.
+void cross(const Op& op, uint64_t phase, float* x, float* state, uint64_t size, uint64_t begin, uint64_t end) {
+  float* own = state + begin;
+  x += begin;
+  const uint64_t n = end - begin;
+  if (op.kind == DOWN) {
+    float *window = own + phase * size, *pending = own + (op.period + phase) * size, *kept = own + 2 * op.period * size;
+    for (uint64_t i = 0; i < n; ++i) window[i] = x[i], kept[i] = x[i] + pending[i];
+  } else if (op.kind == UP) {
+    for (uint64_t i = 0; i < n; ++i) x[i] = own[i];
+  } else if (op.kind == KEEP) {
+    for (uint64_t i = 0; i < n; ++i) own[i] = x[i];
+  } else {
+    for (uint64_t i = 0; i < n; ++i) x[i] += own[i];
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------- solo
@@ -527,9 +628,11 @@ constexpr int SOLO = 4;  // rows at a time, at most
 struct SoloBuffers {  // [row][width]
   float *x, *h, *g, *logits, *out;  // h, and out, a layer's sums, are each thread's own
   uint64_t wide;
+  float* state[SOLO];  // of each row
   float* at(uint32_t place, int row) const {
     return (place == X ? x : place == H ? h : place == G ? g : logits) + row * wide;
   }
+  float* at(const Op& op, uint32_t place, int row) const { return place < WINDOW ? at(place, row) : state[row] + op.state; }
 };
 
 void solo_norm(const Plan& plan, const Op& op, const float* x, float* h) {
@@ -643,7 +746,7 @@ void solo_blocks(const Plan& plan, const Op& op, const SoloBuffers& buffers, uin
   float* out = buffers.out + block * W;
   v16 acc[B][R];
   UNROLLED for (int r = 0; r < R; ++r) {
-    x[r] = buffers.at(op.src, r) + k0;
+    x[r] = buffers.at(op, op.src, r) + k0;
     UNROLLED for (int b = 0; b < B; ++b) acc[b][r] = k0 ? load<v16>(out + r * buffers.wide + b * W) : v16{};
   }
   auto add = [&](uint64_t k, int j) __attribute__((always_inline)) {
@@ -694,7 +797,7 @@ void solo_linear(const Plan& plan, const Op& op, const SoloBuffers& buffers, int
       else solo_blocks<R, 1, PER>(plan, op, buffers, k, block), block += 1;
     }
   for (int r = 0; r < R; ++r)
-    solo_epilogue(plan, op, buffers.out + r * buffers.wide, buffers.at(op.dst, r) + op.offset, begin * W, end * W);
+    solo_epilogue(plan, op, buffers.out + r * buffers.wide, buffers.at(op, op.dst, r) + op.offset, begin * W, end * W);
 }
 
 // log(sum(exp(l))) of `count` numbers, in 16 partial sums.
@@ -726,10 +829,11 @@ void solo_clusters(const Plan& plan, const Op& op, float* logits) {
   }
 }
 
-template <int R> void solo_step(const Plan& plan, const SoloBuffers& buffers, float* const* state, const int64_t* token,
-                                const int64_t* place, int thread, Team& team) {
+template <int R>
+void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input, int thread, Team& team) {
   const int threads = team.size();
-  for (const Op& op : plan.ops) {
+  for (size_t i = 0; i < plan.ops.size(); ++i) {
+    const Op& op = plan.ops[i];
     if (op.kind == NORM) {  // cheap, so everybody has a copy of its own
       for (int r = 0; r < R; ++r) solo_norm(plan, op, buffers.at(X, r), buffers.at(H, r));
       continue;
@@ -737,16 +841,25 @@ template <int R> void solo_step(const Plan& plan, const SoloBuffers& buffers, fl
     if (op.kind == EMBED) {
       const Range mine = share(padded(op.out) / W, thread, threads);
       for (int r = 0; r < R; ++r) {
-        const Sources from = sources(plan, op, token[r], place[r]);
-        for (uint64_t i = mine.begin * W; i < mine.end * W; i += W)
-          store(buffers.x + r * buffers.wide + i,
-                from.place ? load<v16>(from.value + i) + load<v16>(from.place + i) : load<v16>(from.value + i));
+        const Sources from = sources(plan, op, input[r]);
+        for (uint64_t i = mine.begin * W; i < mine.end * W; i += W) {
+          v16 x = load<v16>(from.value + i);
+          if (from.place) x += load<v16>(from.place + i);
+          if (from.label) x += load<v16>(from.label + i);
+          store(buffers.at(X, r) + i, x);
+        }
       }
     } else if (op.kind == SSM) {
       const Range mine = share(padded(op.in) / W, thread, threads);
-      for (int r = 0; r < R; ++r) solo_ssm(plan, op, buffers.at(H, r), buffers.at(G, r), state[r], mine);
+      for (int r = 0; r < R; ++r) solo_ssm(plan, op, buffers.at(H, r), buffers.at(G, r), buffers.state[r], mine);
     } else if (op.kind == CLUSTERS) {
       for (int r = thread; r < R; r += threads) solo_clusters(plan, op, buffers.at(LOGITS, r));
+    } else if (op.kind >= DOWN) {
+      const uint64_t size = padded(op.in), phase = op.kind == DOWN ? phase_of(op, input[0].place) : 0;
+      const Range mine = share(size / W, thread, threads);
+      for (int r = 0; r < R; ++r)
+        cross(op, phase, buffers.at(X, r), buffers.state[r] + op.state, size, mine.begin * W, mine.end * W);
+      if (op.kind == DOWN && phase + 1 < op.period) i = op.up - 1;
     } else if (op.weights == FP32) {
       solo_linear<R, 1>(plan, op, buffers, thread, threads);
     } else if (op.weights == BF16) {
@@ -766,15 +879,18 @@ template <int M> struct Batch {
   static constexpr int L = M / C;                  // rows in a vector
   static constexpr int TILE = C == 1 ? 16 : 8 / (C / 2);  // outputs at a time: 16 accumulators
 
-
   float *x, *h, *g, *logits, *out, *panel;  // [feature][row]; out: sums; panel: weights as float32
 
-  float* at(uint32_t place) const { return place == X ? x : place == H ? h : place == G ? g : logits; }
+  float* at(const Op& op, uint32_t place, float* state) const {
+    return place == X ? x : place == H ? h : place == G ? g : place == LOGITS ? logits : state + op.state * M;
+  }
 
-  static void embed(const Plan& plan, const Op& op, float* x, const int64_t* token, const int64_t* place) {
+  static void embed(const Plan& plan, const Op& op, float* x, const Input* input) {
     for (int m = 0; m < M; ++m) {
-      const Sources from = sources(plan, op, token[m], place[m]);
-      for (uint64_t i = 0; i < op.out; ++i) x[i * M + m] = from.place ? from.value[i] + from.place[i] : from.value[i];
+      const Sources from = sources(plan, op, input[m]);
+      for (uint64_t i = 0; i < op.out; ++i) x[i * M + m] = from.value[i];
+      for (const float* more : {from.place, from.label})
+        for (uint64_t i = 0; more && i < op.out; ++i) x[i * M + m] += more[i];
     }
   }
 
@@ -852,11 +968,11 @@ template <int M> struct Batch {
       UNROLLED for (int j = 0; j < PER; ++j) store(panel + (k + j) * W, weight_of<PER>(w.at + k / PER * w.stride, j));
   }
 
-  template <int PER> void linear(const Plan& plan, const Op& op) const {
+  template <int PER> void linear(const Plan& plan, const Op& op, float* state) const {
     const uint64_t K = op.in, blocks = padded(op.out) / W;
     const float *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
-    const float* from = at(op.src);
-    float* y = at(op.dst) + uint64_t(op.offset) * M;
+    const float* from = at(op, op.src, state);
+    float* y = at(op, op.dst, state) + uint64_t(op.offset) * M;
     for (uint64_t k = 0; k < K; k += DEPTH)
       for (uint64_t b = 0; b < blocks; ++b) {
         const uint64_t n = std::min(DEPTH, K - k);
@@ -915,17 +1031,22 @@ template <int M> struct Batch {
     }
   }
 
-  void step(const Plan& plan, float* state, const int64_t* token, const int64_t* place) const {
-    for (const Op& op : plan.ops) {
-      if (op.kind == EMBED) embed(plan, op, x, token, place);
+  void step(const Plan& plan, float* state, const Input* input) const {
+    for (size_t i = 0; i < plan.ops.size(); ++i) {
+      const Op& op = plan.ops[i];
+      if (op.kind == EMBED) embed(plan, op, x, input);
       else if (op.kind == NORM) norm(plan, op, x, h);
       else if (op.kind == SSM && op.rank == 0) ssm<0>(plan, op, h, g, state);
       else if (op.kind == SSM && op.rank == 1) ssm<1>(plan, op, h, g, state);
       else if (op.kind == SSM) ssm<-1>(plan, op, h, g, state);
       else if (op.kind == CLUSTERS) clusters(plan, op, logits);
-      else if (op.weights == FP32) linear<1>(plan, op);
-      else if (op.weights == BF16) linear<2>(plan, op);
-      else linear<4>(plan, op);
+      else if (op.kind >= DOWN) {
+        const uint64_t phase = op.kind == DOWN ? phase_of(op, input[0].place) : 0;
+        cross(op, phase, x, state + op.state * M, padded(op.in) * M, 0, uint64_t(op.in) * M);
+        if (op.kind == DOWN && phase + 1 < op.period) i = op.up - 1;
+      } else if (op.weights == FP32) linear<1>(plan, op, state);
+      else if (op.weights == BF16) linear<2>(plan, op, state);
+      else linear<4>(plan, op, state);
     }
   }
 };
@@ -936,30 +1057,38 @@ class Session {
  public:
   // lanes 0: solo; else rows per group of the batch form.
   Session(std::shared_ptr<const Plan> plan, uint64_t rows, int lanes, int threads)
-      : plan_(std::move(plan)), rows_(rows), lanes_(lanes), team_(std::max(1, threads)), token_(padded_rows()),
-        place_(padded_rows()), state_(product({plan_->state, padded_rows()})) {
+      : plan_(std::move(plan)), rows_(rows), lanes_(lanes), team_(std::max(1, threads)),
+        input_(padded_rows(), Input{plan_->header.bos, 0, 0}), state_(product({plan_->state, padded_rows()})) {
     const uint64_t wide = plan_->wide, M = lanes ? lanes : SOLO;
     for (int t = 0; t < team_.size(); ++t) {
       scratch_.emplace_back(5 * M * wide + W * DEPTH + wide);
       draws_.emplace_back(plan_->header.vocab);
     }
-    std::fill(token_.begin(), token_.end(), static_cast<int64_t>(plan_->header.bos));
   }
 
-  // Canonical state of one operation: (rows, heads, 2 modes) float32, real parts before imaginary ones.
+  // Canonical state of one operation, float32. SSM: (rows, heads, 2 modes), real parts before imaginary ones. DOWN: (rows,
+  // 2 stride, width), the window before what is pending.
   void exchange(size_t layer, float* canonical, bool inward) {
-    const Op& op = ssm(layer);
-    const uint64_t N = op.modes;
+    const Op& op = stateful(layer);
     for (uint64_t row = 0; row < rows_; ++row)
-      for (uint64_t head = 0; head < op.in; ++head)
-        for (uint64_t n = 0; n < 2 * N; ++n) {
-          float& ours = *cell(op, row, head, n % N, n / N);
-          float& theirs = canonical[(row * op.in + head) * 2 * N + n];
+      for (uint64_t i = 0; i < outer(op); ++i)
+        for (uint64_t j = 0; j < inner(op); ++j) {
+          float &ours = *cell(op, row, i, j), &theirs = canonical[(row * outer(op) + i) * inner(op) + j];
           (inward ? ours : theirs) = inward ? theirs : ours;
         }
   }
   void exchange_places(int64_t* places, bool inward) {
-    for (uint64_t r = 0; r < rows_; ++r) (inward ? place_[r] : places[r]) = inward ? places[r] : place_[r];
+    for (uint64_t r = 0; inward && r < rows_; ++r)
+      if (const uint64_t begin = lanes_ ? r / lanes_ * lanes_ : r; !plan_->together(places[r], places[begin]))
+        throw std::invalid_argument("rows of one group stand at different places of a window");
+    for (uint64_t r = 0; r < rows_; ++r) (inward ? input_[r].place : places[r]) = inward ? places[r] : input_[r].place;
+  }
+  void set_labels(const int64_t* labels) {
+    for (uint64_t r = 0; r < rows_; ++r)
+      if (const uint32_t classes = plan_->ops.front().modes; labels[r] < 0 || labels[r] >= classes)
+        throw std::invalid_argument("label " + std::to_string(labels[r]) + " is none of the " + std::to_string(classes) +
+                                    " classes");
+    for (uint64_t r = 0; r < rows_; ++r) input_[r].label = labels[r];
   }
 
   // Feed `first`, draw, feed what was drawn, ..: `steps` draws per row, out (rows, steps), uniforms (rows, steps).
@@ -969,8 +1098,8 @@ class Session {
       if (first[r] != plan_->header.bos && (first[r] < 0 || first[r] >= plan_->header.vocab))
         throw std::invalid_argument("token " + std::to_string(first[r]) + " is outside of the vocabulary of " +
                                     std::to_string(plan_->header.vocab));
-      token_[r] = first[r];
     }
+    for (uint64_t r = 0; r < rows_; ++r) input_[r].token = first[r];
     failed_ = false;
     next_ = 0;
     const Work work{u, steps, filters, out, logits};
@@ -987,11 +1116,14 @@ class Session {
 
   uint64_t rows() const { return rows_; }
 
-  const Op& ssm(size_t layer) const {
+  // The operations with a state that lasts, in their order; `outer` and `inner`: its shape, without the rows.
+  const Op& stateful(size_t layer) const {
     for (const Op& op : plan_->ops)
-      if (op.kind == SSM && layer-- == 0) return op;
-    throw std::invalid_argument("the plan has fewer state space layers");
+      if ((op.kind == SSM || op.kind == DOWN) && layer-- == 0) return op;
+    throw std::invalid_argument("the plan has fewer layers with a state");
   }
+  static uint64_t outer(const Op& op) { return op.kind == SSM ? op.in : 2 * uint64_t(op.period); }
+  static uint64_t inner(const Op& op) { return op.kind == SSM ? 2 * uint64_t(op.modes) : op.in; }
 
  private:
   struct Work {
@@ -1006,7 +1138,7 @@ class Session {
   uint64_t rows_;
   int lanes_;
   Team team_;
-  std::vector<int64_t> token_, place_;
+  std::vector<Input> input_;
   Floats state_;
   std::vector<Floats> scratch_;
   std::vector<Draw> draws_;
@@ -1015,37 +1147,37 @@ class Session {
 
   uint64_t padded_rows() const { return lanes_ ? (rows_ + lanes_ - 1) / lanes_ * lanes_ : rows_; }
 
-  float* cell(const Op& op, uint64_t row, uint64_t head, uint64_t n, uint64_t part) const {
-    if (!lanes_)
-      return state_.at(row * plan_->state + op.state + ((head / W * op.modes + n) * 2 + part) * W + head % W);
-    const uint64_t M = lanes_, group = row / M;
-    return state_.at(group * M * plan_->state + op.state * M + ((head * op.modes + n) * 2 + part) * M + row % M);
+  float* cell(const Op& op, uint64_t row, uint64_t i, uint64_t j) const {
+    const uint64_t N = op.modes, M = lanes_ ? lanes_ : 1, group = row / M;
+    const uint64_t number = op.kind == DOWN ? i * padded(op.in) + j
+                            : lanes_        ? (i * N + j % N) * 2 + j / N
+                                            : ((i / W * N + j % N) * 2 + j / N) * W + i % W;
+    return state_.at((group * plan_->state + op.state + number) * M + row % M);
   }
 
   void finish(const Work& work, uint64_t row, uint64_t step, const float* logits, int thread) {
-    ++place_[row];
+    ++input_[row].place;
     if (!work.filters) {
       std::memcpy(work.logits + row * plan_->header.vocab, logits, plan_->header.vocab * sizeof(float));
       return;
     }
     const int64_t drawn = draws_[thread](logits, *work.filters, work.u[row * work.steps + step]);
     if (drawn < 0) failed_ = true;
-    work.out[row * work.steps + step] = token_[row] = std::max<int64_t>(drawn, 0);
+    work.out[row * work.steps + step] = input_[row].token = std::max<int64_t>(drawn, 0);
   }
 
   void solo(const Work& work, int thread) {
     const uint64_t wide = plan_->wide, n = SOLO * wide;
     float *mine = scratch_[thread].at(), *shared = scratch_[0].at();
-    const SoloBuffers buffers{shared, mine + n, shared + 2 * n, shared + 3 * n, mine + 4 * n, wide};
+    SoloBuffers buffers{shared, mine + n, shared + 2 * n, shared + 3 * n, mine + 4 * n, wide, {}};
     for (uint64_t step = 0; step < work.steps; ++step)
       for (uint64_t row = 0, n; row < rows_; row += n) {
-        n = rows_ - row >= 4 ? 4 : rows_ - row >= 2 ? 2 : 1;
-        float* state[SOLO];
-        for (uint64_t r = 0; r < n; ++r) state[r] = state_.at((row + r) * plan_->state);
-        const int64_t *token = &token_[row], *place = &place_[row];
-        if (n == 1) solo_step<1>(*plan_, buffers, state, token, place, thread, team_);
-        else if (n == 2) solo_step<2>(*plan_, buffers, state, token, place, thread, team_);
-        else solo_step<4>(*plan_, buffers, state, token, place, thread, team_);
+        for (n = 1; n < SOLO && row + n < rows_ && plan_->together(input_[row].place, input_[row + n].place);) ++n;
+        n = n == 3 ? 2 : n;
+        for (uint64_t r = 0; r < n; ++r) buffers.state[r] = state_.at((row + r) * plan_->state);
+        if (n == 1) solo_step<1>(*plan_, buffers, &input_[row], thread, team_);
+        else if (n == 2) solo_step<2>(*plan_, buffers, &input_[row], thread, team_);
+        else solo_step<4>(*plan_, buffers, &input_[row], thread, team_);
         for (uint64_t r = thread; r < n; r += team_.size()) finish(work, row + r, step, buffers.at(LOGITS, r), thread);
         team_.barrier();
       }
@@ -1059,7 +1191,7 @@ class Session {
     for (uint64_t group; (group = next_++) * M < rows_;) {
       const uint64_t row = group * M, live = std::min<uint64_t>(M, rows_ - row);
       for (uint64_t step = 0; step < work.steps; ++step) {
-        buffers.step(*plan_, state_.at(row * plan_->state), &token_[row], &place_[row]);
+        buffers.step(*plan_, state_.at(row * plan_->state), &input_[row]);
         for (uint64_t m = 0; m < live; ++m) {
           for (uint64_t i = 0; i < vocab; ++i) one[i] = buffers.logits[i * M + m];
           finish(work, row + m, step, one, thread);
@@ -1163,7 +1295,13 @@ int s4_state(Session* session, uint64_t layer, float* canonical, int32_t inward,
   return guarded(error, size, [&] { session->exchange(layer, canonical, inward != 0); });
 }
 
-void s4_places(Session* session, int64_t* places, int32_t inward) { session->exchange_places(places, inward != 0); }
+int s4_places(Session* session, int64_t* places, int32_t inward, char* error, uint64_t size) {
+  return guarded(error, size, [&] { session->exchange_places(places, inward != 0); });
+}
+
+int s4_labels(Session* session, const int64_t* labels, char* error, uint64_t size) {
+  return guarded(error, size, [&] { session->set_labels(labels); });
+}
 
 int s4_advance(Session* session, const int64_t* token, const double* u, uint64_t steps, double temperature, int64_t top_k,
                double top_p, double min_p, int64_t* out, char* error, uint64_t size) {

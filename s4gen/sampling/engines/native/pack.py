@@ -3,7 +3,7 @@
 The outputs of a linear layer come in blocks of 16, these in groups of four, its inputs in parts of 128:
 [in / 128][out / 64][128][4][16], in the order in which they are read. Of bf16 two inputs and of int8 four share a word
 of 32 bits: [..][128 / 4][4][16][4]. Heads of state space layers: [heads / 16][mode][coefficient][16]. Rows that fill
-the last block are zeros.
+the last block are zeros. Each vector of a window, and of what is pending, fills its last block in the same way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s4gen.sampling.plan import SSM, Clusters, Embed, Linear, Norm, Operation, Plan
+from s4gen.sampling.plan import SSM, AddKept, Clusters, Down, Embed, Keep, Linear, Norm, Operation, Plan, Up
 
 WIDTH = 16
 DEPTH = 128
@@ -23,8 +23,8 @@ WEIGHTS = ("fp32", "bf16", "int8")
 _ALIGNMENT = 64
 _HEADER = struct.Struct("<8s4IQ32x")
 _RECORD = struct.Struct("<12IfI8x4Q32x")
-_PLACES = {"x": 0, "h": 1, "g": 2, "logits": 3}
-_EMBED, _NORM, _SSM, _LINEAR, _CLUSTERS = range(5)
+_PLACES = {"x": 0, "h": 1, "g": 2, "logits": 3, "window": 4, "pending": 5}
+_EMBED, _NORM, _SSM, _LINEAR, _CLUSTERS, _DOWN, _UP, _KEEP, _ADD_KEPT = range(9)
 _STORE, _GELU, _ADD, _GLU_ADD = range(4)
 
 
@@ -77,10 +77,11 @@ def _numbers(
 def _record(operation: Operation, weights: str) -> Record:
     """The fields of one record: twelve integers, eps, and the tensors."""
     match operation:
-        case Embed(value, place, channels, levels):
-            width, period = value.shape[1], len(place)
-            numbers = _numbers(_EMBED, "x", "x", _STORE, width, width, channels=channels, levels=levels, period=period)
-            return numbers, 0.0, (_columns(value), _columns(place))
+        case Embed(value, place, label, channels, levels):
+            width, period, classes = value.shape[1], len(place), len(label)
+            sizes = (_EMBED, "x", "x", _STORE, width, width, classes)
+            numbers = _numbers(*sizes, channels=channels, levels=levels, period=period)
+            return numbers, 0.0, (_columns(value), _columns(place), _columns(label))
         case Norm(weight, bias, eps):
             return _numbers(_NORM, "x", "h", _STORE, len(weight), len(weight)), eps, (_columns(weight), _columns(bias))
         case SSM():
@@ -93,12 +94,26 @@ def _record(operation: Operation, weights: str) -> Record:
             return numbers, 0.0, (torch.tensor([*zip(offsets, counts, strict=True)], dtype=torch.int64),)
         case Linear():
             return _linear(operation, weights)
+        case Down(stride, width):
+            return _numbers(_DOWN, "x", "x", _STORE, width, width, period=stride), 0.0, ()
+        case Up(width):
+            return _numbers(_UP, "x", "x", _STORE, width, width), 0.0, ()
+        case Keep(width):
+            return _numbers(_KEEP, "x", "x", _STORE, width, width), 0.0, ()
+        case AddKept(width):
+            return _numbers(_ADD_KEPT, "x", "x", _STORE, width, width), 0.0, ()
 
 
 def _linear(linear: Linear, weights: str) -> Record:
     weight, bias = linear.weight.detach().float(), linear.bias.detach().float()
+    if linear.source == "window":
+        weight = _columns(weight.unflatten(1, (linear.parts, -1))).flatten(1)
+    if linear.target == "pending":
+        weight = _columns(weight.unflatten(0, (linear.parts, -1)).mT).mT.flatten(0, 1)
+        bias = _columns(bias.unflatten(0, (linear.parts, -1))).flatten()
     n_out, n_in = weight.shape
-    epilogue = {"": _ADD if linear.target == "x" else _STORE, "gelu": _GELU, "glu": _GLU_ADD}[linear.epilogue]
+    adds = linear.target == "x" and linear.source != "window"
+    epilogue = {"": _ADD if adds else _STORE, "gelu": _GELU, "glu": _GLU_ADD}[linear.epilogue]
     if epilogue == _GLU_ADD:
         weight, bias = _paired(weight), _paired(bias)
         n_out = len(bias)

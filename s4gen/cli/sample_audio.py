@@ -1,0 +1,161 @@
+"""`s4gen sample` of a model of audio: to wav or flac files, or to standard output, while it is drawn."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s4gen.cli.sample_audio_files import is_file, picture_of, write_clips
+from s4gen.cli.subject import best_device
+from s4gen.config import AudioLayout
+from s4gen.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from s4gen.checkpoint import Checkpoint
+    from s4gen.data.audio import AudioFormat
+    from s4gen.sampling.audio import Job
+
+SECONDS = 1.0
+STREAM = Path("-")
+
+
+def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
+    classes = checkpoint.config.layout.classes  # type: ignore[union-attr]
+    chosen = chosen_classes(args.classes, classes, args.checkpoint)
+    n = args.count or max(1, len(args.prompt or ()), len(chosen) if args.classes else 0)
+    check_out(args, n)
+    job = job_of(args, checkpoint, n, chosen)
+    if args.out == STREAM:
+        stream(job)
+    else:
+        write_clips(job, n, args.out)
+    return 0
+
+
+def check_out(args: argparse.Namespace, n: int) -> None:
+    """Refuse a place to which n clips cannot or should not be written, before any work."""
+    from s4gen.data.audio.write import check_audio_output
+
+    if args.out != STREAM:
+        check_audio_output(args.out, n, args.force)
+        if is_file(args.out) and (picture := picture_of(args.out)).exists() and not args.force:
+            raise UserError(
+                f"{picture}, where the picture of {args.out} goes, exists; choose another name, or write over both "
+                "with --force"
+            )
+    elif n > 1:
+        raise UserError(f"-o - streams one clip, and {n} are asked for; give a folder, or ask for one clip")
+    elif args.select:
+        raise UserError("--select chooses among whole clips, so nothing can be streamed; give a file or a folder")
+    elif sys.stdout.isatty():
+        raise UserError("-o - streams raw sound, and standard output is a terminal; send it to a player or a file")
+
+
+def job_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes: Sequence[int]) -> Job:
+    """What is to be drawn for n clips that take these classes in turn."""
+    from s4gen.data.audio.opening import form_of
+    from s4gen.sampling.audio import Job, in_turn, with_candidates
+    from s4gen.sampling.convert import convert, recurrent_of
+    from s4gen.sampling.engines import make_engine
+    from s4gen.sampling.filters import Filters
+
+    layout = checkpoint.config.layout
+    assert isinstance(layout, AudioLayout)
+    form = form_of(layout)
+    if args.rate is None:
+        recurrent = recurrent_of(checkpoint)
+    else:
+        from s4gen.cli.evaluate_audio import at_rate, rate_of
+
+        form = replace(form, rate=rate_of(form.rate, args.rate))
+        recurrent = convert(at_rate(checkpoint, args.rate))
+        print(f"s4gen: {what_a_rate_means(checkpoint, args.rate, form.rate)}", file=sys.stderr)
+    samples = round((args.seconds or SECONDS) * form.rate)
+    if not samples:
+        raise UserError(f"--seconds {args.seconds:g} holds none of {form.rate:,} samples per second; ask for more")
+    prompts = read_prompts(args.prompt or (), form)
+    begins = in_turn(n, len(prompts), classes)
+    begins = with_candidates(begins) if args.select else begins
+    recurrent = recurrent.to(best_device())
+    filters = Filters(args.temperature, args.top_k, args.top_p, args.min_p)
+    engine = make_engine(args.engine, recurrent, filters, tokens=len(begins) * samples)
+    return Job(recurrent, engine, filters, form, layout.classes, prompts, begins, samples, args.seed, args.batch)
+
+
+def chosen_classes(items: Sequence[str] | None, classes: Sequence[str], model: str) -> list[int]:
+    """Numbers of the classes asked for, as names, lists `3,7` and ranges `0-9`; None: all that the model has.
+
+    Raises:
+        UserError: the model has no classes, or none of this name.
+    """
+    if items is not None and not classes:
+        raise UserError(f"--classes: {model} is not conditional on classes; leave it out")
+    if items is None:
+        return list(range(len(classes)))
+    return [number for item in items for number in _numbers(item, list(classes))]
+
+
+def _numbers(item: str, classes: list[str]) -> list[int]:
+    if item in classes:
+        return [classes.index(item)]
+    if "," in item:
+        return [number for part in item.split(",") for number in _numbers(part.strip(), classes)]
+    for dash in re.finditer("-", item):
+        ends = item[: dash.start()], item[dash.end() :]
+        if all(end in classes for end in ends):
+            first, last = map(classes.index, ends)
+            if first <= last:
+                return list(range(first, last + 1))
+    raise UserError(f"--classes: no class and no range {item!r}; the classes are {', '.join(classes)}")
+
+
+def what_a_rate_means(checkpoint: Checkpoint, factor: float, rate: int) -> str:
+    """What is done for another rate, and what is not, in one line."""
+    layout, pool = checkpoint.config.layout, checkpoint.config.model.pool
+    pooled = f"; pooling windows hold as many samples as before, {1 / factor:.3g} times as long" if pool else ""
+    return (
+        f"--rate {factor:g}: {rate:,} samples per second instead of {layout.length:,}, and every dt of the model times "
+        f"{1 / factor:.3g}, so that it remembers for as many seconds{pooled}"
+    )
+
+
+def read_prompts(paths: Sequence[str], form: AudioFormat) -> list[Tensor]:
+    """Recordings as codes int64 (P,); an empty one where there are none. Says what was changed about them.
+
+    Raises:
+        UserError: one of them cannot be used.
+    """
+    import torch
+
+    from s4gen.data.audio.reading import read_prompt
+
+    prompts = []
+    for path in paths:
+        if not Path(path).is_file():
+            raise UserError(f"--prompt {path}: there is no such file; expected a wav, flac or ogg file with sound")
+        codes, notes = read_prompt(path, form)
+        prompts.append(torch.from_numpy(codes).to(torch.int64))
+        for note in notes:
+            print(f"s4gen: {note}", file=sys.stderr)
+    return prompts or [torch.empty(0, dtype=torch.int64)]
+
+
+def stream(job: Job) -> None:
+    """One clip as raw PCM on standard output, and nothing else there."""
+    from s4gen.data.audio.write import write_pcm
+
+    print(f"s4gen: signed 16-bit little-endian PCM, mono, {job.form.rate} samples per second", file=sys.stderr)
+    began = time.perf_counter()
+    write_pcm(sys.stdout.buffer, job.sound(job.prompt(0)))
+    for _, chunks in job.draw():
+        for chunk in chunks:
+            write_pcm(sys.stdout.buffer, job.sound(chunk[0]))
+    print(f"s4gen: {job.speed(time.perf_counter() - began)}", file=sys.stderr)

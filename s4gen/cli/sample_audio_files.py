@@ -1,0 +1,142 @@
+"""Clips to files while they are drawn; then a picture of them, and what is known of each."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s4gen.cli.output import shows_progress
+from s4gen.progress import progress_bar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from s4gen.sampling.audio import Job
+
+PICTURED = 20
+"""Clips in a picture, at most: drawing it would take longer than the clips."""
+
+
+def picture_of(out: Path) -> Path:
+    """Where the picture goes: beside the one file, or into the folder."""
+    return out.with_suffix(".png") if is_file(out) else out / "picture.png"
+
+
+def is_file(out: Path) -> bool:
+    """Whether this is the name of one clip, and not of a folder."""
+    from s4gen.data.audio.write import SUFFIXES
+
+    return out.suffix.lower() in SUFFIXES
+
+
+def write_clips(job: Job, n: int, out: Path) -> None:
+    """Draw all clips of the job, and write n of them: all, or those selected."""
+    from s4gen.data.audio.write import sample_paths, write_audio
+    from s4gen.sampling.audio import select
+
+    names = [re.sub(r"[^\w.-]+", "_", job.name(i) or "") for i in range(n)] if job.classes else None
+    paths = [out] if is_file(out) else sample_paths(out, n, labels=names)
+    selects = len(job.begins) > n
+    began = time.perf_counter()
+    try:
+        clips = _drawn(job, [] if selects else paths)
+    except KeyboardInterrupt:
+        if not selects and out.exists():
+            print(f"s4gen: what was drawn so far is in {out}", file=sys.stderr)
+        raise
+    speed = job.speed(time.perf_counter() - began)
+    bits = job.bits_per_sample(clips)
+    chosen = select(job.begins, bits, n) if selects else list(range(n))
+    sounds = [job.sound(clips[i]) for i in chosen]
+    if selects:
+        for path, sound in zip(paths, sounds, strict=True):
+            write_audio(path, sound, job.form.rate)
+    records = [
+        {
+            "file": path.name,
+            "class": job.name(i),
+            "recognised": heard,
+            "seconds": len(sound) / job.form.rate,
+            "bits_per_sample": bits[i],
+            "seed": job.seed,
+            "sequence": i,
+        }
+        for path, i, sound, heard in zip(paths, chosen, sounds, recognised(job, sounds), strict=True)
+    ]
+    _write_about(job, records, sounds, out)
+    print(_summary(records, out) + (f", chosen from {len(clips)}" if selects else ""))
+    print(speed)
+    print(_verdict(records))
+
+
+def _drawn(job: Job, paths: Sequence[Path]) -> list[Tensor]:
+    """The codes of all clips (L_i,), each written to its path, if any, while it grows. Ctrl-C keeps what there is."""
+    import torch
+
+    from s4gen.data.audio.write import open_writers
+
+    small = torch.uint8 if job.form.bits <= 8 else torch.int32
+    clips: list[Tensor] = []
+    with progress_bar(len(job.begins) * job.samples, "sample", shows_progress(), desc="sampling") as bar:
+        for members, chunks in job.draw():
+            parts = [[job.prompt(i).to(small)] for i in members]
+            with open_writers(paths[members.start : members.stop], job.form.rate) as writers:
+                for writer, i in zip(writers, members, strict=False):
+                    writer.append(job.sound(job.prompt(i)))
+                for chunk in chunks:
+                    for part, codes in zip(parts, chunk, strict=True):
+                        part.append(codes.to(small))
+                    for writer, codes in zip(writers, chunk, strict=False):
+                        writer.append(job.sound(codes))
+                    bar.update(chunk.numel())
+            clips += [torch.cat(pieces) for pieces in parts]
+    return clips
+
+
+def recognised(job: Job, sounds: Sequence[NDArray[np.float32]]) -> list[str | None]:
+    """The class that each clip is heard as, where there is a classifier of the model's classes."""
+    from s4gen.classify import find_classifier
+
+    classifier = find_classifier(job.classes, job.form.rate) if job.classes else None
+    if classifier is None:
+        return [None] * len(sounds)
+    return [classifier.classes[number] for number in classifier.recognise(sounds)]
+
+
+def _write_about(job: Job, records: Sequence[dict[str, Any]], sounds: Sequence[NDArray[np.float32]], out: Path) -> None:
+    from s4gen.atomic import write_file_atomic
+    from s4gen.data.audio.picture import draw_clips
+
+    titles = [_title(record) for record in records[:PICTURED]]
+    write_file_atomic(picture_of(out), draw_clips(sounds[:PICTURED], job.form.rate, titles))
+    if not is_file(out):
+        lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+        write_file_atomic(out / "samples.json", f"[\n{lines}\n]\n".encode())
+
+
+def _title(record: dict[str, Any]) -> str:
+    """Over a clip in the picture."""
+    heard = f", heard as {record['recognised']}" if record["recognised"] else ""
+    return f"{record['file']}{heard}\n{record['bits_per_sample']:.2f} bits/sample"
+
+
+def _summary(records: Sequence[dict[str, Any]], out: Path) -> str:
+    shortest, longest = (end(record["seconds"] for record in records) for end in (min, max))
+    seconds = f"{longest:.2f} s" if shortest == longest else f"{shortest:.2f} to {longest:.2f} s"
+    return f"{len(records)} clips of {seconds} in {out}" if len(records) > 1 else f"a clip of {seconds} in {out}"
+
+
+def _verdict(records: Sequence[dict[str, Any]]) -> str:
+    mean = sum(record["bits_per_sample"] for record in records) / len(records)
+    text = f"{mean:.3f} bits/sample"
+    if records[0]["recognised"] is None:
+        return text
+    right = sum(record["recognised"] == record["class"] for record in records)
+    return f"{text}; recognised: {right} of {len(records)} as the class asked for"

@@ -1,0 +1,163 @@
+"""Clips of sound: drawn batch by batch, handed on while they grow; what they cost; the published choice among them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from s4gen.audio_evaluation import by_convolution
+from s4gen.data.audio import AudioFormat
+from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.engines import Engine
+from s4gen.sampling.filters import Filters
+from s4gen.sampling.generate import batches_of
+from s4gen.sampling.generation import Generation
+from s4gen.sampling.prompts import Prompts, checked_prompts, starts
+
+LOWEST, HIGHEST = 0.40, 0.05
+"""Shares of the least and of the most likely clips that are left out."""
+SAMPLES = 1 << 22
+"""Of all clips of a batch, scored at a time."""
+
+
+class Begin(NamedTuple):
+    """What a clip begins with."""
+
+    prompt: int
+    """Which of the prompts."""
+    label: int | None
+    """Its class, where there are some."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Clips to be drawn."""
+
+    recurrent: RecurrentModel
+    engine: Engine
+    filters: Filters
+    """Those that the engine was made with."""
+    form: AudioFormat
+    """Of the clips."""
+    classes: tuple[str, ...]
+    """Those that the model is conditional on."""
+    prompts: list[Tensor]
+    """int64 (P_i,), on the CPU."""
+    begins: list[Begin]
+    """One for each clip."""
+    samples: int
+    """Drawn for each clip, behind its prompt."""
+    seed: int
+    batch: int
+    """Clips at a time."""
+
+    def prompt(self, clip: int) -> Tensor:
+        """What the clip begins with."""
+        return self.prompts[self.begins[clip].prompt]
+
+    def name(self, clip: int) -> str | None:
+        """The class that it shall be of, if any."""
+        label = self.begins[clip].label
+        return None if label is None else self.classes[label]
+
+    def sound(self, codes: Tensor) -> NDArray[np.float32]:
+        """Codes (n,) of any integer type as samples."""
+        return self.form.quantiser.decode(codes.numpy())
+
+    def draw(self) -> Iterator[tuple[range, Iterator[Tensor]]]:
+        """The clips of one batch after another: their numbers, and their codes as they are drawn.
+
+        The codes are int64 (rows, S) at a time, on the CPU, without the prompts. What several clips begin with is read
+        once.
+
+        Raises:
+            UserError: a prompt does not fit the model.
+        """
+        begin = starts(self.recurrent, self._prompts())
+        for members in batches_of(len(self.begins), self.batch):
+            generation = Generation(
+                self.recurrent, self.engine, self.filters, seed=self.seed, sequences=members, start=begin(members)
+            )
+            yield members, (chunk.cpu() for chunk in generation.chunks(self.samples))
+
+    def _prompts(self) -> Prompts:
+        distinct = list(dict.fromkeys(self.begins))
+        prompts = [self.prompts[begin.prompt] for begin in distinct]
+        checked = checked_prompts(self.recurrent, prompts, labels_of(distinct))
+        if len(distinct) == len(self.begins):
+            return checked
+        row = {begin: i for i, begin in enumerate(distinct)}
+        return checked._replace(shared=torch.tensor([row[begin] for begin in self.begins]))
+
+    def bits_per_sample(self, clips: Sequence[Tensor]) -> list[float]:
+        """What each whole clip (L_i,) costs under the model itself, by convolution; its prompt counts as known.
+
+        Without temperature and filters, whatever it was drawn with.
+        """
+        score, labels, bits = by_convolution(self.recurrent.source), labels_of(self.begins), []
+        rows = max(1, min(self.batch, SAMPLES // max(map(len, clips))))
+        for first in range(0, len(clips), rows):
+            part = slice(first, first + rows)
+            codes = pad_sequence([clip.to(torch.int64) for clip in clips[part]], batch_first=True)
+            with torch.inference_mode():
+                nats = score(codes, None if labels is None else labels[part]).double().cpu()
+            for i, row in enumerate(nats, first):
+                bits.append(row[len(self.prompt(i)) : len(clips[i])].mean().item() / math.log(2))
+        return bits
+
+    def speed(self, seconds: float) -> str:
+        """What it means to have drawn all clips in so much time."""
+        n = len(self.begins)
+        rate, at_once = n * self.samples / seconds, min(n, self.batch)
+        each = f" ({rate / self.form.rate / at_once:.3g} for each of {at_once} side by side)" if at_once > 1 else ""
+        real_time = f"real-time factor {rate / self.form.rate:.3g}{each}"
+        return f"{seconds:.2f} s: {rate:,.0f} samples/s, {real_time} ({self.engine.name})"
+
+
+def labels_of(begins: Sequence[Begin]) -> Tensor | None:
+    """Labels int64 (n,), or None where there are none."""
+    labels = [begin.label for begin in begins if begin.label is not None]
+    return torch.tensor(labels) if labels else None
+
+
+def in_turn(n: int, prompts: int, labels: Sequence[int]) -> list[Begin]:
+    """n beginnings that take so many prompts, and the labels, if any, in turn."""
+    return [Begin(i % prompts, labels[i % len(labels)] if labels else None) for i in range(n)]
+
+
+def with_candidates(begins: Sequence[Begin]) -> list[Begin]:
+    """The same, and behind them as many more of each kind as `select` needs to leave out what it does."""
+    more = list(begins)
+    for begin, n in Counter(begins).items():
+        drawn = next(m for m in itertools.count(n) if m - sum(_left_out(m)) == n)
+        more += [begin] * (drawn - n)
+    return more
+
+
+def select(begins: Sequence[Begin], bits: Sequence[float], n: int) -> list[int]:
+    """Numbers of the clips that take the places of the first n among these candidates, each of the same beginning.
+
+    Of those that begin alike, the 40 % of the lowest likelihood and the 5 % of the highest are left out, which sound
+    worse (arXiv 2202.09729, appendix C.3.1). Their likelihoods compare only where prompt and class are the same.
+    """
+    chosen = {}
+    for begin in set(begins):
+        alike = sorted((i for i, other in enumerate(begins) if other == begin), key=lambda i: bits[i], reverse=True)
+        low, high = _left_out(len(alike))
+        chosen[begin] = iter(sorted(alike[low : len(alike) - high]))
+    return [next(chosen[begin]) for begin in begins[:n]]
+
+
+def _left_out(m: int) -> tuple[int, int]:
+    """How many of m clips are too unlikely, and how many too likely."""
+    return round(LOWEST * m), round(HIGHEST * m)
