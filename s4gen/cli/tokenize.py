@@ -60,7 +60,7 @@ def _data(args: argparse.Namespace) -> DataConfig:
     else:
         raise UserError("tokenize needs a RECIPE or --dataset NAME (see s4gen tokenize -h)")
     if not is_text(data.dataset):
-        raise UserError(f"{data.dataset} is images, which need no tokeniser; name a text")
+        raise UserError(f"{data.dataset} is no text, which alone needs a tokeniser; name a text")
     return data
 
 

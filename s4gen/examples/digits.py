@@ -159,7 +159,8 @@ CARD = """# {name}: which digit is spoken
 
 A classifier, not a density model: {rate:,} samples per second to unit peak, their log spectrum 100 times a second,
 {n_layers} blocks of S4D in both directions (d_model {d_model}, N = {d_state}), mean over time, linear.
-{count:,} parameters. `s4gen.classify.load_classifier` loads it; it states which digits are recognised in generated speech.
+{count:,} parameters. `s4gen.classify.load_classifier` loads it; it states which digits it recognises in generated
+speech.
 
 Recognised in the test split of {name}, ± the standard error of a share:
 

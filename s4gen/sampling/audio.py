@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,8 +23,8 @@ from s4gen.sampling.generate import batches_of
 from s4gen.sampling.generation import Generation
 from s4gen.sampling.prompts import Prompts, checked_prompts, starts
 
-LOWEST, HIGHEST = 0.40, 0.05
-"""Shares of the least and of the most likely clips that are left out."""
+LOWEST, HIGHEST = 40, 5
+"""Per cent of the least and of the most likely clips that are left out."""
 SAMPLES = 1 << 22
 """Of all clips of a batch, scored at a time."""
 
@@ -139,7 +138,7 @@ def with_candidates(begins: Sequence[Begin]) -> list[Begin]:
     """The same, and behind them as many more of each kind as `select` needs to leave out what it does."""
     more = list(begins)
     for begin, n in Counter(begins).items():
-        drawn = next(m for m in itertools.count(n) if m - sum(_left_out(m)) == n)
+        drawn = -(-100 * n // (100 - LOWEST - HIGHEST))
         more += [begin] * (drawn - n)
     return more
 
@@ -148,16 +147,12 @@ def select(begins: Sequence[Begin], bits: Sequence[float], n: int) -> list[int]:
     """Numbers of the clips that take the places of the first n among these candidates, each of the same beginning.
 
     Of those that begin alike, the 40 % of the lowest likelihood and the 5 % of the highest are left out, which sound
-    worse (arXiv 2202.09729, appendix C.3.1). Their likelihoods compare only where prompt and class are the same.
+    worse (arXiv 2202.09729, appendix C.3.1); of a few, what does not come out even are unlikely ones. Likelihoods
+    compare only where prompt and class are the same.
     """
     chosen = {}
-    for begin in set(begins):
+    for begin, wanted in Counter(begins[:n]).items():
         alike = sorted((i for i, other in enumerate(begins) if other == begin), key=lambda i: bits[i], reverse=True)
-        low, high = _left_out(len(alike))
-        chosen[begin] = iter(sorted(alike[low : len(alike) - high]))
+        end = len(alike) - round(len(alike) * HIGHEST / 100)
+        chosen[begin] = iter(sorted(alike[end - wanted : end]))
     return [next(chosen[begin]) for begin in begins[:n]]
-
-
-def _left_out(m: int) -> tuple[int, int]:
-    """How many of m clips are too unlikely, and how many too likely."""
-    return round(LOWEST * m), round(HIGHEST * m)
