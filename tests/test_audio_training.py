@@ -304,4 +304,4 @@ def test_limits_of_length_leave_clips_out() -> None:
 def test_a_little_training_learns(tmp_path: Path) -> None:
     assert run(recipe(steps=20, eval_every=20), tmp_path / "run", progress=False)
     found = [row["bits_per_sample"] for row in read_metrics(tmp_path / "run")]
-    assert found[0] > 7.5 and found[-1] < found[0] - 0.3
+    assert found[0] > 7.5 and found[-1] < found[0] - 0.15

@@ -328,7 +328,7 @@ def test_a_fork_into_classes_is_bit_for_bit_equal_prompts(given: int) -> None:
 
 
 def test_a_forked_prompt_is_read_once_for_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    recurrent, rows = convert(sounding_model("s4d", rate=100)), []
+    recurrent, rows = convert(sounding_model("s4d", rate=100)), list[Any]()
     read = recurrent.source.prefill
 
     def recorded(x: Tensor, state: ModelState, *args: Any) -> Any:

@@ -138,7 +138,7 @@ def test_a_folder_holds_the_clips_and_what_is_known_of_them(
             "sequence": i,
         }
     assert printed.startswith("5 clips of 0.10 s in out\n") and "real-time factor" in printed
-    assert f"({'5' if batch == '64' else '2'} side by side)" in printed.replace("each of ", "(")
+    assert f"for each of {'5' if batch == '64' else '2'} side by side)" in printed
     assert f"{nats.mean().item() / math.log(2):.3f} bits/sample" in printed and "recognised" not in printed
     assert pictured[0][0].startswith("000-two.wav\n")
 

@@ -261,7 +261,10 @@ def test_tokenize_prepares_what_training_finds(capsys: Capture, room: Path, monk
 
 def test_tokenize_refuses_in_one_line(capsys: Capture, room: Path) -> None:
     assert refusal(capsys, "tokenize").startswith("tokenize needs a RECIPE or --dataset NAME")
-    assert refusal(capsys, "tokenize", "--dataset", "mnist") == "mnist is no text, which alone needs a tokeniser; name a text"
+    assert (
+        refusal(capsys, "tokenize", "--dataset", "mnist")
+        == "mnist is no text, which alone needs a tokeniser; name a text"
+    )
     assert refusal(capsys, "tokenize", "mnist-small") == "mnist is no text, which alone needs a tokeniser; name a text"
     assert refusal(capsys, "tokenize", "wikitext-mini", "--vocab-size", "3").startswith("a recipe says which text")
     assert refusal(capsys, "tokenize", "--dataset", "./gone").startswith("no corpus or file called './gone'")

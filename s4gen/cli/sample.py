@@ -36,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="images, which need it: NAME.png for all in one grid, anything else is a folder with one PNG per image; "
         "texts: NAME.txt, or NAME.jsonl with tokens and their log-probabilities (default: as they are written, to "
-        "the terminal); sound, which needs it: a folder with one wav file per clip, picture.png and samples.json, or "
-        "NAME.wav or NAME.flac for one clip, with NAME.png beside it, or - for raw 16-bit PCM to standard output",
+        "the terminal); sound, which needs it: a folder with one wav file per clip, picture.png (of the first 20) "
+        "and samples.json, or NAME.wav or NAME.flac for one clip, with NAME.png beside it, or - for raw 16-bit PCM to "
+        "standard output",
     )
     parser.add_argument(
         "-n",

@@ -86,17 +86,17 @@ def _drawn(job: Job, paths: Sequence[Path]) -> list[Tensor]:
     clips: list[Tensor] = []
     with progress_bar(len(job.begins) * job.samples, "sample", shows_progress(), desc="sampling") as bar:
         for members, chunks in job.draw():
-            parts = [[job.prompt(i).to(small)] for i in members]
+            parts = []
             with open_writers(paths[members.start : members.stop], job.form.rate) as writers:
                 for writer, i in zip(writers, members, strict=False):
                     writer.append(job.sound(job.prompt(i)))
                 for chunk in chunks:
-                    for part, codes in zip(parts, chunk, strict=True):
-                        part.append(codes.to(small))
-                    for writer, codes in zip(writers, chunk, strict=False):
-                        writer.append(job.sound(codes))
+                    parts.append(chunk.to(small))
+                    for writer, samples in zip(writers, job.sound(chunk), strict=False):
+                        writer.append(samples)
                     bar.update(chunk.numel())
-            clips += [torch.cat(pieces) for pieces in parts]
+            rows = torch.cat(parts, dim=1)
+            clips += [torch.cat([job.prompt(i).to(small), row]) for i, row in zip(members, rows, strict=True)]
     return clips
 
 

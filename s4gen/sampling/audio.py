@@ -70,7 +70,7 @@ class Job:
         return None if label is None else self.classes[label]
 
     def sound(self, codes: Tensor) -> NDArray[np.float32]:
-        """Codes (n,) of any integer type as samples."""
+        """Codes of any integer type as samples, in the same shape."""
         return self.form.quantiser.decode(codes.numpy())
 
     def draw(self) -> Iterator[tuple[range, Iterator[Tensor]]]:
@@ -116,8 +116,8 @@ class Job:
 
     def speed(self, seconds: float) -> str:
         """What it means to have drawn all clips in so much time."""
-        n = len(self.begins)
-        rate, at_once = n * self.samples / seconds, min(n, self.batch)
+        n, at_once = len(self.begins), len(batches_of(len(self.begins), self.batch)[0])
+        rate = n * self.samples / seconds
         each = f" ({rate / self.form.rate / at_once:.3g} for each of {at_once} side by side)" if at_once > 1 else ""
         real_time = f"real-time factor {rate / self.form.rate:.3g}{each}"
         return f"{seconds:.2f} s: {rate:,.0f} samples/s, {real_time} ({self.engine.name})"

@@ -67,7 +67,7 @@ def _limit_line(whose: str, row: Row) -> str:
     together = f", rows at a time: {found.rows_together}" if found.rows_together < row.batch else ""
     return (
         f"limit, {whose}: {found.limit_ms:.3g} ms = the longer of {found.bytes_per_step / 1e6:,.1f} MB at "
-        f"{found.bandwidth / 1e9:,.0f} GB/s and {found.operations_per_step / 1e6:,.0f} MFLOP at "
+        f"{found.bandwidth / 1e9:,.0f} GB/s and {number(found.operations_per_step / 1e6)} MFLOP at "
         f"{found.rate / 1e9:,.0f} GFLOP/s{together}"
     )
 

@@ -180,7 +180,7 @@ def prefill(recurrent: RecurrentModel, prompts: Prompts) -> Start:
         ]
     )
     token = fed[:, -1] if lengths is None else fed.gather(1, lengths[:, None])[:, 0]
-    # A cache is full after reading, so the step copies it before it writes.
+    # A cache is full after reading, so the step copies it before it writes; into a ring the next one writes the same.
     if not recurrent.step(token, state)[0].isfinite().all():
         raise UserError("the model's output is not a finite number; its training must have diverged")
     return Start(token, state).rows(torch.arange(len(prompts.tokens)))
