@@ -214,6 +214,17 @@ def test_labels_that_are_not_there_are_refused(tmp_path: Path) -> None:
         AudioTask(settings, shown=False)
 
 
+def test_a_folder_is_split_and_the_validation_split_is_cut(tmp_path: Path) -> None:
+    for i in range(40):
+        write_audio(tmp_path / f"{i}.wav", np.sin(np.arange(500 + i) / 5), 8000)
+    data = DataConfig(f"audio:{tmp_path}", rate=4000)
+    training, held = training_sets(data)
+    assert held is not None and len(training) > 30 and 1 < len(held) < 5
+    _, one = training_sets(dataclasses.replace(data, validation=1))
+    assert one is not None and one.names == held.names[:1]
+    assert training_sets(dataclasses.replace(data, validation=0))[1] is None
+
+
 # What recordings cost
 
 

@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    lines = [re.split(r"[#|]", line)[0].strip() for block in blocks("sh") for line in block.splitlines()]
     return [line for line in lines if line.startswith("s4gen ")]
 
 

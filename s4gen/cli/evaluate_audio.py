@@ -8,15 +8,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.output import print_json, shows_progress
-from s4gen.cli.subject import best_device, dataset_of, load_clips
-from s4gen.errors import UserError
+from s4gen.cli.subject import at_rate, best_device, dataset_of, load_clips, rate_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.audio_evaluation import Score
     from s4gen.checkpoint import Checkpoint
-    from s4gen.models.density import DensityModel
     from s4gen.sampling.convert import RecurrentModel
     from s4gen.sampling.engines import Engine
 
@@ -76,38 +74,6 @@ def by_engine(recurrent: RecurrentModel, engine: Engine) -> Score:
         return nats_by_engine(recurrent, engine, x.to(recurrent.device), label)
 
     return score
-
-
-def rate_of(rate: int, factor: float) -> int:
-    """Samples per second at `factor` times a rate.
-
-    Raises:
-        UserError: none that sound can have.
-    """
-    found = round(rate * factor)
-    if not 100 <= found <= 1_000_000:
-        raise UserError(
-            f"--rate {factor:g} times the model's {rate:,} is {found:,} samples per second: expected 100 to 1000000; "
-            "the rate is a factor, such as 0.5"
-        )
-    return found
-
-
-def at_rate(checkpoint: Checkpoint, factor: float) -> DensityModel:
-    """The model for signals with `factor` times as many samples per second as it was trained on.
-
-    Raises:
-        UserError: its layers know no time.
-    """
-    from s4gen.models.density import resampled
-
-    mixer = checkpoint.config.model.mixer
-    if mixer in ("wavenet", "attention"):
-        raise UserError(
-            f'--rate changes the step of state space layers, and model.mixer = "{mixer}" has none: leave it out, or '
-            "train at the other rate"
-        )
-    return resampled(checkpoint.model, 1 / factor)
 
 
 def what_a_rate_means(checkpoint: Checkpoint, factor: float) -> str:

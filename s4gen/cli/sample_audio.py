@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.cli.sample_audio_files import is_file, picture_of, write_clips
-from s4gen.cli.subject import best_device
+from s4gen.cli.subject import at_rate, best_device, rate_of
 from s4gen.config import AudioLayout
 from s4gen.errors import UserError
 
@@ -73,8 +73,6 @@ def job_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes: Se
     if args.rate is None:
         recurrent = recurrent_of(checkpoint)
     else:
-        from s4gen.cli.evaluate_audio import at_rate, rate_of
-
         form = replace(form, rate=rate_of(form.rate, args.rate))
         recurrent = convert(at_rate(checkpoint, args.rate))
         print(f"s4gen: {what_a_rate_means(checkpoint, args.rate, form.rate)}", file=sys.stderr)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from s4gen.checkpoint import Checkpoint
     from s4gen.data.audio import AudioFormat, AudioSet
     from s4gen.data.text import TokenFile
+    from s4gen.models.density import DensityModel
 
 
 def best_device() -> torch.device:
@@ -150,6 +151,38 @@ def longest_clips(audio: AudioSet, n: int, length: int) -> tuple[Tensor, Tensor 
     lengths = np.full(len(chosen), min(length, int(audio.lengths[chosen].min())))
     batch = gather(audio, Windows(chosen, np.zeros_like(chosen), lengths), np.arange(len(chosen)))
     return batch.codes, batch.labels
+
+
+def rate_of(rate: int, factor: float) -> int:
+    """Samples per second at `factor` times a rate.
+
+    Raises:
+        UserError: none that sound can have.
+    """
+    found = round(rate * factor)
+    if not 100 <= found <= 1_000_000:
+        raise UserError(
+            f"--rate {factor:g} times the model's {rate:,} is {found:,} samples per second: expected 100 to 1000000; "
+            "the rate is a factor, such as 0.5"
+        )
+    return found
+
+
+def at_rate(checkpoint: Checkpoint, factor: float) -> DensityModel:
+    """The model for signals with `factor` times as many samples per second as it was trained on.
+
+    Raises:
+        UserError: its layers know no time.
+    """
+    from s4gen.models.density import resampled
+
+    mixer = checkpoint.config.model.mixer
+    if mixer in ("wavenet", "attention"):
+        raise UserError(
+            f'--rate changes the step of state space layers, and model.mixer = "{mixer}" has none: leave it out, or '
+            "train at the other rate"
+        )
+    return resampled(checkpoint.model, 1 / factor)
 
 
 def _size(layout: ImageLayout) -> str:

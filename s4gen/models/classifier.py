@@ -65,14 +65,6 @@ class ClassifierModel(nn.Module):
             x, _ = block(x, None, counts)
         return self.head(_mean(self.norm(x), counts))
 
-    def ssm_parameter_names(self) -> set[str]:
-        """Names of the parameters that train with the SSM's own learning rate and without weight decay."""
-        return {
-            f"{prefix}.{name}"
-            for prefix, module in self.named_modules()
-            for name in getattr(module, "ssm_parameters", ())
-        }
-
 
 def unit_peak(samples: Tensor, lengths: Tensor) -> Tensor:
     """samples r(B, L), each row divided by its largest magnitude, and 0 from `lengths` on; silence stays silence."""

@@ -180,14 +180,6 @@ class DensityModel(nn.Module):
             states.append(new)
         return self._logits(x), ModelState(state.place + 1, tuple(states), state.label)
 
-    def ssm_parameter_names(self) -> set[str]:
-        """Names of the parameters that train with the SSM's own learning rate and without weight decay."""
-        return {
-            f"{prefix}.{name}"
-            for prefix, module in self.named_modules()
-            for name in getattr(module, "ssm_parameters", ())
-        }
-
 
 def _stack(model: ModelConfig, ssm: SSMConfig) -> Iterable[nn.Module]:
     """What stands between embedding and head, each with the three methods of every sequence module."""

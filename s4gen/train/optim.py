@@ -9,21 +9,17 @@ from torch import Tensor, nn
 
 from s4gen.config import OptimConfig
 from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from s4gen.models.classifier import ClassifierModel
-from s4gen.models.density import DensityModel
-
-Trainable = DensityModel | ClassifierModel
 
 
-def parameter_groups(model: Trainable) -> dict[str, list[str]]:
+def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
     """Names of the parameters by treatment: `ssm` (own learning rate, no decay), `decay` (matrices), `plain` (rest).
 
-    Every parameter is in exactly one group. Raises ValueError if the model names an SSM parameter it does not have.
+    Every parameter is in exactly one group. Raises ValueError if a layer names an SSM parameter it does not have.
     """
     parameters = dict(model.named_parameters())
-    ssm = model.ssm_parameter_names()
+    ssm = {f"{name}.{key}" for name, layer in model.named_modules() for key in getattr(layer, "ssm_parameters", ())}
     if unknown := ssm - parameters.keys():
-        raise ValueError(f"ssm_parameter_names names no parameter: {sorted(unknown)}")
+        raise ValueError(f"ssm_parameters names no parameter: {sorted(unknown)}")
     matrices = {
         f"{name}.{key}"
         for name, module in model.named_modules()
@@ -38,7 +34,7 @@ def parameter_groups(model: Trainable) -> dict[str, list[str]]:
     }
 
 
-def build_optimizer(model: Trainable, config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW with the groups of `parameter_groups`; `peak_lr` of a group is what the schedule scales."""
     parameters = dict(model.named_parameters())
     lr = {"ssm": config.ssm_lr, "decay": config.lr, "plain": config.lr}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from s4gen.config import AudioLayout, DataConfig
 from s4gen.config.run import AUDIO_PREFIX, UNSPLIT
 from s4gen.data.audio import PRESETS, AudioFormat, AudioSet, hold_out, load_audio
@@ -37,9 +39,12 @@ def training_sets(data: DataConfig, shown: bool = False) -> tuple[AudioSet, Audi
         UserError: as of `load_audio`.
     """
     training = open_split(data.dataset, "train", format_of(data), data, shown)
-    if data.dataset not in UNSPLIT:
-        return training, open_split(data.dataset, "validation", format_of(data), data, shown)
-    return hold_out(training, data.validation) if data.validation else (training, None)
+    if not data.validation:
+        return training, None
+    if data.dataset in UNSPLIT:
+        return hold_out(training, data.validation)
+    held = open_split(data.dataset, "validation", format_of(data), data, shown)
+    return training, held.subset(np.arange(min(len(held), data.validation)))
 
 
 def open_split(
