@@ -178,7 +178,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     real = DensityModel.nats
     seen = []
 
-    def explode(self: DensityModel, x: torch.Tensor, label: None) -> torch.Tensor:
+    def explode(self: DensityModel, x: torch.Tensor, label: None = None) -> torch.Tensor:
         if self.training:
             seen.append(1)
         return real(self, x, label) * (float("nan") if len(seen) == 5 else 1)
