@@ -18,7 +18,7 @@ from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
 from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurrent, save_converted
 
-SSM_MIXERS = ["s4d", "s4"]
+SSM_MIXERS = ["s4d", "s4", "h3"]
 MIXERS = [*SSM_MIXERS, "attention"]
 
 

@@ -19,7 +19,7 @@ from s4gen.sampling.filters import Filters
 from s4gen.sampling.generate import generate, stream
 from s4gen.sampling.randomness import draw, uniforms
 
-SSM_MIXERS = ["s4d", "s4"]
+SSM_MIXERS = ["s4d", "s4", "h3"]
 MIXERS = [*SSM_MIXERS, "attention"]
 
 

@@ -17,6 +17,7 @@ from s4gen.models.attention import CausalAttention
 from s4gen.models.bidirectional import Bidirectional
 from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel, resampled
+from s4gen.models.h3 import H3
 from s4gen.models.ssm_layers import S4, S4D
 
 LAYOUT = ImageLayout(height=4, width=3, channels=3, levels=6)
@@ -28,6 +29,7 @@ SSM_KINDS = {
     "dss-exp": ("dss", SSMConfig(d_state=8)),
     "dss-softmax": ("dss", SSMConfig(d_state=8, init="lin", norm_length=400)),
     "lssl": ("lssl", SSMConfig(d_state=8)),
+    "h3": ("h3", SSMConfig(d_state=8, init="lin")),
     "attention": ("attention", SSMConfig()),
 }
 
@@ -44,7 +46,7 @@ def layer(kind: str, dtype: torch.dtype) -> Any:
     mixer, ssm = SSM_KINDS[kind]
     if mixer == "attention":
         return noisy(CausalAttention(6, 2)).to(dtype)
-    return noisy({"s4": S4, "s4d": S4D, "dss": DSS, "lssl": LSSL}[mixer](6, ssm)).to(dtype)
+    return noisy({"s4": S4, "s4d": S4D, "dss": DSS, "lssl": LSSL, "h3": H3}[mixer](6, ssm)).to(dtype)
 
 
 def model(kind: str, dtype: torch.dtype = torch.float64, layout: ImageLayout = LAYOUT, d_ff: int = 12) -> DensityModel:
@@ -351,7 +353,7 @@ def test_a_bidirectional_layer_sees_both_ways_and_only_its_own_row() -> None:
             attempt()
 
 
-@pytest.mark.parametrize("kind", sorted(set(SSM_KINDS) - {"attention"}))
+@pytest.mark.parametrize("kind", sorted(set(SSM_KINDS) - {"attention", "h3"}))
 def test_shapes_that_do_not_fit_are_named(kind: str) -> None:
     """What arrived, what was expected, and what to do."""
     module, u = layer(kind, torch.float32), torch.randn(2, 5, 6)

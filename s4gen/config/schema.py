@@ -9,13 +9,14 @@ from typing import Any
 from s4gen.config.checks import ConfigError, at_least, one_of, positive
 from s4gen.config.layouts import Layout, TextLayout
 
-MIXERS = ("s4d", "s4", "dss", "lssl", "attention", "wavenet")
+MIXERS = ("s4d", "s4", "h3", "dss", "lssl", "attention", "wavenet")
 POOLED = ("s4d", "s4", "dss")
 """Mixers that a multi-scale stack can have: every row of a batch may end at its own length."""
 _DIAGONAL_INITS = ("legs", "lin", "inv", "inv2", "quad", "real", "random")
 INITS_OF = {
     "s4d": _DIAGONAL_INITS,
     "s4": ("legs", "legt", "lagt", "fourier"),
+    "h3": _DIAGONAL_INITS,
     "dss": _DIAGONAL_INITS,
     "lssl": ("legs",),
 }
@@ -48,7 +49,7 @@ class SSMConfig:
     dt_transform: str = "exp"
     """exp or softplus: the step size as a function of its parameter."""
     tie_dt: bool = True
-    """One step size for each feature; false, for s4d only: one for each feature and conjugate pair."""
+    """One step size for each feature; false, for s4d and h3 only: one for each feature and conjugate pair."""
     train_B: bool = True
     """Whether B is trained; false keeps its initial value, and dss, whose B is 1, has none."""
     norm_length: int = 0
@@ -72,7 +73,8 @@ class ModelConfig:
     """The residual stack."""
 
     mixer: str = "s4d"
-    """The sequence layer of every block: s4d, s4, their ancestors dss and lssl, or attention (the Transformer).
+    """The sequence layer of every block: s4d, s4, h3 (an S4D between two products, for text), their ancestors dss and
+    lssl, or attention (the Transformer).
 
     wavenet is no layer but a stack of its own, the baseline for sound: n_layers of dilated convolutions, d_ff skips.
     """
@@ -204,8 +206,10 @@ def check_pair(model: ModelConfig, ssm: SSMConfig) -> None:
     """Refuse a state space setting that the mixer cannot have."""
     if ssm.n_ssm and model.d_model % ssm.n_ssm:
         raise ConfigError("ssm.n_ssm", f"= {ssm.n_ssm}: expected a divisor of model.d_model = {model.d_model}, or 0")
-    if not ssm.tie_dt and model.mixer != "s4d":
-        raise ConfigError("ssm.tie_dt", f'= false does not go with model.mixer = "{model.mixer}": expected "s4d"')
+    if not ssm.tie_dt and model.mixer not in ("s4d", "h3"):
+        raise ConfigError(
+            "ssm.tie_dt", f'= false does not go with model.mixer = "{model.mixer}": expected "s4d" or "h3"'
+        )
     if ssm.norm_length and model.mixer != "dss":
         raise ConfigError(
             "ssm.norm_length",

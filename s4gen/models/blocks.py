@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from s4gen.config import ModelConfig, SSMConfig
 from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.attention import CausalAttention
+from s4gen.models.h3 import H3
 from s4gen.models.ssm_layers import S4, S4D
 
 SSM_MIXERS = {"s4d": S4D, "s4": S4, "dss": DSS, "lssl": LSSL}
+"""State space layers: each feature by itself, so that a block mixes them afterwards."""
 State = Any  # whatever the mixer's state is: a pytree of tensors
 
 
@@ -54,6 +56,9 @@ class Block(nn.Module):
         self.output: nn.Module
         if model.mixer == "attention":
             self.mixer = CausalAttention(model.d_model, model.n_heads, model.window)
+            self.output = nn.Identity()
+        elif model.mixer == "h3":
+            self.mixer = H3(model.d_model, ssm)
             self.output = nn.Identity()
         else:
             self.mixer = SSM_MIXERS[model.mixer](model.d_model, ssm)

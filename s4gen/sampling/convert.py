@@ -106,9 +106,9 @@ def convert(model: DensityModel) -> RecurrentModel:
     source = copy.deepcopy(model).eval().requires_grad_(False)
     tensors = [*source.parameters(), *source.buffers()]
     stepper = copy.deepcopy(source, {id(tensor): tensor for tensor in tensors})  # new modules around the same tensors
-    for block in stepper.modules():
-        if isinstance(block, Block) and isinstance(block.mixer, SSMLayer):
-            block.mixer = block.mixer.discretized()
+    for name, layer in source.named_modules():
+        if isinstance(layer, SSMLayer):
+            stepper.set_submodule(name, layer.discretized())
     return RecurrentModel(source, stepper.eval())
 
 
