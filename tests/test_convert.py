@@ -23,8 +23,9 @@ MIXERS = [*SSM_MIXERS, "attention"]
 
 
 def constants(recurrent: RecurrentModel, block: int) -> dict[str, Tensor]:
-    """The buffers of one converted layer, by name."""
-    return dict(recurrent.stepper.get_submodule(f"blocks.{block}.mixer").named_buffers())
+    """The buffers of one converted layer, by name; of H3, those of the layer inside."""
+    mixer = recurrent.stepper.get_submodule(f"blocks.{block}.mixer")
+    return dict(getattr(mixer, "ssm", mixer).named_buffers())
 
 
 def every_logit(recurrent: RecurrentModel, x: Tensor) -> Tensor:
