@@ -28,7 +28,7 @@ WITH_COMPILED = [
     pytest.param("compiled", marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore")]),
 ]
 
-KINDS = ("s4d", "s4", "sashimi")
+KINDS = ("s4d", "s4", "h3", "sashimi")
 
 
 def model_of(kind: str) -> DensityModel:

@@ -37,7 +37,7 @@ int drive(const std::vector<uint8_t>& plan, uint64_t rows, int lanes, int thread
   }
   s4_feed(session, token.data(), logits.data(), error, sizeof error);
   size_t layers = 0;
-  for (const Op& op : engine->plan->ops) layers += op.kind == SSM || op.kind == DOWN;
+  for (const Op& op : engine->plan->ops) layers += Session::lasts(op);
   for (size_t i = 0; i < layers; ++i) {
     const Op& op = session->stateful(i);
     std::vector<float> state(rows * Session::outer(op) * Session::inner(op));

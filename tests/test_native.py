@@ -16,6 +16,7 @@ from tiny import noisy_model
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.h3 import TAPS
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import native
 from s4gen.sampling.engines.native import (
@@ -29,7 +30,7 @@ from s4gen.sampling.engines.native import (
 )
 from s4gen.sampling.engines.native.pack import pack
 from s4gen.sampling.filters import KEEP_ALL, Filters
-from s4gen.sampling.plan import AddKept, Down, Keep, Linear, Plan, Up, flatten
+from s4gen.sampling.plan import SSM, AddKept, Down, Keep, Linear, Plan, Shift, Up, flatten
 from s4gen.sampling.randomness import draw
 from s4gen.sampling.states import chosen_rows, tensors
 
@@ -57,6 +58,11 @@ MODELS |= {
         SSMConfig(d_state=4),
     ),
 }
+H3 = {
+    "h3": (ModelConfig("h3", d_model=21, n_layers=2, d_ff=10), SSMConfig(d_state=6)),
+    "text, h3": (ModelConfig("h3", d_model=32, n_layers=1, d_ff=0, cutoffs=(5, 12)), SSMConfig(d_state=4, init="lin")),
+}
+MODELS |= H3
 AUDIO = AudioLayout(rate=100, bits=5, classes=("a", "b", "c"))
 LAYOUTS = {"text": TEXT, "audio": AUDIO, "audio without labels": replace(AUDIO, classes=())}
 POOLED = {
@@ -143,7 +149,7 @@ def test_however_rows_lie_side_by_side_tokens_and_state_are_bitwise_the_same(
         assert torch.equal(alone.advance(bos[:1], u[row : row + 1]), drawn[row : row + 1])
 
 
-@pytest.mark.parametrize("name", ["s4d", "audio, 2-3-2"])
+@pytest.mark.parametrize("name", ["s4d", "h3", "audio, 2-3-2"])
 def test_the_number_of_threads_changes_no_bit(name: str) -> None:
     recurrent = recurrent_of(name)
     engine = NativeEngine(recurrent, KEEP_ALL)
@@ -195,7 +201,7 @@ def test_ties_go_to_the_lower_token_as_in_python() -> None:
         assert torch.equal(drawn[:, 0], draw(filters(logits), u[:, 0]))
 
 
-@pytest.mark.parametrize("name", ["s4d", "audio, 4-4"])
+@pytest.mark.parametrize("name", ["s4d", "h3", "audio, 4-4"])
 @pytest.mark.parametrize(("weights", "most"), [("bf16", 0.02), ("int8", 0.1)])
 def test_smaller_weights_change_the_logits_a_little(name: str, weights: str, most: float) -> None:
     recurrent = recurrent_of(name)
@@ -261,7 +267,7 @@ def test_a_diverged_model_is_said_to_be_one() -> None:
         session.advance(torch.tensor([recurrent.bos]), torch.zeros(1, 4, dtype=torch.float64))
 
 
-# Levels
+# H3 and levels
 
 
 def phases(recurrent: RecurrentModel, rows: int) -> tuple[torch.Tensor, ModelState]:
@@ -272,11 +278,11 @@ def phases(recurrent: RecurrentModel, rows: int) -> tuple[torch.Tensor, ModelSta
     return prompt, state
 
 
-@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize("name", [*POOLED, *H3])
 @pytest.mark.parametrize("lanes", LANES)
 def test_rows_at_all_places_of_a_window_go_on_from_the_convolution_together(name: str, lanes: int) -> None:
     recurrent = recurrent_of(name)
-    rows = flatten(recurrent).period + 2
+    rows = max(flatten(recurrent).period, TAPS) + 2
     _, state = phases(recurrent, rows)
     session = NativeSession(NativeEngine(recurrent, KEEP_ALL), state, lanes)
     assert_close(session.state(), state)
@@ -286,10 +292,10 @@ def test_rows_at_all_places_of_a_window_go_on_from_the_convolution_together(name
     assert_close(session.state(), state)
 
 
-@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize("name", [*POOLED, *H3])
 def test_a_row_at_its_place_draws_the_same_bits_beside_rows_at_other_places(name: str) -> None:
     recurrent = recurrent_of(name)
-    rows = flatten(recurrent).period + 2
+    rows = max(flatten(recurrent).period, TAPS) + 2
     _, state = phases(recurrent, rows)
     engine, token = NativeEngine(recurrent, KEEP_ALL), torch.arange(rows)
     u = torch.rand(rows, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
@@ -305,12 +311,12 @@ def test_a_row_at_its_place_draws_the_same_bits_beside_rows_at_other_places(name
     assert same(*ends)
 
 
-@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize("name", [*POOLED, *H3])
 def test_from_everywhere_in_a_window_the_convolution_goes_on(name: str) -> None:
     """Native, then a chunk by convolution across window borders, then native: as if all had been one engine's."""
     recurrent = recurrent_of(name)
     engine, fed = NativeEngine(recurrent, KEEP_ALL), tokens(recurrent, 40)
-    for stop in range(1, flatten(recurrent).period + 1, 3):
+    for stop in range(1, max(flatten(recurrent).period, TAPS) + 1, 3):
         session = NativeSession(engine, start(recurrent), 0)
         for token in fed[:, :stop].unbind(dim=1):
             session.feed(token)
@@ -349,6 +355,14 @@ def without(kind: type, **fields: object) -> Callable[[Plan], list[object]]:
 
 def other(kind: type, **changes: object) -> Callable[[Plan], list[object]]:
     return lambda plan: [replace(each, **changes) if isinstance(each, kind) else each for each in plan.operations]
+
+
+def of_qkv(**changes: object) -> Callable[[Plan], list[object]]:
+    def changed(plan: Plan) -> list[object]:
+        found = [isinstance(each, Linear) and each.parts == 3 for each in plan.operations]
+        return [replace(each, **changes) if hit else each for each, hit in zip(plan.operations, found, strict=True)]
+
+    return changed
 
 
 def otherwise_joined(**changes: object) -> Callable[[Plan], list[object]]:
@@ -390,6 +404,31 @@ def test_levels_that_do_not_nest_are_refused(
     changed: Callable[[Plan], list[object]], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recurrent = recurrent_of("audio, 4-4")
+    plan = flatten(recurrent)
+    monkeypatch.setattr(native, "flatten", lambda _: replace(plan, operations=tuple(changed(plan))))
+    with pytest.raises(UserError, match=f"malformed plan: .*{why}"):
+        NativeEngine(recurrent, KEEP_ALL)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        (other(SSM, gated=False), "an operation reads what is not there"),
+        (without(Linear, parts=3), "an operation reads what is not there"),
+        (without(SSM), "an operation reads what is not there"),
+        (of_qkv(parts=1), "an operation reads what is not there"),
+        (of_qkv(target="logits"), "an operation reads what is not there"),
+        (of_qkv(epilogue="glu"), "a linear layer reads or writes the wrong buffer"),
+        (moved_to_the_front(Shift), "an operation reads what is not there"),
+        (other(Shift, taps=torch.zeros(21, 1)), "a shift is wrong"),
+        (other(Shift, taps=torch.zeros(21, 65)), "a shift is wrong"),
+        (other(Shift, taps=torch.zeros(20 + 16, 4)), "an operation reads what is not there"),
+    ],
+)
+def test_products_of_what_is_not_there_are_refused(
+    changed: Callable[[Plan], list[object]], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recurrent = recurrent_of("h3")
     plan = flatten(recurrent)
     monkeypatch.setattr(native, "flatten", lambda _: replace(plan, operations=tuple(changed(plan))))
     with pytest.raises(UserError, match=f"malformed plan: .*{why}"):
@@ -478,7 +517,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 def fuzz(driver: Path, folder: Path, fuzzes: int) -> None:
-    for name, weights in [*(("s4, rank 2", weights) for weights in WEIGHTS), ("audio, 2-3-2", "fp32")]:
+    others = ("audio, 2-3-2", "fp32"), ("text, h3", "fp32")
+    for name, weights in [*(("s4, rank 2", weights) for weights in WEIGHTS), *others]:
         plan = folder / "plan"
         plan.write_bytes(pack(flatten(recurrent_of(name)), weights).numpy().tobytes())
         done = subprocess.run([driver, plan, str(fuzzes)], capture_output=True, text=True)

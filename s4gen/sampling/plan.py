@@ -6,6 +6,8 @@ operations in their order, once:
     Embed    x = value[token] + place[place] + label[label]
     Norm     h = layer norm of x
     SSM      state, g = one step of the recurrence on h; then GELU
+    Shift    of g = q, k, v, one after another: v *= convolution of k
+    SSM      state, g = q times one step of the recurrence on v
     Linear   g = .. or x += .. or logits = weight h (or g) + bias; then GELU or GLU
     Clusters log-probabilities from the logits of an adaptive softmax
 
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ from torch import Tensor, nn
 from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from s4gen.models.blocks import Block, GatedOutput
 from s4gen.models.embedding import AudioEmbedding, ImageEmbedding
+from s4gen.models.h3 import H3
 from s4gen.models.sashimi import Sashimi
 from s4gen.models.ssm_layers import DiagonalStep, WoodburyStep
 from s4gen.sampling.convert import RecurrentModel
@@ -68,7 +71,10 @@ class Norm:
 
 @dataclass(frozen=True)
 class SSM:
-    """s' = diag(a) s - sum_r p_r (q_r . s) + B h and g = GELU(C . s' + D h); vectors in real form, see ssm.realform."""
+    """s' = diag(a) s - sum_r p_r (q_r . s) + B u and y = C . s' + D u; vectors in real form, see ssm.realform.
+
+    u = h and g = GELU(y); or, gated, u = v and g = q y, of g = q, k, v.
+    """
 
     a: Tensor  # r(H, N): real parts, then imaginary parts
     B: Tensor  # r(H, N)
@@ -76,6 +82,14 @@ class SSM:
     D: Tensor  # r(H)
     p: Tensor  # r(R, H, N), R = 0 for a diagonal
     q: Tensor  # r(R, H, N)
+    gated: bool = False
+
+
+@dataclass(frozen=True)
+class Shift:
+    """v *= sum_i taps[:, i] (k of i inputs ago), of g = q, k, v."""
+
+    taps: Tensor  # r(H, taps)
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ class Linear:
     offset: int = 0
     """Where in the logits the outputs begin, a multiple of 16."""
     parts: int = 1
-    """Of a window the inputs, and of what is pending the outputs, consist of so many vectors, one after another."""
+    """Of a window the inputs, and of all else the outputs, consist of so many vectors, one after another."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +155,7 @@ class AddKept:
     width: int
 
 
-Operation = Embed | Norm | SSM | Linear | Clusters | Keep | Down | Up | AddKept
+Operation = Embed | Norm | SSM | Shift | Linear | Clusters | Keep | Down | Up | AddKept
 
 
 @dataclass(frozen=True)
@@ -212,10 +226,13 @@ def _block(block: nn.Module, name: str) -> Iterator[Operation]:
     if not isinstance(block, Block):
         raise NotFlatError(f"{name} is of type {type(block).__name__}")
     yield _norm(block.norm)
-    yield _ssm(block.mixer, name)
-    if not isinstance(block.output, GatedOutput):
-        raise NotFlatError(f"{name} has an output of type {type(block.output).__name__}")
-    yield _linear(block.output.linear, "g", "x", "glu")
+    if isinstance(block.mixer, H3):
+        yield from _h3(block.mixer, name)
+    else:
+        yield _ssm(block.mixer, name)
+        if not isinstance(block.output, GatedOutput):
+            raise NotFlatError(f"{name} has an output of type {type(block.output).__name__}")
+        yield _linear(block.output.linear, "g", "x", "glu")
     if block.feed_forward is not None:
         yield _norm(block.feed_forward.norm)
         yield _linear(block.feed_forward.up, "h", "g", "gelu")
@@ -247,7 +264,14 @@ def _head(head: nn.Linear | AdaptiveSoftmax) -> Iterator[Operation]:
     yield Clusters(tuple(offsets), tuple(counts))
 
 
-def _ssm(mixer: Any, name: str) -> Operation:
+def _h3(mixer: H3, name: str) -> Iterator[Operation]:
+    yield Linear(mixer.qkv.weight, mixer.qkv.bias, "h", "g", parts=3)
+    yield Shift(mixer.shift)
+    yield replace(_ssm(mixer.ssm, name), gated=True)
+    yield _linear(mixer.out, "g", "x")
+
+
+def _ssm(mixer: Any, name: str) -> SSM:
     if isinstance(mixer, DiagonalStep):
         none = mixer.B_bar.new_zeros(0, *mixer.B_bar.shape)
         return SSM(_diagonal(mixer.A_bar), mixer.B_bar, mixer.C_bar, mixer.D, none, none)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from s4gen.models.density import DensityModel
-from s4gen.sampling.plan import SSM, Down, Linear, Norm, Operation, Plan, Up
+from s4gen.sampling.plan import SSM, Down, Linear, Norm, Operation, Plan, Shift, Up
 from s4gen.timing import seconds
 
 PRECISIONS = {"fp32": 4, "bf16": 2, "int8": 1}
@@ -112,9 +112,14 @@ def _work(operation: Operation) -> Work:
         case Linear(weight, bias):
             operations, constants = 2 * weight.numel(), _FLOAT * bias.numel()
             return Work(weight.numel(), len(weight), constants, kept=0, moved=0, operations=operations)
-        case SSM(a, B, C, D, p, q):
+        case SSM(a, B, C, D, p, q, gated):
             constants, state = _FLOAT * sum(tensor.numel() for tensor in (a, B, C, D, p, q)), _FLOAT * B.numel()
-            return Work(0, 0, constants, kept=state, moved=2 * state, operations=(7 + 4 * len(p)) * B.numel())
+            operations = (7 + 4 * len(p)) * B.numel() + gated * D.numel()
+            return Work(0, 0, constants, kept=state, moved=2 * state, operations=operations)
+        case Shift(taps):
+            # The keys before the present one, and after all taps the product with v.
+            keys, operations = _FLOAT * taps[:, 1:].numel(), 2 * taps.numel() + len(taps)
+            return Work(0, 0, _FLOAT * taps.numel(), kept=keys, moved=2 * keys, operations=operations)
         case Down(stride, width):
             # A window and what is pending: each vector in them is written once, and read once.
             return replace(_NOTHING, kept=2 * stride * _FLOAT * width, moved=4 * _FLOAT * width)

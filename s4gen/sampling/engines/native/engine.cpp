@@ -172,13 +172,14 @@ struct Floats {
 
 // ------------------------------------------------------------------------------------------------------------ the plan
 
-enum Kind : uint32_t { EMBED, NORM, SSM, LINEAR, CLUSTERS, DOWN, UP, KEEP, ADD_KEPT, N_KINDS };
+enum Kind : uint32_t { EMBED, NORM, SSM, LINEAR, CLUSTERS, SHIFT, DOWN, UP, KEEP, ADD_KEPT, N_KINDS };
 // Residual stream, private scratch, shared scratch, output; the rest is state, of the level around the operation.
 enum Place : uint32_t { X, H, G, LOGITS, WINDOW, PENDING, N_PLACES };
-enum Epilogue : uint32_t { STORE, GELU, ADD, GLU_ADD, N_EPILOGUES };
+// GATE: of a state space layer that runs on v and is multiplied with q, the shared scratch being q, k, v.
+enum Epilogue : uint32_t { STORE, GELU, ADD, GLU_ADD, GATE, N_EPILOGUES };
 enum Precision : uint32_t { FP32, BF16, INT8, N_PRECISIONS };
 constexpr uint64_t PER_WORD[N_PRECISIONS] = {1, 2, 4};  // weights of one output in 32 bits
-constexpr int MAX_RANK = 4, TENSORS = 4, MAX_CLUSTERS = 16, MAX_LEVELS = 16;
+constexpr int MAX_RANK = 4, TENSORS = 4, MAX_CLUSTERS = 16, MAX_LEVELS = 16, MAX_TAPS = 64;
 
 struct Header {
   char magic[8];
@@ -224,6 +225,9 @@ uint64_t phase_of(const Op& op, int64_t place) { return static_cast<uint64_t>(pl
 struct Part {
   uint64_t at, count;
 };
+
+// Whether it reads q, k and v, each filling its last block.
+bool reads_qkv(const Op& op) { return op.kind == SHIFT || (op.kind == SSM && op.epilogue == GATE); }
 
 struct Plan {
   Bytes memory;
@@ -280,8 +284,8 @@ struct Plan {
       reject("an operation has a kind, buffer, epilogue or weight type that does not exist");
     if (first != (op.kind == EMBED)) reject("the embedding must be the first operation, and no other");
     if (op.in < 1 || op.in > (1u << 24) || op.out < 1 || op.out > (1u << 24)) reject("a width is out of range");
-    if (op.kind != EMBED && op.kind != UP && content_[op.src] != op.in) reject("an operation reads what is not there");
-    const uint64_t in = padded(op.in), out = padded(op.out);
+    const uint64_t in = padded(op.in), out = padded(op.out), read = reads_qkv(op) ? 3 * in : op.in;
+    if (op.kind != EMBED && op.kind != UP && content_[op.src] != read) reject("an operation reads what is not there");
     wide = std::max({wide, in, out});
     switch (op.kind) {
       case EMBED:
@@ -296,14 +300,21 @@ struct Plan {
         tensor_at(op, 0, out * 4, n), tensor_at(op, 1, out * 4, n);
         break;
       case SSM:
-        if (op.src != H || op.dst != G || op.in != op.out || op.modes < 1 || op.modes > (1u << 16) ||
-            op.rank > MAX_RANK || op.epilogue > GELU)
+        if (op.src != (op.epilogue == GATE ? G : H) || op.dst != G || op.in != op.out || op.modes < 1 ||
+            op.modes > (1u << 16) || op.rank > MAX_RANK || (op.epilogue > GELU && op.epilogue != GATE))
           reject("a state space layer is wrong");
         tensor_at(op, 0, product({in, op.modes, 6, 4}), n), tensor_at(op, 1, in * 4, n);
         if (op.rank) tensor_at(op, 2, product({in, op.modes, op.rank, 4, 4}), n);
         op.state = state;
         state += product({in, op.modes, 2});
         break;
+      case SHIFT:
+        if (op.src != G || op.dst != G || op.in != op.out || op.period < 2 || op.period > MAX_TAPS)
+          reject("a shift is wrong");
+        tensor_at(op, 0, product({op.period, in, 4}), n);
+        op.state = state;
+        state += product({op.period - 1, in});
+        return;
       case CLUSTERS: {
         if (op.src != LOGITS || op.dst != LOGITS || op.modes > MAX_CLUSTERS) reject("the clusters are wrong");
         tensor_at(op, 0, (op.modes + 1) * sizeof(Part), n);
@@ -325,6 +336,7 @@ struct Plan {
         if (op.src != X || op.dst != X || op.in != op.out) reject("a level is wrong");
         return level(op, number);
       default: {
+        if (op.epilogue == GATE) reject("a linear layer has no gate of its own");
         const bool adds = op.epilogue >= ADD, down = op.src == WINDOW, up = op.dst == PENDING;
         const uint64_t result = op.epilogue == GLU_ADD ? op.out / 2 : op.out;
         if (down || up) {
@@ -705,7 +717,31 @@ inline void ssm_step(int modes, int rank, Get get, Low low, float* s, int stride
   UNROLLED for (int c = 0; c < C; ++c) u[c] = fma(skip, u[c], (y[0][c] + y[1][c]) + (y[2][c] + y[3][c]));
 }
 
-void solo_ssm(const Plan& plan, const Op& op, const float* h, float* g, float* state, Range blocks) {
+// What the last keys and the present one, weighed by their taps, add up to. `kept` are the keys before, oldest first,
+// `stride` floats apart; the present one takes its place there. tap(i) belongs to the key of i inputs ago.
+template <class V, class Tap> inline V shifted(int taps, Tap tap, float* kept, uint64_t stride, V key) {
+  V sum = tap(0) * key;
+  for (int i = 1; i < taps; ++i) {
+    float* at = kept + (taps - 1 - i) * stride;
+    const V older = load<V>(at);
+    store(at, key);
+    sum = fma(tap(i), older, sum);
+    key = older;
+  }
+  return sum;
+}
+
+void solo_shift(const Plan& plan, const Op& op, float* g, float* state, Range blocks) {
+  const uint64_t D = padded(op.in);
+  for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += W) {
+    const float* taps = plan.tensor(op, 0) + i;
+    auto tap = [&](int n) __attribute__((always_inline)) { return load<v16>(taps + n * D); };
+    float* v = g + 2 * D + i;
+    store(v, shifted<v16>(op.period, tap, state + op.state + i, D, load<v16>(g + D + i)) * load<v16>(v));
+  }
+}
+
+void solo_ssm(const Plan& plan, const Op& op, const float* u, float* g, float* state, Range blocks) {
   const int modes = op.modes, rank = op.rank;
   for (uint64_t b = blocks.begin; b < blocks.end; ++b) {
     const float* c = plan.tensor(op, 0) + b * modes * 6 * W;
@@ -717,11 +753,12 @@ void solo_ssm(const Plan& plan, const Op& op, const float* h, float* g, float* s
     float* s = state + op.state + b * modes * 2 * W;
     const uint64_t ahead = uint64_t(modes) * 2 * W;
     const v16 skip = load<v16>(plan.tensor(op, 1) + b * W);
-    v16 y = load<v16>(h + b * W);
+    v16 y = load<v16>(u + b * W);
     if (rank == 0) ssm_step<v16, 1>(modes, 0, get, low, s, W, &y, skip, ahead);
     else if (rank == 1) ssm_step<v16, 1>(modes, 1, get, low, s, W, &y, skip, ahead);
     else ssm_step<v16, 1>(modes, rank, get, low, s, W, &y, skip, ahead);
-    store(g + b * W, op.epilogue == GELU ? gelu(y) : y);
+    float* to = g + b * W;
+    store(to, op.epilogue == GELU ? gelu(y) : op.epilogue == GATE ? load<v16>(to) * y : y);
   }
 }
 
@@ -851,7 +888,12 @@ void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input,
       }
     } else if (op.kind == SSM) {
       const Range mine = share(padded(op.in) / W, thread, threads);
-      for (int r = 0; r < R; ++r) solo_ssm(plan, op, buffers.at(H, r), buffers.at(G, r), buffers.state[r], mine);
+      const uint64_t skipped = reads_qkv(op) ? 2 * padded(op.in) : 0;  // q and k
+      for (int r = 0; r < R; ++r)
+        solo_ssm(plan, op, buffers.at(op.src, r) + skipped, buffers.at(G, r), buffers.state[r], mine);
+    } else if (op.kind == SHIFT) {
+      const Range mine = share(padded(op.in) / W, thread, threads);
+      for (int r = 0; r < R; ++r) solo_shift(plan, op, buffers.at(G, r), buffers.state[r], mine);
     } else if (op.kind == CLUSTERS) {
       for (int r = thread; r < R; r += threads) solo_clusters(plan, op, buffers.at(LOGITS, r));
     } else if (op.kind >= DOWN) {
@@ -922,7 +964,19 @@ template <int M> struct Batch {
       }
   }
 
-  template <int RANK> static void ssm(const Plan& plan, const Op& op, const float* h, float* g, float* state) {
+  static void shift(const Plan& plan, const Op& op, float* g, float* state) {
+    const uint64_t D = padded(op.in);
+    for (uint64_t i = 0; i < op.in; ++i) {
+      const float* taps = plan.tensor(op, 0) + i;
+      auto tap = [&](int n) __attribute__((always_inline)) { return splat<V>(taps[n * D]); };
+      float *kept = state + (op.state + i) * M, *k = g + (D + i) * M, *v = g + (2 * D + i) * M;
+      for (int m = 0; m < M; m += L)
+        store(v + m, shifted<V>(op.period, tap, kept + m, D * M, load<V>(k + m)) * load<V>(v + m));
+    }
+  }
+
+  template <int RANK> void ssm(const Plan& plan, const Op& op, float* state) const {
+    const float* u = at(op, op.src, state) + (reads_qkv(op) ? 2 * padded(op.in) * M : 0);  // behind q and k
     const int modes = op.modes, rank = RANK < 0 ? static_cast<int>(op.rank) : RANK;
     for (uint64_t head = 0; head < op.in; ++head) {
       const float* c = plan.tensor(op, 0) + head / W * modes * 6 * W + head % W;
@@ -934,9 +988,12 @@ template <int M> struct Batch {
       const V skip = splat<V>(plan.tensor(op, 1)[head]);
       float* s = state + op.state * M + head * modes * 2 * M;
       V y[C];
-      UNROLLED for (int c = 0; c < C; ++c) y[c] = load<V>(h + head * M + c * L);
+      UNROLLED for (int c = 0; c < C; ++c) y[c] = load<V>(u + head * M + c * L);
       ssm_step<V, C>(modes, rank, get, low, s, M, y, skip, uint64_t(modes) * 2 * M);
-      UNROLLED for (int c = 0; c < C; ++c) store(g + head * M + c * L, op.epilogue == GELU ? gelu(y[c]) : y[c]);
+      UNROLLED for (int c = 0; c < C; ++c) {
+        float* to = g + head * M + c * L;
+        store(to, op.epilogue == GELU ? gelu(y[c]) : op.epilogue == GATE ? load<V>(to) * y[c] : y[c]);
+      }
     }
   }
 
@@ -1036,9 +1093,10 @@ template <int M> struct Batch {
       const Op& op = plan.ops[i];
       if (op.kind == EMBED) embed(plan, op, x, input);
       else if (op.kind == NORM) norm(plan, op, x, h);
-      else if (op.kind == SSM && op.rank == 0) ssm<0>(plan, op, h, g, state);
-      else if (op.kind == SSM && op.rank == 1) ssm<1>(plan, op, h, g, state);
-      else if (op.kind == SSM) ssm<-1>(plan, op, h, g, state);
+      else if (op.kind == SSM && op.rank == 0) ssm<0>(plan, op, state);
+      else if (op.kind == SSM && op.rank == 1) ssm<1>(plan, op, state);
+      else if (op.kind == SSM) ssm<-1>(plan, op, state);
+      else if (op.kind == SHIFT) shift(plan, op, g, state);
       else if (op.kind == CLUSTERS) clusters(plan, op, logits);
       else if (op.kind >= DOWN) {
         const uint64_t phase = op.kind == DOWN ? phase_of(op, input[0].place) : 0;
@@ -1067,7 +1125,7 @@ class Session {
   }
 
   // Canonical state of one operation, float32. SSM: (rows, heads, 2 modes), real parts before imaginary ones. DOWN: (rows,
-  // 2 stride, width), the window before what is pending.
+  // 2 stride, width), the window before what is pending. SHIFT: (rows, taps - 1, heads), oldest first.
   void exchange(size_t layer, float* canonical, bool inward) {
     const Op& op = stateful(layer);
     for (uint64_t row = 0; row < rows_; ++row)
@@ -1116,13 +1174,16 @@ class Session {
 
   uint64_t rows() const { return rows_; }
 
+  static bool lasts(const Op& op) { return op.kind == SSM || op.kind == SHIFT || op.kind == DOWN; }
   // The operations with a state that lasts, in their order; `outer` and `inner`: its shape, without the rows.
   const Op& stateful(size_t layer) const {
     for (const Op& op : plan_->ops)
-      if ((op.kind == SSM || op.kind == DOWN) && layer-- == 0) return op;
+      if (lasts(op) && layer-- == 0) return op;
     throw std::invalid_argument("the plan has fewer layers with a state");
   }
-  static uint64_t outer(const Op& op) { return op.kind == SSM ? op.in : 2 * uint64_t(op.period); }
+  static uint64_t outer(const Op& op) {
+    return op.kind == SSM ? op.in : op.kind == SHIFT ? op.period - 1 : 2 * uint64_t(op.period);
+  }
   static uint64_t inner(const Op& op) { return op.kind == SSM ? 2 * uint64_t(op.modes) : op.in; }
 
  private:
@@ -1149,9 +1210,9 @@ class Session {
 
   float* cell(const Op& op, uint64_t row, uint64_t i, uint64_t j) const {
     const uint64_t N = op.modes, M = lanes_ ? lanes_ : 1, group = row / M;
-    const uint64_t number = op.kind == DOWN ? i * padded(op.in) + j
-                            : lanes_        ? (i * N + j % N) * 2 + j / N
-                                            : ((i / W * N + j % N) * 2 + j / N) * W + i % W;
+    const uint64_t number = op.kind != SSM ? i * padded(op.in) + j
+                            : lanes_       ? (i * N + j % N) * 2 + j / N
+                                           : ((i / W * N + j % N) * 2 + j / N) * W + i % W;
     return state_.at((group * plan_->state + op.state + number) * M + row % M);
   }
 

@@ -1,7 +1,8 @@
 """A model's state as the tensors that engine.cpp keeps, in the order of a plan's operations, and back.
 
-Of each state space layer r(B, H, N), as it is. Of each level with a coarser one r(B, 2 p, H): a ring of the last p
-inputs, the one at place t in row t mod p, and what is pending for the window under way.
+Of each state space layer r(B, H, N), as it is, and before it, of H3, the keys r(B, taps - 1, H). Of each level with a
+coarser one r(B, 2 p, H): a ring of the last p inputs, the one at place t in row t mod p, and what is pending for the
+window under way.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.h3 import H3, H3State
 from s4gen.models.pooling import PoolState
 from s4gen.models.sashimi import Sashimi, SashimiState
 
@@ -26,14 +28,23 @@ def taken_apart(model: DensityModel, state: ModelState) -> list[Tensor]:
     """
     layers: list[Tensor] = []
     for block, own in zip(model.blocks, state.blocks, strict=True):
-        layers += _apart(block, own, state.place) if isinstance(block, Sashimi) else [own]
+        if isinstance(block, Sashimi):
+            layers += _apart(block, own, state.place)
+        else:
+            layers += own if isinstance(own, H3State) else [own]
     return [layer.float().contiguous() for layer in layers]
 
 
 def rebuilt(model: DensityModel, place: Tensor, layers: Iterable[Tensor]) -> tuple[Any, ...]:
     """The states of the model's blocks from the tensors, with the model at `place` int64 (B,)."""
     left = iter(layers)
-    return tuple(_together(block, place, left) if isinstance(block, Sashimi) else next(left) for block in model.blocks)
+
+    def of(block: nn.Module) -> Any:
+        if isinstance(block, Sashimi):
+            return _together(block, place, left)
+        return H3State(next(left), next(left)) if isinstance(block.mixer, H3) else next(left)
+
+    return tuple(of(block) for block in model.blocks)
 
 
 def _apart(stack: Sashimi, state: SashimiState, place: Tensor) -> Iterator[Tensor]:

@@ -3,7 +3,8 @@
 The outputs of a linear layer come in blocks of 16, these in groups of four, its inputs in parts of 128:
 [in / 128][out / 64][128][4][16], in the order in which they are read. Of bf16 two inputs and of int8 four share a word
 of 32 bits: [..][128 / 4][4][16][4]. Heads of state space layers: [heads / 16][mode][coefficient][16]. Rows that fill
-the last block are zeros. Each vector of a window, and of what is pending, fills its last block in the same way.
+the last block are zeros. Each vector of a window, and of what is pending, and each of q, k and v, fills its last block
+in the same way. The taps of a shift: [tap][heads].
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s4gen.sampling.plan import SSM, AddKept, Clusters, Down, Embed, Keep, Linear, Norm, Operation, Plan, Up
+from s4gen.sampling.plan import SSM, AddKept, Clusters, Down, Embed, Keep, Linear, Norm, Operation, Plan, Shift, Up
 
 WIDTH = 16
 DEPTH = 128
@@ -24,8 +25,8 @@ _ALIGNMENT = 64
 _HEADER = struct.Struct("<8s4IQ32x")
 _RECORD = struct.Struct("<12IfI8x4Q32x")
 _PLACES = {"x": 0, "h": 1, "g": 2, "logits": 3, "window": 4, "pending": 5}
-_EMBED, _NORM, _SSM, _LINEAR, _CLUSTERS, _DOWN, _UP, _KEEP, _ADD_KEPT = range(9)
-_STORE, _GELU, _ADD, _GLU_ADD = range(4)
+_EMBED, _NORM, _SSM, _LINEAR, _CLUSTERS, _SHIFT, _DOWN, _UP, _KEEP, _ADD_KEPT = range(10)
+_STORE, _GELU, _ADD, _GLU_ADD, _GATE = range(5)
 
 
 def pack(plan: Plan, weights: str = "fp32") -> Tensor:
@@ -86,8 +87,12 @@ def _record(operation: Operation, weights: str) -> Record:
             return _numbers(_NORM, "x", "h", _STORE, len(weight), len(weight)), eps, (_columns(weight), _columns(bias))
         case SSM():
             heads, modes, rank = len(operation.D), operation.B.shape[1] // 2, len(operation.p)
-            numbers = _numbers(_SSM, "h", "g", _GELU, heads, heads, modes, rank)
+            source, epilogue = ("g", _GATE) if operation.gated else ("h", _GELU)
+            numbers = _numbers(_SSM, source, "g", epilogue, heads, heads, modes, rank)
             return numbers, 0.0, (_coefficients(operation), _columns(operation.D), _low_rank(operation))
+        case Shift(taps):
+            heads, n = taps.shape
+            return _numbers(_SHIFT, "g", "g", _STORE, heads, heads, period=n), 0.0, (_columns(taps.mT),)
         case Clusters(offsets, counts):
             K = len(offsets) - 1
             numbers = _numbers(_CLUSTERS, "logits", "logits", _STORE, offsets[-1] + counts[-1], sum(counts) - K, K)
@@ -108,7 +113,7 @@ def _linear(linear: Linear, weights: str) -> Record:
     weight, bias = linear.weight.detach().float(), linear.bias.detach().float()
     if linear.source == "window":
         weight = _columns(weight.unflatten(1, (linear.parts, -1))).flatten(1)
-    if linear.target == "pending":
+    elif linear.parts > 1:
         weight = _columns(weight.unflatten(0, (linear.parts, -1)).mT).mT.flatten(0, 1)
         bias = _columns(bias.unflatten(0, (linear.parts, -1))).flatten()
     n_out, n_in = weight.shape
