@@ -413,7 +413,6 @@ def test_levels_that_do_not_nest_are_refused(
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        (other(SSM, gated=False), "an operation reads what is not there"),
         (without(Linear, parts=3), "an operation reads what is not there"),
         (without(SSM), "an operation reads what is not there"),
         (of_qkv(parts=1), "an operation reads what is not there"),
@@ -433,6 +432,18 @@ def test_products_of_what_is_not_there_are_refused(
     monkeypatch.setattr(native, "flatten", lambda _: replace(plan, operations=tuple(changed(plan))))
     with pytest.raises(UserError, match=f"malformed plan: .*{why}"):
         NativeEngine(recurrent, KEEP_ALL)
+
+
+def test_a_gate_belongs_to_no_linear_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gated(plan: Plan, weights: str) -> torch.Tensor:
+        data = pack(plan, weights)
+        records = data[64 : 64 + 128 * len(plan.operations)].view(torch.int32).view(-1, 32)
+        records[2, 3] = 4  # the epilogue of the first linear layer
+        return data
+
+    monkeypatch.setattr(native, "pack", gated)
+    with pytest.raises(UserError, match="malformed plan: a linear layer has no gate of its own"):
+        NativeEngine(recurrent_of("h3"), KEEP_ALL)
 
 
 @pytest.mark.parametrize("mixer", ["attention", "lssl"])

@@ -9,6 +9,7 @@ import torch
 
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, load_preset
 from s4gen.models.density import DensityModel
+from s4gen.models.h3 import TAPS
 from s4gen.sampling.baselines import parameter_count
 from s4gen.sampling.convert import convert
 from s4gen.sampling.limits import Job, limits, precision_of
@@ -56,6 +57,23 @@ def test_the_work_of_a_tiny_model_is_the_one_counted_by_hand(mixer: str, rank: i
     assert work.shared("fp32") == 4 * weights + work.constants
     assert work.shared("bf16") == 2 * weights + work.constants
     assert work.shared("int8") == weights + 4 * work.scales + work.constants
+
+
+def test_h3_is_counted_with_its_shift_and_its_products() -> None:
+    work = count(flatten(convert(DensityModel(config("h3")))))
+    qkv, out, up, down, head = 8 * 24, 8 * 8, 8 * 12, 12 * 8, 8 * 16
+    weights = 2 * (qkv + out + up + down) + head
+    biases, norms = 2 * (24 + 8 + 12 + 8) + 16, 2 * 2 * (8 + 8) + (8 + 8)
+    coefficients = 2 * (3 * 8 * 4 + 8 + 8 * TAPS)
+    state, keys = 2 * 8 * 4, 2 * 8 * (TAPS - 1)
+    assert work == Work(
+        weights=weights,
+        scales=biases,
+        constants=4 * (biases + norms + coefficients),
+        kept=4 * (state + keys),
+        moved=2 * 4 * (state + keys),
+        operations=2 * weights + 7 * state + 2 * 8 * (2 * TAPS + 2),  # two products beside the taps
+    )
 
 
 def test_a_coarse_level_counts_by_how_often_it_runs() -> None:
