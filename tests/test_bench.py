@@ -223,8 +223,8 @@ def test_a_call_that_would_take_far_too_long_is_timed_once() -> None:
 
 def test_peak_memory_sees_what_was_allocated_and_freed_again() -> None:
     memory = timing.PeakMemory(torch.device("cpu"))
-    torch.ones(20_000_000)  # 80 MB, touched
-    assert 60 < memory.mb() < 200
+    torch.ones(100_000_000)  # 400 MB, touched; some of it may be memory that an earlier test gave back
+    assert 200 < memory.mb() < 600
 
 
 def task(way: str, **changes: object) -> Task:
