@@ -244,15 +244,24 @@ def _read_config(path: Path) -> DensityConfig:
         raise UserError(
             f'{path}: format = {config.get("format")!r}: expected "{FORMAT}"; this is another program\'s file'
         )
-    version = config.get("format_version")
+    return config_in(config, "checkpoint", "density", path)
+
+
+def config_in(tables: Mapping[str, Any], what: str, section: str, path: Path) -> DensityConfig:
+    """The model's configuration in the config.json, at `path`, of a checkpoint of one kind or another.
+
+    Raises:
+        UserError: it is of another format version, or damaged.
+    """
+    version = tables.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{path}: checkpoint format version {version!r}, but s4gen {s4gen.__version__} reads version "
-            f"{FORMAT_VERSION}; use the s4gen that wrote it ({config.get('s4gen_version', 'unknown')})"
+            f"{path}: {what} format version {version!r}, but s4gen {s4gen.__version__} reads version "
+            f"{FORMAT_VERSION}; use the s4gen that wrote it ({tables.get('s4gen_version', 'unknown')})"
         )
-    if not isinstance(config.get("density"), dict):
-        raise UserError(f"{path}: density is missing; the file is damaged")
-    return density_config_from_dict(config["density"], source=str(path))
+    if not isinstance(tables.get(section), dict):
+        raise UserError(f"{path}: {section} is missing; the file is damaged")
+    return density_config_from_dict(tables[section], source=str(path))
 
 
 def read_json(path: Path) -> dict[str, Any]:

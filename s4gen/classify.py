@@ -24,12 +24,13 @@ from s4gen.checkpoint import (
     CLASSIFIER_FORMAT,
     check_target,
     check_tensors,
+    config_in,
     load_tensors,
     read_json,
     resolve_checkpoint,
     save_tensors,
 )
-from s4gen.config import AudioLayout, DensityConfig, density_config_from_dict, density_config_to_dict
+from s4gen.config import AudioLayout, DensityConfig, density_config_to_dict
 from s4gen.config.checks import ConfigError
 from s4gen.errors import UserError
 from s4gen.models.classifier import ClassifierModel
@@ -161,15 +162,7 @@ def _read_config(path: Path) -> DensityConfig:
         raise UserError(
             f'{path}: format = {config.get("format")!r}: expected "{CLASSIFIER_FORMAT}"; this is no classifier'
         )
-    version = config.get("format_version")
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: classifier format version {version!r}, but s4gen {s4gen.__version__} reads version "
-            f"{FORMAT_VERSION}; use the s4gen that wrote it ({config.get('s4gen_version', 'unknown')})"
-        )
-    if not isinstance(config.get("classifier"), dict):
-        raise UserError(f"{path}: classifier is missing; the file is damaged")
-    return density_config_from_dict(config["classifier"], source=str(path))
+    return config_in(config, "classifier", "classifier", path)
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:

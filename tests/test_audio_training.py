@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interrupted import stop_after
 
 from s4gen.audio_evaluation import by_convolution, evaluate_clips, ratio
 from s4gen.checkpoint import load_checkpoint, load_tensors
@@ -32,7 +33,6 @@ from s4gen.models.density import DensityModel, resampled
 from s4gen.train import loop, optim, run, session
 from s4gen.train.audio import AudioTask
 from s4gen.train.metrics import read_metrics
-from s4gen.train.tasks import Batch
 
 CLASSES = tuple("0123456789")
 STACKS = {
@@ -125,15 +125,8 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(recipe(accumulate=2), tmp_path / "whole", progress=False)
-    real = loop.training_step
-
-    def dying(state: session.Session, batch: Batch) -> tuple[float, float]:
-        if state.step == 3:
-            raise RuntimeError("power cut")
-        return real(state, batch)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_step", dying)
+        stop_after(patch, 3, RuntimeError("power cut"))
         with pytest.raises(RuntimeError, match="power cut"):
             run(recipe(accumulate=2), tmp_path / "cut", progress=False)
     assert run(None, tmp_path / "cut", resume=True, progress=False)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from refusals import assert_refused_in_one_line
 from sounds import noise, tone
 
 from s4gen import classify
@@ -361,14 +362,5 @@ def test_a_wrong_argument_is_one_line_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "mine.txt").write_text("mine")
-    try:
-        code: object = digits.main(arguments)
-    except SystemExit as done:
-        code = done.code
-    printed = capsys.readouterr()
-    assert code == 2
-    assert printed.out == ""
-    assert printed.err.startswith("s4gen: error: ")
-    assert printed.err.count("\n") == 1
-    assert message in printed.err
+    assert_refused_in_one_line(digits.main, arguments, message, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]

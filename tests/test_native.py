@@ -382,6 +382,17 @@ def moved_to_the_front(kind: type) -> Callable[[Plan], list[object]]:
     return changed
 
 
+def assert_refused(
+    kind: str, changed: Callable[[Plan], list[object]], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan of a model of this kind, changed so, is no plan."""
+    recurrent = recurrent_of(kind)
+    plan = flatten(recurrent)
+    monkeypatch.setattr(native, "flatten", lambda _: replace(plan, operations=tuple(changed(plan))))
+    with pytest.raises(UserError, match=f"malformed plan: .*{why}"):
+        NativeEngine(recurrent, KEEP_ALL)
+
+
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
@@ -403,11 +414,7 @@ def moved_to_the_front(kind: type) -> Callable[[Plan], list[object]]:
 def test_levels_that_do_not_nest_are_refused(
     changed: Callable[[Plan], list[object]], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recurrent = recurrent_of("audio, 4-4")
-    plan = flatten(recurrent)
-    monkeypatch.setattr(native, "flatten", lambda _: replace(plan, operations=tuple(changed(plan))))
-    with pytest.raises(UserError, match=f"malformed plan: .*{why}"):
-        NativeEngine(recurrent, KEEP_ALL)
+    assert_refused("audio, 4-4", changed, why, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -427,11 +434,7 @@ def test_levels_that_do_not_nest_are_refused(
 def test_products_of_what_is_not_there_are_refused(
     changed: Callable[[Plan], list[object]], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recurrent = recurrent_of("h3")
-    plan = flatten(recurrent)
-    monkeypatch.setattr(native, "flatten", lambda _: replace(plan, operations=tuple(changed(plan))))
-    with pytest.raises(UserError, match=f"malformed plan: .*{why}"):
-        NativeEngine(recurrent, KEEP_ALL)
+    assert_refused("h3", changed, why, monkeypatch)
 
 
 def test_a_gate_belongs_to_no_linear_layer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import assert_refused_in_one_line
 
 from s4gen.examples import remember
 from s4gen.ssm import hippo
@@ -123,16 +124,7 @@ def test_a_wrong_argument_is_one_line_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("old.png").write_bytes(b"mine")
-    try:
-        code: object = remember.main(arguments)
-    except SystemExit as done:
-        code = done.code
-    printed = capsys.readouterr()
-    assert code == 2
-    assert printed.out == ""
-    assert printed.err.startswith("s4gen: error: ")
-    assert printed.err.count("\n") == 1
-    assert message in printed.err
+    assert_refused_in_one_line(remember.main, arguments, message, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["old.png"]
     assert Path("old.png").read_bytes() == b"mine"
 

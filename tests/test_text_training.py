@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interrupted import stop_after
 from torch import Tensor
 
 from s4gen.checkpoint import load_checkpoint, load_tensors
@@ -73,15 +74,8 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     """Weights, running mean, optimiser, random state, and the state that the rows carry from step to step."""
     settings = recipe(mixer, accumulate=accumulate, precision=precision)
     assert run(settings, tmp_path / "whole", progress=False)
-    real = loop.training_step
-
-    def dying(state: session.Session, batch: Batch) -> tuple[float, float]:
-        if state.step == 3:
-            raise RuntimeError("power cut")
-        return real(state, batch)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_step", dying)
+        stop_after(patch, 3, RuntimeError("power cut"))
         with pytest.raises(RuntimeError, match="power cut"):
             run(settings, tmp_path / "cut", progress=False)
     assert run(None, tmp_path / "cut", resume=True, progress=False)

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 import torch
+from interrupted import stop_after
 
 from s4gen.checkpoint import load_checkpoint, load_tensors
 from s4gen.config import DataConfig, ImageLayout, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
-from s4gen.train import images, loop, optim, run, session
+from s4gen.train import images, optim, run, session
 from s4gen.train.metrics import read_metrics
 from s4gen.train.stop import stop_on_signal
-from s4gen.train.tasks import Batch
 
 
 def recipe(**train: Any) -> Recipe:
@@ -36,18 +36,6 @@ def recipe(**train: Any) -> Recipe:
         OptimConfig(warmup_steps=2),
         TrainConfig(**{**settings, "n_samples": 0, **train}),
     )
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) -> None:
-    """Make a run die, as by a power cut, before step `step` + 1."""
-    real = loop.training_step
-
-    def dying(state: session.Session, batch: Batch) -> tuple[float, float]:
-        if state.step == step:
-            raise error
-        return real(state, batch)
-
-    monkeypatch.setattr(loop, "training_step", dying)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -10,8 +10,7 @@ from s4gen.cli import evaluate_audio, evaluate_text
 from s4gen.cli.arguments import number, whole
 from s4gen.cli.output import print_json, shows_progress
 from s4gen.cli.sample import ENGINES
-from s4gen.cli.subject import add_dataset_argument, best_device, dataset_of, load_sequences
-from s4gen.config.schema import PLURAL
+from s4gen.cli.subject import add_dataset_argument, best_device, dataset_of, load_sequences, refuse_foreign
 from s4gen.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,13 +70,13 @@ def run(args: argparse.Namespace) -> int:
         )
     from s4gen.checkpoint import load_checkpoint
     from s4gen.evaluation import evaluate
-    from s4gen.sampling.convert import load_recurrent
+    from s4gen.sampling.convert import recurrent_of
     from s4gen.sampling.engines import make_engine
     from s4gen.sampling.scoring import nats_by_engine
 
     checkpoint = load_checkpoint(args.checkpoint)
     kind = checkpoint.config.layout.kind
-    _refuse_foreign(args, kind)
+    check_options(args, kind)
     if kind != "image":
         return (evaluate_text if kind == "text" else evaluate_audio).run(args, checkpoint)
     dataset = args.dataset or dataset_of(checkpoint)
@@ -88,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if args.mode == "conv":
         score = checkpoint.model.to(device).log_prob
     else:
-        recurrent = load_recurrent(args.checkpoint).to(device)
+        recurrent = recurrent_of(checkpoint).to(device)
         engine = make_engine(args.engine or "eager", recurrent, tokens=sequences.numel())
 
         def score(x: Tensor) -> Tensor:
@@ -108,13 +107,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_foreign(args: argparse.Namespace, kind: str) -> None:
+def check_options(args: argparse.Namespace, kind: str) -> None:
     """Refuse an argument that means nothing for a model of this kind."""
     validation = args.split if args.split == "validation" else None
     given = {"--chunk": args.chunk, "--windows": args.windows, "--rate": args.rate, "--split validation": validation}
     for option, kinds in GOES_WITH.items():
-        if given[option] is not None and kind not in kinds:
-            raise UserError(
-                f"{option} is for {' and '.join(kinds)}, and {args.checkpoint} is a model of {PLURAL[kind]}; leave it "
-                "out"
-            )
+        if given[option] is not None:
+            refuse_foreign(option, kinds, kind, args.checkpoint)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from s4gen.cli.arguments import number, whole
 from s4gen.cli.output import check_file, check_output
-from s4gen.cli.subject import add_dataset_argument
-from s4gen.config.schema import PLURAL
+from s4gen.cli.subject import add_dataset_argument, refuse_foreign
 from s4gen.errors import UserError
 
 ENDINGS = {"image": (".png",), "text": (".txt", ".jsonl"), "audio": (".wav", ".flac")}
@@ -188,10 +187,7 @@ def check_options(args: argparse.Namespace, kind: str) -> None:
     Raises:
         UserError: there is one.
     """
-    for other in (other for other in OPTIONS if other != kind):
-        for name in OPTIONS[other]:
+    for other, names in OPTIONS.items():
+        for name in names:
             if getattr(args, name) is not None:
-                raise UserError(
-                    f"--{name.replace('_', '-')} is for {PLURAL[other]}, and {args.checkpoint} is a model of "
-                    f"{PLURAL[kind]}; leave it out"
-                )
+                refuse_foreign(f"--{name.replace('_', '-')}", (other,), kind, args.checkpoint)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.atomic import current
 from s4gen.config import DensityConfig, ImageLayout, is_text, kind_of
+from s4gen.config.layouts import RATES
 from s4gen.config.run import AUDIO_PREFIX, AUDIO_SETS, UNSPLIT
+from s4gen.config.schema import PLURAL
 from s4gen.errors import UserError
 from s4gen.shipped import shipped_names
 
@@ -52,6 +55,17 @@ def is_preset(name_or_path: str) -> bool:
 
 def add_dataset_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", metavar="NAME", help="another data set than the one the model was trained on")
+
+
+def refuse_foreign(option: str, kinds: Sequence[str], kind: str, model: str) -> None:
+    """Refuse an option that is for models of other kinds than this one.
+
+    Raises:
+        UserError: `kind` is not among `kinds`.
+    """
+    if kind not in kinds:
+        names = " and ".join(PLURAL[known] for known in kinds)
+        raise UserError(f"{option} is for {names}, and {model} is a model of {PLURAL[kind]}; leave it out")
 
 
 def dataset_of(checkpoint: Checkpoint) -> str:
@@ -160,7 +174,7 @@ def rate_of(rate: int, factor: float) -> int:
         UserError: none that sound can have.
     """
     found = round(rate * factor)
-    if not 100 <= found <= 1_000_000:
+    if found not in RATES:
         raise UserError(
             f"--rate {factor:g} times the model's {rate:,} is {found:,} samples per second: expected 100 to 1000000; "
             "the rate is a factor, such as 0.5"

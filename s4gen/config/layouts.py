@@ -7,6 +7,10 @@ from typing import ClassVar
 
 from s4gen.config.checks import ConfigError, at_least, one_of
 
+RATES = range(100, 1_000_001)
+"""Samples per second that sound can have."""
+BITS = range(2, 17)
+"""Of a code."""
 LAWS = ("mu-law", "linear")
 NORMALISATIONS = ("none", "peak", "minmax")
 
@@ -94,10 +98,10 @@ class AudioLayout:
 
 def check_sound(section: str, rate: int, law: str, bits: int, normalise: str) -> None:
     """Refuse a format of sound that cannot be."""
-    if not 100 <= rate <= 1_000_000:
+    if rate not in RATES:
         raise ConfigError(f"{section}.rate", f"= {rate}: expected 100 to 1000000 samples per second")
     one_of(LAWS, f"{section}.law", law)
-    if not 2 <= bits <= 16:
+    if bits not in BITS:
         raise ConfigError(f"{section}.bits", f"= {bits}: expected 2 to 16")
     one_of(NORMALISATIONS, f"{section}.normalise", normalise)
 

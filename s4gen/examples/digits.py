@@ -9,14 +9,13 @@ to 8-bit mu-law codes. What it says of the test split is printed for the clips a
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from s4gen.data.audio import AudioFormat, AudioSet, load_audio
 from s4gen.data.audio.batches import TrainingBatches
 from s4gen.data.audio.quantise import Quantiser
 from s4gen.errors import UserError
+from s4gen.examples.arguments import Parser
 from s4gen.memory import keep_freed_memory
 from s4gen.models.classifier import ClassifierModel
 from s4gen.progress import progress_bar
@@ -208,7 +208,7 @@ def card(model: ClassifierModel, scores: dict[str, Score], training: AudioSet, s
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, print the scores, write the classifier, return the exit code: 0, or 2 for what the user can fix."""
-    parser = _Parser(prog="python -m s4gen.examples.digits", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="python -m s4gen.examples.digits", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dataset", choices=("fsdd", "fsdd-mini"), default="fsdd", help="default: fsdd")
     parser.add_argument("--steps", metavar="N", type=whole(1), default=STEPS, help=f"of training (default: {STEPS})")
     parser.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="the classifier, a new folder")
@@ -231,17 +231,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return parser.refuse(str(error))
     print(f"\nwritten: {args.out}")
     return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    """Wrong arguments in one line, as the command line of s4gen has it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(self.refuse(message))
-
-    def refuse(self, message: str) -> int:
-        print(f"s4gen: error: {message}", file=sys.stderr)
-        return 2
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from s4gen.atomic import write_file_atomic
 from s4gen.cli.arguments import whole
 from s4gen.cli.output import check_output
 from s4gen.errors import UserError
+from s4gen.examples.arguments import Parser
 from s4gen.ssm import hippo, reference
 
 SPANS = {"legs": 1.0, "legt": 2.0, "lagt": 150.0, "fourier": 2.0}
@@ -116,7 +117,7 @@ def draw(measure: str, recalls: dict[int, Recall]) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the errors, write the plot, return the exit code: 0, or 2 for what the user can fix."""
-    parser = _Parser(prog="python -m s4gen.examples.remember", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="python -m s4gen.examples.remember", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--measure", choices=tuple(SPANS), default="legs", help="default: legs")
     parser.add_argument(
         "--d-state", metavar="N", type=_even, default=64, help="draw N and N/4 numbers of state (default: 64)"
@@ -138,17 +139,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return parser.refuse(str(error))
     print(f"\nwritten: {args.out}")
     return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    """Wrong arguments in one line, as the command line of s4gen has it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(self.refuse(message))
-
-    def refuse(self, message: str) -> int:
-        print(f"s4gen: error: {message}", file=sys.stderr)
-        return 2
 
 
 def _even(text: str) -> int:

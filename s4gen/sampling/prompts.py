@@ -27,7 +27,7 @@ _SHORTEST = 16
 """Chunks are padded to this length, at the coarsest level, where the mixer can ignore what follows a row's end."""
 _SMALL_PRODUCT = 400
 """PyTorch rounds a batched matrix product of fewer multiplications than this in another way."""
-_ONE_LENGTH = ("attention", "lssl")
+ONE_LENGTH = ("attention", "lssl")
 """Mixers whose rows must all be of one length."""
 
 
@@ -123,7 +123,7 @@ def checked_prompts(recurrent: RecurrentModel, prompts: Sequence[Tensor], labels
     if (lengths == lengths[0]).all():
         return Prompts(torch.stack(rows), None, known)
     mixer = recurrent.config.model.mixer
-    if mixer in _ONE_LENGTH:
+    if mixer in ONE_LENGTH:
         raise UserError(
             f"the prompts have {int(lengths.min())} to {int(lengths.max())} tokens, and a model of {mixer} takes rows "
             "of one length; continue the prompts of each length in a call of their own"
@@ -204,7 +204,7 @@ def _state_before_last(
     for start in range(0, fed.shape[1] - 1, CHUNK):
         chunk = fed[:, start : min(start + CHUNK, fed.shape[1] - 1)]
         counts = None if lengths is None else (lengths - start).clamp(0, chunk.shape[1])
-        if chunk.shape[1] < least and recurrent.config.model.mixer not in _ONE_LENGTH:
+        if chunk.shape[1] < least and recurrent.config.model.mixer not in ONE_LENGTH:
             counts = torch.full_like(fed[:, 0], chunk.shape[1]) if counts is None else counts
             chunk = F.pad(chunk, (0, least - chunk.shape[1]))
         _, state = recurrent.source.prefill(chunk, state, counts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from s4gen.config.layouts import NORMALISATIONS
+from s4gen.config.layouts import NORMALISATIONS, RATES
 from s4gen.data.audio.quantise import Quantiser
 from s4gen.errors import UserError
 
@@ -32,7 +32,7 @@ class AudioFormat:
     """
 
     def __post_init__(self) -> None:
-        if not 100 <= self.rate <= 1_000_000:
+        if self.rate not in RATES:
             raise UserError(f"a sampling rate of {self.rate}: expected 100 to 1000000 samples per second")
         if self.normalise not in NORMALISATIONS:
             raise UserError(f"no normalisation called {self.normalise!r}: expected one of {', '.join(NORMALISATIONS)}")

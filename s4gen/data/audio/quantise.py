@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s4gen.config.layouts import LAWS
+from s4gen.config.layouts import BITS, LAWS
 from s4gen.errors import UserError
 
 Codes = NDArray[np.integer[Any]]
@@ -38,7 +38,7 @@ class Quantiser:
     def __post_init__(self) -> None:
         if self.law not in LAWS:
             raise UserError(f"no quantisation called {self.law!r}: expected one of {', '.join(LAWS)}")
-        if not 2 <= self.bits <= 16:
+        if self.bits not in BITS:
             raise UserError(f"{self.bits} bits a sample: expected 2 to 16")
 
     @property
