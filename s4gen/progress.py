@@ -16,12 +16,12 @@ class _NoBar:
     def update(self, n: int) -> None:
         pass
 
-    def set_postfix_str(self, text: str) -> None:
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
         pass
 
 
-def progress_bar(total: int, unit: str, shown: bool, desc: str = "") -> Any:
-    """A context manager with tqdm's `update(n)` and `set_postfix_str(text)`."""
+def progress_bar(total: int, unit: str, shown: bool, desc: str = "", initial: int = 0) -> Any:
+    """A context manager with tqdm's `update(n)` and `set_postfix_str(text, refresh)`; `initial` was done before."""
     if not shown:
         return _NoBar()
     try:
@@ -30,4 +30,12 @@ def progress_bar(total: int, unit: str, shown: bool, desc: str = "") -> Any:
         return _NoBar()
     # In a log file every refresh is a line.
     patience = 0.1 if sys.stderr.isatty() else 30.0
-    return tqdm(total=total, unit=unit, desc=desc, unit_scale=True, dynamic_ncols=True, mininterval=patience)
+    return tqdm(
+        total=total,
+        unit=unit,
+        desc=desc,
+        initial=initial,
+        unit_scale=True,
+        dynamic_ncols=True,
+        mininterval=patience,
+    )

@@ -128,8 +128,8 @@ def _train(session: Session, task: Task, out: Path, log: MetricsLog, sampler: Sa
     config, device = session.recipe.train, session.model.device
     latest: Measured | None = None
     session.model.train()
-    with stop_on_signal() as stop, progress_bar(config.steps, "step", progress, desc="training") as bar:
-        bar.update(session.step)
+    bar = progress_bar(config.steps, "step", progress, "training", session.step)
+    with stop_on_signal() as stop, bar:
         total, since = 0.0, 0
         while session.step < config.steps and not stop:
             began = time.perf_counter()
@@ -140,7 +140,7 @@ def _train(session: Session, task: Task, out: Path, log: MetricsLog, sampler: Sa
             total, since = total + nats, since + 1
             bar.update(1)
             shown = task.say(task.measure(nats)) + (f", held out {task.say(latest.values)}" if latest else "")
-            bar.set_postfix_str(shown)
+            bar.set_postfix_str(shown, refresh=False)
             step, epoch = session.step, task.epoch(session.step)
             done = step == config.steps
             if step % config.log_every == 0 or done:
