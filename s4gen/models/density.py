@@ -16,7 +16,7 @@ from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, S
 from s4gen.config.schema import DIV
 from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from s4gen.models.blocks import make_blocks
-from s4gen.models.embedding import AudioEmbedding, ImageEmbedding
+from s4gen.models.embedding import AudioEmbedding, ImageEmbedding, smooth_head
 from s4gen.models.sashimi import Sashimi
 from s4gen.models.wavenet import WaveNet
 
@@ -65,6 +65,10 @@ class DensityModel(nn.Module):
             self.head = AdaptiveSoftmax(self.embedding, model.dropout)
         else:
             self.head = nn.Linear(model.d_model, layout.vocab)
+            if isinstance(layout, AudioLayout):
+                with torch.no_grad():
+                    self.head.weight.copy_(smooth_head(layout.vocab, model.d_model))
+                    self.head.bias.zero_()
 
     @property
     def device(self) -> torch.device:

@@ -45,7 +45,8 @@ class ImageEmbedding(nn.Module):
 class AudioEmbedding(nn.Module):
     """Embedding of the codes of sound, `bos` before the first; where there are classes, plus the label at each place.
 
-    A model that heard its label once would have to remember it for thousands of samples.
+    A model that heard its label once would have to remember it for thousands of samples. Neighbouring codes begin as
+    neighbours (`smooth_codes`), so that the model need not find out first which of them are alike.
     """
 
     def __init__(self, layout: AudioLayout, d_model: int) -> None:
@@ -57,9 +58,47 @@ class AudioEmbedding(nn.Module):
         for table in (self.value, self.label):
             if table is not None:
                 nn.init.normal_(table.weight, std=0.5)
+        with torch.no_grad():
+            self.value.weight[: layout.vocab] = smooth_codes(layout.vocab, d_model)
 
     def forward(self, tokens: Tensor, label: Tensor | None) -> Tensor:
         """tokens int64 (B, ...) as fed, label int64 (B,) where there are classes. Returns r(B, ..., H)."""
         if self.label is None or label is None:
             return self.value(tokens)
         return self.value(tokens) + self.label(label).view(len(label), *[1] * (tokens.dim() - 1), -1)
+
+
+def smooth_codes(levels: int, d_model: int) -> Tensor:
+    """Rows r(levels, d_model) for the codes of a quantised signal; every column is a smooth curve over the codes.
+
+    With v from -1 to 1 for code 0 to levels - 1, a quarter of the columns are sign(v) (e^(g |v|) - 1), g from 0.5 to 6:
+    the signal itself where the codes are linear, and where they are mu-law (g = 5.5). The others are cosines of rising
+    frequency and falling size. The root mean square of a column is 0.5 at most.
+    """
+    v = (2 * torch.arange(levels) + 1) / levels - 1
+    n = d_model // 4
+    odd = v.sign()[:, None] * torch.expm1(torch.linspace(0.5, 6, n) * v.abs()[:, None])
+    k = torch.arange(1, d_model - n + 1)
+    even = _cosines(v, k)
+    return 0.5 * torch.cat((odd / _rms(odd), even / _rms(even) / (1 + k / 8)), dim=1)
+
+
+def smooth_head(levels: int, d_model: int) -> Tensor:
+    """Weights r(levels, d_model) of a head whose logits are, to begin with, smooth in the code.
+
+    They are random sums of cosines; of unit inputs, logits of size 0.3 come out.
+    """
+    v = (2 * torch.arange(levels) + 1) / levels - 1
+    k = torch.arange(1, d_model + 1)
+    rotation = torch.linalg.qr(torch.randn(d_model, d_model))[0]
+    weight = (_cosines(v, k) / (1 + k / 4)) @ rotation
+    return 0.3 * weight / weight.square().sum(1).mean().sqrt()
+
+
+def _cosines(v: Tensor, k: Tensor) -> Tensor:
+    """cos(pi k (v + 1) / 2) r(levels, len(k)); beyond levels - 1, where all would be zero or known, k starts anew."""
+    return torch.cos(torch.pi * (1 + (k - 1) % (len(v) - 1)) * (v[:, None] + 1) / 2)
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.square().mean(0).sqrt()
