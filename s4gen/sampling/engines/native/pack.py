@@ -38,20 +38,23 @@ def pack(plan: Plan, weights: str = "fp32") -> Tensor:
     """
     records = [_record(operation, weights) for operation in plan.operations]
     at = _HEADER.size + len(records) * _RECORD.size
-    heads, tensors = [], []
+    heads, places = [], []
     for operation, (numbers, eps, own) in zip(plan.operations, records, strict=True):
         offsets = []
         for tensor in own:
-            data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            data = F.pad(data, (0, -len(data) % _ALIGNMENT))
             offsets.append(at)
-            tensors.append(data)
-            at += len(data)
+            at += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
         offset = operation.offset if isinstance(operation, Linear) else 0
         heads.append(_RECORD.pack(*numbers, eps, offset, *offsets, *[0] * (4 - len(offsets))))
+        places += [*zip(offsets, own, strict=True)]
     header = _HEADER.pack(b"s4plan", 1, len(records), plan.vocab, plan.bos, at)
     front = torch.frombuffer(bytearray(header + b"".join(heads)), dtype=torch.uint8)
-    return torch.cat([front, *tensors])
+    packed = torch.zeros(at, dtype=torch.uint8)
+    packed[: len(front)] = front
+    # Of a large model every further copy counts: of each tensor there is one here, and one in `packed`.
+    for offset, tensor in places:
+        packed[offset : offset + tensor.nbytes] = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return packed
 
 
 Record = tuple[tuple[int, ...], float, tuple[Tensor, ...]]
@@ -132,8 +135,9 @@ def _linear(linear: Linear, weights: str) -> Record:
 
 
 def _columns(x: Tensor) -> Tensor:
-    """The last axis filled up with zeros to a multiple of 16."""
-    return F.pad(x.detach().float(), (0, -x.shape[-1] % WIDTH))
+    """The last axis filled up with zeros to a multiple of 16; the tensor itself where nothing is missing."""
+    x, missing = x.detach().float(), -x.shape[-1] % WIDTH
+    return F.pad(x, (0, missing)) if missing else x
 
 
 def _rows(x: Tensor) -> Tensor:
