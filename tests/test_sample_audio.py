@@ -26,6 +26,7 @@ from s4gen.checkpoint import load_checkpoint, save_checkpoint
 from s4gen.cli import main, sample
 from s4gen.cli.sample_audio import chosen_classes
 from s4gen.cli.train import draw
+from s4gen.config import load_recipe
 from s4gen.data.audio import picture
 from s4gen.data.audio.opening import form_of
 from s4gen.data.audio.reading import read_prompt
@@ -33,7 +34,7 @@ from s4gen.data.audio.write import to_pcm16
 from s4gen.errors import UserError
 from s4gen.models.density import resampled
 from s4gen.sampling import audio as audio_module
-from s4gen.sampling.audio import Begin, Job, in_turn, select, with_candidates
+from s4gen.sampling.audio import Begin, Endings, Job, in_turn, select, with_candidates
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.filters import KEEP_ALL
@@ -269,6 +270,53 @@ def test_a_stream_is_heard_while_it_is_drawn(room: Path, monkeypatch: pytest.Mon
 def test_raw_sound_is_not_sent_to_a_terminal(capsys: Capture, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert refusal(capsys, "sample", "spoken", "-o", "-").startswith("-o - streams raw sound, and standard output is a")
+
+
+# Ends
+
+
+@pytest.mark.parametrize("cut", [1, 3, 60])
+def test_a_clip_ends_with_the_first_long_silence(cut: int) -> None:
+    """In whatever pieces it comes."""
+    codes = torch.randint(2, (200, 60), generator=torch.Generator().manual_seed(0))
+    codes[0] = 0
+    wanted = [next((t for t in range(5, 61) if not row[t - 5 : t].any()), 60) for row in codes]
+    endings, found = Endings(200, silence=0, ending=5), torch.zeros(200, dtype=torch.int64)
+    for piece in codes.split(cut, dim=1):
+        assert not endings.all_over
+        found += torch.tensor(endings.counts(piece))
+    assert found.tolist() == wanted and 60 in wanted and 5 in wanted
+    assert not endings.all_over
+    endings.counts(torch.zeros(200, 5))
+    assert endings.all_over and endings.counts(torch.ones(200, 3)) == [0] * 200
+
+
+def test_a_model_that_learnt_silence_behind_its_clips_ends_them_so(
+    capsysbinary: pytest.CaptureFixture[bytes], room: Path, spoken: RecurrentModel
+) -> None:
+    """Files and streams; the bits are those of what is in the file."""
+    silence = form_of(spoken.config.layout).quantiser.silence  # type: ignore[arg-type]
+    model = sounding_model("sashimi")
+    with torch.no_grad():
+        model.head.bias[silence] += 6.0
+    recipe = load_recipe("fsdd-small", ["data.tail=0.05"])  # 20 samples: ten of silence are the end
+    save_checkpoint(room / "ending", model, recipe=recipe, metrics={}, card="A card")
+    assert main(["sample", "ending", "-n", "6", "-o", "out", "--seconds", "1", *EAGER]) == 0
+    clips = drawn(convert(model), 6, [0, 1, 2, 0, 1, 2], 400)
+    records = json.loads(Path("out/samples.json").read_text())
+    lengths = []
+    for clip, record, label in zip(clips, records, [0, 1, 2] * 2, strict=True):
+        end = next((t for t in range(10, 401) if (clip[t - 10 : t] == silence).all()), 400)
+        assert np.array_equal(pcm(Path("out", record["file"])), as_pcm(spoken, clip[:end]))
+        nats = model.nats(clip[None, :end], torch.tensor([label])).mean().item()
+        assert record["seconds"] == end / 400 and record["bits_per_sample"] == pytest.approx(
+            nats / math.log(2), rel=1e-4
+        )
+        lengths.append(end)
+    assert min(lengths) < 200
+    capsysbinary.readouterr()
+    assert main(["sample", "ending", "-o", "-", "--seconds", "1", *EAGER]) == 0
+    assert len(capsysbinary.readouterr().out) == 2 * lengths[0]
 
 
 # Prompts

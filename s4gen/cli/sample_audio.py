@@ -85,7 +85,15 @@ def job_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes: Se
     recurrent = recurrent.to(best_device())
     filters = Filters(args.temperature, args.top_k, args.top_p, args.min_p)
     engine = make_engine(args.engine, recurrent, filters, tokens=len(begins) * samples)
-    return Job(recurrent, engine, filters, form, layout.classes, prompts, begins, samples, args.seed, args.batch)
+    ending = ending_of(checkpoint, form.rate)
+    return Job(
+        recurrent, engine, filters, form, layout.classes, prompts, begins, samples, args.seed, args.batch, ending
+    )
+
+
+def ending_of(checkpoint: Checkpoint, rate: int) -> int:
+    """Samples of silence after which a clip is over: half of what stood behind every clip in training, if anything."""
+    return 0 if checkpoint.recipe is None else round(checkpoint.recipe.data.tail / 2 * rate)
 
 
 def chosen_classes(items: Sequence[str] | None, classes: Sequence[str], model: str) -> list[int]:
@@ -151,9 +159,14 @@ def stream(job: Job) -> None:
     from s4gen.data.audio.write import write_pcm
 
     print(f"s4gen: signed 16-bit little-endian PCM, mono, {job.form.rate} samples per second", file=sys.stderr)
-    began = time.perf_counter()
+    began, drawn = time.perf_counter(), 0
     write_pcm(sys.stdout.buffer, job.sound(job.prompt(0)))
     for _, chunks in job.draw():
+        endings = job.endings(1)
         for chunk in chunks:
-            write_pcm(sys.stdout.buffer, job.sound(chunk[0]))
-    print(f"s4gen: {job.speed(time.perf_counter() - began)}", file=sys.stderr)
+            (count,) = endings.counts(chunk)
+            write_pcm(sys.stdout.buffer, job.sound(chunk[0, :count]))
+            drawn += chunk.numel()
+            if endings.all_over:
+                break
+    print(f"s4gen: {job.speed(drawn, time.perf_counter() - began)}", file=sys.stderr)

@@ -46,12 +46,12 @@ def write_clips(job: Job, n: int, out: Path) -> None:
     selects = len(job.begins) > n
     began = time.perf_counter()
     try:
-        clips = _drawn(job, [] if selects else paths)
+        clips, drawn = _drawn(job, [] if selects else paths)
     except KeyboardInterrupt:
         if not selects and out.exists():
             print(f"s4gen: what was drawn so far is in {out}", file=sys.stderr)
         raise
-    speed = job.speed(time.perf_counter() - began)
+    speed = job.speed(drawn, time.perf_counter() - began)
     bits = job.bits_per_sample(clips)
     chosen = select(job.begins, bits, n) if selects else list(range(n))
     sounds = [job.sound(clips[i]) for i in chosen]
@@ -76,28 +76,37 @@ def write_clips(job: Job, n: int, out: Path) -> None:
     print(_verdict(records))
 
 
-def _drawn(job: Job, paths: Sequence[Path]) -> list[Tensor]:
-    """The codes of all clips (L_i,), each written to its path, if any, while it grows. Ctrl-C keeps what there is."""
+def _drawn(job: Job, paths: Sequence[Path]) -> tuple[list[Tensor], int]:
+    """The codes of all clips (L_i,), each written to its path, if any, while it grows, and how many samples were drawn.
+
+    Ctrl-C keeps what there is.
+    """
     import torch
 
     from s4gen.data.audio.write import open_writers
 
     small = torch.uint8 if job.form.bits <= 8 else torch.int32
     clips: list[Tensor] = []
+    drawn = 0
     with progress_bar(len(job.begins) * job.samples, "sample", shows_progress(), desc="sampling") as bar:
         for members, chunks in job.draw():
-            parts = []
+            parts = [[job.prompt(i).to(small)] for i in members]
+            endings = job.endings(len(members))
             with open_writers(paths[members.start : members.stop], job.form.rate) as writers:
                 for writer, i in zip(writers, members, strict=False):
                     writer.append(job.sound(job.prompt(i)))
                 for chunk in chunks:
-                    parts.append(chunk.to(small))
-                    for writer, samples in zip(writers, job.sound(chunk), strict=False):
-                        writer.append(samples)
+                    counts = endings.counts(chunk)
+                    for part, codes, count in zip(parts, chunk.to(small), counts, strict=True):
+                        part.append(codes[:count])
+                    for writer, codes, count in zip(writers, chunk, counts, strict=False):
+                        writer.append(job.sound(codes[:count]))
+                    drawn += chunk.numel()
                     bar.update(chunk.numel())
-            rows = torch.cat(parts, dim=1)
-            clips += [torch.cat([job.prompt(i).to(small), row]) for i, row in zip(members, rows, strict=True)]
-    return clips
+                    if endings.all_over:
+                        break
+            clips += [torch.cat(part) for part in parts]
+    return clips, drawn
 
 
 def recognised(job: Job, sounds: Sequence[NDArray[np.float32]]) -> list[str | None]:

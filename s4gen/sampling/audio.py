@@ -55,10 +55,12 @@ class Job:
     begins: list[Begin]
     """One for each clip."""
     samples: int
-    """Drawn for each clip, behind its prompt."""
+    """Drawn for each clip, behind its prompt, at most."""
     seed: int
     batch: int
     """Clips at a time."""
+    ending: int = 0
+    """Samples of silence with which a clip ends; 0: only when it has all its samples."""
 
     def prompt(self, clip: int) -> Tensor:
         """What the clip begins with."""
@@ -114,13 +116,47 @@ class Job:
                 bits.append(row[len(self.prompt(i)) : len(clips[i])].mean().item() / math.log(2))
         return bits
 
-    def speed(self, seconds: float) -> str:
-        """What it means to have drawn all clips in so much time."""
-        n, at_once = len(self.begins), len(batches_of(len(self.begins), self.batch)[0])
-        rate = n * self.samples / seconds
+    def endings(self, rows: int) -> Endings:
+        """For so many clips side by side."""
+        return Endings(rows, self.form.quantiser.silence, self.ending)
+
+    def speed(self, drawn: int, seconds: float) -> str:
+        """What it means to have drawn so many samples, of all clips together, in so much time."""
+        at_once = len(batches_of(len(self.begins), self.batch)[0])
+        rate = drawn / seconds
         each = f" ({rate / self.form.rate / at_once:.3g} for each of {at_once} side by side)" if at_once > 1 else ""
         real_time = f"real-time factor {rate / self.form.rate:.3g}{each}"
         return f"{seconds:.2f} s: {rate:,.0f} samples/s, {real_time} ({self.engine.name})"
+
+
+class Endings:
+    """Where clips that are drawn side by side end: behind the first silence of `ending` samples; 0: nowhere.
+
+    A model that was trained on clips with silence behind them knows nothing of what comes after it.
+    """
+
+    def __init__(self, rows: int, silence: int, ending: int) -> None:
+        self._silence, self._ending = silence, ending
+        self._silent = torch.zeros(rows, dtype=torch.int64)  # samples of silence at the end so far
+        self._over = torch.zeros(rows, dtype=torch.bool)
+
+    @property
+    def all_over(self) -> bool:
+        """Whether there is nothing more to come."""
+        return bool(self._over.all())
+
+    def counts(self, codes: Tensor) -> list[int]:
+        """Of the next codes (rows, S), how many at the front of each row belong to its clip."""
+        n, S = codes.shape
+        if not self._ending:
+            return [S] * n
+        place = torch.arange(1, S + 1).expand(n, -1)
+        loud = torch.where(codes == self._silence, -self._silent[:, None], place).cummax(dim=1).values  # the last one
+        ends = (place - loud >= self._ending) | self._over[:, None]
+        count = torch.where(self._over, 0, torch.where(ends.any(1), ends.int().argmax(1) + 1, S))
+        self._silent, self._over = S - loud[:, -1], ends.any(1)
+        counts: list[int] = count.tolist()
+        return counts
 
 
 def labels_of(begins: Sequence[Begin]) -> Tensor | None:
