@@ -25,8 +25,8 @@ from s4gen.sampling.baselines import (
     keep_kernels,
     matched_transformer,
     mean_over_positions,
-    mixers,
     parameter_count,
+    ssm_layers,
     strides,
 )
 from s4gen.sampling.cached import CachedTransformer
@@ -177,14 +177,14 @@ def test_a_batch_of_long_sequences_goes_through_in_parts(monkeypatch: pytest.Mon
     assert [rows for _, rows, _ in drawn] == [(1 << 30) // (4 * 12 * 64), 2] and drawn[0][2] > 5
 
 
-@pytest.mark.parametrize("mixer", ["s4d", "s4"])
+@pytest.mark.parametrize("mixer", ["s4d", "s4", "h3"])
 def test_keeping_the_kernels_changes_no_result_and_builds_each_only_once(
     mixer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = build(tiny(mixer)), tokens(2, 9)
     expected, _ = model.prefill(x)
     calls = []
-    for layer in mixers(model):
+    for layer in ssm_layers(model):
         plain = layer.block_maps
         monkeypatch.setattr(layer, "block_maps", lambda *sizes, plain=plain: calls.append(sizes) or plain(*sizes))
     keep_kernels(model)
@@ -486,7 +486,7 @@ def test_the_transformer_of_a_multi_scale_stack_is_one_level_of_its_size() -> No
 def test_every_sequence_layer_of_a_multi_scale_stack_is_found_with_its_stride() -> None:
     model = build(tiny_audio())
     by_stride = {}
-    for mixer, stride in zip(mixers(model), strides(model), strict=True):
+    for mixer, stride in zip(ssm_layers(model), strides(model), strict=True):
         by_stride.setdefault(stride, []).append(len(mixer.D))
     assert by_stride == {1: [8, 8], 2: [16, 16], 6: [32, 32]}
     expected, _ = model.prefill(tokens(2, 20))

@@ -314,3 +314,34 @@ def test_info_of_a_checkpoint_of_text_is_json_too(capsys: Capture, room: Path) -
     assert facts["recipe: data"] == {"dataset": "wikitext-mini", "tokenizer": "word", "vocab_size": 800}
     assert "chunk" in facts["recipe: train"]
     assert "chunk" not in json.loads(output(capsys, "info", "mnist-small", "--json"))["recipe: train"]
+
+
+# every mixer, from training to text
+
+
+@pytest.mark.parametrize("mixer", ["s4d", "s4", "h3", "attention"])
+def test_every_mixer_is_trained_measured_and_sampled(capsys: Capture, room: Path, mixer: str) -> None:
+    settings = [f"model.mixer={mixer}", "model.d_model=16", "model.n_layers=1", "model.window=8", "ssm.init=legs"]
+    settings += [
+        "train.steps=2",
+        "train.batch_size=2",
+        "train.chunk=16",
+        "train.eval_limit=2",
+        "data.vocab_size=800",
+        "model.cutoffs=[20,200]",
+    ]
+    settings += ["ssm.init=lin"] if mixer in ("s4d", "h3") else []
+    assert main(["train", "wikitext-mini", "--out", "run", "--set", *settings]) == 0
+    capsys.readouterr()
+    command = ["eval", "run/checkpoint", "--limit", "60", "--json"]
+    found = [json.loads(output(capsys, *command, *more)) for more in ([], ["--chunk", "7"], ["--windows", "60"])]
+    assert found[0]["nats"] == pytest.approx(found[1]["nats"], rel=1e-5) == found[2]["nats"]
+    if mixer == "attention":
+        return
+    stepped = json.loads(output(capsys, *command, "--mode", "recurrent"))
+    assert stepped["nats"] == pytest.approx(found[0]["nats"], rel=1e-5)
+    assert output(capsys, "sample", "run/checkpoint", "--prompt", "The", "--max-tokens", "5", "--engine", "eager")
+    measured = output(
+        capsys, "bench", "run/checkpoint", "--batch", "1", "--length", "9", "--engine", "eager", "--baseline", "conv"
+    )
+    assert "convolution again" in measured

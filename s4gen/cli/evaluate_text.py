@@ -64,8 +64,7 @@ def by_convolution(model: DensityModel) -> Score:
     """Scores of chunks of tokens at once, for which every layer builds its kernel only once."""
     from s4gen.sampling.baselines import keep_kernels
 
-    if model.config.model.mixer != "attention":
-        keep_kernels(model)
+    keep_kernels(model)
 
     def score(x: Tensor, y: Tensor, state: Any) -> tuple[Tensor, Any]:
         return model.score(x.to(model.device), y.to(model.device), state)

@@ -16,14 +16,13 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from s4gen.config import DensityConfig
-from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel
+from s4gen.models.ssm_layers import SSMLayer
 from s4gen.sampling.randomness import draw
 
 _ROOM = 1 << 30
@@ -62,19 +61,19 @@ def keep_kernels(model: DensityModel) -> None:
     A forward pass builds its kernel anew, because in training the parameters have changed. Convolution run
     again for each token need not do that, so the benchmark does not count it.
     """
-    for mixer in mixers(model):
-        mixer.block_maps = functools.cache(mixer.block_maps)
+    for layer in ssm_layers(model):
+        layer.block_maps = functools.cache(layer.block_maps)  # type: ignore[method-assign]
 
 
-def mixers(model: DensityModel) -> list[Any]:
-    """The sequence layer of every block; `nn.ModuleList` has no type for them."""
-    return [block.mixer for block in model.modules() if isinstance(block, Block)]
+def ssm_layers(model: DensityModel) -> list[SSMLayer]:
+    """The state space layers, also those inside of other layers; a Transformer and a WaveNet have none."""
+    return [layer for layer in model.modules() if isinstance(layer, SSMLayer)]
 
 
 def strides(model: DensityModel) -> list[int]:
-    """Tokens for each input of every one of `mixers`: more than one on the coarser levels of a multi-scale stack."""
+    """Tokens for each input of each of `ssm_layers`: more than one on the coarser levels of a multi-scale stack."""
     pool = model.config.model.pool
-    names = (name for name, block in model.named_modules() if isinstance(block, Block))
+    names = (name for name, layer in model.named_modules() if isinstance(layer, SSMLayer))
     return [math.prod(pool[: name.split(".").count("inner")]) for name in names]
 
 

@@ -16,7 +16,6 @@ import torch._inductor.config
 from torch import Tensor, nn
 
 from s4gen.models.density import DensityModel
-from s4gen.sampling.baselines import mixers
 from s4gen.sampling.randomness import draw
 
 LARGEST_CACHE = 5 * 10**9
@@ -94,7 +93,7 @@ class CachedTransformer:
     """
 
     def __init__(self, model: DensityModel, batch: int, capacity: int) -> None:
-        mixer: Any = mixers(model)[0]
+        mixer: Any = model.blocks[0].mixer
         dtype, device = model.norm.weight.dtype, model.device
         places = max(capacity, _FIRST + 1)
         layer = (2, batch, mixer.n_heads, places, mixer.d_head)

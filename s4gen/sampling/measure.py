@@ -17,7 +17,7 @@ from s4gen.apart import DiedError, run_apart
 from s4gen.config import DensityConfig
 from s4gen.memory import keep_freed_memory
 from s4gen.models.density import DensityModel
-from s4gen.sampling.baselines import PrefixAgain, keep_kernels, mean_over_positions, mixers, strides
+from s4gen.sampling.baselines import PrefixAgain, keep_kernels, mean_over_positions, ssm_layers, strides
 from s4gen.sampling.cached import LARGEST_CACHE, CachedTransformer
 from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
 from s4gen.sampling.engines import make_engine
@@ -158,7 +158,7 @@ def _measure_again(task: Task) -> Row:
     note = ""
     if task.way == "conv":
         model = load(task.config, task.checkpoint, task.device).source
-        if mixers(model):  # a WaveNet has none
+        if ssm_layers(model):  # a WaveNet has none
             rebuild = _seconds_to_build_kernels(model, length)
             note = f"kernels built once and not counted (a plain forward pass adds {1e3 * rebuild:.3g} ms for them)"
         keep_kernels(model)
@@ -252,7 +252,9 @@ def _said() -> Iterator[io.StringIO]:
 
 def _seconds_to_build_kernels(model: DensityModel, length: int) -> float:
     def build() -> list[object]:
-        return [mixer.block_maps(*block_lengths(max(1, n))) for mixer, n in zip(mixers(model), lengths, strict=True)]
+        return [
+            layer.block_maps(*block_lengths(max(1, n))) for layer, n in zip(ssm_layers(model), lengths, strict=True)
+        ]
 
     lengths = [length // every for every in strides(model)]
     return median_seconds(build, model.device, 0.0)[0]
