@@ -1,8 +1,9 @@
-"""The shipped language model is what its card says."""
+"""The shipped models of text and of sound are what their cards say."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +38,34 @@ def test_the_language_model_has_the_perplexity_of_its_card(capsys: Capture) -> N
     found = json.loads(output(capsys, "eval", "wikitext2-small", "--json"))
     assert found["word_perplexity"] == pytest.approx(said["stream"]["word_perplexity"], rel=1e-4)
     assert f"| **{found['word_perplexity']:.2f}** | {said['windows_512']['word_perplexity']:.2f} |" in card
+
+
+def test_the_model_of_digits_says_them(capsys: Capture, tmp_path: Path) -> None:
+    """To the classifier, in many of ten clips; its bits are far from those of a model that knows nothing."""
+    found = json.loads(output(capsys, "eval", "fsdd-small", "--dataset", "fsdd-mini", "--limit", "4", "--json"))
+    assert 2 < found["bits_per_sample"] < 4.5 < found["references"]["flac_codes"]
+    output(capsys, "sample", "fsdd-small", "--classes", "0-9", "--seconds", "0.7", "-o", str(tmp_path / "digits"))
+    clips = json.loads((tmp_path / "digits" / "samples.json").read_text())
+    assert sum(clip["recognised"] == clip["class"] for clip in clips) >= 3  # one by chance
+
+
+@pytest.mark.data
+def test_the_model_of_digits_has_the_bits_of_its_card(capsys: Capture) -> None:
+    said = load_checkpoint("fsdd-small").metrics["test"]
+    card = (find("checkpoints", "fsdd-small") / "README.md").read_text(encoding="utf-8")
+    found = json.loads(output(capsys, "eval", "fsdd-small", "--json"))
+    assert found["n_sequences"] == said["n_sequences"] == 300
+    assert found["bits_per_sample"] == pytest.approx(said["bits_per_sample"], abs=1e-4)
+    assert f"**{found['bits_per_sample']:.3f} ± {found['stderr']:.3f}**" in card
+
+
+@pytest.mark.slow
+def test_generated_digits_are_recognised(capsys: Capture, tmp_path: Path) -> None:
+    """In as many of 200 clips as the card says, but for what another processor rounds."""
+    wanted = load_checkpoint("fsdd-small").metrics["recognised_of_200"]
+    assert wanted >= 120
+    output(
+        capsys, "sample", "fsdd-small", "-n", "200", "--classes", "0-9", "--seed", "0", "-o", str(tmp_path / "digits")
+    )
+    clips = json.loads((tmp_path / "digits" / "samples.json").read_text())
+    assert abs(sum(clip["recognised"] == clip["class"] for clip in clips) - wanted) <= 20
