@@ -64,7 +64,7 @@ def evaluate_clips(
             nats = score(batch.codes, batch.labels).double().cpu()
             bits.append(torch.where(batch.mask(), nats, 0).sum(-1) / math.log(2))
             lengths.append(batch.lengths)
-            bar.set_postfix_str(f"{ratio(torch.cat(bits), torch.cat(lengths))[0]:.4f} bits/sample", refresh=False)
+            bar.set_postfix_str(f"{ratio(torch.cat(bits), torch.cat(lengths))[0]:.4f} bits/sample")
             bar.update(len(nats))
     cost, samples = torch.cat(bits), torch.cat(lengths)
     if not len(cost):

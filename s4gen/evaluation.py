@@ -72,7 +72,7 @@ def evaluate(
     ):
         for batch in sequences.split(batch_size):
             bits.append(score(batch).double().cpu() / (-math.log(2) * length))
-            bar.set_postfix_str(f"{torch.cat(bits).mean().item():.4f} bits/dim", refresh=False)
+            bar.set_postfix_str(f"{torch.cat(bits).mean().item():.4f} bits/dim")
             bar.update(len(batch))
     every = torch.cat(bits)
     return Evaluation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -16,12 +17,12 @@ class _NoBar:
     def update(self, n: int) -> None:
         pass
 
-    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+    def set_postfix_str(self, text: str) -> None:
         pass
 
 
 def progress_bar(total: int, unit: str, shown: bool, desc: str = "", initial: int = 0) -> Any:
-    """A context manager with tqdm's `update(n)` and `set_postfix_str(text, refresh)`; `initial` was done before."""
+    """A context manager with tqdm's `update(n)` and `set_postfix_str(text)`; `initial` was done before."""
     if not shown:
         return _NoBar()
     try:
@@ -30,7 +31,7 @@ def progress_bar(total: int, unit: str, shown: bool, desc: str = "", initial: in
         return _NoBar()
     # In a log file every refresh is a line.
     patience = 0.1 if sys.stderr.isatty() else 30.0
-    return tqdm(
+    bar = tqdm(
         total=total,
         unit=unit,
         desc=desc,
@@ -39,3 +40,6 @@ def progress_bar(total: int, unit: str, shown: bool, desc: str = "", initial: in
         dynamic_ncols=True,
         mininterval=patience,
     )
+    # By itself it writes at once, whatever the patience.
+    bar.set_postfix_str = functools.partial(bar.set_postfix_str, refresh=False)
+    return bar

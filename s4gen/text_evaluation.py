@@ -119,7 +119,7 @@ def _evaluate(
             nats, after = score(x, y, state)
             state = after if carry else None
             total, done = total + nats.double().sum().item(), done + y.numel()
-            bar.set_postfix_str(f"perplexity {_exp(total / done):.2f}", refresh=False)
+            bar.set_postfix_str(f"perplexity {_exp(total / done):.2f}")
             bar.update(y.numel())
     return TextEvaluation(
         **perplexities(total / done, text),

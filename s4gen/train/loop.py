@@ -140,7 +140,7 @@ def _train(session: Session, task: Task, out: Path, log: MetricsLog, sampler: Sa
             total, since = total + nats, since + 1
             bar.update(1)
             shown = task.say(task.measure(nats)) + (f", held out {task.say(latest.values)}" if latest else "")
-            bar.set_postfix_str(shown, refresh=False)
+            bar.set_postfix_str(shown)
             step, epoch = session.step, task.epoch(session.step)
             done = step == config.steps
             if step % config.log_every == 0 or done:
