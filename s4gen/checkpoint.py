@@ -36,6 +36,7 @@ from s4gen.config import (
 )
 from s4gen.data.text import Tokenizer, from_json
 from s4gen.errors import UserError
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.shipped import find
 
@@ -147,7 +148,7 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
     path = resolve_checkpoint(name_or_path)
     config, tensors, recipe, metrics = read_consistent(path, _read)
     with torch.random.fork_rng(devices=[]):
-        model = DensityModel(config)
+        model = build_model(config)
     check_tensors(tensors, model.state_dict(), path / "model.safetensors")
     model.load_state_dict(tensors, assign=True)
     return Checkpoint(path, config, model.eval(), recipe, metrics)

@@ -23,6 +23,7 @@ from s4gen.config import DensityConfig, ImageLayout, Recipe, load_recipe
 from s4gen.data import load_images
 from s4gen.data.images import save_grid, to_sequence
 from s4gen.evaluation import Evaluation, evaluate
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.report import Picture, Section, Table, Text, write_report
 from s4gen.sampling import bench, bench_report
@@ -118,7 +119,7 @@ def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Ch
     recipe = affordable(recipe, images.layout, train_seconds, demo.device)
     steps, batch_size = recipe.train.steps, recipe.train.batch_size
     torch.manual_seed(recipe.train.seed)
-    untrained = DensityModel(DensityConfig(images.layout, recipe.model, recipe.ssm)).eval().to(demo.device)
+    untrained = build_model(DensityConfig(images.layout, recipe.model, recipe.ssm)).eval().to(demo.device)
     count = sum(parameter.numel() for parameter in untrained.parameters())
     made = f"{recipe.model.n_layers} {recipe.model.mixer} layers, d_model {recipe.model.d_model}, {count:,} parameters"
     demo.say(f"training by convolution: {made}; {steps} steps of {batch_size} of {len(images):,} images")

@@ -7,6 +7,7 @@ import torch
 from tiny import noisy_model
 
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.sampling.engines.native import NativeUnavailable
 from s4gen.sampling.engines.native.build import library
@@ -38,7 +39,7 @@ def model_of(kind: str) -> DensityModel:
     torch.manual_seed(0)
     layout = ImageLayout(height=6, width=5, channels=1, levels=11)
     model = ModelConfig("s4d", d_model=6, n_layers=1, d_ff=10, pool=(2, 3), unet=True)
-    return shaken(DensityModel(DensityConfig(layout, model, SSMConfig(d_state=4, dt_min=0.01, dt_max=0.5))))
+    return shaken(build_model(DensityConfig(layout, model, SSMConfig(d_state=4, dt_min=0.01, dt_max=0.5))))
 
 
 def shaken(model: DensityModel) -> DensityModel:

@@ -23,7 +23,8 @@ from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.config.schema import check_pair
 from s4gen.errors import UserError
 from s4gen.models.ancestors import DSS, LSSL
-from s4gen.models.density import DensityModel, resampled
+from s4gen.models.build import build_model
+from s4gen.models.density import resampled
 from s4gen.models.ssm_layers import S4
 from s4gen.sampling import ancestors
 from s4gen.sampling.measure import Task, measure
@@ -335,7 +336,7 @@ def test_a_resampled_dss_is_saved_with_its_length_of_normalisation(norm_length: 
         ModelConfig(mixer="dss", d_model=8, n_layers=2, d_ff=0),
         SSMConfig(d_state=8, norm_length=norm_length),
     )
-    saved = resampled(DensityModel(config), 0.3).eval()
+    saved = resampled(build_model(config), 0.3).eval()
     save_checkpoint(tmp_path / "saved", saved, recipe=None, metrics={}, card="")
     loaded = load_checkpoint(tmp_path / "saved").model
     x = torch.randint(0, 6, (2, 12))

@@ -29,6 +29,7 @@ from s4gen.data.audio.batches import Batch as Clips
 from s4gen.data.audio.opening import check_fits, crop_of, form_of, format_of, layout_of, open_split, training_sets
 from s4gen.data.audio.write import write_audio
 from s4gen.errors import UserError
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, resampled
 from s4gen.train import loop, optim, run, session
 from s4gen.train.audio import AudioTask
@@ -59,7 +60,7 @@ def recipe(stack: str = "sashimi", data: dict[str, Any] | None = None, **train: 
 def model(stack: str = "sashimi", classes: tuple[str, ...] = CLASSES, bits: int = 8, seed: int = 0) -> DensityModel:
     torch.manual_seed(seed)
     settings = dataclasses.replace(STACKS[stack], dropout=0.0)
-    return DensityModel(DensityConfig(AudioLayout(8000, bits=bits, classes=classes), settings, SSMConfig(d_state=4)))
+    return build_model(DensityConfig(AudioLayout(8000, bits=bits, classes=classes), settings, SSMConfig(d_state=4)))
 
 
 def clips(lengths: tuple[int, ...] = (50, 31, 7), bits: int = 8, seed: int = 1) -> Clips:

@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from s4gen import timing
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
 from s4gen.errors import UserError
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.plots import Panel
 from s4gen.sampling import baselines, bench, bench_report, cached, limits, measure, scoring, stepping
@@ -47,7 +48,7 @@ def tiny(mixer: str = "s4d") -> DensityConfig:
 
 def build(config: DensityConfig) -> DensityModel:
     torch.manual_seed(0)
-    return DensityModel(config).eval().requires_grad_(False)
+    return build_model(config).eval().requires_grad_(False)
 
 
 def tokens(n: int, length: int = LAYOUT.length) -> Tensor:

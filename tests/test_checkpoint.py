@@ -26,6 +26,7 @@ from s4gen.config import (
     TrainConfig,
 )
 from s4gen.errors import UserError
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.shipped import find, shipped_names
 
@@ -36,7 +37,7 @@ RECIPE = Recipe(MODEL, SSM, DataConfig("mnist-mini"), OptimConfig(lr=0.1), Train
 
 def tiny_model(seed: int = 0, mixer: str = "s4d") -> DensityModel:
     torch.manual_seed(seed)
-    return DensityModel(DensityConfig(ImageLayout(4, 4, 1, 5), dataclasses.replace(MODEL, mixer=mixer), SSM))
+    return build_model(DensityConfig(ImageLayout(4, 4, 1, 5), dataclasses.replace(MODEL, mixer=mixer), SSM))
 
 
 def save(path: Path, seed: int = 0, overwrite: bool = False) -> DensityModel:

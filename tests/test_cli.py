@@ -33,7 +33,7 @@ from s4gen.config import (
 )
 from s4gen.data import load_images, to_sequence
 from s4gen.errors import UserError
-from s4gen.models.density import DensityModel
+from s4gen.models.build import build_model
 
 MODEL = ModelConfig(d_model=8, n_layers=1, d_ff=0)
 SSM = SSMConfig(d_state=4)
@@ -51,7 +51,7 @@ SETTINGS = ["model.d_model=8", "model.n_layers=1", "model.d_ff=0", "ssm.d_state=
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     path = tmp_path_factory.mktemp("saved") / "tiny"
-    model = DensityModel(DensityConfig(ImageLayout(28, 28, 1), MODEL, SSM))
+    model = build_model(DensityConfig(ImageLayout(28, 28, 1), MODEL, SSM))
     save_checkpoint(path, model, recipe=RECIPE, metrics={"bits_per_dim": float("nan")}, card="A card")
     return path
 

@@ -31,6 +31,7 @@ from s4gen.config import (
 from s4gen.data.audio import AudioFormat, hold_out, load_audio
 from s4gen.data.audio.references import compressed_bits
 from s4gen.errors import UserError
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, resampled
 from s4gen.sampling.baselines import parameter_count
 from s4gen.sampling.convert import certify, convert
@@ -48,7 +49,7 @@ LENGTHS = {"high": (70, 41), "low": (55, 6)}
 def noisy(layout: AudioLayout = SOUNDS, model: ModelConfig = MODEL) -> DensityModel:
     """Weights off their initial values, so that nothing holds only because of a zero, and labels matter."""
     torch.manual_seed(0)
-    built = DensityModel(DensityConfig(layout, model, SSM))
+    built = build_model(DensityConfig(layout, model, SSM))
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.errors import UserError
-from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.build import build_model
+from s4gen.models.density import ModelState
 from s4gen.sampling import generate as generate_module
 from s4gen.sampling import generation as generation_module
 from s4gen.sampling import prompts as prompts_module
@@ -162,7 +163,7 @@ def test_a_row_is_read_bit_for_bit_alike_at_every_level(chunk: int, monkeypatch:
     monkeypatch.setattr(prompts_module, "CHUNK", chunk)
     torch.manual_seed(0)
     model = ModelConfig(d_model=16, n_layers=1, d_ff=0, pool=(4, 4))
-    recurrent = convert(DensityModel(DensityConfig(AudioLayout(400, classes=("a", "b")), model, SSMConfig(d_state=4))))
+    recurrent = convert(build_model(DensityConfig(AudioLayout(400, classes=("a", "b")), model, SSMConfig(d_state=4))))
     prompts = checked_prompts(recurrent, prompts_of(recurrent, [0, 7, 65, 1, 70, 16]), torch.tensor([0, 1] * 3))
     together = prefill(recurrent, prompts)
     monkeypatch.setattr(prompts_module, "_TOKENS", 1)

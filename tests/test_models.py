@@ -16,6 +16,7 @@ from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.attention import CausalAttention
 from s4gen.models.bidirectional import Bidirectional
 from s4gen.models.blocks import Block
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, resampled
 from s4gen.models.h3 import H3
 from s4gen.models.ssm_layers import S4, S4D
@@ -52,7 +53,7 @@ def layer(kind: str, dtype: torch.dtype) -> Any:
 def model(kind: str, dtype: torch.dtype = torch.float64, layout: ImageLayout = LAYOUT, d_ff: int = 12) -> DensityModel:
     mixer, ssm = SSM_KINDS[kind]
     config = ModelConfig(mixer=mixer, d_model=8, n_layers=2, d_ff=d_ff, n_heads=2)
-    built: DensityModel = noisy(DensityModel(DensityConfig(layout, config, ssm))).to(dtype)
+    built: DensityModel = noisy(build_model(DensityConfig(layout, config, ssm))).to(dtype)
     return built
 
 

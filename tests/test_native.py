@@ -15,7 +15,8 @@ from tiny import noisy_model
 
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
 from s4gen.errors import UserError
-from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.build import build_model
+from s4gen.models.density import ModelState
 from s4gen.models.h3 import TAPS
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import native
@@ -89,7 +90,7 @@ MODELS |= POOLED
 def recurrent_of(name: str) -> RecurrentModel:
     torch.manual_seed(0)
     layout = LAYOUTS.get(name.partition(",")[0], LAYOUT)
-    return convert(shaken(DensityModel(DensityConfig(layout, *MODELS[name]))))
+    return convert(shaken(build_model(DensityConfig(layout, *MODELS[name]))))
 
 
 def start(recurrent: RecurrentModel, rows: int = ROWS) -> ModelState:
@@ -457,7 +458,7 @@ def test_a_layer_that_no_plan_knows_is_named(mixer: str) -> None:
 
 
 def test_a_wavenet_is_named_too() -> None:
-    model = DensityModel(DensityConfig(AUDIO, ModelConfig("wavenet", d_model=4, n_layers=2, d_ff=3), SSMConfig()))
+    model = build_model(DensityConfig(AUDIO, ModelConfig("wavenet", d_model=4, n_layers=2, d_ff=3), SSMConfig()))
     with pytest.raises(NativeUnavailable, match="layer 0 is of type WaveNet"):
         NativeEngine(convert(model), KEEP_ALL)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, load_preset
-from s4gen.models.density import DensityModel
+from s4gen.models.build import build_model
 from s4gen.models.h3 import TAPS
 from s4gen.sampling.baselines import parameter_count
 from s4gen.sampling.convert import convert
@@ -39,7 +39,7 @@ def config(mixer: str) -> DensityConfig:
 
 @pytest.mark.parametrize(("mixer", "rank"), [("s4d", 0), ("s4", 1)])
 def test_the_work_of_a_tiny_model_is_the_one_counted_by_hand(mixer: str, rank: int) -> None:
-    work = count(flatten(convert(DensityModel(config(mixer)))))
+    work = count(flatten(convert(build_model(config(mixer)))))
     gate, up, down, head = 8 * 16, 8 * 12, 12 * 8, 8 * 16
     weights = 2 * (gate + up + down) + head
     biases = 2 * (16 + 12 + 8) + 16
@@ -60,7 +60,7 @@ def test_the_work_of_a_tiny_model_is_the_one_counted_by_hand(mixer: str, rank: i
 
 
 def test_h3_is_counted_with_its_shift_and_its_products() -> None:
-    work = count(flatten(convert(DensityModel(config("h3")))))
+    work = count(flatten(convert(build_model(config("h3")))))
     qkv, out, up, down, head = 8 * 24, 8 * 8, 8 * 12, 12 * 8, 8 * 16
     weights = 2 * (qkv + out + up + down) + head
     biases, norms = 2 * (24 + 8 + 12 + 8) + 16, 2 * 2 * (8 + 8) + (8 + 8)
@@ -78,7 +78,7 @@ def test_h3_is_counted_with_its_shift_and_its_products() -> None:
 
 def test_a_coarse_level_counts_by_how_often_it_runs() -> None:
     model = ModelConfig("s4d", d_model=8, n_layers=1, d_ff=12, pool=(2, 3))
-    work = count(flatten(convert(DensityModel(DensityConfig(AudioLayout(100, bits=4), model, SSMConfig(d_state=4))))))
+    work = count(flatten(convert(build_model(DensityConfig(AudioLayout(100, bits=4), model, SSMConfig(d_state=4))))))
     block = 8 * 16 + 2 * 8 * 12  # grows with the square of the width
     levels = {1: block, 2: 4 * block, 6: 16 * block}
     pools = {2: 2 * (2 * 8) * 16, 6: 2 * (3 * 16) * 32}
@@ -97,7 +97,7 @@ def test_a_coarse_level_counts_by_how_often_it_runs() -> None:
 def test_the_benchmark_model_reads_the_bytes_that_the_issue_of_speed_is_about() -> None:
     model, ssm, layout = load_preset("bench-8x256")
     assert layout is not None
-    work = count(flatten(convert(DensityModel(DensityConfig(layout, model, ssm)))))
+    work = count(flatten(convert(build_model(DensityConfig(layout, model, ssm)))))
     assert work.shared("fp32") == pytest.approx(22.8e6, rel=0.02)
     assert 64 * work.kept == 64 * 8 * 256 * 64 * 4
 
@@ -115,7 +115,7 @@ def test_both_benchmark_presets_differ_in_the_layer_alone() -> None:
 
 
 def test_a_transformer_reads_all_its_parameters_and_half_of_its_cache() -> None:
-    transformer = DensityModel(config("attention"))
+    transformer = build_model(config("attention"))
     work = transformer_work(transformer, 10, "fp32")
     embedding = 8 * (16 + 1 + 4 + 6 + 1)
     assert work.shared("fp32") == 4 * (parameter_count(transformer.config) - embedding)

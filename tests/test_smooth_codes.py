@@ -11,7 +11,7 @@ from torch import Tensor
 
 from s4gen.config import AudioLayout, DensityConfig, ModelConfig, SSMConfig
 from s4gen.data.audio.quantise import Quantiser
-from s4gen.models.density import DensityModel
+from s4gen.models.build import build_model
 from s4gen.models.embedding import smooth_codes, smooth_head
 
 
@@ -51,7 +51,7 @@ def test_a_fresh_model_has_both_and_knows_nothing() -> None:
     config = DensityConfig(
         AudioLayout(8000), ModelConfig("s4d", d_model=16, n_layers=1, pool=(4,)), SSMConfig(d_state=4)
     )
-    model = DensityModel(config)
+    model = build_model(config)
     levels = model.bos
     assert torch.equal(model.embedding.value.weight[:levels], smooth_codes(levels, model.config.model.d_model))
     bits = model.nats(torch.randint(levels, (4, 50))).mean() / math.log(2)

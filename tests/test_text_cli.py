@@ -14,7 +14,7 @@ from s4gen.checkpoint import load_checkpoint, save_checkpoint
 from s4gen.cli import main
 from s4gen.config import DataConfig, DensityConfig, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
 from s4gen.data.text import ByteTokenizer, from_json, layout_of, prepare_tokenizer
-from s4gen.models.density import DensityModel
+from s4gen.models.build import build_model
 
 MODEL = ModelConfig(d_model=16, n_layers=1, d_ff=0, cutoffs=(20, 200))
 SSM = SSMConfig(d_state=4)
@@ -26,7 +26,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     path = tmp_path_factory.mktemp("saved") / "words"
     tokenizer = prepare_tokenizer("wikitext-mini", "word", 800, shown=False)
-    model = DensityModel(DensityConfig(layout_of(tokenizer), MODEL, SSM))
+    model = build_model(DensityConfig(layout_of(tokenizer), MODEL, SSM))
     save_checkpoint(path, model, recipe=RECIPE, metrics={}, card="A card", tokenizer=tokenizer)
     return path
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from s4gen.config import DensityConfig, ModelConfig, SSMConfig, TextLayout, load_preset
 from s4gen.models import density
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.sampling.convert import convert
 from s4gen.ssm import hippo
@@ -32,7 +33,7 @@ def model(kind: str, vocab: int = VOCAB) -> DensityModel:
     cutoffs = tuple(cut for cut in shape.cutoffs if cut < vocab)
     config = replace(shape, d_model=16, n_layers=2, d_ff=8, cutoffs=cutoffs)
     layout = TextLayout(vocab, min(START, vocab - 1))
-    made = DensityModel(DensityConfig(layout, config, SSMConfig(d_state=4))).double()
+    made = build_model(DensityConfig(layout, config, SSMConfig(d_state=4))).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -110,7 +111,7 @@ class _Largest(TorchDispatchMode):
 def test_scores_need_neither_the_whole_vocabulary_nor_all_tokens_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """400 tokens, 4,000 types: the full table of logits would be 1.6 million numbers."""
     config = ModelConfig(mixer="s4d", d_model=16, n_layers=1, d_ff=0, cutoffs=(100, 1000))
-    network = DensityModel(DensityConfig(TextLayout(4000, 0), config, SSMConfig(d_state=4)))
+    network = build_model(DensityConfig(TextLayout(4000, 0), config, SSMConfig(d_state=4)))
     x = torch.randint(4000, (1, 400))
     wanted = network.nats(x)
     monkeypatch.setattr(density, "LOGITS_AT_A_TIME", 3000)
@@ -142,6 +143,6 @@ def test_the_preset_of_wikitext_103_has_the_papers_form_and_size(monkeypatch: py
     matrices = tuple(x.to("meta") for x in hippo.nplr(ssm.init, ssm.d_state))
     monkeypatch.setattr(hippo, "nplr", lambda *_: matrices)
     with torch.device("meta"):
-        network = DensityModel(DensityConfig(layout, shape, ssm))
+        network = build_model(DensityConfig(layout, shape, ssm))
     assert sum(parameter.numel() for parameter in network.parameters()) == 249_661_306
     assert [block.feed_forward is not None for block in network._blocks()] == [False, True] * 16

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from s4gen.config import DensityConfig, ModelConfig, SSMConfig
 from s4gen.data.text import ByteTokenizer, Tokenizer, WordTokenizer, layout_of
 from s4gen.errors import UserError
-from s4gen.models.density import DensityModel
+from s4gen.models.build import build_model
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.repetition import penalised
@@ -26,7 +26,7 @@ def model_of(tokenizer: Tokenizer, mixer: str = "s4d") -> RecurrentModel:
     """Noise everywhere, so that what it writes depends on all it has read."""
     torch.manual_seed(0)
     shape = ModelConfig(mixer=mixer, d_model=16, n_layers=2, d_ff=8, n_heads=2, window=6, cutoffs=(9, 20))
-    model = DensityModel(DensityConfig(layout_of(tokenizer), shape, SSMConfig(d_state=4)))
+    model = build_model(DensityConfig(layout_of(tokenizer), shape, SSMConfig(d_state=4)))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

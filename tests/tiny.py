@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 
 
@@ -16,7 +17,7 @@ def noisy_model(mixer: str, layout: ImageLayout | None = None, seed: int = 0, d_
         ModelConfig(mixer=mixer, d_model=d_model, n_layers=2, d_ff=20, n_heads=2),
         SSMConfig(d_state=8, dt_min=0.01, dt_max=0.5),
     )
-    model = DensityModel(config)
+    model = build_model(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from s4gen.config import AudioLayout, DensityConfig, ModelConfig, SSMConfig
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 
 DIGITS = ("zero", "one", "two")
@@ -20,7 +21,7 @@ def sounding_model(kind: str, classes: tuple[str, ...] = DIGITS, rate: int = 400
     """All weights shaken by noise so that nothing is zero or the same in two places."""
     torch.manual_seed(0)
     layout = AudioLayout(rate, bits=bits, classes=classes)
-    model = DensityModel(DensityConfig(layout, SOUNDING[kind], SSMConfig(d_state=4, dt_min=0.01, dt_max=0.5)))
+    model = build_model(DensityConfig(layout, SOUNDING[kind], SSMConfig(d_state=4, dt_min=0.01, dt_max=0.5)))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)

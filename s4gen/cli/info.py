@@ -52,11 +52,11 @@ def checkpoint_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
 
 def preset_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
     """Tables of facts about a preset; one without a layout is counted as a model of MNIST's."""
-    from s4gen.models.density import DensityModel
+    from s4gen.models.build import build_model
 
     model, ssm, layout = load_preset(name_or_path)
     config = DensityConfig(layout or ImageLayout(28, 28, 1), model, ssm)
-    return _model_facts(config, DensityModel(config))
+    return _model_facts(config, build_model(config))
 
 
 def _model_facts(config: DensityConfig, model: DensityModel) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,8 @@ from s4gen.config.checks import ConfigError, at_least, one_of, positive
 from s4gen.config.layouts import Layout, TextLayout
 
 MIXERS = ("s4d", "s4", "h3", "dss", "lssl", "attention", "wavenet")
+HEADS = ("categorical", "mixture")
+SCANS = ("raster", "row", "column", "none")
 POOLED = ("s4d", "s4", "dss")
 """Mixers that a multi-scale stack can have: every row of a batch may end at its own length."""
 _DIAGONAL_INITS = ("legs", "lin", "inv", "inv2", "quad", "real", "random")
@@ -104,13 +106,37 @@ class ModelConfig:
     """A level is this many times as wide as the one before, d_model and d_ff alike; with pool only."""
     unet: bool = False
     """Blocks on the way to the coarser levels as well, not only on the way back; with pool only."""
+    whole_pixels: bool = False
+    """Images only: the stack runs once per pixel, not once per value, and the head gives the channels of a pixel one
+    after another."""
+    neighbourhood: int = 0
+    """How many rows above a pixel the stack reads directly: seven pixels of each, and three to the left. 0: only the
+    pixel to the left. With whole_pixels only."""
+    taps: bool = False
+    """Every block also reads the features at left, above left, above and above right. With whole_pixels only."""
+    scan: tuple[str, ...] = ("raster",)
+    """Where the state space layers run, block by block, from the first again when the list is used up. raster: along
+    the whole image; row: along each row; column: down each column; none: nowhere, such a block has taps alone. With
+    whole_pixels only."""
+    head: str = "categorical"
+    """categorical: one logit for each value; mixture: of discretised logistics around a prediction from the
+    neighbours (PixelCNN++, arXiv 1701.05517). mixture needs whole_pixels."""
+    components: int = 10
+    """Logistics in the mixture."""
+    recent: int = 0
+    """Audio only: how many of the last samples the stack reads directly, by one linear map; 0: the last one alone."""
+    zero_start: bool = False
+    """Every sublayer adds nothing to begin with, because its last matrix starts at zero."""
 
     def __post_init__(self) -> None:
         one_of(MIXERS, "model.mixer", self.mixer)
         at_least(1, "model", d_model=self.d_model, n_layers=self.n_layers, mixers=self.mixers, n_heads=self.n_heads)
         at_least(0, "model", d_ff=self.d_ff, window=self.window)
-        at_least(1, "model", expand=self.expand)
+        at_least(1, "model", expand=self.expand, components=self.components)
+        at_least(0, "model", neighbourhood=self.neighbourhood, recent=self.recent)
+        one_of(HEADS, "model.head", self.head)
         _check_stack(self)
+        _check_pixels(self)
         if not 0 <= self.dropout < 1:
             raise ConfigError("model.dropout", f"= {self.dropout}: expected at least 0 and less than 1")
         if self.mixer == "attention" and self.d_model % self.n_heads:
@@ -146,6 +172,33 @@ def _check_stack(model: ModelConfig) -> None:
         raise ConfigError("model.d_ff", '= 0: model.mixer = "wavenet" needs at least one skip')
 
 
+def _check_pixels(model: ModelConfig) -> None:
+    """Refuse a whole-pixel setting without whole pixels, and stacks that cannot run once per pixel."""
+    if not model.whole_pixels:
+        defaults = {"neighbourhood": 0, "taps": False, "scan": ("raster",), "head": "categorical", "components": 10}
+        for key, default in defaults.items():
+            if getattr(model, key) != default:
+                raise ConfigError(f"model.{key}", "goes with model.whole_pixels = true, which is not set: leave it out")
+        return
+    if model.pool or model.mixer == "wavenet":
+        what = "model.pool" if model.pool else 'model.mixer = "wavenet"'
+        raise ConfigError("model.whole_pixels", f"= true does not go with {what}: leave one of them out")
+    if not model.scan:
+        raise ConfigError("model.scan", f"= []: expected at least one of {', '.join(SCANS)}")
+    for scan in model.scan:
+        one_of(SCANS, "model.scan", scan)
+        if scan == "none" and not model.taps:
+            raise ConfigError(
+                "model.scan", 'has "none", which leaves such a block nothing but taps: set model.taps = true'
+            )
+        if scan in ("row", "column") and model.mixer not in POOLED:
+            raise ConfigError(
+                "model.scan", f'has "{scan}", which does not go with model.mixer = "{model.mixer}": expected "raster"'
+            )
+    if model.taps and model.mixer in ("attention", "h3"):
+        raise ConfigError("model.taps", f'= true does not go with model.mixer = "{model.mixer}": expected false')
+
+
 @dataclass(frozen=True)
 class DensityConfig:
     """Everything that defines a density model."""
@@ -171,6 +224,10 @@ PLURAL = {"image": "images", "text": "text", "audio": "audio"}
 GOES_WITH = {
     "model.window": ("text", "audio"),
     "model.cutoffs": ("text",),
+    **dict.fromkeys(
+        (f"model.{key}" for key in ("whole_pixels", "neighbourhood", "taps", "scan", "head", "components")), ("image",)
+    ),
+    "model.recent": ("audio",),
     "data.validation": ("image", "audio"),
     "data.tokenizer": ("text",),
     "data.vocab_size": ("text",),

@@ -4,20 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s4gen.config import ModelConfig, SSMConfig
 from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.attention import CausalAttention
+from s4gen.models.axial import Axial
 from s4gen.models.h3 import H3
+from s4gen.models.raster import Raster
 from s4gen.models.ssm_layers import S4, S4D
+from s4gen.models.taps import Taps, TapsState
 
 SSM_MIXERS = {"s4d": S4D, "s4": S4, "dss": DSS, "lssl": LSSL}
 """State space layers: each feature by itself, so that a block mixes them afterwards."""
 State = Any  # whatever the mixer's state is: a pytree of tensors
+
+
+class TappedState(NamedTuple):
+    """The state of a block with taps."""
+
+    taps: TapsState
+    mixer: State
+
+
+class Skip(nn.Module):
+    """The mixer of a block that has taps alone: y = D * u, as a state space layer's skip, and no state."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.D = nn.Parameter(torch.ones(d_model))
+
+    def initial_state(self, batch: int) -> tuple[()]:
+        return ()
+
+    def forward(self, u: Tensor, state: State = None, lengths: Tensor | None = None) -> tuple[Tensor, tuple[()]]:
+        """u r(..., D) -> y r(..., D); `lengths` do not matter to a layer without a state."""
+        return self.D * u, ()
+
+    def step(self, u: Tensor, state: State) -> tuple[Tensor, tuple[()]]:
+        """u r(B, D) -> y r(B, D)."""
+        return self.forward(u)
 
 
 class GatedOutput(nn.Module):
@@ -47,24 +77,33 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + output(mixer(norm x)), then x + feed_forward(x) where d_ff > 0."""
+    """x + output(mixer(norm x) + taps(norm x)), then x + feed_forward(x) where d_ff > 0; taps on images only."""
 
-    def __init__(self, model: ModelConfig, ssm: SSMConfig) -> None:
+    def __init__(self, model: ModelConfig, ssm: SSMConfig, raster: Raster | None = None, scan: str = "raster") -> None:
+        """`raster`, for images read pixel by pixel: their size; `scan`: where the mixer runs on them."""
         super().__init__()
         self.norm = nn.LayerNorm(model.d_model)
-        self.mixer: nn.Module
-        self.output: nn.Module
-        if model.mixer == "attention":
-            self.mixer = CausalAttention(model.d_model, model.n_heads, model.window)
-            self.output = nn.Identity()
-        elif model.mixer == "h3":
-            self.mixer = H3(model.d_model, ssm)
-            self.output = nn.Identity()
-        else:
-            self.mixer = SSM_MIXERS[model.mixer](model.d_model, ssm)
+        self.mixer = _mixer(model, ssm, raster, scan)
+        self.output: nn.Module = nn.Identity()
+        if model.mixer in SSM_MIXERS:
             self.output = GatedOutput(model.d_model, model.dropout)
+        self.taps = Taps(model.d_model, raster) if raster is not None and model.taps else None
         self.dropout = nn.Dropout(model.dropout)
         self.feed_forward = FeedForward(model.d_model, model.d_ff, model.dropout) if model.d_ff else None
+        if model.zero_start:
+            self._start_at_zero()
+
+    @torch.no_grad()
+    def _start_at_zero(self) -> None:
+        """Both sublayers add nothing to begin with: of a GLU the values are zero, of the others the last matrix."""
+        last = [self.feed_forward.down] if self.feed_forward is not None else []
+        if isinstance(self.mixer, H3 | CausalAttention):
+            last.append(self.mixer.out)
+        for linear in last:
+            linear.weight.zero_(), linear.bias.zero_()
+        if isinstance(self.output, GatedOutput):
+            for parameter in self.output.linear.parameters():
+                parameter[: len(parameter) // 2].zero_()
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self.dropout(self.output(mixed))
@@ -74,20 +113,48 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """x r(B, L, H) -> r(B, L, H) and the state after the last input, or after `lengths` inputs of each row."""
-        mixed, state = self.mixer(self.norm(x), state, lengths)
-        return self._finish(x, mixed), state
+        u = self.norm(x)
+        if self.taps is None:
+            mixed, state = self.mixer(u, state, lengths)
+            return self._finish(x, mixed), state
+        taps, mixer = (None, None) if state is None else state
+        mixed, mixer = self.mixer(u, mixer, lengths)
+        tapped, taps = self.taps(u, taps, lengths)
+        return self._finish(x, mixed + tapped), TappedState(taps, mixer)
 
     def initial_state(self, batch: int) -> State:
-        return self.mixer.initial_state(batch)  # type: ignore[operator]
+        mixer = self.mixer.initial_state(batch)
+        return mixer if self.taps is None else TappedState(self.taps.initial_state(batch), mixer)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """x r(B, H) -> r(B, H) and the new state."""
-        mixed, state = self.mixer.step(self.norm(x), state)  # type: ignore[operator]
-        return self._finish(x, mixed), state
+        u = self.norm(x)
+        if self.taps is None:
+            mixed, state = self.mixer.step(u, state)
+            return self._finish(x, mixed), state
+        mixed, mixer = self.mixer.step(u, state.mixer)
+        tapped, taps = self.taps.step(u, state.taps)
+        return self._finish(x, mixed + tapped), TappedState(taps, mixer)
 
 
-def make_blocks(model: ModelConfig, ssm: SSMConfig) -> Iterator[Block]:
-    """The stack: `n_layers` times `mixers` sequence layers, of which the last one has the feed-forward."""
+def _mixer(model: ModelConfig, ssm: SSMConfig, raster: Raster | None, scan: str) -> Any:
+    """The sequence layer of one block."""
+    if scan == "none":
+        return Skip(model.d_model)
+    if model.mixer == "attention":
+        return CausalAttention(model.d_model, model.n_heads, model.window)
+    if model.mixer == "h3":
+        return H3(model.d_model, ssm)
+    layer = SSM_MIXERS[model.mixer](model.d_model, ssm)
+    return layer if scan == "raster" or raster is None else Axial(layer, scan, raster)
+
+
+def make_blocks(model: ModelConfig, ssm: SSMConfig, raster: Raster | None = None) -> Iterator[Block]:
+    """The stack: `n_layers` times `mixers` sequence layers, of which the last one has the feed-forward.
+
+    `raster`, for images read pixel by pixel: their size; the list `model.scan` is dealt out to the sequence layers.
+    """
     without = replace(model, d_ff=0)
     for i in range(model.n_layers * model.mixers):
-        yield Block(without if (i + 1) % model.mixers else model, ssm)
+        scan = model.scan[i % len(model.scan)]
+        yield Block(without if (i + 1) % model.mixers else model, ssm, raster, scan)

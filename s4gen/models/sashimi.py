@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from s4gen.config import ModelConfig, SSMConfig
 from s4gen.models.blocks import Block, State
 from s4gen.models.pooling import Count, Pool, PoolState, take
+from s4gen.models.rows import where_rows
 
 
 class SashimiState(NamedTuple):
@@ -111,7 +112,7 @@ class Sashimi(nn.Module):
             if due:
                 z, stepped = self.inner.step_levels(self.pool.gather(window), inner, due - 1)
                 full = phase == self.pool.stride - 1
-                pending, inner = _where(full, (self.pool.scatter(z), stepped), (pending, inner))
+                pending, inner = where_rows(full, (self.pool.scatter(z), stepped), (pending, inner))
             coarser = (PoolState(window[:, 1:].clone(), pending), inner)
         y, more = _step(self._up(), s, state.blocks[len(states) :])
         return s + y, SashimiState(state.place + 1, states + more, coarser)
@@ -141,11 +142,3 @@ def _step(blocks: Iterable[Block], x: Tensor, states: Iterable[State]) -> tuple[
         x, state = block.step(x, state)
         after.append(state)
     return x, tuple(after)
-
-
-def _where(rows: Tensor, new: Any, old: Any) -> Any:
-    """The rows of a state that are in rows (B,) bool from `new`, the others from `old`."""
-    if isinstance(new, Tensor):  # of a level that did not run, new is old
-        return old if new is old else torch.where(rows.view(-1, *[1] * (new.dim() - 1)), new, old)
-    parts = [_where(rows, a, b) for a, b in zip(new, old, strict=True)]
-    return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from s4gen.config import DensityConfig
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.models.ssm_layers import SSMLayer
 from s4gen.sampling.randomness import draw
@@ -80,7 +81,7 @@ def strides(model: DensityModel) -> list[int]:
 def parameter_count(config: DensityConfig) -> int:
     """Number of trained parameters of the model with this configuration."""
     with torch.random.fork_rng(devices=[]):
-        return sum(parameter.numel() for parameter in DensityModel(config).parameters())
+        return sum(parameter.numel() for parameter in build_model(config).parameters())
 
 
 def matched_transformer(config: DensityConfig) -> DensityConfig:

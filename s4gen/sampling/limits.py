@@ -10,7 +10,7 @@ import torch
 
 from s4gen.apart import DiedError, run_apart
 from s4gen.config import DensityConfig
-from s4gen.models.density import DensityModel
+from s4gen.models.build import build_model
 from s4gen.sampling.engines.native import NativeUnavailable, measured_limits
 from s4gen.sampling.measure import AGAIN, CACHED, load
 from s4gen.sampling.plan import NotFlatError, flatten
@@ -81,7 +81,7 @@ def _works(job: Job) -> dict[Case, Work]:
         plan = count(flatten(load(job.config, job.checkpoint, "cpu")))
     except NotFlatError:
         plan = None
-    transformer = DensityModel(job.transformer)
+    transformer = build_model(job.transformer)
     for way, batch, length in job.cases:
         if way in CACHED:
             works[way, batch, length] = transformer_work(transformer, length, precision_of(way))

@@ -16,6 +16,7 @@ import torch
 from s4gen.apart import DiedError, run_apart
 from s4gen.config import DensityConfig
 from s4gen.memory import keep_freed_memory
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.sampling.baselines import PrefixAgain, keep_kernels, mean_over_positions, ssm_layers, strides
 from s4gen.sampling.cached import LARGEST_CACHE, CachedTransformer
@@ -121,7 +122,7 @@ def failed(task: Task, note: str, length: int | None = None) -> Row:
 
 def load(config: DensityConfig, checkpoint: Path | None, device: str) -> RecurrentModel:
     """The converted model, its weights random where there is no checkpoint."""
-    return (load_recurrent(checkpoint) if checkpoint else convert(DensityModel(config))).to(device)
+    return (load_recurrent(checkpoint) if checkpoint else convert(build_model(config))).to(device)
 
 
 def _measure_engine(task: Task) -> Row:
@@ -163,7 +164,7 @@ def _measure_again(task: Task) -> Row:
             note = f"kernels built once and not counted (a plain forward pass adds {1e3 * rebuild:.3g} ms for them)"
         keep_kernels(model)
     else:
-        model = DensityModel(task.config).eval().to(task.device)
+        model = build_model(task.config).eval().to(task.device)
     way = PrefixAgain(model, task.batch, length)
     last = seconds(way.at(length - 1), device)
     start_seconds = time.perf_counter() - started
@@ -185,7 +186,7 @@ def _measure_cached(task: Task) -> list[Row]:
     started, device = time.perf_counter(), torch.device(task.device)
     memory = PeakMemory(device)
     dtype = torch.bfloat16 if task.way.endswith("bf16") else torch.float32
-    model = DensityModel(task.config).eval().requires_grad_(False).to(task.device, dtype)
+    model = build_model(task.config).eval().requires_grad_(False).to(task.device, dtype)
     most = LARGEST_CACHE // (2 * task.batch * task.config.model.d_model * dtype.itemsize)  # places of one layer
     lengths = [length for length in task.lengths if length <= most]
     too_long = [failed(task, _too_long(length), length) for length in task.lengths if length > most]

@@ -36,6 +36,7 @@ from s4gen.models.embedding import AudioEmbedding, ImageEmbedding
 from s4gen.models.h3 import H3
 from s4gen.models.sashimi import Sashimi
 from s4gen.models.ssm_layers import DiagonalStep, WoodburyStep
+from s4gen.models.tokens import TokenModel
 from s4gen.sampling.convert import RecurrentModel
 
 _ALIGNMENT = 16
@@ -179,6 +180,8 @@ def flatten(recurrent: RecurrentModel) -> Plan:
         NotFlatError: a layer is not one that a plan knows.
     """
     model = recurrent.stepper
+    if not isinstance(model, TokenModel):
+        raise NotFlatError("the model runs once per pixel")
     operations = [_embed(model.embedding)]
     for i, block in enumerate(model.blocks):
         operations += _level(block, f"layer {i}") if isinstance(block, Sashimi) else _block(block, f"layer {i}")

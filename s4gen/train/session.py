@@ -26,6 +26,7 @@ from s4gen.checkpoint import (
 from s4gen.config import DensityConfig, Layout, Recipe, TextLayout
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
+from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.train.optim import build_optimizer
 
@@ -55,7 +56,7 @@ class Session:
 def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Tokenizer | None = None) -> Session:
     """A fresh run; seeds torch's global generator, which initialisation and dropout draw from."""
     torch.manual_seed(recipe.train.seed)
-    model = DensityModel(DensityConfig(layout, recipe.model, recipe.ssm)).to(device)
+    model = build_model(DensityConfig(layout, recipe.model, recipe.ssm)).to(device)
     model.recompute = recipe.train.checkpoint_activations
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     return Session(recipe, model, mean, build_optimizer(model, recipe.optim), 0, 0.0, tokenizer)
@@ -64,7 +65,7 @@ def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Token
 def mean_model(session: Session) -> DensityModel:
     """A copy of the model with the running mean as its weights, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
-        model = DensityModel(session.model.config)
+        model = build_model(session.model.config)
     state = session.model.state_dict() | session.mean  # buffers have no mean
     model.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, assign=True)
     return model.eval().to(next(session.model.parameters()).device)

@@ -1,0 +1,114 @@
+"""A state space layer along each row, or down each column, of an image whose pixels are read in raster order.
+
+Along rows the state is zero at the start of each row. Down columns every column has a state of its own, which waits for
+its turn and is zero at the top of each image: W states, of which a step touches one. Either way a step costs O(N) per
+feature, and the sequences are as short as a row or a column is long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from s4gen.models.raster import Raster
+
+
+class AxialState(NamedTuple):
+    """What is kept from pixel to pixel."""
+
+    place: Tensor  # int64 (B,): pixels read so far
+    ssm: Tensor  # r(B, lanes, H, N): the state of the row (1 lane), or of each column (W lanes)
+
+
+class Axial(nn.Module):
+    """`layer` along "row" or "column", with the three methods of every sequence module."""
+
+    def __init__(self, layer: nn.Module, axis: str, raster: Raster) -> None:
+        super().__init__()
+        self.layer: Any = layer
+        self.axis, self.raster = axis, raster
+        self.lanes = 1 if axis == "row" else raster.width
+
+    def initial_state(self, batch: int) -> AxialState:
+        """Zeros, at the start of an image."""
+        ssm = self.layer.initial_state(batch * self.lanes).unflatten(0, (batch, self.lanes))
+        return AxialState(torch.zeros(batch, dtype=torch.int64, device=ssm.device), ssm)
+
+    def forward(
+        self, u: Tensor, state: AxialState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, AxialState]:
+        """u r(B, n, H), n >= 1 pixels, after `state` (None: at an image's start); returns y r(B, n, H) and the state.
+
+        With lengths int64 (B,), rows of the batch end after that many pixels. Rows that stand at the same place and end
+        together are computed together.
+        """
+        before = self.initial_state(len(u)) if state is None else state
+        n = u.shape[1]
+        if lengths is None and (state is None or (before.place == before.place[:1]).all()):
+            y, ssm = self._read(u, 0 if state is None else int(before.place[0]), before.ssm)
+            return y, AxialState(before.place + n, ssm)
+        counts = torch.full_like(before.place, n) if lengths is None else lengths
+        y, ssm = torch.zeros_like(u), before.ssm.clone()
+        for place, count in torch.stack((before.place, counts), dim=1).unique(dim=0).tolist():
+            rows = torch.nonzero((before.place == place) & (counts == count))[:, 0]
+            if count:
+                part, new = self._read(u[rows, :count], place, before.ssm[rows])
+                y[rows, :count], ssm[rows] = part, new
+        return y, AxialState(before.place + counts, ssm)
+
+    def _read(self, u: Tensor, place: int, ssm: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer on u r(B, n, H), whose first pixel is at `place`, from ssm r(B, lanes, H, N)."""
+        parts = []
+        for begin, count in self._segments(place, u.shape[1]):
+            part = u[:, begin : begin + count]
+            run = self._along_rows if self.axis == "row" else self._down_columns
+            y, ssm = run(part, place + begin, ssm)
+            parts.append(y)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), ssm
+
+    def _segments(self, place: int, n: int) -> Iterator[tuple[int, int]]:
+        """Cut n pixels from `place` on into parts of one row, and whole rows of one image: (begin, count) of each."""
+        width, begin = self.raster.width, 0
+        while begin < n:
+            column = (place + begin) % width
+            rows_left = self.raster.height - (place + begin) // width % self.raster.height
+            whole = min((n - begin) // width, rows_left) * width
+            count = whole if whole and not column else min(n - begin, width - column)
+            yield begin, count
+            begin += count
+
+    def _along_rows(self, u: Tensor, place: int, ssm: Tensor) -> tuple[Tensor, Tensor]:
+        """A part of one row, or whole rows."""
+        n_batch, n, H = u.shape
+        width = min(n, self.raster.width)
+        entering = None if place % self.raster.width == 0 else ssm[:, 0]
+        y, after = self.layer(u.reshape(n_batch * (n // width), width, H), entering)
+        return y.reshape(n_batch, n, H), after.unflatten(0, (n_batch, -1))[:, -1:]
+
+    def _down_columns(self, u: Tensor, place: int, ssm: Tensor) -> tuple[Tensor, Tensor]:
+        """A part of one row, or whole rows, each column from its own state."""
+        n_batch, n, H = u.shape
+        width, first = min(n, self.raster.width), place % self.raster.width
+        lanes = slice(first, first + width)
+        by_column = u.unflatten(1, (n // width, width)).transpose(1, 2).flatten(0, 1)
+        entering = None if place % self.raster.pixels < self.raster.width else ssm[:, lanes].flatten(0, 1)
+        y, after = self.layer(by_column, entering)
+        y = y.unflatten(0, (n_batch, width)).transpose(1, 2).reshape(n_batch, n, H)
+        after = after.unflatten(0, (n_batch, width))
+        return y, after if width == self.raster.width else torch.cat((ssm[:, :first], after, ssm[:, lanes.stop :]), 1)
+
+    def step(self, u: Tensor, state: AxialState) -> tuple[Tensor, AxialState]:
+        """One pixel: u r(B, H), state -> y r(B, H), new state."""
+        rows, column = torch.arange(len(u), device=u.device), state.place % self.raster.width
+        if self.axis == "row":
+            lane, fresh = torch.zeros_like(column), column == 0
+        else:
+            lane, fresh = column, state.place % self.raster.pixels < self.raster.width
+        entering = torch.where(fresh[:, None, None], 0, state.ssm[rows, lane])
+        y, after = self.layer.step(u, entering)
+        ssm = state.ssm.clone()
+        ssm[rows, lane] = after
+        return y, AxialState(state.place + 1, ssm)

@@ -1,0 +1,13 @@
+"""From a configuration to the density model that it describes."""
+
+from __future__ import annotations
+
+from s4gen.config import DensityConfig
+from s4gen.models.density import DensityModel
+from s4gen.models.pixels import PixelModel
+from s4gen.models.tokens import TokenModel
+
+
+def build_model(config: DensityConfig) -> DensityModel:
+    """A model with fresh weights, drawn from torch's global generator."""
+    return PixelModel(config) if config.model.whole_pixels else TokenModel(config)

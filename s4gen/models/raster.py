@@ -1,0 +1,62 @@
+"""Where the pixels of an image stand to each other when they are read row by row.
+
+A pixel's place is its number in raster order, from 0; an image of `height` rows and `width` columns has the places 0 to
+height * width - 1, and the pixels after that belong to the next image. An offset (dr, dc) names the pixel dr rows below
+and dc columns to the right of the present one; only pixels that come earlier in raster order are ever looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Offset = tuple[int, int]
+
+LEFT, ABOVE, ABOVE_LEFT, ABOVE_RIGHT = (0, -1), (-1, 0), (-1, -1), (-1, 1)
+REACH = 3
+"""How many columns a neighbourhood extends to either side."""
+
+
+class Raster(NamedTuple):
+    """The size of an image, in pixels."""
+
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of one image."""
+        return self.height * self.width
+
+    def distance(self, offset: Offset) -> int:
+        """How many pixels back in raster order the pixel at this offset was read: at least 1.
+
+        Raises ValueError for an offset that is not earlier in every image of this width.
+        """
+        back = -(offset[0] * self.width + offset[1])
+        if back < 1:
+            raise ValueError(f"the pixel at {offset} is not read before the present one, in rows of {self.width}")
+        return back
+
+    def inside(self, place: Tensor, offsets: Sequence[Offset]) -> Tensor:
+        """Whether the pixels at these offsets from `place` int64 (...) lie in the same image: bool (..., offsets)."""
+        place = place[..., None] % self.pixels
+        rows, columns = torch.tensor(offsets, device=place.device).unbind(1)
+        row, column = place // self.width + rows, place % self.width + columns
+        return (row >= 0) & (column >= 0) & (column < self.width)
+
+
+def neighbourhood(rows: int, width: int) -> tuple[Offset, ...]:
+    """Offsets of the pixels that the stem reads: `REACH` to the left, and 2 REACH + 1 in each of `rows` rows above.
+
+    With rows = 0 it is the pixel to the left alone. Images narrower than that have fewer.
+    """
+    if not rows:
+        return (LEFT,)
+    reach = min(REACH, width - 1)
+    left = [(0, -column) for column in range(1, max(reach, 1) + 1)]
+    above = [(-row, column) for row in range(1, rows + 1) for column in range(-reach, reach + 1)]
+    return (*left, *above)

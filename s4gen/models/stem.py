@@ -1,0 +1,63 @@
+"""What a whole-pixel stack reads: the pixel's neighbours, and its place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from s4gen.config import ImageLayout
+from s4gen.models.mixture import median_edge
+from s4gen.models.raster import ABOVE, ABOVE_LEFT, LEFT, Raster, neighbourhood
+
+
+class PixelStem(nn.Module):
+    """x_k = linear(neighbours of pixel k) + row + column; with `symbols`, a table's row for the left value as well.
+
+    The neighbours are all channels of the earlier pixels in `raster.neighbourhood`, as numbers from -1 to 1, and for
+    each one whether it lies inside of the image (then 1, else everything about it is 0).
+    """
+
+    def __init__(self, layout: ImageLayout, d_model: int, rows: int, symbols: bool) -> None:
+        super().__init__()
+        self.layout = layout
+        self.raster = Raster(layout.height, layout.width)
+        self.offsets = neighbourhood(rows, layout.width)
+        self.history = max(map(self.raster.distance, (*self.offsets, LEFT, ABOVE, ABOVE_LEFT)))
+        """How many pixels before the present one have to be known."""
+        self.linear = nn.Linear(len(self.offsets) * (layout.channels + 1), d_model)
+        self.row = nn.Embedding(layout.height, d_model)
+        self.column = nn.Embedding(layout.width, d_model)
+        self.value = nn.Embedding(layout.channels * layout.levels, d_model) if symbols else None
+        for table in (self.row, self.column, self.value):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.1)
+
+    def forward(self, pixels: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels int64 (B, history + n, C): `history` before the first one of interest, then all but the last one.
+
+        place int64 (B or 1, n): their places. Returns what the stack reads, r(B, n, D), and what `median_edge` predicts
+        for each channel, r(B, n, C).
+        """
+        n = pixels.shape[1] - self.history + 1
+        amplitude = pixels.to(self.linear.weight.dtype) * (2 / (self.layout.levels - 1)) - 1
+        known = torch.cat((amplitude, torch.ones_like(amplitude[..., :1])), dim=-1)  # (B, .., C + 1)
+
+        def at(values: Tensor, offset: tuple[int, int]) -> Tensor:
+            return values[:, self.history - self.raster.distance(offset) :][:, :n]
+
+        inside = self.raster.inside(place, self.offsets)
+        neighbours = torch.stack([at(known, offset) for offset in self.offsets], dim=2) * inside[..., None]
+        x = self.linear(neighbours.flatten(2)).to(known.dtype)
+        place = place % self.raster.pixels
+        x = x + self.row(place // self.layout.width) + self.column(place % self.layout.width)
+        if self.value is not None:
+            channel = self.layout.levels * torch.arange(self.layout.channels, device=pixels.device)
+            left = at(pixels, LEFT).clamp_max(self.layout.levels - 1) + channel  # the first token, bos, is no value
+            x = x + self.value(left).sum(2) * inside[..., :1]
+        return x, self._predict(at(amplitude, LEFT), at(amplitude, ABOVE), at(amplitude, ABOVE_LEFT), place)
+
+    def _predict(self, left: Tensor, above: Tensor, above_left: Tensor, place: Tensor) -> Tensor:
+        """`median_edge` where all three lie inside of the image; else the one that does, or 0. place below `pixels`."""
+        top, first = (place < self.layout.width)[..., None], (place % self.layout.width == 0)[..., None]
+        inner = median_edge(left, above, above_left)
+        return torch.where(top, torch.where(first, 0, left), torch.where(first, above, inner))

@@ -1,0 +1,131 @@
+"""The density model whose stack runs once per token: text, sound, and images value by value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
+from s4gen.config.schema import DIV
+from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from s4gen.models.blocks import make_blocks
+from s4gen.models.density import DensityModel, ModelState, cross_entropy
+from s4gen.models.embedding import AudioEmbedding, ImageEmbedding, smooth_head
+from s4gen.models.sashimi import Sashimi
+from s4gen.models.wavenet import WaveNet
+
+LOGITS_AT_A_TIME = 1 << 25
+"""Of the softmax's first part, where the probabilities of given tokens alone are wanted."""
+
+
+class TokenModel(DensityModel):
+    """Embedding, residual stack and categorical head, all of which run once per token.
+
+    For images, bos is a token beyond the others, and the embedding knows the places; for text it is one of the
+    vocabulary, and the head's tables are the embedding's; for audio it is beyond the others, and the embedding knows
+    the label, if any.
+    """
+
+    embedding: ImageEmbedding | AdaptiveEmbedding | AudioEmbedding
+    head: nn.Linear | AdaptiveSoftmax
+
+    def __init__(self, config: DensityConfig) -> None:
+        layout, model = config.layout, config.model
+        super().__init__(config, bos=layout.start if isinstance(layout, TextLayout) else layout.vocab)
+        if isinstance(layout, ImageLayout):
+            self.embedding = ImageEmbedding(layout, model.d_model)
+        elif isinstance(layout, AudioLayout):
+            self.embedding = AudioEmbedding(layout, model.d_model)
+        else:
+            self.embedding = AdaptiveEmbedding(layout.vocab, model.d_model, model.cutoffs, DIV, model.dropout)
+        self.blocks = nn.ModuleList(_stack(model, config.ssm))
+        self.norm = nn.LayerNorm(model.d_model)
+        if isinstance(self.embedding, AdaptiveEmbedding):
+            self.head = AdaptiveSoftmax(self.embedding, model.dropout)
+        else:
+            self.head = nn.Linear(model.d_model, layout.vocab)
+            if isinstance(layout, AudioLayout):
+                with torch.no_grad():
+                    self.head.weight.copy_(smooth_head(layout.vocab, model.d_model))
+                    self.head.bias.zero_()
+
+    def initial_state(self, batch: int, label: Tensor | None = None) -> ModelState:
+        place = torch.zeros(batch, dtype=torch.int64, device=self.device)
+        return ModelState(
+            place, tuple(block.initial_state(batch) for block in self._blocks()), self._label(place, label)
+        )
+
+    def _label(self, like: Tensor, label: Tensor | None) -> Tensor | tuple[()]:
+        if not isinstance(self.config.layout, AudioLayout) or not self.config.layout.classes:
+            return ()
+        return like.new_zeros(len(like)) if label is None else label.to(like.device)
+
+    def _hidden(
+        self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None = None, label: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        n_batch, L = tokens.shape
+        start = tokens.new_zeros(n_batch) if state is None else state.place
+        known = self._label(start, label) if state is None else state.label
+        x = self.embed(tokens, start[:, None] + torch.arange(L, device=tokens.device), known)
+        x, states = self._run_blocks(x, None if state is None else state.blocks, lengths)
+        return x, ModelState(start + (L if lengths is None else lengths), states, known)
+
+    def embed(self, tokens: Tensor, place: Tensor, label: Tensor | tuple[()] = ()) -> Tensor:
+        """What the stack reads, r(B, ..., H), of tokens int64 (B, ...) at these places."""
+        if isinstance(self.embedding, ImageEmbedding):
+            return self.embedding(tokens, place)
+        if isinstance(self.embedding, AudioEmbedding):
+            return self.embedding(tokens, label if isinstance(label, Tensor) else None)
+        return self.embedding(tokens)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """Logits r(..., V) of x r(..., H); for text these are already normalised log-probabilities."""
+        hidden = self.norm(x)
+        logits = self.head.log_probs(hidden) if isinstance(self.head, AdaptiveSoftmax) else self.head(hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def forward(self, tokens: Tensor, state: ModelState | None = None) -> tuple[Tensor, ModelState]:
+        x, state = self._hidden(tokens, state)
+        return self._logits(x), state
+
+    def score(
+        self, tokens: Tensor, target: Tensor, state: ModelState | None = None, label: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """As in every density model; the logits of a large vocabulary are never made for all tokens at once."""
+        x, state = self._hidden(tokens, state, label=label)
+        if not isinstance(self.head, AdaptiveSoftmax):
+            return cross_entropy(self._logits(x), target), state
+        rows = max(1, LOGITS_AT_A_TIME // self.head.width)
+        parts = zip(self.norm(x).flatten(0, 1).split(rows), target.flatten().split(rows), strict=True)
+        return torch.cat([self.head.nats(*part) for part in parts]).view(target.shape), state
+
+    def prefill(
+        self,
+        x: Tensor,
+        state: ModelState | None = None,
+        lengths: Tensor | None = None,
+        label: Tensor | None = None,
+    ) -> tuple[Tensor, ModelState]:
+        if state is None:
+            x = self._with_bos(x)
+            lengths = None if lengths is None else lengths + 1
+        hidden, state = self._hidden(x, state, lengths, label)
+        last = hidden[:, -1] if lengths is None else hidden[torch.arange(len(x), device=x.device), lengths - 1]
+        return self._logits(last), state
+
+    def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+        x = self.embed(token, state.place, state.label)
+        states = []
+        for block, block_state in zip(self._blocks(), state.blocks, strict=True):
+            x, new = block.step(x, block_state)
+            states.append(new)
+        return self._logits(x), ModelState(state.place + 1, tuple(states), state.label)
+
+
+def _stack(model: ModelConfig, ssm: SSMConfig) -> Iterable[nn.Module]:
+    """What stands between embedding and head, each with the three methods of every sequence module."""
+    if model.mixer == "wavenet":
+        return [WaveNet(model.d_model, model.n_layers, model.d_ff)]
+    return [Sashimi(model, ssm)] if model.pool else make_blocks(model, ssm)
