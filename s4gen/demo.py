@@ -30,9 +30,9 @@ from s4gen.sampling import bench, bench_report
 from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurrent
 from s4gen.sampling.generate import generate
 from s4gen.shipped import shipped_names
-from s4gen.train.loop import training_step
 from s4gen.train.metrics import read_metrics
 from s4gen.train.session import start
+from s4gen.train.step import training_step
 from s4gen.train.tasks import Batch
 
 SHIPPED = "mnist-small"

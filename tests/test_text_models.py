@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from s4gen.config import DensityConfig, ModelConfig, SSMConfig, TextLayout, load_preset
-from s4gen.models import density
+from s4gen.models import tokens as token_models
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.sampling.convert import convert
@@ -114,7 +114,7 @@ def test_scores_need_neither_the_whole_vocabulary_nor_all_tokens_at_once(monkeyp
     network = build_model(DensityConfig(TextLayout(4000, 0), config, SSMConfig(d_state=4)))
     x = torch.randint(4000, (1, 400))
     wanted = network.nats(x)
-    monkeypatch.setattr(density, "LOGITS_AT_A_TIME", 3000)
+    monkeypatch.setattr(token_models, "LOGITS_AT_A_TIME", 3000)
     with torch.no_grad(), _Largest() as largest:
         found = network.nats(x)
     assert largest.size < 200_000

@@ -211,12 +211,13 @@ def test_every_parameter_is_in_one_group_and_the_ssm_in_its_own() -> None:
     names = [name for group in groups.values() for name in group]
     assert sorted(names) == sorted(name for name, _ in built.model.named_parameters())
     assert "blocks.0.mixer.raw_dt" in groups["ssm"]
-    assert "blocks.0.output.linear.weight" in groups["decay"]
+    assert "blocks.0.output.linear.weight" in groups["hidden"]
+    assert "head.weight" in groups["decay"]
     assert {"blocks.0.mixer.C", "embedding.value.weight", "norm.bias"} <= set(groups["plain"])
-    by_decay = {group["weight_decay"]: group["peak_lr"] for group in built.optimizer.param_groups}
+    by_decay = {group["weight_decay"]: group["peak_lr"] for group in built.optimizers[0].param_groups}
     assert by_decay[0.01] == 4e-3
-    assert built.optimizer.param_groups[0]["peak_lr"] == 1e-3
-    assert built.optimizer.param_groups[0]["weight_decay"] == 0
+    assert built.optimizers[0].param_groups[0]["peak_lr"] == 1e-3
+    assert built.optimizers[0].param_groups[0]["weight_decay"] == 0
 
 
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:

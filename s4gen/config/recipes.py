@@ -70,7 +70,7 @@ def recipe_to_toml(recipe: Recipe) -> str:
     """`recipe_to_dict` as TOML; `load_recipe` reads it back to an equal recipe."""
     sections = []
     for name, table in recipe_to_dict(recipe).items():
-        lines = [f"{key} = {_toml_value(value)}" for key, value in table.items()]
+        lines = [f"{key} = {_toml_value(value)}" for key, value in table.items() if value is not None]
         sections.append("\n".join([f"[{name}]", *lines, ""]))
     return "\n".join(sections)
 

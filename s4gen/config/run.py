@@ -55,6 +55,8 @@ class DataConfig:
     """Audio only: shorter recordings are left out."""
     max_seconds: float = 0.0
     """Audio only: longer recordings are left out; 0: none."""
+    flips: bool = False
+    """Images only: half of the training images, by chance, are read mirrored, left and right exchanged."""
 
     def __post_init__(self) -> None:
         if self.dataset not in IMAGE_SETS and kind_of(self.dataset) == "image":
@@ -84,12 +86,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW: linear warm-up, then a cosine to zero."""
+    """AdamW, and Muon where it is asked for: linear warm-up, then a cosine to zero."""
 
     lr: float = 4e-3
     """Peak learning rate of everything but the SSM parameters."""
     ssm_lr: float = 1e-3
     """Peak learning rate of the SSM parameters, which have no weight decay."""
+    muon_lr: float = 0.0
+    """Peak learning rate of Muon for the matrices inside the blocks; 0: AdamW has them, too."""
     weight_decay: float = 0.01
     """Decoupled weight decay of the matrices."""
     warmup_steps: int = 200
@@ -101,8 +105,9 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         positive("optim", lr=self.lr, ssm_lr=self.ssm_lr, grad_clip=self.grad_clip)
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError("optim.weight_decay", f"= {self.weight_decay}: expected a number, at least 0")
+        for key in ("weight_decay", "muon_lr"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ConfigError(f"optim.{key}", f"= {getattr(self, key)}: expected a number, at least 0")
         at_least(0, "optim", warmup_steps=self.warmup_steps)
         if not 0 <= self.ema_decay < 1:
             raise ConfigError("optim.ema_decay", f"= {self.ema_decay}: expected at least 0 and less than 1")
@@ -114,6 +119,9 @@ class TrainConfig:
 
     steps: int = 1000
     """Optimiser steps."""
+    minutes: float | None = None
+    """Time for training, evaluations apart. Where it is given, `steps` is found from the measured speed of the machine,
+    and then fixed and recorded with the run."""
     batch_size: int = 64
     """Sequences per step; of text, rows that go on from step to step."""
     chunk: int = 256
@@ -134,6 +142,9 @@ class TrainConfig:
     """Held-out images or clips per evaluation, at most; of text, chunks of the validation split."""
     save_every: int = 500
     """Steps between two checkpoints."""
+    patience: int = 0
+    """Stop early after so many evaluations in a row without a new best; the best model is kept beside the last one. 0:
+    never."""
     n_samples: int = 16
     """Images in the grid, or texts, or clips, that are sampled at each evaluation; 0 = none."""
 
@@ -148,7 +159,9 @@ class TrainConfig:
         one_of(PRECISIONS, "train.precision", self.precision)
         at_least(1, "train", log_every=self.log_every, eval_every=self.eval_every)
         at_least(1, "train", eval_limit=self.eval_limit, save_every=self.save_every)
-        at_least(0, "train", n_samples=self.n_samples)
+        at_least(0, "train", n_samples=self.n_samples, patience=self.patience)
+        if self.minutes is not None:
+            positive("train", minutes=self.minutes)
 
 
 @dataclass(frozen=True)

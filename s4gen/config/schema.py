@@ -233,6 +233,7 @@ GOES_WITH = {
     "data.vocab_size": ("text",),
     **dict.fromkeys((f"data.{key}" for key in ("rate", "law", "bits", "normalise")), ("audio",)),
     **dict.fromkeys((f"data.{key}" for key in ("labels", "crop", "tail", "min_seconds", "max_seconds")), ("audio",)),
+    "data.flips": ("image",),
     "train.chunk": ("text",),
 }
 """Keys that mean something for these kinds of data only."""

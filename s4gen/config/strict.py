@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from s4gen.config.checks import ConfigError
 from s4gen.config.layouts import AudioLayout, ImageLayout, Layout, TextLayout
@@ -153,7 +154,13 @@ def build_recipe(flat: Flat, source: str) -> Recipe:
 
 def _field_types(kind: type) -> dict[str, type]:
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return {field.name: _given(hints[field.name]) for field in dataclasses.fields(kind)}
+
+
+def _given(hint: Any) -> Any:
+    """The type of a value that is given: None, which says that it is not, cannot be written."""
+    types = [kind for kind in get_args(hint) if kind is not NoneType]
+    return types[0] if isinstance(hint, UnionType) and len(types) == 1 else hint
 
 
 def _checked(name: str, value: Any, wanted: type, source: str) -> Any:

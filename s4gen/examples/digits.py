@@ -36,7 +36,7 @@ from s4gen.examples.arguments import Parser
 from s4gen.memory import keep_freed_memory
 from s4gen.models.classifier import ClassifierModel
 from s4gen.progress import progress_bar
-from s4gen.train.optim import build_optimizer, schedule, set_learning_rate, update_mean
+from s4gen.train.optim import build_optimizers, schedule, set_learning_rate, update_mean
 
 FORM = AudioFormat(8000, "linear", 16)
 """The recordings as they are."""
@@ -121,21 +121,22 @@ def train(audio: AudioSet, steps: int, progress: bool = False) -> ClassifierMode
     generator = torch.Generator().manual_seed(0)
     layout = AudioLayout(FORM.rate, FORM.law, FORM.bits, FORM.normalise, audio.classes)
     model = ClassifierModel(DensityConfig(layout, MODEL, SSM)).train()
-    optimizer, batches = build_optimizer(model, OPTIM), TrainingBatches(audio, None, BATCH, seed=0)
+    optimizers, batches = build_optimizers(model, OPTIM), TrainingBatches(audio, None, BATCH, seed=0)
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     with progress_bar(steps, "step", progress, desc="training") as bar:
         for step in range(steps):
-            set_learning_rate(optimizer, schedule(step, steps, OPTIM.warmup_steps))
+            set_learning_rate(optimizers, schedule(step, steps, OPTIM.warmup_steps))
             batch = batches.at(step)
             assert batch.labels is not None  # both data sets have them
             spoken = torch.from_numpy(FORM.quantiser.decode(batch.codes.numpy()))
             loss = F.cross_entropy(model(*augment(spoken, batch.lengths, FORM.rate, generator)), batch.labels)
             if not math.isfinite(loss.item()):
                 raise UserError(f"the loss is no longer finite at step {step + 1}; try another number of --steps")
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.grad_clip)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             update_mean(mean, model, OPTIM.ema_decay, step)
             bar.set_postfix_str(f"{loss.item():.3f} nats")
             bar.update(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from s4gen.config import Recipe
+from s4gen.config import ImageLayout, Recipe
 from s4gen.data import load_images
 from s4gen.data.images import save_grid, split_validation, to_sequence
 from s4gen.evaluation import evaluate
@@ -26,13 +26,16 @@ class ImageTask(Task):
         data = load_images(recipe.data.dataset, "train")
         self.layout = self._layout = data.layout
         training, held_out = split_validation(data, recipe.data.validation)
-        self._config = recipe.train
-        self._sequences = to_sequence(training.images).to(torch.uint8)
+        self._config, self._flips = recipe.train, recipe.data.flips
+        self._sequences = torch.from_numpy(training.images.reshape(len(training), -1).copy())  # uint8
         self._held = to_sequence(held_out.images[: recipe.train.eval_limit])
 
     def batch(self, step: int) -> Batch:
         index = batch_indices(len(self._sequences), self._config.batch_size, self._config.seed, step)
-        return Batch(self._sequences[index].long())
+        sequences = self._sequences[index]
+        if self._flips:
+            sequences = mirrored(sequences, self._layout, self._config.seed, step)
+        return Batch(sequences.long())
 
     def epoch(self, step: int) -> float:
         n = len(self._sequences)
@@ -67,3 +70,10 @@ def batch_indices(n: int, batch_size: int, seed: int, step: int) -> Tensor:
     epoch, batch = divmod(step, n // batch_size)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
     return order[batch * batch_size : (batch + 1) * batch_size]
+
+
+def mirrored(sequences: Tensor, layout: ImageLayout, seed: int, step: int) -> Tensor:
+    """Sequences (B, L) of which about half, chosen by seed and step, have left and right exchanged."""
+    chosen = torch.rand(len(sequences), generator=torch.Generator().manual_seed(seed * 1_000_003 + step)) < 0.5
+    images = sequences.unflatten(1, (layout.height, layout.width, layout.channels))
+    return torch.where(chosen[:, None], images.flip(2).flatten(1), sequences)

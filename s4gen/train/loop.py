@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from s4gen.checkpoint import write_file_atomic
 from s4gen.config import Recipe, kind_of, recipe_to_toml
@@ -21,10 +18,11 @@ from s4gen.train import session as sessions
 from s4gen.train.card import card
 from s4gen.train.images import ImageTask
 from s4gen.train.metrics import MetricsLog
-from s4gen.train.optim import schedule, set_learning_rate, update_mean
+from s4gen.train.pace import fitted
 from s4gen.train.session import Session
+from s4gen.train.step import training_step
 from s4gen.train.stop import stop_on_signal
-from s4gen.train.tasks import Batch, Measured, Sampler, Task
+from s4gen.train.tasks import Measured, Sampler, Task
 from s4gen.train.text import TextTask
 
 
@@ -57,6 +55,7 @@ def run(
     else:
         assert recipe is not None
         task = open_task(recipe, shown=progress)
+        recipe = fitted(recipe, task, device)
         session = sessions.start(recipe, task.layout, device, task.tokenizer)
         write_file_atomic(out / "recipe.toml", recipe_to_toml(recipe).encode())
     log = MetricsLog(out, session.step, task.measures)
@@ -80,50 +79,6 @@ def open_task(recipe: Recipe, tokenizer: Tokenizer | None = None, shown: bool = 
     return TextTask(recipe, tokenizer, shown) if kind == "text" else ImageTask(recipe)
 
 
-def training_step(session: Session, batch: Batch) -> tuple[float, float]:
-    """One optimiser step on what `Task.batch` gives; returns the loss in nats per token and the norm of the gradient.
-
-    With a target, the state goes on from where the step before left it, without its gradients.
-    Raises UserError if the loss is not finite; the weights are then those of the step before.
-    """
-    config, model = session.recipe, session.model
-    set_learning_rate(session.optimizer, schedule(session.step, config.train.steps, config.optim.warmup_steps))
-    session.optimizer.zero_grad(set_to_none=True)
-    nats, carried = 0.0, []
-    for i, part in enumerate(batch.parts(config.train.accumulate)):
-        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-            if part.target is None:
-                found = model.nats(part.tokens, part.label)
-            else:
-                found, state = model.score(part.tokens, part.target, session.carried[i] if session.carried else None)
-                carried.append(tree_map(_detached, state))
-            loss = _mean(found, part, batch)
-        loss.backward()
-        nats += loss.item()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip).item()
-    if not (math.isfinite(nats) and math.isfinite(norm)):
-        raise UserError(
-            f"the loss is no longer finite at step {session.step + 1}; the last checkpoint is kept: "
-            f"start again with a lower optim.lr (now {config.optim.lr}) or optim.ssm_lr (now {config.optim.ssm_lr})"
-        )
-    session.optimizer.step()
-    update_mean(session.mean, model, config.optim.ema_decay, session.step)
-    session.carried = carried
-    session.step += 1
-    return nats, norm
-
-
-def _mean(nats: Tensor, part: Batch, batch: Batch) -> Tensor:
-    """The share that a part has in the mean over the batch's tokens that count."""
-    if part.counted is None or batch.counted is None:
-        return nats.mean() * (len(part.tokens) / len(batch.tokens))
-    return torch.where(part.counted, nats, 0).sum() / batch.counted.sum()
-
-
-def _detached(leaf: object) -> object:
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf
-
-
 def _train(session: Session, task: Task, out: Path, log: MetricsLog, sampler: Sampler | None, progress: bool) -> bool:
     config, device = session.recipe.train, session.model.device
     latest: Measured | None = None
@@ -145,7 +100,7 @@ def _train(session: Session, task: Task, out: Path, log: MetricsLog, sampler: Sa
             done = step == config.steps
             if step % config.log_every == 0 or done:
                 row = {"step": step, "epoch": epoch, "split": "train", **task.measure(total / since)}
-                row |= {"lr": session.optimizer.param_groups[-1]["lr"], "gradient_norm": norm}
+                row |= {"lr": session.optimizers[-1].param_groups[-1]["lr"], "gradient_norm": norm}
                 row |= {"tokens_per_second": batch.tokens.numel() / elapsed, "seconds": session.seconds}
                 log.write(row)
                 total, since = 0.0, 0

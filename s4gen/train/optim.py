@@ -1,20 +1,25 @@
-"""Optimiser: parameter groups, learning rate schedule, running mean of the weights."""
+"""Optimisers: parameter groups, learning rate schedule, running mean of the weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from s4gen.config import OptimConfig
 from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from s4gen.train.muon import Muon
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
-    """Names of the parameters by treatment: `ssm` (own learning rate, no decay), `decay` (matrices), `plain` (rest).
+    """Names of the parameters by treatment.
 
-    Every parameter is in exactly one group. Raises ValueError if a layer names an SSM parameter it does not have.
+    `ssm` has its own learning rate and no decay, `hidden` are the weights of the linear layers inside the blocks, which
+    are what Muon is for, `decay` the other matrices, `plain` the rest. Every parameter is in exactly one group. Raises
+    ValueError if a layer names an SSM parameter it does not have.
     """
     parameters = dict(model.named_parameters())
     ssm = {f"{name}.{key}" for name, layer in model.named_modules() for key in getattr(layer, "ssm_parameters", ())}
@@ -27,30 +32,34 @@ def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
         for key, parameter in module.named_parameters()
         if parameter.dim() == 2
     } - ssm
+    hidden = {name for name in matrices if name.startswith("blocks.")}
     return {
         "ssm": [name for name in parameters if name in ssm],
-        "decay": [name for name in parameters if name in matrices],
+        "hidden": [name for name in parameters if name in hidden],
+        "decay": [name for name in parameters if name in matrices - hidden],
         "plain": [name for name in parameters if name not in ssm | matrices],
     }
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with the groups of `parameter_groups`; `peak_lr` of a group is what the schedule scales."""
-    parameters = dict(model.named_parameters())
-    lr = {"ssm": config.ssm_lr, "decay": config.lr, "plain": config.lr}
-    return torch.optim.AdamW(
-        [
-            {
-                "params": [parameters[name] for name in names],
-                "lr": lr[group],
-                "peak_lr": lr[group],
-                "weight_decay": config.weight_decay if group == "decay" else 0.0,
-            }
-            for group, names in parameter_groups(model).items()
-            if names
-        ],
-        fused=True,
-    )
+def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, and before it Muon for the `hidden` matrices where `muon_lr` is set.
+
+    The groups are those of `parameter_groups`; `peak_lr` of a group is what the schedule scales.
+    """
+    parameters, groups = dict(model.named_parameters()), parameter_groups(model)
+
+    def group(name: str, lr: float) -> dict[str, Any]:
+        decay = config.weight_decay if name in ("hidden", "decay") else 0.0
+        members = [parameters[member] for member in groups[name]]
+        return {"params": members, "lr": lr, "peak_lr": lr, "weight_decay": decay}
+
+    rates = {"ssm": config.ssm_lr, "hidden": config.lr, "decay": config.lr, "plain": config.lr}
+    optimizers: list[torch.optim.Optimizer] = []
+    if config.muon_lr and groups["hidden"]:
+        rates.pop("hidden")
+        optimizers.append(Muon([group("hidden", config.muon_lr)], config.muon_lr, config.weight_decay))
+    adamw = torch.optim.AdamW([group(name, lr) for name, lr in rates.items() if groups[name]], fused=True)
+    return [*optimizers, adamw]
 
 
 def schedule(step: int, steps: int, warmup_steps: int) -> float:
@@ -61,10 +70,11 @@ def schedule(step: int, steps: int, warmup_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
     """Scale every group's peak learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
 
 
 @torch.no_grad()

@@ -28,9 +28,10 @@ from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
-from s4gen.train.optim import build_optimizer
+from s4gen.train.optim import build_optimizers
 
-OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter
+OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+"""What is kept of each parameter: the first three by AdamW, the last one by Muon."""
 CHECKPOINT = "checkpoint"  # folder of the run's checkpoint inside its output folder
 
 
@@ -42,7 +43,7 @@ class Session:
     model: DensityModel
     mean: dict[str, Tensor]
     """Running mean of the weights: what is evaluated and published."""
-    optimizer: torch.optim.AdamW
+    optimizers: list[torch.optim.Optimizer]
     step: int
     """Optimiser steps done."""
     seconds: float
@@ -59,7 +60,7 @@ def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Token
     model = build_model(DensityConfig(layout, recipe.model, recipe.ssm)).to(device)
     model.recompute = recipe.train.checkpoint_activations
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    return Session(recipe, model, mean, build_optimizer(model, recipe.optim), 0, 0.0, tokenizer)
+    return Session(recipe, model, mean, build_optimizers(model, recipe.optim), 0, 0.0, tokenizer)
 
 
 def mean_model(session: Session) -> DensityModel:
@@ -79,8 +80,9 @@ def save(session: Session, out: Path, metrics: dict[str, Any], card: str) -> Non
         fill_checkpoint(folder, mean_model(session), recipe=recipe, metrics=metrics, card=card, tokenizer=tokenizer)
         tensors: dict[str, Tensor] = {f"weights.{name}": p for name, p in session.model.named_parameters()}
         names = {id(p): name for name, p in session.model.named_parameters()}
-        for parameter, state in session.optimizer.state.items():
-            tensors.update({f"optimizer.{key}.{names[id(parameter)]}": state[key] for key in OPTIMIZER_STATE})
+        for optimizer in session.optimizers:
+            for parameter, state in optimizer.state.items():
+                tensors |= {f"optimizer.{key}.{names[id(parameter)]}": value for key, value in state.items()}
         tensors |= {f"carried.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(tree_flatten(session.carried)[0])}
         tensors["rng.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
@@ -113,16 +115,18 @@ def resume(out: Path, device: torch.device) -> Session:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"weights.{name}"])
-    optimizer = build_optimizer(model, checkpoint.recipe.optim)
-    for name, parameter in model.named_parameters():
-        for key in OPTIMIZER_STATE:
-            if (value := tensors.get(f"optimizer.{key}.{name}")) is not None:
-                optimizer.state[parameter][key] = value
+    optimizers = build_optimizers(model, checkpoint.recipe.optim)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for parameter in [p for group in optimizer.param_groups for p in group["params"]]:
+            for key in OPTIMIZER_STATE:
+                if (value := tensors.get(f"optimizer.{key}.{names[id(parameter)]}")) is not None:
+                    optimizer.state[parameter][key] = value
     torch.set_rng_state(tensors["rng.cpu"].cpu())
     if "rng.cuda" in tensors and device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"].cpu())
     tokenizer = checkpoint.tokenizer() if isinstance(model.config.layout, TextLayout) else None
-    session = Session(checkpoint.recipe, model, mean, optimizer, progress["step"], progress["seconds"], tokenizer)
+    session = Session(checkpoint.recipe, model, mean, optimizers, progress["step"], progress["seconds"], tokenizer)
     session.carried = _carried(session, tensors)
     return session
 

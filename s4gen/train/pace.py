@@ -1,0 +1,49 @@
+"""How long a step takes on this machine, and how many of them fit into a given time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import time
+
+import torch
+
+from s4gen.config import Recipe
+from s4gen.train.session import start
+from s4gen.train.step import training_step
+from s4gen.train.tasks import Task
+
+WARM_UP, MEASURED = 3, 30
+"""Steps before and while time is taken; fewer where they would use up a twentieth of the time to be filled."""
+
+
+def fitted(recipe: Recipe, task: Task, device: torch.device) -> Recipe:
+    """The recipe with the number of steps that `train.minutes` has room for; itself where no minutes are given.
+
+    The steps that are measured are forgotten: the run begins from its seed all the same.
+    """
+    if recipe.train.minutes is None:
+        return recipe
+    seconds = 60 * recipe.train.minutes
+    per_step = seconds_per_step(recipe, task, device, seconds / 20)
+    steps = max(1, round(seconds / per_step))
+    print(f"s4gen: {per_step:.3f} s a step, so {steps:,} steps in {recipe.train.minutes:g} minutes", file=sys.stderr)
+    train = dataclasses.replace(recipe.train, steps=steps)
+    warmup = min(recipe.optim.warmup_steps, math.ceil(steps / 10))
+    return dataclasses.replace(recipe, train=train, optim=dataclasses.replace(recipe.optim, warmup_steps=warmup))
+
+
+def seconds_per_step(recipe: Recipe, task: Task, device: torch.device, budget: float) -> float:
+    """The mean time of a step of a fresh run, in seconds; no step is begun after `budget` seconds."""
+    session = start(recipe, task.layout, device, task.tokenizer)
+    session.model.train()
+    began, times = time.perf_counter(), []
+    for step in range(WARM_UP + MEASURED):
+        before = time.perf_counter()
+        training_step(session, task.batch(step).to(device))  # it reads the loss, so the device has finished
+        times.append(time.perf_counter() - before)
+        if time.perf_counter() - began > budget:
+            break
+    measured = times[WARM_UP:] or times[-1:]
+    return sum(measured) / len(measured)

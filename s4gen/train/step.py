@@ -1,0 +1,59 @@
+"""One optimiser step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from s4gen.errors import UserError
+from s4gen.train.optim import schedule, set_learning_rate, update_mean
+from s4gen.train.session import Session
+from s4gen.train.tasks import Batch
+
+
+def training_step(session: Session, batch: Batch) -> tuple[float, float]:
+    """One optimiser step on what `Task.batch` gives; returns the loss in nats per token and the norm of the gradient.
+
+    With a target, the state goes on from where the step before left it, without its gradients.
+    Raises UserError if the loss is not finite; the weights are then those of the step before.
+    """
+    config, model = session.recipe, session.model
+    set_learning_rate(session.optimizers, schedule(session.step, config.train.steps, config.optim.warmup_steps))
+    model.zero_grad(set_to_none=True)
+    nats, carried = 0.0, []
+    for i, part in enumerate(batch.parts(config.train.accumulate)):
+        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+            if part.target is None:
+                found = model.nats(part.tokens, part.label)
+            else:
+                found, state = model.score(part.tokens, part.target, session.carried[i] if session.carried else None)
+                carried.append(tree_map(_detached, state))
+            loss = _mean(found, part, batch)
+        loss.backward()
+        nats += loss.item()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip).item()
+    if not (math.isfinite(nats) and math.isfinite(norm)):
+        raise UserError(
+            f"the loss is no longer finite at step {session.step + 1}; the last checkpoint is kept: "
+            f"start again with a lower optim.lr (now {config.optim.lr}) or optim.ssm_lr (now {config.optim.ssm_lr})"
+        )
+    for optimizer in session.optimizers:
+        optimizer.step()
+    update_mean(session.mean, model, config.optim.ema_decay, session.step)
+    session.carried = carried
+    session.step += 1
+    return nats, norm
+
+
+def _mean(nats: Tensor, part: Batch, batch: Batch) -> Tensor:
+    """The share that a part has in the mean over the batch's tokens that count."""
+    if part.counted is None or batch.counted is None:
+        return nats.mean() * (len(part.tokens) / len(batch.tokens))
+    return torch.where(part.counted, nats, 0).sum() / batch.counted.sum()
+
+
+def _detached(leaf: object) -> object:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
