@@ -8,13 +8,43 @@ has its own four weights. One step costs O(D); what has to be kept is the last W
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from s4gen.models.pooling import Count, take
 from s4gen.models.raster import ABOVE, ABOVE_LEFT, ABOVE_RIGHT, LEFT, Raster
+
+
+class _WeightedShifts(torch.autograd.Function):
+    """sum_i weight_i * x[:, first_i : first_i + n] for x r(B, m, D), weight r(1 or B, taps, n, D): r(B, n, D).
+
+    Autograd would make a gradient as large as x for each tap, mostly of zeros, and add them up; here all taps write
+    into one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, firsts: Sequence[int]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.firsts = firsts
+        n = weight.shape[2]
+        y = x[:, firsts[0] : firsts[0] + n] * weight[:, 0]
+        for i, first in enumerate(firsts[1:], start=1):
+            y.addcmul_(x[:, first : first + n], weight[:, i])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        n, into_x, into_weight = weight.shape[2], torch.zeros_like(x), []
+        for i, first in enumerate(ctx.firsts):
+            into_x[:, first : first + n].addcmul_(gradient, weight[:, i])
+            product = gradient * x[:, first : first + n]
+            into_weight.append(product.sum(0, keepdim=True) if len(weight) == 1 else product)
+        return into_x, torch.stack(into_weight, dim=1), None
+
 
 OFFSETS = (LEFT, ABOVE_LEFT, ABOVE, ABOVE_RIGHT)
 
@@ -52,10 +82,9 @@ class Taps(nn.Module):
         start = before.place[:1] if state is None else before.place  # without a state all rows are at the same place
         inside = self.raster.inside(start[:, None] + torch.arange(n, device=u.device), OFFSETS)  # (1 or B, n, 4)
         known = torch.cat((before.last, u), dim=1)
-        y = torch.zeros_like(u)
-        for i, distance in enumerate(self.distances):
-            # The mask goes to the weights, which are smaller than the features: one product for each tap is enough.
-            y = torch.addcmul(y, known[:, kept - distance :][:, :n], inside[..., i, None] * self.weight[i])
+        # The mask goes to the weights, which are smaller than the features: one product for each tap is enough.
+        masked = inside.mT[..., None] * self.weight[:, None]  # (1 or B, 4, n, D)
+        y: Tensor = _WeightedShifts.apply(known, masked, [kept - distance for distance in self.distances])
         read: Count = n if lengths is None else lengths
         return y, TapsState(before.place + read, take(known, read, kept).clone())
 

@@ -114,8 +114,11 @@ def block_convolve(
         final = final + by_head[:, :, -1, :last] @ maps.into_state[:, T - last :]
     else:
         final = _state_after(lengths, by_head, states, maps)
-    y = torch.bmm(states.view(H, n_batch * n_blocks, N), maps.from_state)
-    y = torch.baddbmm(y, flat, toeplitz(maps.kernel))
+    if state is None and n_blocks == 1:  # the one state that is entered is zero: nothing comes out of it
+        y = torch.bmm(flat, toeplitz(maps.kernel))
+    else:
+        y = torch.bmm(states.view(H, n_batch * n_blocks, N), maps.from_state)
+        y = torch.baddbmm(y, flat, toeplitz(maps.kernel))
     y = _transpose(y.view(H, n_batch * n_blocks * T)).view(n_batch, n_blocks * T, H)
     return y[:, :L], final.transpose(0, 1)
 
