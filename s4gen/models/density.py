@@ -20,6 +20,7 @@ class ModelState(NamedTuple):
     place: Tensor  # int64 (B,): tokens fed so far, bos included
     blocks: tuple[Any, ...]  # state of every block; a multi-scale stack or a WaveNet has one for all of it
     label: Tensor | tuple[()] = ()  # int64 (B,): the class of each sequence, where there are classes
+    recent: Tensor | tuple[()] = ()  # int64 (B, n): the last tokens, the oldest first, where an embedding reads them
 
 
 class DensityModel(nn.Module):

@@ -46,11 +46,13 @@ class AudioEmbedding(nn.Module):
     """Embedding of the codes of sound, `bos` before the first; where there are classes, plus the label at each place.
 
     A model that heard its label once would have to remember it for thousands of samples. Neighbouring codes begin as
-    neighbours (`smooth_codes`), so that the model need not find out first which of them are alike.
+    neighbours (`smooth_codes`), so that the model need not find out first which of them are alike. With `recent`, a
+    linear map of so many last samples is added, as numbers from -1 to 1; bos, and what lies before it, counts as 0.
     """
 
-    def __init__(self, layout: AudioLayout, d_model: int) -> None:
+    def __init__(self, layout: AudioLayout, d_model: int, recent: int = 0) -> None:
         super().__init__()
+        self.samples = nn.Linear(recent, d_model, bias=False) if recent else None
         self.layout = layout
         self.bos = layout.vocab
         self.value = nn.Embedding(layout.vocab + 1, d_model)
@@ -61,11 +63,20 @@ class AudioEmbedding(nn.Module):
         with torch.no_grad():
             self.value.weight[: layout.vocab] = smooth_codes(layout.vocab, d_model)
 
-    def forward(self, tokens: Tensor, label: Tensor | None) -> Tensor:
-        """tokens int64 (B, ...) as fed, label int64 (B,) where there are classes. Returns r(B, ..., H)."""
-        if self.label is None or label is None:
-            return self.value(tokens)
-        return self.value(tokens) + self.label(label).view(len(label), *[1] * (tokens.dim() - 1), -1)
+    def forward(self, tokens: Tensor, label: Tensor | None, before: Tensor | None = None) -> Tensor:
+        """tokens int64 (B, L) as fed, label int64 (B,) where there are classes. Returns r(B, L, H).
+
+        With `recent`, before int64 (B, recent - 1): the tokens before the first of these; there, too, bos counts as 0.
+        """
+        x = self.value(tokens)
+        if self.label is not None and label is not None:
+            x = x + self.label(label)[:, None]
+        if self.samples is not None and before is not None:
+            known = torch.cat((before, tokens), dim=1)
+            amplitude = known.to(x.dtype) * (2 / (self.layout.vocab - 1)) - 1
+            amplitude = torch.where(known == self.bos, 0, amplitude)
+            x = x + self.samples(amplitude.unfold(1, self.samples.in_features, 1)).to(x.dtype)
+        return x
 
 
 def smooth_codes(levels: int, d_model: int) -> Tensor:

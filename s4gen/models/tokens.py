@@ -13,6 +13,7 @@ from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from s4gen.models.blocks import make_blocks
 from s4gen.models.density import DensityModel, ModelState, cross_entropy
 from s4gen.models.embedding import AudioEmbedding, ImageEmbedding, smooth_head
+from s4gen.models.pooling import Count, take
 from s4gen.models.sashimi import Sashimi
 from s4gen.models.wavenet import WaveNet
 
@@ -37,7 +38,7 @@ class TokenModel(DensityModel):
         if isinstance(layout, ImageLayout):
             self.embedding = ImageEmbedding(layout, model.d_model)
         elif isinstance(layout, AudioLayout):
-            self.embedding = AudioEmbedding(layout, model.d_model)
+            self.embedding = AudioEmbedding(layout, model.d_model, model.recent)
         else:
             self.embedding = AdaptiveEmbedding(layout.vocab, model.d_model, model.cutoffs, DIV, model.dropout)
         self.blocks = nn.ModuleList(_stack(model, config.ssm))
@@ -53,9 +54,13 @@ class TokenModel(DensityModel):
 
     def initial_state(self, batch: int, label: Tensor | None = None) -> ModelState:
         place = torch.zeros(batch, dtype=torch.int64, device=self.device)
-        return ModelState(
-            place, tuple(block.initial_state(batch) for block in self._blocks()), self._label(place, label)
-        )
+        blocks = tuple(block.initial_state(batch) for block in self._blocks())
+        return ModelState(place, blocks, self._label(place, label), self._nothing_yet(place))
+
+    def _nothing_yet(self, like: Tensor) -> Tensor | tuple[()]:
+        """What stands before the first token, where the embedding reads more than the last one."""
+        recent = self.config.model.recent
+        return like.new_full((len(like), recent - 1), self.bos) if recent else ()
 
     def _label(self, like: Tensor, label: Tensor | None) -> Tensor | tuple[()]:
         if not isinstance(self.config.layout, AudioLayout) or not self.config.layout.classes:
@@ -68,16 +73,20 @@ class TokenModel(DensityModel):
         n_batch, L = tokens.shape
         start = tokens.new_zeros(n_batch) if state is None else state.place
         known = self._label(start, label) if state is None else state.label
-        x = self.embed(tokens, start[:, None] + torch.arange(L, device=tokens.device), known)
+        before = self._nothing_yet(start) if state is None else state.recent
+        x = self.embed(tokens, start[:, None] + torch.arange(L, device=tokens.device), known, before)
         x, states = self._run_blocks(x, None if state is None else state.blocks, lengths)
-        return x, ModelState(start + (L if lengths is None else lengths), states, known)
+        read: Count = L if lengths is None else lengths
+        return x, ModelState(start + read, states, known, _last(before, tokens, read))
 
-    def embed(self, tokens: Tensor, place: Tensor, label: Tensor | tuple[()] = ()) -> Tensor:
-        """What the stack reads, r(B, ..., H), of tokens int64 (B, ...) at these places."""
+    def embed(
+        self, tokens: Tensor, place: Tensor, label: Tensor | tuple[()] = (), recent: Tensor | tuple[()] = ()
+    ) -> Tensor:
+        """What the stack reads, r(B, L, H), of tokens int64 (B, L) at these places, with the tokens before them."""
         if isinstance(self.embedding, ImageEmbedding):
             return self.embedding(tokens, place)
         if isinstance(self.embedding, AudioEmbedding):
-            return self.embedding(tokens, label if isinstance(label, Tensor) else None)
+            return self.embedding(tokens, _given(label), _given(recent))
         return self.embedding(tokens)
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -116,12 +125,24 @@ class TokenModel(DensityModel):
         return self._logits(last), state
 
     def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        x = self.embed(token, state.place, state.label)
+        x = self.embed(token[:, None], state.place[:, None], state.label, state.recent)[:, 0]
         states = []
         for block, block_state in zip(self._blocks(), state.blocks, strict=True):
             x, new = block.step(x, block_state)
             states.append(new)
-        return self._logits(x), ModelState(state.place + 1, tuple(states), state.label)
+        recent = _last(state.recent, token[:, None], 1)
+        return self._logits(x), ModelState(state.place + 1, tuple(states), state.label, recent)
+
+
+def _last(before: Tensor | tuple[()], tokens: Tensor, read: Count) -> Tensor | tuple[()]:
+    """The last tokens int64 (B, n) after `read` of tokens (B, L) have followed `before` int64 (B, n)."""
+    if not isinstance(before, Tensor):
+        return ()
+    return take(torch.cat((before, tokens), dim=1)[..., None], read, before.shape[1])[..., 0].clone()
+
+
+def _given(x: Tensor | tuple[()]) -> Tensor | None:
+    return x if isinstance(x, Tensor) else None
 
 
 def _stack(model: ModelConfig, ssm: SSMConfig) -> Iterable[nn.Module]:

@@ -47,7 +47,7 @@ class LeanStep(nn.Module):
             The tokens drawn (B,); keys and values of this place, (n_layers, 2, B, heads, d_head).
         """
         model: Any = self._model
-        x = model.embed(token, place).to(past.dtype)
+        x = model.embed(token[:, None], place[:, None])[:, 0].to(past.dtype)
         new = []
         for i, block in enumerate(model.blocks):
             mixer = block.mixer

@@ -26,6 +26,7 @@ class SeenState(NamedTuple):
     place: Tensor
     blocks: tuple[object, ...]
     label: Tensor | tuple[()]
+    recent: Tensor | tuple[()]
     seen: Tensor  # bool (B, V)
 
 
@@ -40,8 +41,7 @@ def remembering(start: Start, prompts: Sequence[Tensor], vocab: int) -> Start:
     seen = torch.zeros(len(prompts), vocab, dtype=torch.bool)
     for row, prompt in zip(seen, prompts, strict=True):
         row[prompt] = True
-    place, blocks, label = start.state
-    return Start(start.token, SeenState(place, blocks, label, seen.to(place.device)))  # type: ignore[arg-type]
+    return Start(start.token, SeenState(*start.state, seen.to(start.state.place.device)))  # type: ignore[arg-type]
 
 
 class PenalisedEngine:
@@ -58,13 +58,13 @@ class PenalisedEngine:
 
     def feed(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         """See `Steps`."""
-        logits, (place, blocks, label) = self._recurrent.step(token, state)
-        return logits, SeenState(place, blocks, label, state.seen)  # type: ignore[return-value, attr-defined]
+        logits, after = self._recurrent.step(token, state)
+        return logits, SeenState(*after, state.seen)  # type: ignore[return-value, attr-defined]
 
     def advance(self, token: Tensor, state: ModelState, u: Tensor) -> tuple[Tensor, ModelState]:
         """See `Steps`. What is drawn counts as seen from now on."""
-        logits, (place, blocks, label) = self._recurrent.step(token, state)
+        logits, after = self._recurrent.step(token, state)
         seen = state.seen  # type: ignore[attr-defined]
         drawn = draw(self._filters(penalised(logits, seen, self._penalty)), u)
         seen = seen.scatter(1, drawn[:, None], True)
-        return drawn, SeenState(place, blocks, label, seen)  # type: ignore[return-value]
+        return drawn, SeenState(*after, seen)  # type: ignore[return-value]
