@@ -12,7 +12,7 @@ from s4gen.errors import UserError
 
 ENDINGS = {"image": (".png",), "text": (".txt", ".jsonl"), "audio": (".wav", ".flac")}
 OPTIONS = {
-    "image": ("prompt_rows", "dataset"),
+    "image": ("prompt_rows", "nearest", "dataset"),
     "text": ("prompts", "max_tokens", "stop", "repetition_penalty"),
     "audio": ("seconds", "classes", "rate", "select"),
 }
@@ -105,6 +105,13 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         type=whole(1),
         help="rows to keep of each image (default: the upper half)",
+    )
+    parser.add_argument(
+        "--nearest",
+        metavar="K",
+        type=whole(1),
+        help="draw beside each image the K most similar training images, so that one sees whether it is a copy; with a "
+        "grid, NAME.png",
     )
     add_dataset_argument(parser)
 

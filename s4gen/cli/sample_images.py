@@ -30,6 +30,8 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     recurrent = recurrent_of(checkpoint)
     layout = recurrent.config.layout
     assert isinstance(layout, ImageLayout)
+    if args.nearest and args.out.suffix.lower() != ".png":
+        raise UserError(f"--nearest draws a grid: give -o a name that ends in .png, not {args.out}")
     prompt = None if args.prompt is None else read_prompt(args, checkpoint, layout)
     n = (args.count or DEFAULT_COUNT) if prompt is None else len(prompt)
     drawn = layout.length - (0 if prompt is None else prompt.shape[1])
@@ -48,7 +50,9 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         progress=shows_progress(),
     )
     seconds = time.perf_counter() - started
-    if args.out.suffix.lower() == ".png":
+    if args.nearest:
+        _save_with_nearest(args, checkpoint, images)
+    elif args.out.suffix.lower() == ".png":
         save_grid(images, layout, args.out)
     else:
         save_each(images, layout, args.out)
@@ -59,6 +63,35 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         f"{1000 * seconds / steps:.3f} ms/step ({engine.name})"
     )
     return 0
+
+
+def _save_with_nearest(args: argparse.Namespace, checkpoint: Checkpoint, images: Tensor) -> None:
+    """Draw a row for each image, itself and then the training images nearest to it, and say how near they are.
+
+    Raises:
+        UserError: the training images are not there, or are of another size.
+    """
+    import torch
+
+    from s4gen.data import load_images
+    from s4gen.data.images import save_grid, to_sequence
+    from s4gen.data.nearest import nearest
+
+    dataset = args.dataset or dataset_of(checkpoint)
+    training, layout = load_images(dataset, "train"), checkpoint.config.layout
+    assert isinstance(layout, ImageLayout)
+    if training.layout != layout or len(training) < args.nearest:
+        raise UserError(f"--nearest {args.nearest}: {dataset} has not so many training images of the model's size")
+    number, distance = nearest(images, training.images, args.nearest)
+    beside = to_sequence(training.images[number.flatten().numpy()]).unflatten(0, number.shape)
+    shown = torch.cat((images[:, None].cpu(), beside), dim=1)
+    save_grid(shown.flatten(0, 1), layout, args.out, columns=shown.shape[1])
+    test = to_sequence(load_images(dataset, "test").images[: max(len(images), 100)])
+    real = nearest(test, training.images, 1)[1]
+    print(
+        f"nearest training image: {distance[:, 0].median():.1f} levels away (median of the images drawn); "
+        f"of {len(test)} test images {real.median():.1f}"
+    )
 
 
 def read_prompt(args: argparse.Namespace, checkpoint: Checkpoint, layout: ImageLayout) -> Tensor:

@@ -124,8 +124,10 @@ def read_image(path: str | Path, layout: ImageLayout) -> NDArray[np.uint8]:
     return values
 
 
-def save_grid(sequences: Tensor, layout: ImageLayout, path: str | Path, scale: int = 2) -> None:
-    """All sequences (n, layout.length) as one PNG, n >= 1: a grid as square as possible, in reading order.
+def save_grid(
+    sequences: Tensor, layout: ImageLayout, path: str | Path, scale: int = 2, columns: int | None = None
+) -> None:
+    """All sequences (n, layout.length) as one PNG, n >= 1: a grid in reading order, as square as possible by default.
 
     Each pixel becomes `scale` x `scale` pixels, so that small images can be looked at; grey lines part them.
 
@@ -140,7 +142,7 @@ def save_grid(sequences: Tensor, layout: ImageLayout, path: str | Path, scale: i
     if path.suffix.lower() != ".png":
         raise UserError(f"{path}: images are written as PNG, so expected a name that ends in .png")
     images = torch.from_numpy(_pixels(sequences, layout, scale)).permute(0, 3, 1, 2)
-    columns = math.ceil(math.sqrt(len(images)))
+    columns = columns or math.ceil(math.sqrt(len(images)))
     grid = import_torchvision().utils.make_grid(images, nrow=columns, padding=scale, pad_value=128)
     # make_grid repeats a single channel three times
     _write_png(grid.permute(1, 2, 0).numpy()[..., : layout.channels], path)
