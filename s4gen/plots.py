@@ -33,6 +33,29 @@ def loss_curve(train: Sequence[Point], held_out: Sequence[Point]) -> bytes:
     return _png(figure)
 
 
+def learning_curves(curves: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> bytes:
+    """The losses of several runs, each smoothed over a tenth of its points; the axis leaves out how they began."""
+    figure = _figure(5.2)
+    axes = _axes(figure, x_label, y_label)
+    ends = []
+    for i, (name, points) in enumerate(curves.items()):
+        smooth = _smoothed(points)
+        style = ("-", "--", ":")[i // 10 % 3]
+        axes.plot(*zip(*smooth, strict=True), color=f"C{i % 10}", linestyle=style, linewidth=1.4, label=name)
+        ends += [smooth[-1][1], smooth[len(smooth) // 8][1]]
+    if ends:
+        axes.set_ylim(min(ends) * 0.97, max(ends) * 1.02)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def _smoothed(points: Sequence[Point]) -> list[Point]:
+    """The mean of each point and those before it, a tenth of all at most."""
+    size = max(1, len(points) // 10)
+    parts = [points[max(0, i + 1 - size) : i + 1] for i in range(len(points))]
+    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
+
+
 @dataclass(frozen=True)
 class Panel:
     """Curves over one quantity, both axes logarithmic; those in `ours` stand out."""

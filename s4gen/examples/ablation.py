@@ -1,0 +1,145 @@
+"""What each part of an image model is worth at equal time: one training per part, a table and a picture of the curves.
+
+    python -m s4gen.examples.ablation --minutes 10 [--rows ROW ...] [--seeds 0 1] [-o DIR]
+
+Every row changes a few keys of the recipe cifar10-small, trains for the same time, and is scored on the first 500 test
+images. A row that is finished is not run again, so the program can be stopped and started; one that was stopped on the
+way goes on. train/README.md shows what came out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s4gen import plots, train
+from s4gen.atomic import write_file_atomic
+from s4gen.checkpoint import load_checkpoint
+from s4gen.cli.arguments import number, whole
+from s4gen.cli.output import shows_progress
+from s4gen.config import Recipe, load_recipe
+from s4gen.data import load_images
+from s4gen.data.images import to_sequence
+from s4gen.errors import UserError
+from s4gen.evaluation import evaluate
+from s4gen.examples.arguments import Parser
+from s4gen.train.metrics import read_metrics
+
+TEST_IMAGES, BATCH = 500, 20
+COMMON = ("train.batch_size=4", "model.n_layers=4", "optim.ema_decay=0.995", "train.n_samples=0")
+
+TOKENS = ("model.whole_pixels=false", "model.neighbourhood=0", "model.taps=false", "model.scan=['raster']")
+PLAIN = ("model.head=categorical", "model.zero_start=false", "optim.muon_lr=0")
+LONG = ("ssm.d_state=64", "ssm.dt_min=1e-3", "ssm.dt_max=1e-1")
+"""What layers along the whole raster are started with: they have to remember many more steps than axial ones."""
+RASTER = ("model.scan=['raster']", "ssm.dt_min=1e-3", "ssm.dt_max=1e-1")
+
+ROWS: dict[str, tuple[str, ...]] = {
+    "values as tokens": (*TOKENS, *PLAIN, *LONG, "model.d_model=96", "model.d_ff=192", "optim.lr=8e-3"),
+    "+ whole pixels": (*RASTER, "model.neighbourhood=0", "model.taps=false", *PLAIN),
+    "+ neighbourhood": (*RASTER, "model.taps=false", *PLAIN),
+    "+ taps": (*RASTER, *PLAIN),
+    "+ mixture around the predictor": (*RASTER, "model.zero_start=false", "optim.muon_lr=0"),
+    "+ zero start": (*RASTER, "optim.muon_lr=0"),
+    "+ Muon": RASTER,
+    "axial: rows and columns in turn": (),
+    "columns alone": ("model.scan=['column']",),
+    "one raster layer among taps": ("model.scan=['none','none','none','raster']", *RASTER[1:]),
+    "axial in the upper half": ("model.scan=['none','none','row','column']",),
+    "without SSM": ("model.scan=['none']",),
+    "Transformer, same stem and head": (
+        "model.mixer=attention",
+        "model.scan=['raster']",
+        "model.taps=false",
+        "model.d_ff=154",  # as many parameters as the axial model
+    ),
+}
+"""Each of the first seven adds one thing to the row above; the others change the last of them."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the rows that are not there yet, then write table.md, results.json and curves.png."""
+    parser = Parser(prog="ablation", description="What each part of an image model is worth at equal time.")
+    parser.add_argument("--minutes", type=number("minutes above 0", lambda value: value > 0), default=10.0)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), metavar="ROW", help="by name (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=whole(0), default=[0], metavar="SEED")
+    parser.add_argument("-o", "--out", type=Path, default=Path("runs/ablation"))
+    args = parser.parse_args(arguments)
+    if unknown := [row for row in args.rows if row not in ROWS]:
+        return parser.refuse(f"no row is called {unknown[0]!r}; expected one of {', '.join(map(repr, ROWS))}")
+    try:
+        found = [measured(row, seed, args.minutes, args.out) for seed in args.seeds for row in args.rows]
+    except UserError as error:
+        return parser.refuse(str(error))
+    if any(one is None for one in found):
+        return 130
+    write_results(args.out, [one for one in found if one is not None])
+    print((args.out / "table.md").read_text(encoding="utf-8"))
+    return 0
+
+
+def recipe_of(row: str, seed: int, minutes: float) -> Recipe:
+    """The recipe that a row trains."""
+    every = 10**9  # nothing is evaluated on the way: that would cost the rows unequal time
+    overrides = (f"train.minutes={minutes}", f"train.seed={seed}", f"train.eval_every={every}", "data.validation=1000")
+    return load_recipe("cifar10-small", (*COMMON, *overrides, "train.save_every=100", *ROWS[row]))
+
+
+def measured(row: str, seed: int, minutes: float, out: Path) -> dict[str, Any] | None:
+    """Train a row, or go on with it, and score it; None if it was interrupted."""
+    folder = out / f"{list(ROWS).index(row):02d}-{minutes:g}min-seed{seed}"
+    result = folder / "result.json"
+    if not result.is_file():
+        print(f"{row}, seed {seed}: {folder}", file=sys.stderr)
+        resume = (folder / "checkpoint").is_dir()
+        recipe = None if resume else recipe_of(row, seed, minutes)
+        if not train.run(recipe, folder, resume=resume, overwrite=True, progress=shows_progress()):
+            return None
+        write_file_atomic(result, (json.dumps(_scored(row, seed, minutes, folder), indent=2) + "\n").encode())
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return found | {"folder": str(folder)}
+
+
+def _scored(row: str, seed: int, minutes: float, folder: Path) -> dict[str, Any]:
+    checkpoint = load_checkpoint(folder / "checkpoint")
+    test = to_sequence(load_images("cifar10", "test").images[:TEST_IMAGES])
+    score = evaluate(checkpoint.model.log_prob, test, BATCH, "conv")
+    return {
+        "row": row,
+        "seed": seed,
+        "minutes": minutes,
+        "seconds": checkpoint.metrics["train_seconds"],
+        "steps": checkpoint.metrics["step"],
+        "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        "bits_per_dim": score.bits_per_dim,
+        "stderr": score.stderr,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def write_results(out: Path, found: list[dict[str, Any]]) -> None:
+    """table.md and results.json, with all rows; curves.png, training loss against time."""
+    lines = [
+        f"| row | parameters | steps of 4 images | seconds | bits/dim, first {TEST_IMAGES} test images | seed |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    curves = {}
+    for one in found:
+        bits = f"{one['bits_per_dim']:.3f} ± {one['stderr']:.3f}"
+        counts = f"{one['parameters']:,} | {one['steps']:,} | {one['seconds']:.0f}"
+        lines.append(f"| {one['row']} | {counts} | {bits} | {one['seed']} |")
+        name = one["row"] if one["seed"] == found[0]["seed"] else f"{one['row']}, seed {one['seed']}"
+        rows = [row for row in read_metrics(Path(one["folder"])) if row["split"] == "train"]
+        curves[name] = [(row["seconds"], row["bits_per_dim"]) for row in rows]
+    write_file_atomic(out / "table.md", ("\n".join(lines) + "\n").encode())
+    plain = [{key: value for key, value in one.items() if key != "folder"} for one in found]
+    write_file_atomic(out / "results.json", (json.dumps(plain, indent=2) + "\n").encode())
+    write_file_atomic(out / "curves.png", plots.learning_curves(curves, "seconds of training", "bits/dim"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
