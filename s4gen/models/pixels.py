@@ -56,10 +56,14 @@ class PixelModel(DensityModel):
         blocks = tuple(block.initial_state(batch) for block in self._blocks())
         return ModelState(place, (PixelState(recent, kept), *blocks))
 
+    def _begun(self, place: Any) -> Any:
+        """How many pixels begin at the places before `place`, a number or int64 (...)."""
+        return (place + self.channels - 1) // self.channels
+
     def _read(
         self, pixels: Tensor, place: Tensor, states: tuple[Any, ...] | None, lengths: Tensor | None
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        """What the head keeps of each pixel, r(B, n, K), and the states of the blocks after `lengths`, or all, of them.
+        """What the head keeps of each pixel, r(B, n, K), and the states of the blocks after all, or `lengths`, of them.
 
         pixels int64 (B, history + n - 1, C) and place int64 (B or 1, n) as the stem reads them.
         """
@@ -67,49 +71,60 @@ class PixelModel(DensityModel):
         x, after = self._run_blocks(x, states, lengths)
         return self.head.prepare(self.norm(x), base), after
 
-    def _kept(
+    def _begin_pixels(
+        self, known: Tensor, state: ModelState | None, before: ModelState, L: int, lengths: Tensor | None
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        """What the head keeps of the pixels that begin at the next L places, r(B, n, K), and the blocks' states.
+
+        known int64 (B, recent + L): the tokens before and at those places. Where rows begin different numbers of
+        pixels, n is the most that any could, and `lengths` int64 (B,) tokens of each row count.
+        """
+        C, blocks = self.channels, before.blocks[1:]
+        together = lengths is None and (state is None or bool((before.place == before.place[:1]).all()))
+        start: Count = int(before.place[0]) if together else before.place
+        n = self._begun(start + L) - self._begun(start) if isinstance(start, int) else self._begun(L)
+        if n == 0:
+            return before.blocks[0].kept[:, None][:, :0], blocks
+        # A pixel begins with the token that ends the one before it, and `history` pixels end there.
+        pixels = take(known[..., None], -start % C, (self.stem.history + n - 1) * C)[..., 0].unflatten(1, (-1, C))
+        first = self._begun(start)
+        place = (first[:, None] if isinstance(first, Tensor) else first) + torch.arange(n, device=known.device)
+        end = before.place + (L if lengths is None else lengths)
+        counts = None if together else self._begun(end) - self._begun(before.place)
+        return self._read(pixels, place.view(-1, n), None if state is None else blocks, counts)
+
+    def _contexts(
         self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, ModelState]:
-        """For tokens int64 (B, L) as fed, what the head needs to know at each of their places, and the state.
+        """What the head needs to know at each place of tokens int64 (B, L), and the state after them, or `lengths`.
 
-        Returns kept r(B, L, K), known int64 (B, L, C), of which the channels before `channel` int64 (B, L) count.
+        Returns kept r(B, L, K), and known int64 (B, L, C) of which the channels before `channel` int64 (B, L) count.
         """
         before = self.initial_state(len(tokens)) if state is None else state
-        (recent, kept), C, L = before.blocks[0], self.channels, tokens.shape[1]
-        read: Count = L if lengths is None else lengths
-        uniform = lengths is None and (state is None or bool((before.place == before.place[:1]).all()))
-        start: Count = int(before.place[0]) if uniform and len(before.place) else before.place
+        (recent, kept), L = before.blocks[0], tokens.shape[1]
         known = torch.cat((recent, tokens), dim=1)
-        wait = -start % C  # tokens before the first one at whose place a pixel begins
-        n = (L - wait + C - 1) // C if isinstance(wait, int) else (L + C - 1) // C
-        blocks = before.blocks[1:]
-        all_kept = kept[:, None]
-        if n > 0:
-            # A pixel begins with the token that ends the one before it; `history` pixels end with it.
-            pixels = take(known[..., None], wait, (self.stem.history + n - 1) * C)[..., 0].unflatten(1, (-1, C))
-            due = None if uniform else ((before.place + read + C - 1) // C - (before.place + C - 1) // C)
-            first = (start + wait) // C
-            at = torch.arange(n, device=tokens.device)
-            places = (first[:, None] if isinstance(first, Tensor) else first) + at
-            fresh, blocks = self._read(
-                pixels, places if places.dim() == 2 else places[None], None if state is None else blocks, due
-            )
-            all_kept = torch.cat((all_kept, fresh), dim=1)
-        place = before.place[:, None] + torch.arange(L, device=tokens.device)
-        pixel = place // C + 1 - (before.place[:, None] + C - 1) // C  # in all_kept, whose first is the one under way
-        channel = place % C
-        rows = torch.arange(len(tokens), device=tokens.device)
-        # The c-th channel of the pixel under way was fed `channel - 1 - c` tokens ago.
-        back = channel[..., None] - 1 - torch.arange(C, device=tokens.device)
-        index = recent.shape[1] + torch.arange(L, device=tokens.device)[:, None] - back
-        values = known[rows[:, None, None], index.clamp_max(known.shape[1] - 1)]
-        values = values.clamp_max(self.stem.layout.levels - 1)  # bos is no value, and no channel of a pixel
-        ended = (before.place + read + C - 1) // C - (before.place + C - 1) // C
-        last = PixelState(take(known[..., None], read, recent.shape[1])[..., 0].clone(), all_kept[rows, ended])
-        return all_kept[rows[:, None], pixel], values, channel, ModelState(before.place + read, (last, *blocks))
+        fresh, blocks = self._begin_pixels(known, state, before, L, lengths)
+        kept = torch.cat((kept[:, None], fresh), dim=1)  # the pixel under way, then those that begin here
+        rows, at = torch.arange(len(tokens), device=tokens.device), torch.arange(L, device=tokens.device)
+        place = before.place[:, None] + at
+        pixel = self._begun(place + 1) - self._begun(before.place)[:, None]
+        channel = place % self.channels
+        # Channel c of the pixel under way is the token of channel - 1 - c places ago.
+        back = channel[..., None] - 1 - torch.arange(self.channels, device=tokens.device)
+        index = (recent.shape[1] + at[:, None] - back).clamp_max(known.shape[1] - 1)
+        read: Count = L if lengths is None else lengths
+        end = before.place + read
+        last = kept[rows, self._begun(end) - self._begun(before.place)]
+        after = PixelState(take(known[..., None], read, recent.shape[1])[..., 0].clone(), last)
+        values = self._values(known[rows[:, None, None], index])
+        return kept[rows[:, None], pixel], values, channel, ModelState(end, (after, *blocks))
+
+    def _values(self, tokens: Tensor) -> Tensor:
+        """Tokens as values of channels; bos, which is none, is in no place where it counts."""
+        return tokens.clamp_max(self.stem.layout.levels - 1)
 
     def forward(self, tokens: Tensor, state: ModelState | None = None) -> tuple[Tensor, ModelState]:
-        kept, known, channel, state = self._kept(tokens, state, None)
+        kept, known, channel, state = self._contexts(tokens, state, None)
         return self.head.log_probs(kept, known, channel), state
 
     def nats(self, x: Tensor, label: Tensor | None = None) -> Tensor:
@@ -131,7 +146,7 @@ class PixelModel(DensityModel):
         if state is None:
             x = self._with_bos(x)
             lengths = None if lengths is None else lengths + 1
-        kept, known, channel, state = self._kept(x, state, lengths)
+        kept, known, channel, state = self._contexts(x, state, lengths)
         last = torch.full_like(state.place, x.shape[1] - 1) if lengths is None else lengths - 1
         rows = torch.arange(len(x), device=x.device)
         return self.head.log_probs(kept[rows, last], known[rows, last], channel[rows, last]), state
@@ -160,5 +175,5 @@ class PixelModel(DensityModel):
         # The channels that are known stand at the end of what was fed.
         back = channel[:, None] - torch.arange(C, device=token.device)
         values = known.gather(1, (known.shape[1] - back).clamp_max(known.shape[1] - 1))
-        log_probs = self.head.log_probs(kept, values.clamp_max(self.stem.layout.levels - 1), channel)
+        log_probs = self.head.log_probs(kept, self._values(values), channel)
         return log_probs, ModelState(state.place + 1, (PixelState(known[:, 1:].clone(), kept), *blocks))
