@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -40,6 +42,35 @@ def _seeded() -> None:
 def _only_its_own_data(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if not request.node.get_closest_marker("data"):
         monkeypatch.delenv("S4GEN_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> Iterator[None]:
+    """A shell's background job ignores Ctrl-C, and its children inherit that: then no test could interrupt anything."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a failed test leaves running, or open, would otherwise fail the next one by its ResourceWarning."""
+    started: list[subprocess.Popen[Any]] = []
+    start = subprocess.Popen.__init__
+
+    def remembered(self: subprocess.Popen[Any], *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        started.append(self)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", remembered)
+    yield
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 @pytest.fixture(autouse=True, scope="session")
