@@ -21,8 +21,8 @@ from torch import Tensor
 from s4gen.ssm.realform import multiplier, multiply
 
 # Longest block. Cost per input is 2T + 4N multiplications, but short blocks make small products, and each is a turn of
-# a loop. Measured forward + backward on one core (AVX-512): at N = 16, 32 and 64, H = 48 to 256 and L = 784 to 8,000, 64
-# is best or within 10 % of it; 128 takes 1.25 to 1.75 times as long.
+# a loop. Measured forward + backward on one core (AVX-512), at N = 16, 32 and 64, H = 48 to 256 and L = 784 to 8,000:
+# 64 is best or within 10 % of it; 128 takes 1.25 to 1.75 times as long.
 BLOCK = 64
 
 
