@@ -14,6 +14,9 @@ import torch
 # Calls are timed in groups at least this long, so that neither the clock nor a GPU synchronisation shows.
 _GROUP_SECONDS = 5e-3
 _MB = 1e6
+# Fewest calls of which the best is taken, and the sizes of the matrices whose products are timed.
+_PASSES = 5
+_MATRICES = (512, 1024)
 
 
 def synchronise(device: torch.device) -> None:
@@ -54,6 +57,29 @@ def median_seconds(
     while len(times) < 3 or (sum(times) * group < budget and (len(times) + 1) * group <= max_calls):
         times.append(seconds(call_group, device) / group)
     return statistics.median(times), len(times) * group
+
+
+def best_seconds(work: Callable[[], object], device: torch.device, budget: float) -> float:
+    """The shortest wall time of a call, of at least a few in `budget` seconds: what the machine can do undisturbed."""
+    seconds(work, device)
+    deadline, best, passes = time.perf_counter() + budget, float("inf"), 0
+    while passes < _PASSES or time.perf_counter() < deadline:
+        best, passes = min(best, seconds(work, device)), passes + 1
+    return best
+
+
+def product_rate(dtype: torch.dtype, device: torch.device, budget: float) -> float:
+    """Floating-point operations per second of a matrix product, of the best of a few square sizes, measured.
+
+    It takes about `budget` seconds; all products are of matrices of this dtype.
+    """
+
+    def rate(n: int) -> float:
+        a, b = torch.rand(2, n, n, device=device).to(dtype)
+        out = torch.empty_like(a)
+        return 2 * n**3 / best_seconds(lambda: torch.mm(a, b, out=out), device, budget / len(_MATRICES))
+
+    return max(map(rate, _MATRICES))
 
 
 class PeakMemory:

@@ -67,10 +67,15 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
-    """`recipe_to_dict` as TOML; `load_recipe` reads it back to an equal recipe."""
+    """`recipe_to_dict` as TOML; `load_recipe` reads it back to an equal recipe.
+
+    TOML has no word for a value that is not given, so such a key is named in a comment.
+    """
     sections = []
     for name, table in recipe_to_dict(recipe).items():
-        lines = [f"{key} = {_toml_value(value)}" for key, value in table.items() if value is not None]
+        lines = [
+            f"# {key} is not set" if value is None else f"{key} = {_toml_value(value)}" for key, value in table.items()
+        ]
         sections.append("\n".join([f"[{name}]", *lines, ""]))
     return "\n".join(sections)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from s4gen.config import DensityConfig
 from s4gen.models.density import DensityModel
 from s4gen.models.pixels import PixelModel
@@ -11,3 +13,9 @@ from s4gen.models.tokens import TokenModel
 def build_model(config: DensityConfig) -> DensityModel:
     """A model with fresh weights, drawn from torch's global generator."""
     return PixelModel(config) if config.model.whole_pixels else TokenModel(config)
+
+
+def build_shapes(config: DensityConfig) -> DensityModel:
+    """The same model on the meta device, where tensors have shapes and no memory: to count what it is made of."""
+    with torch.device("meta"):
+        return build_model(config)

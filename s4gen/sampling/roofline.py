@@ -16,16 +16,13 @@ What a coarse level of a multi-scale stack does counts by how often it runs.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
-
 from s4gen.models.density import DensityModel
 from s4gen.sampling.plan import SSM, Down, Linear, Norm, Operation, Plan, Shift, Up
-from s4gen.timing import seconds
+from s4gen.timing import best_seconds, product_rate
 
 PRECISIONS = {"fp32": 4, "bf16": 2, "int8": 1}
 """Bytes of a weight."""
@@ -35,8 +32,6 @@ _SMALLEST, _LARGEST = (
     2**21,
     2**28,
 )  # bytes of a buffer; below, the clock and the threads' start show; above, nothing new
-_PASSES = 5
-_MATRICES = (512, 1024)
 
 
 @dataclass(frozen=True)
@@ -215,35 +210,17 @@ def measure_rates(
         budget: seconds for each number.
     """
     precisions = set(precisions)
-    rate = _product_rate(torch.float32, device, budget)
+    rate = product_rate(torch.float32, device, budget)
     bandwidth = {}
     for size in sorted(set(sizes)):
         bandwidth[size] = _read_bandwidth(size, device, budget)
         if extra is not None:
             other_bandwidth, other_rate = extra(size)
             bandwidth[size], rate = max(bandwidth[size], other_bandwidth), max(rate, other_rate)
-    narrow = max(rate, _product_rate(torch.bfloat16, device, budget)) if precisions - {"fp32"} else rate
+    narrow = max(rate, product_rate(torch.bfloat16, device, budget)) if precisions - {"fp32"} else rate
     return Rates(bandwidth, {precision: rate if precision == "fp32" else narrow for precision in precisions})
 
 
 def _read_bandwidth(size: int, device: torch.device, budget: float) -> float:
     buffer = torch.ones(size // _FLOAT, device=device)
-    return buffer.numel() * _FLOAT / _best(buffer.sum, device, budget)
-
-
-def _product_rate(dtype: torch.dtype, device: torch.device, budget: float) -> float:
-    def rate(n: int) -> float:
-        a, b = torch.rand(2, n, n, device=device).to(dtype)
-        out: Tensor = torch.empty_like(a)
-        return 2 * n**3 / _best(lambda: torch.mm(a, b, out=out), device, budget / len(_MATRICES))
-
-    return max(map(rate, _MATRICES))
-
-
-def _best(work: Callable[[], object], device: torch.device, budget: float) -> float:
-    """The shortest of at least a few passes: what the machine can do while nobody disturbs it."""
-    seconds(work, device)
-    deadline, best, passes = time.perf_counter() + budget, float("inf"), 0
-    while passes < _PASSES or time.perf_counter() < deadline:
-        best, passes = min(best, seconds(work, device)), passes + 1
-    return best
+    return buffer.numel() * _FLOAT / best_seconds(buffer.sum, device, budget)

@@ -145,13 +145,18 @@ def nplr(measure: str, N: int) -> tuple[Tensor, Tensor, Tensor]:
     shift exactly: 0 for all but legs; what makes it a parameter lifts -Re Lambda to `transforms.FLOOR`. Raises
     ValueError as `dense`.
     """
-    A, B = dense(measure, N)
-    P = low_rank(measure, N)
-    skew = A + P.T @ P
-    frequencies, V = _conjugate_half(((skew - skew.T) / 2).numpy())
-    Lambda = torch.complex(torch.full_like(frequencies, MEASURES[measure].shift), frequencies)
-    to_basis = V.conj().T  # rows: eigenvectors^*
-    return Lambda, P.to(torch.complex128) @ to_basis.T, to_basis @ B.to(torch.complex128)
+    # The values decide which eigenvectors are kept, so they have to be there, also for a model on the meta device.
+    wanted = torch.get_default_device()
+    with torch.device("cpu"):
+        A, B = dense(measure, N)
+        P = low_rank(measure, N)
+        skew = A + P.T @ P
+        frequencies, V = _conjugate_half(((skew - skew.T) / 2).numpy())
+        Lambda = torch.complex(torch.full_like(frequencies, MEASURES[measure].shift), frequencies)
+        to_basis = V.conj().T  # rows: eigenvectors^*
+        found = Lambda, P.to(torch.complex128) @ to_basis.T, to_basis @ B.to(torch.complex128)
+    Lambda, P, B = (x.to(wanted) for x in found)
+    return Lambda, P, B
 
 
 def _conjugate_half(skew: np.ndarray) -> tuple[Tensor, Tensor]:

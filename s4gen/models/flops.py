@@ -1,0 +1,170 @@
+"""How many floating-point operations a density model takes, counted from the shapes of its layers.
+
+What counts is what counts in the literature (arXiv 2204.02311, appendix B): the matrix products of the model itself, a
+multiplication and an addition for each of their terms. Left out is what is not one of them (norms, activations, taps,
+recurrences with a diagonal matrix), what does not grow with the batch (kernels of state space layers, the optimiser),
+and what is computed a second time to save memory.
+
+The gradient takes two products for each one of the forward pass, of which the first layer of whole-pixel models, that
+reads data, needs one alone; the state after the last input, which a forward pass returns, has no gradient in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from s4gen.models.ancestors import LSSL
+from s4gen.models.attention import CausalAttention
+from s4gen.models.axial import Axial
+from s4gen.models.blocks import Block
+from s4gen.models.categorical import CategoricalHead
+from s4gen.models.density import DensityModel
+from s4gen.models.h3 import H3
+from s4gen.models.mixture import MixtureHead
+from s4gen.models.pixels import PixelModel
+from s4gen.models.sashimi import Sashimi
+from s4gen.models.ssm_layers import S4, SSMLayer
+from s4gen.ssm.blocks import block_lengths
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of one sequence."""
+
+    forward: int
+    """Of scoring it."""
+    backward: int
+    """Of the gradient, the forward pass apart."""
+
+    @property
+    def training(self) -> int:
+        """Operations of a training step, for each sequence in it."""
+        return self.forward + self.backward
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(self.forward + other.forward, self.backward + other.backward)
+
+    def __mul__(self, times: int) -> Flops:
+        return Flops(self.forward * times, self.backward * times)
+
+
+NOTHING = Flops(0, 0)
+
+
+def count_flops(model: DensityModel, length: int) -> Flops:
+    """The operations of `model.nats` and of its gradient for one sequence of `length` tokens.
+
+    The model may be on the meta device. Of an adaptive softmax the first part alone counts, which every token needs;
+    which of the others are needed depends on the text.
+    """
+    # A whole-pixel stack runs once per pixel.
+    places = length // model.channels if isinstance(model, PixelModel) else length
+    stack = _sum(_layer(block, places) for block in model.blocks)
+    return _inputs(model, places) + stack + _head(model.head, places)
+
+
+def _sum(parts: Iterable[Flops]) -> Flops:
+    return sum(parts, NOTHING)
+
+
+def _product(rows: int, inner: int, columns: int, times: int = 1) -> Flops:
+    """(rows x inner) times (inner x columns), as often as `times`, with the gradients of both factors."""
+    forward = 2 * rows * inner * columns * times
+    return Flops(forward, 2 * forward)
+
+
+def _linear(linear: nn.Linear, rows: int) -> Flops:
+    return _product(rows, linear.in_features, linear.out_features)
+
+
+def _inputs(model: DensityModel, places: int) -> Flops:
+    """What stands before the stack; a table of embeddings takes no product."""
+    if isinstance(model, PixelModel):
+        forward = _linear(model.stem.linear, places).forward
+        return Flops(forward, forward)  # pixels have no gradient
+    embedding = model.get_submodule("embedding")
+    if isinstance(embedding, AdaptiveEmbedding):
+        return _sum(_product(places, p.shape[1], p.shape[0]) for p in embedding.projections)
+    return NOTHING
+
+
+def _head(head: nn.Module, places: int) -> Flops:
+    """Logits, or parameters of the mixture, at all places."""
+    if isinstance(head, nn.Linear):
+        return _linear(head, places)
+    if isinstance(head, MixtureHead):
+        return _linear(head.linear, places)
+    if isinstance(head, CategoricalHead):
+        values = places * head.channels
+        hidden = _linear(head.linear, values) if head.value is not None else NOTHING
+        return hidden + _linear(head.head, values)
+    assert isinstance(head, AdaptiveSoftmax)
+    projection, weight, _ = next(iter(head.parts()))
+    first = NOTHING if projection is None else _product(places, *projection.shape)
+    return first + _product(places, weight.shape[1], weight.shape[0])
+
+
+def _layer(layer: nn.Module, length: int, entered: bool = False) -> Flops:
+    """Of one module of the stack, or inside of it, on `length` inputs; `entered`: after a state that is given."""
+    if isinstance(layer, Block):
+        parts = [layer.mixer, layer.output, layer.feed_forward]
+        return _sum(_layer(part, length, entered) for part in parts if part is not None)
+    if isinstance(layer, Sashimi):
+        return _levels(layer, length)
+    if isinstance(layer, Axial):
+        along, across = layer.raster.width, layer.raster.height
+        if layer.axis == "column":
+            along, across = across, along
+        return _layer(layer.layer, along) * across
+    if isinstance(layer, H3):
+        return _linear(layer.qkv, length) + _linear(layer.out, length) + _state_space(layer.ssm, length, entered=True)
+    if isinstance(layer, CausalAttention):
+        return _linear(layer.qkv, length) + _linear(layer.out, length) + _scores(layer, length)
+    if isinstance(layer, SSMLayer):
+        return _state_space(layer, length, entered)
+    # WaveNet, gated output, feed-forward and the skip of a block without a mixer: linear layers alone.
+    linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+    return _sum(_linear(linear, length) for linear in linears)
+
+
+def _levels(level: Sashimi, length: int) -> Flops:
+    """Of one time scale of a multi-scale stack, and of those that are coarser."""
+    found = _sum(_layer(block, length, entered=True) for block in (*level.down, *level.up))
+    if level.pool is None or level.inner is None:
+        return found
+    windows = length // level.pool.stride
+    found = found + _linear(level.pool.down, windows) + _linear(level.pool.up, windows)
+    return found + _levels(level.inner, windows) if windows else found
+
+
+def _state_space(layer: SSMLayer, length: int, entered: bool) -> Flops:
+    """Of `ssm.blocks.block_convolve`, in which a state that is given counts where all inputs are one block."""
+    T, last = block_lengths(length)
+    H, N, blocks = layer.d_model, layer.d_state, -(-length // T)
+    found = _product(blocks * T, T, 1, H)
+    if blocks > 1:
+        found = found + _product(blocks * T, N, 1, H)
+    if blocks > 1 or entered:
+        found = found + _product(blocks * T, N, 1, H)
+    final = _product(last, N, 1, H).forward
+    if isinstance(layer, S4 | LSSL):  # their transitions are dense
+        found = found + _product(blocks - 1, N, N, H)
+        final += _product(1, N, N, H).forward
+    return found + Flops(final, 0)
+
+
+def _scores(layer: CausalAttention, length: int) -> Flops:
+    """Scores and weighted values; without a window of all pairs, though a causal kernel may skip half of them."""
+    d_model = layer.n_heads * layer.d_head
+    if not layer.window:
+        return _product(length, d_model, length, 2)
+    found = NOTHING
+    for first in range(0, length, layer.window):
+        queries = min(layer.window, length - first)
+        keys = min(first + queries, queries + layer.window - 1)
+        found = found + _product(queries, d_model, keys, 2)
+    return found
