@@ -30,10 +30,9 @@ from s4gen.sampling import bench, bench_report
 from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurrent
 from s4gen.sampling.generate import generate
 from s4gen.shipped import shipped_names
+from s4gen.train.loop import open_task
 from s4gen.train.metrics import read_metrics
-from s4gen.train.session import start
-from s4gen.train.step import training_step
-from s4gen.train.tasks import Batch
+from s4gen.train.pace import seconds_per_step
 
 SHIPPED = "mnist-small"
 _TEST_IMAGES = 100  # scored before and after training, in both modes
@@ -116,7 +115,7 @@ def _introduce(demo: Demo) -> None:
 def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Checkpoint:
     """Part 1: a model from nothing."""
     images = load_images(recipe.data.dataset, "train")
-    recipe = affordable(recipe, images.layout, train_seconds, demo.device)
+    recipe = affordable(recipe, train_seconds, demo.device)
     steps, batch_size = recipe.train.steps, recipe.train.batch_size
     torch.manual_seed(recipe.train.seed)
     untrained = build_model(DensityConfig(images.layout, recipe.model, recipe.ssm)).eval().to(demo.device)
@@ -249,12 +248,9 @@ def _measure(demo: Demo, checkpoint: Checkpoint, bench_seconds: float) -> None:
     demo.add(Section("Speed", blocks))
 
 
-def affordable(recipe: Recipe, layout: ImageLayout, seconds: float, device: torch.device) -> Recipe:
+def affordable(recipe: Recipe, seconds: float, device: torch.device) -> Recipe:
     """The recipe with its steps cut to what this machine does in `seconds`; it evaluates and samples four times."""
-    session = start(recipe, layout, device)
-    session.model.train()
-    tokens = torch.randint(layout.vocab, (recipe.train.batch_size, layout.length), device=device)
-    per_step, _ = timing.median_seconds(lambda: training_step(session, Batch(tokens)), device, budget=2.0)
+    per_step = seconds_per_step(recipe, open_task(recipe, device, shown=False), device, budget=2.0)
     steps = max(4, min(recipe.train.steps, int(seconds / per_step)))
     quarter = math.ceil(steps / 4)
     changed = replace(recipe.train, steps=steps, eval_every=quarter, save_every=quarter)

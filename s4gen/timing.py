@@ -71,11 +71,12 @@ def best_seconds(work: Callable[[], object], device: torch.device, budget: float
 def product_rate(dtype: torch.dtype, device: torch.device, budget: float) -> float:
     """Floating-point operations per second of a matrix product, of the best of a few square sizes, measured.
 
-    It takes about `budget` seconds; all products are of matrices of this dtype.
+    It takes about `budget` seconds, and leaves the global random state as it was.
     """
+    generator = torch.Generator(device).manual_seed(0)
 
     def rate(n: int) -> float:
-        a, b = torch.rand(2, n, n, device=device).to(dtype)
+        a, b = torch.rand(2, n, n, generator=generator, device=device).to(dtype)
         out = torch.empty_like(a)
         return 2 * n**3 / best_seconds(lambda: torch.mm(a, b, out=out), device, budget / len(_MATRICES))
 

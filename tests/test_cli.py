@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -521,6 +522,28 @@ def test_info_of_a_preset_needs_no_checkpoint(capsys: pytest.CaptureFixture[str]
     facts = json.loads(output(capsys, "info", "preset.toml", "--json"))
     assert facts["state"]["bytes_per_sequence"] == 3 * 2 * 6 * 8 * 4 + 8, "keys and values of six tokens"
     assert "ssm" not in facts
+    # Three layers of queries, keys, values, output and feed-forward, the scores of six tokens, and the head.
+    per_token = 3 * (2 * 4 * 8 * 8 + 2 * 2 * 8 * 256 + 2 * 2 * 6 * 8) + 2 * 8 * 256
+    assert facts["flops"] == {
+        "forward_per_token": per_token,
+        "forward_per_image": 6 * per_token,
+        "training_step_per_image": 3 * 6 * per_token,
+    }
+    assert facts["memory"]["bytes_of_weights"] == 4 * facts["parameters"]["total"]
+
+
+def test_a_preset_that_fits_into_no_memory_is_counted_and_not_measured(
+    capsys: pytest.CaptureFixture[str], refusal: Any, room: Path
+) -> None:
+    preset = "[model]\nd_model = 1000000\n[layout]\nheight = 2\nwidth = 3\nchannels = 1\n"
+    (room / "huge.toml").write_text(preset)
+    facts = json.loads(output(capsys, "info", "huge.toml", "--json"))
+    assert facts["memory"]["bytes_of_weights"] > 10**13
+    assert re.fullmatch(
+        r"measuring huge.toml needs about [\d,.]+ GB, and there are [\d.]+ [GM]B of available memory: choose a smaller "
+        r"model",
+        refusal("bench", "huge.toml").removesuffix("\n"),
+    )
 
 
 def test_demo_is_run_in_the_folder_that_was_asked_for(

@@ -27,6 +27,9 @@ from s4gen.train.metrics import read_metrics
 from s4gen.train.stop import stop_on_signal
 
 
+CPU = torch.device("cpu")
+
+
 def recipe(**train: Any) -> Recipe:
     settings = {"steps": 6, "batch_size": 4, "log_every": 1, "eval_every": 3, "eval_limit": 3, "save_every": 2}
     return Recipe(
@@ -198,15 +201,15 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: 
 
 def test_every_epoch_reads_every_sequence_once() -> None:
     for epoch in range(3):
-        read = torch.cat([images.batch_indices(10, 3, 7, step) for step in range(3 * epoch, 3 * epoch + 3)])
+        read = torch.cat([images.batch_indices(10, 3, 7, step, CPU) for step in range(3 * epoch, 3 * epoch + 3)])
         assert len(set(read.tolist())) == 9
-    first, second = (images.batch_indices(10, 3, 7, step).tolist() for step in (0, 3))
+    first, second = (images.batch_indices(10, 3, 7, step, CPU).tolist() for step in (0, 3))
     assert first != second
-    assert len(images.batch_indices(2, 5, 0, 11)) == 2
+    assert len(images.batch_indices(2, 5, 0, 11, CPU)) == 2
 
 
 def test_every_parameter_is_in_one_group_and_the_ssm_in_its_own() -> None:
-    built = session.start(recipe(), ImageLayout(28, 28, 1), torch.device("cpu"))
+    built = session.start(recipe(), ImageLayout(28, 28, 1), CPU)
     groups = optim.parameter_groups(built.model)
     names = [name for group in groups.values() for name in group]
     assert sorted(names) == sorted(name for name, _ in built.model.named_parameters())

@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{args.plot}: the plot is written as PNG; use a name that ends in .png")
         check_output(args.plot, args.force)
     config, checkpoint = find_model(args.subject)
+    check_size(args.subject, config)
     from s4gen.atomic import write_file_atomic
     from s4gen.sampling import bench, bench_report
 
@@ -113,6 +114,20 @@ def compare_ancestors(args: argparse.Namespace) -> int:
     else:
         print(ancestors.format_table(result))
     return 0
+
+
+def check_size(name: str, config: DensityConfig) -> None:
+    """Refuse a model whose weights do not fit into memory twice: as it is, and in the form that is measured.
+
+    Raises:
+        UserError: it says how much they need.
+    """
+    from s4gen.cli.subject import best_device
+    from s4gen.memory import check_room
+    from s4gen.models.build import build_shapes
+
+    needed = 2 * sum(parameter.nbytes for parameter in build_shapes(config).parameters())
+    check_room(needed, best_device(), f"measuring {name}", "choose a smaller model")
 
 
 def find_model(name_or_path: str) -> tuple[DensityConfig, Path | None]:

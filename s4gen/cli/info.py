@@ -51,12 +51,15 @@ def checkpoint_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
 
 
 def preset_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
-    """Tables of facts about a preset; one without a layout is counted as a model of MNIST's."""
-    from s4gen.models.build import build_model
+    """Tables of facts about a preset of any size, since none of its weights is made.
+
+    One without a layout is counted as a model of MNIST's.
+    """
+    from s4gen.models.build import build_shapes
 
     model, ssm, layout = load_preset(name_or_path)
     config = DensityConfig(layout or ImageLayout(28, 28, 1), model, ssm)
-    return _model_facts(config, build_model(config))
+    return _model_facts(config, build_shapes(config))
 
 
 def _model_facts(config: DensityConfig, model: DensityModel) -> dict[str, dict[str, Any]]:
@@ -70,7 +73,22 @@ def _model_facts(config: DensityConfig, model: DensityModel) -> dict[str, dict[s
     if config.model.pool:
         facts["levels"] = count_levels(model)
     facts["state"] = {"bytes_per_sequence": state_bytes(model)}
+    facts["flops"] = count_operations(model)
+    facts["memory"] = {"bytes_of_weights": sum(parameter.nbytes for parameter in model.parameters())}
     return facts
+
+
+def count_operations(model: DensityModel) -> dict[str, int]:
+    """Floating-point operations of scoring a token and a sequence, and of a training step for each sequence in it."""
+    from s4gen.models.flops import count_flops
+
+    layout = model.config.layout
+    flops, what = count_flops(model, layout.length), "image" if layout.kind == "image" else "sequence"
+    return {
+        "forward_per_token": round(flops.forward / layout.length),
+        f"forward_per_{what}": flops.forward,
+        f"training_step_per_{what}": flops.training,
+    }
 
 
 def count_parameters(model: DensityModel) -> dict[str, int]:
@@ -112,7 +130,8 @@ def state_bytes(model: DensityModel) -> int:
     with torch.inference_mode():
         state = model.initial_state(1)
         if model.config.model.mixer == "attention":
-            _, state = model.prefill(torch.zeros(1, model.config.layout.length - 1, dtype=torch.int64))
+            tokens = torch.zeros(1, model.config.layout.length - 1, dtype=torch.int64, device=model.device)
+            _, state = model.prefill(tokens)
     return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor))
 
 

@@ -16,6 +16,9 @@ def build_model(config: DensityConfig) -> DensityModel:
 
 
 def build_shapes(config: DensityConfig) -> DensityModel:
-    """The same model on the meta device, where tensors have shapes and no memory: to count what it is made of."""
-    with torch.device("meta"):
+    """The same model on the meta device, where tensors have shapes and no memory: to count what it is made of.
+
+    The global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return build_model(config)

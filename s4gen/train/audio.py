@@ -27,6 +27,7 @@ class AudioTask(Task):
 
     measures = ("bits_per_sample", "stderr")
     counted = "n_sequences"
+    unit = "clips"
 
     def __init__(self, recipe: Recipe, shown: bool = True) -> None:
         data, train = recipe.data, recipe.train
@@ -40,13 +41,18 @@ class AudioTask(Task):
             raise UserError(f"data.tail = {data.tail} goes with whole clips, not with crops of {crop} samples")
         self._batches = TrainingBatches(training, crop, train.batch_size, train.seed)
         self._held = None if held is None else held.subset(np.arange(min(len(held), train.eval_limit)))
-        self._rows = train.batch_size
+        self.rows = self._batches.batch_size
+        longest = int(training.lengths.max())
+        self._longest = self._tail + (longest if crop is None else min(crop, longest))
 
     def batch(self, step: int) -> Batch:
         found = self._batches.at(step)
         codes = F.pad(found.codes, (0, self._tail), value=form_of(self._layout).quantiser.silence)
         mask = dataclasses.replace(found, codes=codes, lengths=found.lengths + self._tail).mask()
         return Batch(codes, counted=mask, label=found.labels if self._layout.classes else None)
+
+    def example(self, rows: int) -> Batch:
+        return Batch(torch.zeros(rows, self._longest, dtype=torch.int64))
 
     def epoch(self, step: int) -> float:
         return step / self._batches.per_epoch
@@ -57,7 +63,7 @@ class AudioTask(Task):
     def evaluate(self, model: DensityModel) -> Measured | None:
         if self._held is None:
             return None
-        batches = evaluation_batches(self._held, None, self._rows)
+        batches = evaluation_batches(self._held, None, self.rows)
         found = evaluate_clips(by_convolution(model), batches, len(self._held), "conv")
         return Measured({"bits_per_sample": found.bits_per_sample, "stderr": found.stderr}, found.n_sequences)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,10 +19,12 @@ from s4gen.memory import keep_freed_memory
 from s4gen.progress import progress_bar
 from s4gen.train import session as sessions
 from s4gen.train.card import card
+from s4gen.train.footprint import check_memory
 from s4gen.train.images import ImageTask
 from s4gen.train.metrics import MetricsLog
 from s4gen.train.pace import fitted
 from s4gen.train.session import Session
+from s4gen.train.speed import Speed
 from s4gen.train.step import training_step
 from s4gen.train.stop import stop_on_signal
 from s4gen.train.tasks import Measured, Sampler, Task
@@ -37,11 +42,13 @@ def run(
 ) -> bool:
     """Train `recipe` into the folder `out`, or go on with the run there (`resume`: its own recipe, `recipe` is None).
 
-    Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.* and checkpoint/ (s4gen.checkpoint).
-    Returns True when all steps are done, False when a signal ended the run early, saved and ready to be resumed.
+    Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.* and checkpoint/ (s4gen.checkpoint), with
+    `train.patience` also best/. Returns True when all steps are done or patience has come to its end, False when a
+    signal ended the run early, saved and ready to be resumed.
 
     Raises:
-        UserError: `out` holds another run and `overwrite` is not set; no data; the loss is not finite; disk full.
+        UserError: `out` holds another run and `overwrite` is not set; no data; too little memory; the loss is not
+        finite; disk full.
     """
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -51,21 +58,27 @@ def run(
         )
     if resume:
         session = sessions.resume(out, device)
-        task = open_task(session.recipe, session.tokenizer, progress)
+        task = open_task(session.recipe, device, session.tokenizer, progress)
+        check_memory(session.recipe, task, device)
     else:
         assert recipe is not None
-        task = open_task(recipe, shown=progress)
+        task = open_task(recipe, device, shown=progress)
+        check_memory(recipe, task, device)
         recipe = fitted(recipe, task, device)
         session = sessions.start(recipe, task.layout, device, task.tokenizer)
+        if (out / sessions.BEST / "config.json").is_file():  # of the run that is replaced
+            shutil.rmtree(out / sessions.BEST)
         write_file_atomic(out / "recipe.toml", recipe_to_toml(recipe).encode())
-    log = MetricsLog(out, session.step, task.measures)
+    log = MetricsLog(out, session.step, task.measures, task.unit)
     try:
-        return _train(session, task, out, log, sampler, progress)
+        return _Run(session, task, out, log, sampler).go(progress)
     finally:
         log.close()
 
 
-def open_task(recipe: Recipe, tokenizer: Tokenizer | None = None, shown: bool = True) -> Task:
+def open_task(
+    recipe: Recipe, device: torch.device, tokenizer: Tokenizer | None = None, shown: bool = True
+) -> Task:
     """The task of a recipe; `tokenizer` is that of a run to go on with; `shown`: the preparation of text has a bar.
 
     Raises:
@@ -76,61 +89,105 @@ def open_task(recipe: Recipe, tokenizer: Tokenizer | None = None, shown: bool = 
         from s4gen.train.audio import AudioTask
 
         return AudioTask(recipe, shown)
-    return TextTask(recipe, tokenizer, shown) if kind == "text" else ImageTask(recipe)
+    return TextTask(recipe, tokenizer, shown) if kind == "text" else ImageTask(recipe, device)
 
 
-def _train(session: Session, task: Task, out: Path, log: MetricsLog, sampler: Sampler | None, progress: bool) -> bool:
-    config, device = session.recipe.train, session.model.device
+@dataclass
+class _Run:
+    """A session on its way, and where it leaves its traces."""
+
+    session: Session
+    task: Task
+    out: Path
+    log: MetricsLog
+    sampler: Sampler | None
     latest: Measured | None = None
-    session.model.train()
-    bar = progress_bar(config.steps, "step", progress, "training", session.step)
-    with stop_on_signal() as stop, bar:
-        total, since = 0.0, 0
-        while session.step < config.steps and not stop:
-            began = time.perf_counter()
-            batch = task.batch(session.step)
-            nats, norm = training_step(session, batch.to(device))
-            elapsed = time.perf_counter() - began
-            session.seconds += elapsed
-            total, since = total + nats, since + 1
-            bar.update(1)
-            shown = task.say(task.measure(nats)) + (f", held out {task.say(latest.values)}" if latest else "")
-            bar.set_postfix_str(shown)
-            step, epoch = session.step, task.epoch(session.step)
-            done = step == config.steps
-            if step % config.log_every == 0 or done:
-                row = {"step": step, "epoch": epoch, "split": "train", **task.measure(total / since)}
-                row |= {"lr": session.optimizers[-1].param_groups[-1]["lr"], "gradient_norm": norm}
-                row |= {"tokens_per_second": batch.tokens.numel() / elapsed, "seconds": session.seconds}
-                log.write(row)
-                total, since = 0.0, 0
-            if step % config.eval_every == 0 or done:
-                latest = _evaluate(session, task, log, epoch)
-                if latest is not None and sampler is not None and config.n_samples:
-                    drawn = sampler(sessions.mean_model(session), config.n_samples, config.seed)
-                    task.save_sample(drawn, out / "samples" / f"step-{step:06d}")
-            if step % config.save_every == 0 or done:
-                _save(session, task, out, latest)
-        if stop:
-            _save(session, task, out, latest)
-    if stop and session.step < config.steps:
-        print(
-            f"stopped and saved at step {session.step} of {config.steps}; go on with: s4gen train --resume {out}",
-            file=sys.stderr,
-        )
-    return session.step == config.steps
+    """The last evaluation."""
 
+    def go(self, progress: bool) -> bool:
+        """Take steps to the end, or until somebody wants to stop; returns whether it is the end."""
+        session, train, device = self.session, self.session.recipe.train, self.session.model.device
+        session.model.train()
+        speed = Speed(session.model, device, train.precision, self.task.unit)
+        bar = progress_bar(train.steps, "step", progress, "training", session.step)
+        with stop_on_signal() as stop, bar:
+            total, since = 0.0, 0
+            while session.step < train.steps and not session.out_of_patience and not stop:
+                began = time.perf_counter()
+                batch = self.task.batch(session.step).to(device)
+                nats, norm = training_step(session, batch)
+                elapsed = time.perf_counter() - began
+                session.seconds += elapsed
+                speed.add(batch, elapsed)
+                total, since = total + nats, since + 1
+                bar.update(1)
+                bar.set_postfix_str(self._shown(nats, speed))
+                if session.step % train.log_every == 0 or session.step == train.steps:
+                    self._log_training(total / since, norm, speed)
+                    total, since = 0.0, 0
+                self._look(train.eval_every, train.save_every)
+            if stop:
+                self._save()
+        return self._end()
 
-def _evaluate(session: Session, task: Task, log: MetricsLog, epoch: float) -> Measured | None:
-    found = task.evaluate(sessions.mean_model(session))
-    if found is not None:
-        row = {"step": session.step, "epoch": epoch, "split": "validation", **found.values}
-        log.write(row | {"seconds": session.seconds})
-    return found
+    def _shown(self, nats: float, speed: Speed) -> str:
+        held = f", held out {self.task.say(self.latest.values)}" if self.latest else ""
+        return f"{self.task.say(self.task.measure(nats))}{held}, {speed.say()}"
 
+    def _log_training(self, nats: float, norm: float, speed: Speed) -> None:
+        rate = self.session.optimizers[-1].param_groups[-1]["lr"]
+        row = self._row("train") | {**self.task.measure(nats), "lr": rate, "gradient_norm": norm}
+        self.log.write(row | speed.values() | {"seconds": self.session.seconds})
+        speed.reset()
 
-def _save(session: Session, task: Task, out: Path, latest: Measured | None) -> None:
-    metrics: dict[str, object] = {"step": session.step, "train_seconds": session.seconds}
-    if latest is not None:
-        metrics["validation"] = {**latest.values, task.counted: latest.n}
-    sessions.save(session, out, metrics, card(session, task, latest))
+    def _row(self, split: str) -> dict[str, Any]:
+        return {"step": self.session.step, "epoch": self.task.epoch(self.session.step), "split": split}
+
+    def _look(self, eval_every: int, save_every: int) -> None:
+        """Evaluate and save where it is time for that; the last step is, for both."""
+        step, steps = self.session.step, self.session.recipe.train.steps
+        if step % eval_every == 0 or step == steps:
+            self._evaluate()
+        if step % save_every == 0 or step == steps or self.session.out_of_patience:
+            self._save()
+
+    def _evaluate(self) -> None:
+        """Measure the running mean on held-out data, keep it if it is the best, and show what it draws."""
+        session, train = self.session, self.session.recipe.train
+        mean = sessions.mean_model(session)
+        found = self.latest = self.task.evaluate(mean)
+        if found is None:
+            return
+        self.log.write(self._row("validation") | {**found.values, "seconds": session.seconds})
+        if train.patience and session.best.improved(found.values[self.task.measures[0]], session.step):
+            sessions.save_best(session, mean, self.out, self._metrics(), card(session, self.task, found))
+        if self.sampler is not None and train.n_samples:
+            drawn = self.sampler(mean, train.n_samples, train.seed)
+            self.task.save_sample(drawn, self.out / "samples" / f"step-{session.step:06d}")
+
+    def _metrics(self) -> dict[str, Any]:
+        metrics: dict[str, Any] = {"step": self.session.step, "train_seconds": self.session.seconds}
+        if self.latest is not None:
+            metrics["validation"] = {**self.latest.values, self.task.counted: self.latest.n}
+        return metrics
+
+    def _save(self) -> None:
+        sessions.save(self.session, self.out, self._metrics(), card(self.session, self.task, self.latest))
+
+    def _end(self) -> bool:
+        """Say where the run stands, and return whether that is its end."""
+        session, steps = self.session, self.session.recipe.train.steps
+        ended = session.step == steps or session.out_of_patience
+        if not ended:
+            print(
+                f"stopped and saved at step {session.step} of {steps}; go on with: s4gen train --resume {self.out}",
+                file=sys.stderr,
+            )
+        elif session.best.value is not None:
+            why = f"stopped early at step {session.step}, " if session.out_of_patience else ""
+            print(
+                f"{why}best at step {session.best.step} of {steps}, {self.task.measures[0]} {session.best.value:.4f} on "
+                f"held-out data: {self.out / sessions.BEST}",
+                file=sys.stderr,
+            )
+        return ended

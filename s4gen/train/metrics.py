@@ -10,15 +10,17 @@ from typing import Any
 
 from s4gen.atomic import write_file_atomic
 
-BEFORE, AFTER = ("step", "epoch", "split"), ("lr", "gradient_norm", "tokens_per_second", "seconds")
-"""Columns of every run; those of its task's measures stand between them."""
+BEFORE = ("step", "epoch", "split")
+AFTER = ("lr", "gradient_norm", "tokens_per_second", "utilisation", "seconds")
+"""Columns of every run; those of its task's measures stand between them, and what it counts per second if that is no
+token. utilisation: of what the processor can do at most, by the operations of the model; left out where unknown."""
 
 
 class MetricsLog:
     """Append-only; opening it to resume drops what was written after the checkpoint, so a step is never there twice."""
 
-    def __init__(self, folder: Path, resume_step: int, measures: tuple[str, ...]) -> None:
-        self._columns = (*BEFORE, *measures, *AFTER)
+    def __init__(self, folder: Path, resume_step: int, measures: tuple[str, ...], unit: str = "tokens") -> None:
+        self._columns = tuple(dict.fromkeys((*BEFORE, *measures, f"{unit}_per_second", *AFTER)))
         self._jsonl, self._csv = folder / "metrics.jsonl", folder / "metrics.csv"
         rows = [row for row in read_metrics(folder) if row["step"] <= resume_step] if resume_step else []
         write_file_atomic(self._jsonl, "".join(json.dumps(row) + "\n" for row in rows).encode())

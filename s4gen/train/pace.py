@@ -21,7 +21,8 @@ WARM_UP, MEASURED = 3, 30
 def fitted(recipe: Recipe, task: Task, device: torch.device) -> Recipe:
     """The recipe with the number of steps that `train.minutes` has room for; itself where no minutes are given.
 
-    The steps that are measured are forgotten: the run begins from its seed all the same.
+    The warm-up of the learning rate is a tenth of them at most. The steps that are measured are forgotten: the run
+    begins from its seed all the same.
     """
     if recipe.train.minutes is None:
         return recipe
@@ -35,15 +36,19 @@ def fitted(recipe: Recipe, task: Task, device: torch.device) -> Recipe:
 
 
 def seconds_per_step(recipe: Recipe, task: Task, device: torch.device, budget: float) -> float:
-    """The mean time of a step of a fresh run, in seconds; no step is begun after `budget` seconds."""
+    """The mean time of a step of a fresh run, in seconds; after the first, no step is begun after `budget` seconds.
+
+    The first step, which compiles what is to be compiled, is not counted, and others that warm up only if there is
+    time for no more.
+    """
     session = start(recipe, task.layout, device, task.tokenizer)
     session.model.train()
-    began, times = time.perf_counter(), []
-    for step in range(WARM_UP + MEASURED):
+    times: list[float] = []
+    for step in range(1 + WARM_UP + MEASURED):
+        if len(times) > 1 and sum(times[1:]) > budget:
+            break
         before = time.perf_counter()
         training_step(session, task.batch(step).to(device))  # it reads the loss, so the device has finished
         times.append(time.perf_counter() - before)
-        if time.perf_counter() - began > budget:
-            break
-    measured = times[WARM_UP:] or times[-1:]
+    measured = times[1 + WARM_UP :] or times[-1:]
     return sum(measured) / len(measured)

@@ -7,7 +7,7 @@ The order of the data is a function of seed and step, so the step alone says whe
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from s4gen.checkpoint import (
     fill_checkpoint,
     load_checkpoint,
     load_tensors,
+    save_checkpoint,
     save_tensors,
     write_atomic,
 )
@@ -28,11 +29,33 @@ from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
+from s4gen.train.compiled import compile_blocks
 from s4gen.train.optim import build_optimizers
 
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 """What is kept of each parameter: the first three by AdamW, the last one by Muon."""
-CHECKPOINT = "checkpoint"  # folder of the run's checkpoint inside its output folder
+CHECKPOINT, BEST = "checkpoint", "best"
+"""Folders inside the run's: where it is, and with `train.patience` the model that was best on held-out data."""
+
+
+@dataclass
+class Best:
+    """The best evaluation so far."""
+
+    value: float | None = None
+    """The first of the task's measures, of which less is better; None before the first evaluation."""
+    step: int = 0
+    """When it was."""
+    since: int = 0
+    """Evaluations after it, none of which was better."""
+
+    def improved(self, value: float, step: int) -> bool:
+        """Take note of an evaluation, and say whether it is a new best."""
+        if self.value is not None and not value < self.value:
+            self.since += 1
+            return False
+        self.value, self.step, self.since = value, step, 0
+        return True
 
 
 @dataclass
@@ -52,15 +75,29 @@ class Session:
     """Of text."""
     carried: list[ModelState] = field(default_factory=list)
     """On text, the state of the rows of each part of the batch after the last step; empty before the first."""
+    best: Best = field(default_factory=Best)
+    """With `train.patience`: the best evaluation so far."""
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether as many evaluations in a row as the recipe allows were no new best."""
+        return 0 < self.recipe.train.patience <= self.best.since
 
 
 def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Tokenizer | None = None) -> Session:
     """A fresh run; seeds torch's global generator, which initialisation and dropout draw from."""
     torch.manual_seed(recipe.train.seed)
     model = build_model(DensityConfig(layout, recipe.model, recipe.ssm)).to(device)
-    model.recompute = recipe.train.checkpoint_activations
+    _prepare(model, recipe)
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     return Session(recipe, model, mean, build_optimizers(model, recipe.optim), 0, 0.0, tokenizer)
+
+
+def _prepare(model: DensityModel, recipe: Recipe) -> None:
+    """Whatever a recipe asks of the model that is no weight."""
+    model.recompute = recipe.train.checkpoint_activations
+    if recipe.train.compile:
+        compile_blocks(model)
 
 
 def mean_model(session: Session) -> DensityModel:
@@ -88,12 +125,19 @@ def save(session: Session, out: Path, metrics: dict[str, Any], card: str) -> Non
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
         save_tensors(folder / "training.safetensors", tensors)
-        progress = {"step": session.step, "seconds": session.seconds}
+        progress = {"step": session.step, "seconds": session.seconds, "best": asdict(session.best)}
         (folder / "training.json").write_text(json.dumps(progress) + "\n", encoding="utf-8")
 
     target = out / CHECKPOINT
     check_target(target, overwrite=True)
     write_atomic(target, fill)
+
+
+def save_best(session: Session, mean: DensityModel, out: Path, metrics: dict[str, Any], card: str) -> None:
+    """Replace the run's best model by this one, an ordinary checkpoint of the running mean."""
+    recipe, tokenizer = session.recipe, session.tokenizer
+    target = out / BEST
+    save_checkpoint(target, mean, recipe=recipe, metrics=metrics, card=card, tokenizer=tokenizer, overwrite=True)
 
 
 def resume(out: Path, device: torch.device) -> Session:
@@ -110,7 +154,7 @@ def resume(out: Path, device: torch.device) -> Session:
     progress = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     tensors = {name: t.to(device) for name, t in load_tensors(folder / "training.safetensors").items()}
     model = checkpoint.model.train().to(device)
-    model.recompute = checkpoint.recipe.train.checkpoint_activations
+    _prepare(model, checkpoint.recipe)
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -128,6 +172,7 @@ def resume(out: Path, device: torch.device) -> Session:
     tokenizer = checkpoint.tokenizer() if isinstance(model.config.layout, TextLayout) else None
     session = Session(checkpoint.recipe, model, mean, optimizers, progress["step"], progress["seconds"], tokenizer)
     session.carried = _carried(session, tensors)
+    session.best = Best(**progress.get("best", {}))  # runs of earlier versions have none
     return session
 
 

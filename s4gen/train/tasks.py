@@ -62,6 +62,10 @@ class Task(ABC):
 
     layout: Layout
     """What the sequences are."""
+    rows: int
+    """Sequences in a batch, or rows of text; the batch size of the recipe, but where there are fewer of them."""
+    unit: str
+    """What is counted in the speed of training, in the plural."""
     tokenizer: Tokenizer | None = None
     """Of text; it travels in the checkpoint."""
     measures: tuple[str, ...]
@@ -72,6 +76,10 @@ class Task(ABC):
     @abstractmethod
     def batch(self, step: int) -> Batch:
         """What step 0, 1, ... reads."""
+
+    @abstractmethod
+    def example(self, rows: int) -> Batch:
+        """A batch of so many rows, each as long as the longest that training reads; its values do not matter."""
 
     @abstractmethod
     def epoch(self, step: int) -> float:

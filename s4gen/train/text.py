@@ -22,6 +22,7 @@ class TextTask(Task):
 
     measures = ("nats", "perplexity", "word_perplexity", "bits_per_byte")
     counted = "n_tokens"
+    unit = "tokens"
 
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer | None = None, shown: bool = True) -> None:
         data, train = recipe.data, recipe.train
@@ -32,9 +33,14 @@ class TextTask(Task):
         self._held = load_tokens(data.dataset, "validation", known, shown)
         self._stream = TrainStream(self._training.tokens, train.batch_size, train.chunk)
         self._limit = train.eval_limit * train.chunk
+        self.rows = train.batch_size
 
     def batch(self, step: int) -> Batch:
         return Batch(*self._stream.batch(step))
+
+    def example(self, rows: int) -> Batch:
+        first = self.batch(0).tokens[:1].expand(rows, -1)
+        return Batch(first, first)
 
     def epoch(self, step: int) -> float:
         return self._stream.epoch(step)

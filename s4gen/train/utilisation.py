@@ -1,0 +1,68 @@
+"""Model-FLOPs utilisation: the operations of the model per second, as a share of what the processor can do at most.
+
+Operations are those of forward pass and gradient (s4gen.models.flops); what is computed a second time to save memory is
+no work of the model and does not count (arXiv 2204.02311, appendix B).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from s4gen.models.density import DensityModel
+from s4gen.models.flops import count_flops
+from s4gen.timing import product_rate
+
+PEAKS = {
+    "B200": (2250e12, 75e12),
+    "H200": (989e12, 67e12),
+    "H100 NVL": (835e12, 60e12),
+    "H100 PCIe": (756e12, 51e12),
+    "H100": (989e12, 67e12),
+    "A100": (312e12, 19.5e12),
+    "L40S": (362e12, 91.6e12),
+    "A10": (125e12, 31.2e12),
+    "L4": (121e12, 30.3e12),
+}
+"""Operations per second of bf16 matrix products (dense) and of float32, as published by the maker, by what the name of
+the card contains; where several fit, the first one counts."""
+_BUDGET = 0.4  # seconds of measuring a CPU
+
+
+class Utilisation:
+    """What share of the peak a number of steps has reached."""
+
+    def __init__(self, model: DensityModel, device: torch.device, precision: str) -> None:
+        self._model, self._peak = model, peak_rate(device, precision)
+        self._flops: dict[int, int] = {}
+
+    def flops(self, rows: int, length: int) -> int:
+        """Operations of a training step on rows of this length."""
+        if length not in self._flops:  # clips of sound have many lengths
+            self._flops[length] = count_flops(self._model, length).training
+        return rows * self._flops[length]
+
+    def of(self, flops: int, seconds: float) -> float | None:
+        """The share of the peak at so many operations in so many seconds; None where the peak is not known."""
+        return None if self._peak is None else flops / seconds / self._peak
+
+
+@functools.cache
+def peak_rate(device: torch.device, precision: str) -> float | None:
+    """Operations per second that a device can reach in fp32 or bf16; None for a GPU that is not in the table.
+
+    Of a CPU it is measured, once, in half a second: matrix products in that precision, with PyTorch's threads.
+    """
+    if device.type == "cuda":
+        return published_peak(torch.cuda.get_device_name(device), precision)
+    return product_rate({"fp32": torch.float32, "bf16": torch.bfloat16}[precision], device, _BUDGET)
+
+
+def published_peak(name: str, precision: str) -> float | None:
+    """The peak of the card with this name; None where it is not in the table."""
+    words = name.replace("-", " ")
+    for part, (bf16, fp32) in PEAKS.items():
+        if f" {part} " in f" {words} ":
+            return {"bf16": bf16, "fp32": fp32}[precision]
+    return None
