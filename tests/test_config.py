@@ -30,6 +30,7 @@ from s4gen.config import (
 )
 from s4gen.config.schema import GOES_WITH, INITS, INITS_OF, POOLED
 from s4gen.errors import UserError
+from s4gen.models.build import build_shapes
 from s4gen.shipped import shipped_names
 
 DEFAULT = Recipe(ModelConfig(), SSMConfig(), DataConfig(), OptimConfig(), TrainConfig())
@@ -51,6 +52,7 @@ def models(draw: st.DrawFn) -> tuple[ModelConfig, SSMConfig]:
         d_ff=draw(st.integers(0, 10**6)),
         dropout=draw(fraction),
         n_heads=n_heads,
+        zero_start=draw(st.booleans()),
     )
     dt_min, dt_max = sorted([draw(positive), draw(positive)])
     ssm = SSMConfig(
@@ -72,6 +74,24 @@ def models(draw: st.DrawFn) -> tuple[ModelConfig, SSMConfig]:
     return model, ssm
 
 
+def of_images(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
+    """Half of them read whole pixels, with whatever goes with the mixer."""
+    if not draw(st.booleans()):
+        return model
+    attention = model.mixer == "attention"
+    taps = not attention and draw(st.booleans())
+    scans = ["raster", *([] if attention else ["row", "column"]), *(["none"] if taps else [])]
+    return dataclasses.replace(
+        model,
+        whole_pixels=True,
+        neighbourhood=draw(st.integers(0, 9)),
+        taps=taps,
+        scan=tuple(draw(st.lists(st.sampled_from(scans), min_size=1, max_size=4))),
+        head=draw(st.sampled_from(["categorical", "mixture"])),
+        components=draw(st.integers(1, 100)),
+    )
+
+
 def of_text(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
     cutoffs = draw(st.lists(st.integers(1, 10**6), unique=True, max_size=3))
     cutoffs = cutoffs if model.d_model >= 4 ** len(cutoffs) else []
@@ -79,7 +99,8 @@ def of_text(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
 
 
 def of_audio(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
-    model = dataclasses.replace(model, window=draw(st.integers(1, 10**6)), mixers=1)
+    recent = draw(st.integers(0, 10**6))
+    model = dataclasses.replace(model, window=draw(st.integers(1, 10**6)), mixers=1, recent=recent)
     if model.mixer not in POOLED:
         return model
     pool, expand = tuple(draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))), draw(st.integers(1, 3))
@@ -118,11 +139,13 @@ def recipes(draw: st.DrawFn) -> Recipe:
             DataConfig,
             dataset=st.sampled_from(["mnist", "cifar10", "mnist-mini", "cifar10-mini"]),
             validation=st.integers(0, 10**9),
+            flips=st.booleans(),
         )
     optim = st.builds(
         OptimConfig,
         lr=positive,
         ssm_lr=positive,
+        muon_lr=st.just(0.0) | positive,
         weight_decay=st.floats(min_value=0, allow_infinity=False, allow_nan=False),
         warmup_steps=st.integers(0, 10**9),
         grad_clip=positive,
@@ -131,21 +154,27 @@ def recipes(draw: st.DrawFn) -> Recipe:
     train = st.builds(
         TrainConfig,
         steps=whole,
+        minutes=st.none() | positive,
         batch_size=st.integers(1, 1000).map(lambda size: 6 * size),
         accumulate=st.sampled_from([1, 2, 3]),
         checkpoint_activations=st.booleans(),
         chunk=whole if kind == "text" else st.just(256),
         seed=st.integers(0, 2**32 - 1),
         precision=st.sampled_from(["fp32", "bf16"]),
+        compile=st.booleans(),
         log_every=whole,
         eval_every=whole,
         eval_limit=whole,
         save_every=whole,
         n_samples=st.integers(0, 10**6),
+        patience=st.integers(0, 10**6),
     )
     model, ssm = draw(models())
-    of_kind = {"image": lambda draw, model: model, "text": of_text, "audio": of_audio}[kind]
-    return Recipe(of_kind(draw, model), ssm, draw(data), draw(optim), draw(train))
+    of_kind = {"image": of_images, "text": of_text, "audio": of_audio}[kind]
+    drawn, loop = draw(data), draw(train)
+    if kind != "text" and not drawn.validation:
+        loop = dataclasses.replace(loop, patience=0)
+    return Recipe(of_kind(draw, model), ssm, drawn, draw(optim), loop)
 
 
 @given(recipe=recipes())
@@ -155,11 +184,11 @@ def test_any_recipe_survives_the_trip_through_toml(recipe: Recipe, tmp_path_fact
     assert load_recipe(path) == recipe
 
 
-@given(parts=models(), size=st.tuples(whole, whole, whole), levels=st.integers(2, 256))
+@given(parts=models(), size=st.tuples(whole, whole, whole), levels=st.integers(2, 256), data=st.data())
 def test_any_density_config_survives_the_trip_through_json(
-    parts: tuple[ModelConfig, SSMConfig], size: tuple[int, int, int], levels: int
+    parts: tuple[ModelConfig, SSMConfig], size: tuple[int, int, int], levels: int, data: st.DataObject
 ) -> None:
-    config = DensityConfig(ImageLayout(*size, levels), *parts)
+    config = DensityConfig(ImageLayout(*size, levels), of_images(data.draw, parts[0]), parts[1])
     assert density_config_from_dict(json.loads(json.dumps(density_config_to_dict(config)))) == config
 
 
@@ -184,13 +213,16 @@ def test_any_config_of_audio_survives_the_trip_through_json(
 
 @pytest.mark.parametrize("dataset", ["mnist", "wikitext-2", "fsdd", "audio:x/y"])
 def test_a_written_recipe_names_every_key_that_goes_with_its_data(dataset: str) -> None:
+    """A key that has no value by default, of which there is one, is named in a comment."""
     text = recipe_to_toml(dataclasses.replace(DEFAULT, data=DataConfig(dataset)))
     others = [key for key, kinds in GOES_WITH.items() if kind_of(dataset) not in kinds]
     assert len(others) > 1
     for section in dataclasses.fields(Recipe):
         assert f"[{section.name}]" in text
         for field in dataclasses.fields(getattr(DEFAULT, section.name)):
-            assert (f"\n{field.name} = " in text) is (f"{section.name}.{field.name}" not in others)
+            named = f"\n{field.name} = " in text or f"\n# {field.name} is not set\n" in text
+            assert named is (f"{section.name}.{field.name}" not in others)
+    assert text.count("is not set") == 1
 
 
 def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
@@ -212,7 +244,7 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
             "[data]\nqqqq = 3",
             "unknown key data.qqqq; expected one of data.dataset, data.validation, data.tokenizer, data.vocab_size, "
             "data.rate, data.law, data.bits, data.normalise, data.labels, data.crop, data.tail, data.min_seconds, "
-            "data.max_seconds",
+            "data.max_seconds, data.flips",
         ),
         ("model = 3", "model = 3: expected a section [model]"),
         ('[train]\nsteps = "3"', 'train.steps = "3": got a string, expected a whole number'),
@@ -321,6 +353,71 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
             '[data]\ndataset = "x/"\nvocab_size = 1',
             'data.vocab_size = 1: expected at least 2 for data.tokenizer = "word"',
         ),
+        ("[train]\nminutes = 0", "train.minutes = 0.0: expected a number greater than 0"),
+        ("[train]\nminutes = inf", "train.minutes = inf: expected a number greater than 0"),
+        ('[train]\nminutes = "ten"', 'train.minutes = "ten": got a string, expected a number'),
+        ("[train]\npatience = -1", "train.patience = -1: expected at least 0"),
+        (
+            "[train]\npatience = 2\n[data]\nvalidation = 0",
+            "train.patience = 2 needs held-out data, and data.validation = 0: hold some out, or leave it out",
+        ),
+        ("[train]\ncompile = 1", "train.compile = 1: got a whole number, expected true or false"),
+        ("[optim]\nmuon_lr = -1", "optim.muon_lr = -1.0: expected a number, at least 0"),
+        (
+            '[data]\ndataset = "my.txt"\nflips = true',
+            'data.flips = true goes with images, not with data.dataset = "my.txt": leave it out',
+        ),
+        (
+            '[data]\ndataset = "my.txt"\n[model]\nwhole_pixels = true\nhead = "mixture"',
+            'model.whole_pixels = true goes with images, not with data.dataset = "my.txt": leave it out',
+        ),
+        (
+            '[data]\ndataset = "my.txt"\n[model]\nhead = "mixture"',
+            "model.head goes with model.whole_pixels = true, which is not set: leave it out",
+        ),
+        ('[model]\nhead = "logistic"', 'model.head = "logistic": expected one of categorical, mixture'),
+        ("[model]\ntaps = true", "model.taps goes with model.whole_pixels = true, which is not set: leave it out"),
+        (
+            "[model]\nneighbourhood = 2",
+            "model.neighbourhood goes with model.whole_pixels = true, which is not set: leave it out",
+        ),
+        (
+            '[model]\nscan = ["row"]',
+            "model.scan goes with model.whole_pixels = true, which is not set: leave it out",
+        ),
+        (
+            '[model]\nwhole_pixels = true\nscan = ["row", "diagonal"]',
+            'model.scan = "diagonal": expected one of raster, row, column, none',
+        ),
+        (
+            "[model]\nwhole_pixels = true\nscan = []",
+            "model.scan = []: expected at least one of raster, row, column, none",
+        ),
+        (
+            "[model]\nwhole_pixels = true\nscan = [1]",
+            "model.scan = [1]: got a list, expected words in quotes, in brackets",
+        ),
+        (
+            '[model]\nwhole_pixels = true\nscan = ["none"]',
+            'model.scan has "none", which leaves such a block nothing but taps: set model.taps = true',
+        ),
+        (
+            '[model]\nwhole_pixels = true\nmixer = "attention"\nscan = ["raster", "column"]',
+            'model.scan has "column", which does not go with model.mixer = "attention": expected "raster"',
+        ),
+        (
+            '[model]\nwhole_pixels = true\nmixer = "attention"\ntaps = true',
+            'model.taps = true does not go with model.mixer = "attention": expected false',
+        ),
+        (
+            "[model]\nwhole_pixels = true\npool = [4]",
+            "model.whole_pixels = true does not go with model.pool: leave one of them out",
+        ),
+        (
+            '[model]\nwhole_pixels = true\nmixer = "wavenet"',
+            'model.whole_pixels = true does not go with model.mixer = "wavenet": leave one of them out',
+        ),
+        ("[model]\nrecent = 4", 'model.recent = 4 goes with audio, not with data.dataset = "mnist": leave it out'),
         ("[train]\naccumulate = 3", "train.accumulate = 3: expected a divisor of train.batch_size = 64"),
     ],
 )
@@ -457,6 +554,44 @@ def test_every_shipped_recipe_and_preset_loads() -> None:
         assert load_recipe(name) == load_recipe(f"train/{name}.toml"), name
     for name in shipped_names("models"):
         assert load_preset(name)[2] is not None, f"{name} has no layout, so it cannot be benchmarked"
+
+
+@pytest.mark.parametrize("name", shipped_names("models"))
+def test_every_shipped_preset_builds(name: str) -> None:
+    """On the meta device, where the largest has shapes and no memory."""
+    model, ssm, layout = load_preset(name)
+    assert layout is not None
+    assert build_shapes(DensityConfig(layout, model, ssm)).config.model == model
+
+
+@pytest.mark.parametrize("name", shipped_names("train"))
+def test_every_shipped_recipe_builds(name: str) -> None:
+    """With the layout of its kind of data; how many words there are matters to nothing else."""
+    recipe = load_recipe(name)
+    layouts = {
+        "image": ImageLayout(28, 28, 1) if "mnist" in recipe.data.dataset else ImageLayout(32, 32, 3),
+        "text": TextLayout(40_000, 0),
+        "audio": AudioLayout(8000, classes=("0", "1")),
+    }
+    config = DensityConfig(layouts[kind_of(recipe.data.dataset)], recipe.model, recipe.ssm)
+    assert sum(parameter.numel() for parameter in build_shapes(config).parameters()) > 0
+
+
+@pytest.mark.parametrize("size", [5, 20, 60])
+def test_large_models_of_pixels_are_as_large_as_their_names_say(size: int) -> None:
+    model, ssm, layout = load_preset(f"cifar10-pixel-{size}m")
+    assert layout is not None
+    count = sum(p.numel() for p in build_shapes(DensityConfig(layout, model, ssm)).parameters())
+    assert count == pytest.approx(size * 1e6, rel=0.05)
+
+
+def test_the_models_of_the_s4_paper_have_its_hyperparameters() -> None:
+    """arXiv 2111.00396, section D.3.1: blocks, width, feed-forward, downsampling, dropout."""
+    for name, layers, width, dropout in (("cifar10-base", 8, 128, 0.0), ("cifar10-large", 16, 192, 0.1)):
+        model = load_recipe(name).model
+        assert model == load_preset(name)[0]
+        assert (model.mixer, model.n_layers, model.d_model, model.d_ff) == ("s4", layers, width, 2 * width)
+        assert (model.pool, model.unet, model.dropout) == ((3, 4, 4), True, dropout)
 
 
 def test_values_are_checked_in_python_too() -> None:

@@ -64,11 +64,20 @@ def check_resumable(args: argparse.Namespace) -> None:
     if not saved.is_file():
         raise UserError(f"cannot resume {args.resume}: there is no training run in it (no recipe.toml)")
     before, now = load_recipe(saved), load_recipe(args.recipe or saved, args.overrides)
+    if before.train.minutes is not None and before.train.minutes == now.train.minutes:
+        now = _with_steps_of(now, before)
     if before != now:
         raise UserError(
             f"cannot resume {args.resume} with another recipe: {_difference(before, now)}; "
             "leave out RECIPE and --set, or start a new run with --out"
         )
+
+
+def _with_steps_of(recipe: Recipe, run: Recipe) -> Recipe:
+    """The recipe with the steps, and their warm-up, that the run found for its minutes when it began."""
+    train = dataclasses.replace(recipe.train, steps=run.train.steps)
+    optim = dataclasses.replace(recipe.optim, warmup_steps=run.optim.warmup_steps)
+    return dataclasses.replace(recipe, train=train, optim=optim)
 
 
 def draw(model: DensityModel, n: int, seed: int) -> Tensor:

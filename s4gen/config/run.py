@@ -135,8 +135,8 @@ class TrainConfig:
     precision: str = "fp32"
     """fp32, or bf16: autocast of the projections, with the state space layers in float32 all the same."""
     compile: bool = False
-    """Compile the blocks with torch.compile, which is meant for a GPU. On one CPU core it gained nothing: compiling took
-    28 to 55 s, and a step of cifar10-small then 0.20 to 0.24 s against 0.19 s without."""
+    """Compile the blocks with torch.compile, which is meant for a GPU. On one CPU core it gained nothing: compiling
+    took 28 to 55 s, and a step of cifar10-small then 0.20 to 0.24 s against 0.19 s without."""
     log_every: int = 10
     """Steps between two lines of the metrics."""
     eval_every: int = 500

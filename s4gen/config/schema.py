@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
@@ -245,7 +246,7 @@ def refuse_foreign(kind: str, what: str, **sections: Any) -> None:
         for field in fields(table):
             value, kinds = getattr(table, field.name), GOES_WITH.get(f"{section}.{field.name}", (kind,))
             if kind not in kinds and value != field.default:
-                shown = list(value) if isinstance(value, tuple) else f'"{value}"' if isinstance(value, str) else value
+                shown = list(value) if isinstance(value, tuple) else json.dumps(value)
                 names = " and ".join(PLURAL[known] for known in kinds)
                 raise ConfigError(
                     f"{section}.{field.name}", f"= {shown} goes with {names}, not with {what}: leave it out"

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+
 from s4gen.models.density import DensityModel
 from s4gen.sampling.plan import SSM, Down, Linear, Norm, Operation, Plan, Shift, Up
 from s4gen.timing import best_seconds, product_rate

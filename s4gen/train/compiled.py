@@ -1,4 +1,4 @@
-"""torch.compile for the blocks of a model, in place: names of parameters, checkpoints and resumed runs stay as they are.
+"""torch.compile for the blocks of a model, in place: names of parameters, checkpoints and resumed runs do not change.
 
 Embedding, head and loss stay as they are, too: they are a few large operations, in which there is nothing to fuse.
 """

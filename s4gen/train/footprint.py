@@ -17,7 +17,6 @@ from s4gen.models.density import DensityModel
 from s4gen.train.optim import build_optimizers
 from s4gen.train.tasks import Batch, Task
 
-
 LIBRARIES = 150_000_000
 """Bytes that a process has more after its first step on a CPU, whatever the model: what is loaded when it is used."""
 HOLES = 0.35
@@ -32,7 +31,7 @@ class Footprint:
     kept: int
     """From step to step: weights, gradients, their running mean, what the optimisers remember."""
     passing: int
-    """The most that comes on top of it: what a part of a batch keeps for its gradient, or the writing of a checkpoint."""
+    """The most that comes on top: what a part of a batch keeps for its gradient, or the writing of a checkpoint."""
 
     @property
     def total(self) -> int:
@@ -51,7 +50,9 @@ def check_memory(recipe: Recipe, task: Task, device: torch.device) -> None:
     count = sum(parameter.numel() for parameter in shapes.parameters())
     check_room(kept_bytes(shapes, recipe.optim), device, f"training {count:,} parameters", "choose a smaller model")
     train = recipe.train
-    remedy = f"choose a smaller train.batch_size (now {train.batch_size}), a larger train.accumulate ({train.accumulate})"
+    remedy = (
+        f"choose a smaller train.batch_size (now {train.batch_size}), a larger train.accumulate ({train.accumulate})"
+    )
     if not train.checkpoint_activations:
         remedy += " or train.checkpoint_activations = true"
     found = footprint(recipe, task, device)

@@ -76,9 +76,7 @@ def run(
         log.close()
 
 
-def open_task(
-    recipe: Recipe, device: torch.device, tokenizer: Tokenizer | None = None, shown: bool = True
-) -> Task:
+def open_task(recipe: Recipe, device: torch.device, tokenizer: Tokenizer | None = None, shown: bool = True) -> Task:
     """The task of a recipe; `tokenizer` is that of a run to go on with; `shown`: the preparation of text has a bar.
 
     Raises:
@@ -185,9 +183,9 @@ class _Run:
             )
         elif session.best.value is not None:
             why = f"stopped early at step {session.step}, " if session.out_of_patience else ""
+            found = f"{self.task.measures[0]} {session.best.value:.4f} on held-out data"
             print(
-                f"{why}best at step {session.best.step} of {steps}, {self.task.measures[0]} {session.best.value:.4f} on "
-                f"held-out data: {self.out / sessions.BEST}",
+                f"{why}best at step {session.best.step} of {steps}, {found}: {self.out / sessions.BEST}",
                 file=sys.stderr,
             )
         return ended
