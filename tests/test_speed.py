@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from s4gen.checkpoint import load_tensors
 from s4gen.config import DataConfig, DensityConfig, ImageLayout, load_preset, load_recipe
 from s4gen.models.build import build_shapes
 from s4gen.models.flops import count_flops
-from s4gen.shipped import shipped_names
+from s4gen.shipped import find, shipped_names
 from s4gen.train import run, session, utilisation
 from s4gen.train.metrics import read_metrics
 from s4gen.train.speed import Speed
@@ -103,8 +104,10 @@ def test_the_metrics_hold_the_speed(tmp_path: Path, dataset: str, columns: list[
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # of a busy core the compiler takes minutes
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_compiled_blocks_take_the_same_steps_under_the_same_names(tmp_path: Path) -> None:
-    """Three steps of a run, resumed in the middle: weights equal to rounding, names and files those of an eager run."""
+    """Three steps of a run: weights equal to rounding, names and files those of an eager run; it can be resumed."""
     settings = recipe(steps=3, eval_every=3, save_every=1)
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, dropout=0.0))
     run(settings, tmp_path / "eager", progress=False)
@@ -123,10 +126,6 @@ def test_compiled_blocks_take_the_same_steps_under_the_same_names(tmp_path: Path
 @pytest.mark.parametrize("name", [name for name in shipped_names("train") if name.startswith("cifar10-")])
 def test_the_hours_in_the_head_of_a_recipe_are_those_of_its_operations(name: str) -> None:
     """Where a head says hours that are computed: FLOPs of the model, steps, batch, the card's peak, the utilisation."""
-    import re
-
-    from s4gen.shipped import find
-
     text = find("train", name).read_text(encoding="utf-8")
     said = re.search(r"^# hours +([\d.]+) on an H200 at (\d+) % of its bf16 peak; computed", text, re.MULTILINE)
     if said is None:
