@@ -8,6 +8,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "batch_pixels.h"
 #include "plan.h"
 #include "steps.h"
 #include "vectors.h"
@@ -74,7 +75,8 @@ template <int M> struct Batch {
     }
   }
 
-  template <int RANK> void ssm(const Plan& plan, const Op& op, float* state) const {
+  // `lane`: of the group's states the one to be used.
+  template <int RANK> void ssm(const Plan& plan, const Op& op, float* state, float* lane) const {
     const float* u = at(op, op.src, state) + (reads_qkv(op) ? 2 * padded(op.in) * M : 0);  // behind q and k
     const int modes = op.modes, rank = RANK < 0 ? static_cast<int>(op.rank) : RANK;
     for (uint64_t head = 0; head < op.in; ++head) {
@@ -85,13 +87,13 @@ template <int M> struct Batch {
         return splat<V>(l[((n * rank + r) * 4 + i) * W]);
       };
       const V skip = splat<V>(plan.tensor(op, 1)[head]);
-      float* s = state + op.state * M + head * modes * 2 * M;
+      float* s = lane + head * modes * 2 * M;
       V y[C];
       UNROLLED for (int c = 0; c < C; ++c) y[c] = load<V>(u + head * M + c * L);
       ssm_step<V, C>(modes, rank, get, low, s, M, y, skip, uint64_t(modes) * 2 * M);
       UNROLLED for (int c = 0; c < C; ++c) {
         float* to = g + head * M + c * L;
-        store(to, op.epilogue == GELU ? gelu(y[c]) : op.epilogue == GATE ? load<V>(to) * y[c] : y[c]);
+        store(to, of_ssm(op, y[c], load<V>(to)));
       }
     }
   }
@@ -149,37 +151,24 @@ template <int M> struct Batch {
           if (op.epilogue == STORE) store(to, v);
           else if (op.epilogue == GELU) store(to, gelu(v));
           else if (op.epilogue == ADD) store(to, load<V>(to) + v);
+          else if (op.epilogue == ADD_GELU) store(to, load<V>(to) + gelu(v));
           else if (b % 2 == 0) store(out + (b * W + o) * M + m, v);
           else store(to, fma(load<V>(out + ((b - 1) * W + o) * M + m), sigmoid(v), load<V>(to)));
         }
     }
   }
 
-  static void log_sum(const float* l, uint64_t count, float* to) {
-    alignas(64) float part[W][M] = {}, top[M];
-    std::copy_n(l, M, top);
-    for (uint64_t i = 1; i < count; ++i)
-      for (int m = 0; m < M; ++m) top[m] = std::max(top[m], l[i * M + m]);
-    for (uint64_t i = 0; i < count; ++i)
-      for (int m = 0; m < M; m += L)
-        store(&part[i % W][m], load<V>(&part[i % W][m]) + exponential(load<V>(l + i * M + m) - load<V>(top + m)));
-    for (int half = W / 2; half; half /= 2)
-      for (int i = 0; i < half; ++i)
-        for (int m = 0; m < M; ++m) part[i][m] += part[i + half][m];
-    for (int m = 0; m < M; ++m) to[m] = top[m] + std::log(part[0][m]);
-  }
-
   static void clusters(const Plan& plan, const Op& op, float* logits) {
     const Part* parts = plan.tensor<Part>(op, 0);
     uint64_t end = parts[0].count - op.modes;
     alignas(64) float head[M], tail[M], cluster[MAX_CLUSTERS][M];
-    log_sum(logits, parts[0].count, head);
+    batch_log_sum<M, V>(logits, parts[0].count, head);
     std::copy_n(logits + end * M, op.modes * M, cluster[0]);
     for (uint64_t i = 0; i < end; ++i)
       for (int m = 0; m < M; ++m) logits[i * M + m] -= head[m];
     for (uint32_t c = 1; c <= op.modes; ++c) {
       const float* from = logits + parts[c].at * M;
-      log_sum(from, parts[c].count, tail);
+      batch_log_sum<M, V>(from, parts[c].count, tail);
       for (int m = 0; m < M; ++m) tail[m] = (cluster[c - 1][m] - head[m]) - tail[m];
       for (uint64_t i = 0; i < parts[c].count; ++i)
         for (int m = 0; m < M; ++m) logits[(end + i) * M + m] = from[i * M + m] + tail[m];
@@ -187,17 +176,41 @@ template <int M> struct Batch {
     }
   }
 
+  void ssm(const Plan& plan, const Op& op, float* state, const Spot& spot) const {
+    float* lane = state + op.state * M;
+    if (op.axis != RASTER) lane += lane_at(op, spot) * M;
+    if (begins_anew(op, spot)) std::fill_n(lane, 2 * op.modes * padded(op.in) * M, 0.0f);
+    if (op.rank == 0) ssm<0>(plan, op, state, lane);
+    else if (op.rank == 1) ssm<1>(plan, op, state, lane);
+    else ssm<-1>(plan, op, state, lane);
+  }
+
+  // An operation that only models of whole pixels have.
+  void of_pixels(const Plan& plan, const Op& op, float* state, const Spot& spot) const {
+    const PixelBatch<M, V> pixels(plan, spot, state);
+    if (op.kind == WHERE) pixels.where(op, x);
+    else if (op.kind == NEIGHBOURS) pixels.neighbours(op, h);
+    else if (op.kind == TAPS) pixels.taps(op, h, g);
+    else if (op.kind == COMPONENTS) pixels.components(op);
+    else if (op.kind == MIXTURE) pixels.mixture(op, out, logits);
+    else pixels.channel(op, h, g);
+  }
+
   void step(const Plan& plan, float* state, const Input* input) const {
+    const Spot spot = plan.pixel ? spot_of(*plan.pixel, input[0]) : Spot{};
     for (size_t i = 0; i < plan.ops.size(); ++i) {
       const Op& op = plan.ops[i];
       if (op.kind == EMBED) embed(plan, op, x, input);
       else if (op.kind == NORM) norm(plan, op, x, h);
-      else if (op.kind == SSM && op.rank == 0) ssm<0>(plan, op, state);
-      else if (op.kind == SSM && op.rank == 1) ssm<1>(plan, op, state);
-      else if (op.kind == SSM) ssm<-1>(plan, op, state);
+      else if (op.kind == SSM) ssm(plan, op, state, spot);
       else if (op.kind == SHIFT) shift(plan, op, g, state);
       else if (op.kind == CLUSTERS) clusters(plan, op, logits);
-      else if (op.kind >= DOWN) {
+      else if (op.kind == PIXEL) {
+        for (int m = 0; m < M; ++m) state[(op.state + spot.token) * M + m] = input[m].token;
+        if (!spot.begins) i = op.up - 1;
+      } else if (op.kind > PIXEL) {
+        of_pixels(plan, op, state, spot);
+      } else if (op.kind >= DOWN) {
         const uint64_t phase = op.kind == DOWN ? phase_of(op, input[0].place) : 0;
         cross(op, phase, x, state + op.state * M, padded(op.in) * M, 0, uint64_t(op.in) * M);
         if (op.kind == DOWN && phase + 1 < op.period) i = op.up - 1;

@@ -15,14 +15,22 @@
 
 namespace {
 
-enum Kind : uint32_t { EMBED, NORM, SSM, LINEAR, CLUSTERS, SHIFT, DOWN, UP, KEEP, ADD_KEPT, N_KINDS };
-// Residual stream, private scratch, shared scratch, output; the rest is state, of the level around the operation.
-enum Place : uint32_t { X, H, G, LOGITS, WINDOW, PENDING, N_PLACES };
-// GATE: of a state space layer that runs on v and is multiplied with q, the shared scratch being q, k, v.
-enum Epilogue : uint32_t { STORE, GELU, ADD, GLU_ADD, GATE, N_EPILOGUES };
+enum Kind : uint32_t {
+  EMBED, NORM, SSM, LINEAR, CLUSTERS, SHIFT, DOWN, UP, KEEP, ADD_KEPT,
+  PIXEL, WHERE, NEIGHBOURS, TAPS, COMPONENTS, MIXTURE, CHANNEL, N_KINDS
+};
+// Residual stream, private scratch, shared scratch, output; the rest is state: of the level around the operation, or of
+// the pixel under way.
+enum Place : uint32_t { X, H, G, LOGITS, WINDOW, PENDING, KEPT, N_PLACES };
+// GATE: of a state space layer that runs on v and is multiplied with q, the shared scratch being q, k, v. GELU_SUM: the
+// function of the sum of what is there and what comes; ADD_GELU: the function of what comes is added.
+enum Epilogue : uint32_t { STORE, GELU, ADD, GLU_ADD, GATE, GELU_SUM, ADD_GELU, N_EPILOGUES };
+enum Axis : uint32_t { RASTER, ROW, COLUMN, N_AXES };
 enum Precision : uint32_t { FP32, BF16, INT8, N_PRECISIONS };
 constexpr uint64_t PER_WORD[N_PRECISIONS] = {1, 2, 4};  // weights of one output in 32 bits
 constexpr int MAX_RANK = 4, TENSORS = 4, MAX_CLUSTERS = 16, MAX_LEVELS = 16, MAX_TAPS = 64;
+constexpr int MAX_CHANNELS = 16, MIXTURE_PARTS = 6;
+constexpr int PIXEL_TAPS = 4;  // left, above left, above, above right
 
 struct Header {
   char magic[8];
@@ -35,13 +43,13 @@ static_assert(sizeof(Header) == 64, "the layout of plans");
 struct Op {
   uint32_t kind, src, dst, epilogue, in, out, modes, rank, weights, channels, levels, period;
   float eps;
-  uint32_t offset, reserved[2];
-  uint64_t at[TENSORS];  // byte offsets
+  uint32_t offset, height, width;  // of PIXEL the image's
+  uint64_t at[TENSORS];            // byte offsets
   // Set on reading:
   uint64_t state;  // floats of state per padded row before what this operation reads or writes there
   uint64_t every;  // of DOWN: steps from one input of its level to the next
-  uint64_t up;     // of DOWN: the matching UP
-  uint64_t reserved_too;
+  uint64_t up;     // of DOWN: the matching UP; of PIXEL: the head
+  uint32_t axis, reserved;
 };
 static_assert(sizeof(Op) == 128, "the layout of plans");
 
@@ -69,6 +77,11 @@ struct Part {
   uint64_t at, count;
 };
 
+// Offsets of a pixel from another one.
+struct Offset {
+  int32_t rows, columns;
+};
+
 // Whether it reads q, k and v, each filling its last block.
 bool reads_qkv(const Op& op) { return op.kind == SHIFT || (op.kind == SSM && op.epilogue == GATE); }
 
@@ -78,6 +91,7 @@ struct Plan {
   std::vector<Op> ops;
   uint64_t wide = 0;   // floats of the widest buffer, padded
   uint64_t state = 0;  // floats of state per row, heads padded
+  const Op* pixel = nullptr;  // PIXEL, which is the first operation, or there is none
 
   template <class T = float> const T* tensor(const Op& op, int i) const {
     return reinterpret_cast<const T*>(memory.get() + op.at[i]);
@@ -95,17 +109,28 @@ struct Plan {
     std::memcpy(ops.data(), bytes + sizeof(Header), ops.size() * sizeof(Op));
     memory = allocate(n);
     std::memcpy(memory.get(), bytes, n);
+    if (ops[0].kind == PIXEL) pixel = &ops[0];
     for (size_t i = 0; i < ops.size(); ++i) check(i, n);
     if (ops.back().dst != LOGITS || content_[LOGITS] != header.vocab) reject("it does not end in the logits");
     if (!levels_.empty()) reject("a level does not end");
+    if (pixel && !pixel->up) reject("its pixels have no head");
   }
+  Plan(const Plan&) = delete;
 
   // Whether the same operations are due in both places.
   bool together(uint64_t place, uint64_t other) const {
     for (const Op& op : ops)
       if (op.kind == DOWN && place % (op.every * op.period) != other % (op.every * op.period)) return false;
-    return true;
+    return !pixel || place % image() == other % image();
   }
+  // Tokens of an image.
+  uint64_t image() const { return uint64_t(pixel->height) * pixel->width * pixel->channels; }
+  // States of a state space layer: of each column one, where it runs down the columns.
+  uint64_t lanes(const Op& op) const { return op.axis == COLUMN ? pixel->width : 1; }
+  // Floats of state before those that the head keeps of a pixel.
+  uint64_t kept() const { return pixel->state + padded(pixel->in); }
+  // Of a mixture: the vectors kept of a pixel, of numbers for each component. They stand behind the prediction.
+  uint64_t parts() const { return 1 + 2 * uint64_t(pixel->channels) + pixel->channels * (pixel->channels - uint64_t(1)) / 2; }
 
  private:
   // From KEEP, or from DOWN, whose level runs up to UP, to ADD_KEPT.
@@ -118,17 +143,20 @@ struct Plan {
   std::vector<Level> levels_;
   std::array<uint64_t, N_PLACES> content_{};  // numbers in each buffer as the operations go by; 0: nothing yet
   int n_levels_ = 0;
+  bool predicts_ = false;       // the neighbours have
+  const Op* components_ = nullptr;  // COMPONENTS
 
   void check(size_t number, uint64_t n) {
     Op& op = ops[number];
     const bool first = number == 0;
     if (op.kind >= N_KINDS || op.src >= N_PLACES || op.dst >= N_PLACES || op.epilogue >= N_EPILOGUES ||
-        op.weights >= N_PRECISIONS)
-      reject("an operation has a kind, buffer, epilogue or weight type that does not exist");
-    if (first != (op.kind == EMBED)) reject("the embedding must be the first operation, and no other");
+        op.weights >= N_PRECISIONS || op.axis >= N_AXES)
+      reject("an operation has a kind, buffer, epilogue, weight type or axis that does not exist");
+    if (first != (op.kind == EMBED || op.kind == PIXEL)) reject("the embedding must be the first operation, and no other");
+    if (!pixel && (op.kind > PIXEL || op.dst == KEPT || op.axis != RASTER)) reject("it has no pixels");
     if (op.in < 1 || op.in > (1u << 24) || op.out < 1 || op.out > (1u << 24)) reject("a width is out of range");
     const uint64_t in = padded(op.in), out = padded(op.out), read = reads_qkv(op) ? 3 * in : op.in;
-    if (op.kind != EMBED && op.kind != UP && content_[op.src] != read) reject("an operation reads what is not there");
+    if (reads(op) && content_[op.src] != read) reject("an operation reads what is not there");
     wide = std::max({wide, in, out});
     switch (op.kind) {
       case EMBED:
@@ -143,13 +171,14 @@ struct Plan {
         tensor_at(op, 0, out * 4, n), tensor_at(op, 1, out * 4, n);
         break;
       case SSM:
-        if (op.src != (op.epilogue == GATE ? G : H) || op.dst != G || op.in != op.out || op.modes < 1 ||
-            op.modes > (1u << 16) || op.rank > MAX_RANK || (op.epilogue > GELU && op.epilogue != GATE))
+        if (op.src != (op.epilogue == GATE ? G : H) || op.dst != G || op.in != op.out || op.modes > (1u << 16) ||
+            op.rank > MAX_RANK || (op.epilogue > GELU && op.epilogue != GATE && op.epilogue != GELU_SUM))
           reject("a state space layer is wrong");
+        if (op.epilogue == GELU_SUM && content_[G] != op.in) reject("a state space layer adds to what is not there");
         tensor_at(op, 0, product({in, op.modes, 6, 4}), n), tensor_at(op, 1, in * 4, n);
         if (op.rank) tensor_at(op, 2, product({in, op.modes, op.rank, 4, 4}), n);
         op.state = state;
-        state += product({in, op.modes, 2});
+        state += product({lanes(op), in, op.modes, 2});
         break;
       case SHIFT:
         if (op.src != G || op.dst != G || op.in != op.out || op.period < 2 || op.period > MAX_TAPS)
@@ -177,10 +206,21 @@ struct Plan {
       case KEEP:
       case ADD_KEPT:
         if (op.src != X || op.dst != X || op.in != op.out) reject("a level is wrong");
+        if (pixel) reject("pixels have no levels");
         return level(op, number);
+      case PIXEL:
+      case WHERE:
+      case NEIGHBOURS:
+      case TAPS:
+        return of_pixels(op, n);
+      case COMPONENTS:
+      case MIXTURE:
+      case CHANNEL:
+        return head(op, number, n);
       default: {
-        if (op.epilogue == GATE) reject("a linear layer has no gate of its own");
+        if (op.epilogue == GATE || op.epilogue == GELU_SUM) reject("a linear layer has no gate or sum of its own");
         const bool adds = op.epilogue >= ADD, down = op.src == WINDOW, up = op.dst == PENDING;
+        const uint32_t sum = op.epilogue == ADD_GELU ? G : X;
         const uint64_t result = op.epilogue == GLU_ADD ? op.out / 2 : op.out;
         if (down || up) {
           if (op.epilogue != STORE || (down ? op.dst != X : op.src != X)) reject("a level is joined wrongly");
@@ -189,15 +229,20 @@ struct Plan {
           if (up && op.out != ops[around.down].period * padded(around.width)) reject("a level returns another width");
           around.returned |= up;
           op.state = down ? around.window : around.pending;
-        } else if ((op.src != H && op.src != G) || (adds ? op.dst != X : op.dst != G && op.dst != LOGITS) ||
+        } else if (op.dst == KEPT) {
+          if (op.src != H || op.epilogue != STORE || op.offset > pixel->out || out > pixel->out - op.offset)
+            reject("more is kept of a pixel than there is room for");
+          op.state = kept();
+        } else if ((op.src != H && op.src != G) || (adds ? op.dst != sum : op.dst != G && op.dst != LOGITS) ||
                    op.src == op.dst) {
           reject("a linear layer reads or writes the wrong buffer");
         }
         if (op.epilogue == GLU_ADD && op.out % (2 * W)) reject("a gated layer is not packed in pairs");
-        if (adds && padded(content_[X]) != padded(result)) reject("a layer adds another width than there is");
+        if (adds && padded(content_[sum]) != padded(result)) reject("a layer adds another width than there is");
         tensor_at(op, 0, product({out, words(op.in, PER_WORD[op.weights]), 4}), n), tensor_at(op, 1, out * 4, n);
         if (op.weights == INT8) tensor_at(op, 2, out * 4, n);
-        if (op.offset && (op.dst != LOGITS || op.offset % W || op.offset > (1u << 25))) reject("an offset is wrong");
+        if (op.offset && ((op.dst != LOGITS && op.dst != KEPT) || op.offset % W || op.offset > (1u << 25)))
+          reject("an offset is wrong");
         if (adds) return;
         if (op.dst == LOGITS) {
           content_[LOGITS] = std::max(content_[LOGITS], uint64_t(op.offset) + op.out);
@@ -207,6 +252,76 @@ struct Plan {
       }
     }
     content_[op.dst] = op.out;
+  }
+
+  // Whether its input is in a buffer that an operation before it must have filled.
+  static bool reads(const Op& op) {
+    return op.kind != EMBED && op.kind != UP && op.kind != PIXEL && op.kind != WHERE && op.kind != NEIGHBOURS &&
+           op.kind != MIXTURE;
+  }
+  void of_pixels(Op& op, uint64_t n) {
+    const uint64_t in = padded(op.in), out = padded(op.out);
+    if (op.kind == PIXEL) {
+      if (op.dst != KEPT || op.channels < 1 || op.channels > MAX_CHANNELS || op.levels < 2 || op.height < 1 ||
+          op.width < 1 || op.height > (1u << 16) || op.width > (1u << 16) || op.levels != header.vocab)
+        reject("its pixels are wrong");
+      // The neighbours at left, above and above left are known in any case.
+      if (op.period <= op.width || op.in != product({op.period, op.channels})) reject("too few pixels are known");
+      op.state = state;
+      state += in + out;
+    } else if (op.kind == WHERE) {
+      if (op.dst != X || op.in != op.out) reject("the place is read wrongly");
+      tensor_at(op, 0, product({pixel->height, out, 4}), n), tensor_at(op, 1, product({pixel->width, out, 4}), n);
+      if (op.modes && op.modes != product({pixel->channels, pixel->levels})) reject("the values of a pixel are wrong");
+      tensor_at(op, 2, product({op.modes, out, 4}), n);
+      content_[X] = op.out;
+    } else if (op.kind == NEIGHBOURS) {
+      if (op.dst != H || op.out != product({op.in, pixel->channels + 1})) reject("the neighbours are wrong");
+      tensor_at(op, 0, product({op.in, sizeof(Offset)}), n);
+      for (const Offset* o = tensor<Offset>(op, 0); o < tensor<Offset>(op, 0) + op.in; ++o)
+        if (const int64_t back = -(int64_t(o->rows) * pixel->width + o->columns); back < 1 || back > pixel->period)
+          reject("a neighbour is not known");
+      if (op.modes && pixel->out < padded(pixel->channels)) reject("there is no room for a prediction");
+      predicts_ |= op.modes != 0;
+      content_[H] = op.out;
+    } else {
+      if (op.src != H || op.dst != G || op.in != op.out) reject("taps are wrong");
+      tensor_at(op, 0, product({PIXEL_TAPS, in, 4}), n);
+      op.state = state;
+      state += product({pixel->width + uint64_t(1), in});
+      content_[G] = op.out;
+    }
+  }
+
+  // COMPONENTS, and the two with which a step goes on that begins no pixel: MIXTURE and CHANNEL.
+  void head(Op& op, size_t number, uint64_t n) {
+    op.state = kept();
+    if (op.kind == COMPONENTS) {
+      const uint64_t all = product({parts(), padded(op.modes)});
+      if (op.src != KEPT || op.dst != KEPT || !op.modes || op.modes > (1u << 16) || op.in != all || op.out != all ||
+          !predicts_ || components_ || pixel->out != padded(pixel->channels) + all)
+        reject("the components of a mixture are wrong");
+      components_ = &op;
+      return;
+    }
+    if (pixel->up) reject("its pixels have more than one head");
+    ops[0].up = number;
+    content_[X] = content_[H] = content_[G] = 0;  // no pixel may have begun, so there may be other things there
+    if (op.kind == MIXTURE) {
+      if (op.dst != LOGITS || !components_ || op.modes != components_->modes || op.out != pixel->levels)
+        reject("a mixture is wrong");
+      tensor_at(op, 0, product({op.out + uint64_t(W) + 1, 4}), n);
+      // Room for its components, and for both sides of all edges; see solo_mixture.
+      wide = std::max(wide, MIXTURE_PARTS * padded(op.modes) + 2 * padded(op.out) + 4 * W);
+      content_[LOGITS] = op.out;
+      return;
+    }
+    if (op.src != H || op.dst != G || op.in != op.out || padded(op.in) != pixel->out)
+      reject("the head of a channel is wrong");
+    if (op.modes != (pixel->channels - uint64_t(1)) * pixel->levels) reject("the values of a channel are wrong");
+    if (op.modes) tensor_at(op, 0, product({pixel->channels, padded(op.out), 4}), n);
+    if (op.modes) tensor_at(op, 1, product({op.modes, padded(op.out), 4}), n);
+    content_[H] = content_[G] = op.out;
   }
 
   void level(Op& op, size_t number) {

@@ -26,7 +26,7 @@ class Session {
   // lanes 0: solo; else rows per group of the batch form.
   Session(std::shared_ptr<const Plan> plan, uint64_t rows, int lanes, int threads)
       : plan_(std::move(plan)), rows_(rows), lanes_(lanes), team_(std::max(1, threads)),
-        input_(padded_rows(), Input{plan_->header.bos, 0, 0}), state_(product({plan_->state, padded_rows()})) {
+        input_(padded_rows(), Input{plan_->header.bos, 0, 0, 0}), state_(product({plan_->state, padded_rows()})) {
     const uint64_t wide = plan_->wide, M = lanes ? lanes : SOLO;
     for (int t = 0; t < team_.size(); ++t) {
       scratch_.emplace_back(5 * M * wide + W * DEPTH + wide);
@@ -34,22 +34,27 @@ class Session {
     }
   }
 
-  // Canonical state of one operation, float32. SSM: (rows, heads, 2 modes), real parts before imaginary ones. DOWN: (rows,
-  // 2 stride, width), the window before what is pending. SHIFT: (rows, taps - 1, heads), oldest first.
+  // Canonical state of one operation, float32: rows times its `outer` times its `inner`. SSM: (lanes heads, 2 modes), real
+  // parts before imaginary ones. DOWN: (2 stride, width), the window before what is pending. Oldest first are SHIFT: (taps
+  // - 1, heads), PIXEL: the last tokens, all but one of the ring, and TAPS: (ring, width). COMPONENTS and CHANNEL: what is
+  // kept of a pixel; of a mixture all numbers of a component side by side, and the prediction behind all of them.
+  // Rings begin anew with the places: those come in first.
   void exchange(size_t layer, float* canonical, bool inward) {
     const Op& op = stateful(layer);
     for (uint64_t row = 0; row < rows_; ++row)
       for (uint64_t i = 0; i < outer(op); ++i)
         for (uint64_t j = 0; j < inner(op); ++j) {
-          float &ours = *cell(op, row, i, j), &theirs = canonical[(row * outer(op) + i) * inner(op) + j];
+          float &ours = *cell(op, row, number(op, row, i, j)), &theirs = canonical[(row * outer(op) + i) * inner(op) + j];
           (inward ? ours : theirs) = inward ? theirs : ours;
         }
   }
   void exchange_places(int64_t* places, bool inward) {
     for (uint64_t r = 0; inward && r < rows_; ++r)
       if (const uint64_t begin = lanes_ ? r / lanes_ * lanes_ : r; !plan_->together(places[r], places[begin]))
-        throw std::invalid_argument("rows of one group stand at different places of a window");
-    for (uint64_t r = 0; r < rows_; ++r) (inward ? input_[r].place : places[r]) = inward ? places[r] : input_[r].place;
+        throw std::invalid_argument("rows of one group stand at different places of a window or an image");
+    for (uint64_t r = 0; r < rows_; ++r)
+      if (inward) input_[r].place = input_[r].since = places[r];
+      else places[r] = input_[r].place;
   }
   void set_labels(const int64_t* labels) {
     for (uint64_t r = 0; r < rows_; ++r)
@@ -84,17 +89,30 @@ class Session {
 
   uint64_t rows() const { return rows_; }
 
-  static bool lasts(const Op& op) { return op.kind == SSM || op.kind == SHIFT || op.kind == DOWN; }
+  static bool lasts(const Op& op) {
+    return (op.kind == SSM && op.modes) || op.kind == SHIFT || op.kind == DOWN || op.kind == PIXEL || op.kind == TAPS ||
+           op.kind == COMPONENTS || op.kind == CHANNEL;
+  }
   // The operations with a state that lasts, in their order; `outer` and `inner`: its shape, without the rows.
   const Op& stateful(size_t layer) const {
     for (const Op& op : plan_->ops)
       if (lasts(op) && layer-- == 0) return op;
     throw std::invalid_argument("the plan has fewer layers with a state");
   }
-  static uint64_t outer(const Op& op) {
-    return op.kind == SSM ? op.in : op.kind == SHIFT ? op.period - 1 : 2 * uint64_t(op.period);
+  uint64_t outer(const Op& op) const {
+    switch (op.kind) {
+      case SSM: return plan_->lanes(op) * op.in;
+      case SHIFT: return op.period - 1;
+      case DOWN: return 2 * uint64_t(op.period);
+      case PIXEL: return op.in - 1;
+      case TAPS: return plan_->pixel->width + uint64_t(1);
+      default: return 1;
+    }
   }
-  static uint64_t inner(const Op& op) { return op.kind == SSM ? 2 * uint64_t(op.modes) : op.in; }
+  uint64_t inner(const Op& op) const {
+    if (op.kind == COMPONENTS) return plan_->parts() * op.modes + plan_->pixel->channels;
+    return op.kind == SSM ? 2 * uint64_t(op.modes) : op.kind == PIXEL ? 1 : op.in;
+  }
 
  private:
   struct Work {
@@ -118,11 +136,24 @@ class Session {
 
   uint64_t padded_rows() const { return lanes_ ? (rows_ + lanes_ - 1) / lanes_ * lanes_ : rows_; }
 
-  float* cell(const Op& op, uint64_t row, uint64_t i, uint64_t j) const {
-    const uint64_t N = op.modes, M = lanes_ ? lanes_ : 1, group = row / M;
-    const uint64_t number = op.kind != SSM ? i * padded(op.in) + j
-                            : lanes_       ? (i * N + j % N) * 2 + j / N
-                                           : ((i / W * N + j % N) * 2 + j / N) * W + i % W;
+  // Where in an operation's state of a row the canonical number j of i is.
+  uint64_t number(const Op& op, uint64_t row, uint64_t i, uint64_t j) const {
+    const uint64_t N = op.modes, D = padded(op.in);
+    if (op.kind == SSM) {
+      const uint64_t lane = i / op.in * D * 2 * N, head = i % op.in;
+      return lane + (lanes_ ? (head * N + j % N) * 2 + j / N : ((head / W * N + j % N) * 2 + j / N) * W + head % W);
+    }
+    if (op.kind == PIXEL) return (spot_of(op, input_[row]).token + 1 + i) % op.in;
+    if (op.kind == TAPS) return (spot_of(*plan_->pixel, input_[row]).pixel + i) % outer(op) * D + j;
+    if (op.kind == COMPONENTS) {
+      const uint64_t parts = plan_->parts(), all = parts * N, behind = padded(plan_->pixel->channels);
+      return j < all ? behind + j % parts * padded(N) + j / parts : j - all;
+    }
+    return i * D + j;
+  }
+
+  float* cell(const Op& op, uint64_t row, uint64_t number) const {
+    const uint64_t M = lanes_ ? lanes_ : 1, group = row / M;
     return state_.at((group * plan_->state + op.state + number) * M + row % M);
   }
 

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "plan.h"
+#include "solo_pixels.h"
 #include "steps.h"
 #include "team.h"
 #include "vectors.h"
@@ -59,7 +60,7 @@ void solo_shift(const Plan& plan, const Op& op, float* g, float* state, Range bl
   }
 }
 
-void solo_ssm(const Plan& plan, const Op& op, const float* u, float* g, float* state, Range blocks) {
+void solo_ssm(const Plan& plan, const Op& op, const float* u, float* g, float* lane, Range blocks) {
   const int modes = op.modes, rank = op.rank;
   for (uint64_t b = blocks.begin; b < blocks.end; ++b) {
     const float* c = plan.tensor(op, 0) + b * modes * 6 * W;
@@ -68,7 +69,7 @@ void solo_ssm(const Plan& plan, const Op& op, const float* u, float* g, float* s
     auto low = [&](int r, int n, int i) __attribute__((always_inline)) {
       return load<v16>(l + ((n * rank + r) * 4 + i) * W);
     };
-    float* s = state + op.state + b * modes * 2 * W;
+    float* s = lane + b * modes * 2 * W;
     const uint64_t ahead = uint64_t(modes) * 2 * W;
     const v16 skip = load<v16>(plan.tensor(op, 1) + b * W);
     v16 y = load<v16>(u + b * W);
@@ -76,7 +77,7 @@ void solo_ssm(const Plan& plan, const Op& op, const float* u, float* g, float* s
     else if (rank == 1) ssm_step<v16, 1>(modes, 1, get, low, s, W, &y, skip, ahead);
     else ssm_step<v16, 1>(modes, rank, get, low, s, W, &y, skip, ahead);
     float* to = g + b * W;
-    store(to, op.epilogue == GELU ? gelu(y) : op.epilogue == GATE ? load<v16>(to) * y : y);
+    store(to, of_ssm(op, y, load<v16>(to)));
   }
 }
 
@@ -121,6 +122,8 @@ void solo_epilogue(const Plan& plan, const Op& op, float* out, float* y, uint64_
     }
   } else if (op.epilogue == GELU) {
     for (uint64_t o = begin; o < end; o += W) store(y + o, gelu(load<v16>(out + o)));
+  } else if (op.epilogue == ADD_GELU) {
+    for (uint64_t o = begin; o < end; o += W) store(y + o, load<v16>(y + o) + gelu(load<v16>(out + o)));
   } else {
     for (uint64_t o = begin; o < end; o += W)
       store(y + o, op.epilogue == ADD ? load<v16>(y + o) + load<v16>(out + o) : load<v16>(out + o));
@@ -143,20 +146,6 @@ void solo_linear(const Plan& plan, const Op& op, const SoloBuffers& buffers, int
     solo_epilogue(plan, op, buffers.out + r * buffers.wide, buffers.at(op, op.dst, r) + op.offset, begin * W, end * W);
 }
 
-// log(sum(exp(l))) of `count` numbers, in 16 partial sums.
-float log_sum(const float* l, uint64_t count) {
-  const float top = *std::max_element(l, l + count);
-  v16 sum = {};
-  for (uint64_t i = 0; i < count; i += W) {
-    v16 part = splat<v16>(-std::numeric_limits<float>::infinity());
-    std::memcpy(&part, l + i, std::min<uint64_t>(W, count - i) * sizeof(float));
-    part = exponential(part - top);
-    for (uint64_t j = count - i; j < W; ++j) part[j] = 0;
-    sum += part;
-  }
-  return top + std::log(folded(reinterpret_cast<const float*>(&sum)));
-}
-
 // Logits of the parts -> log-probabilities of the tokens, one after another.
 void solo_clusters(const Plan& plan, const Op& op, float* logits) {
   const Part* parts = plan.tensor<Part>(op, 0);
@@ -172,9 +161,26 @@ void solo_clusters(const Plan& plan, const Op& op, float* logits) {
   }
 }
 
+// An operation that only models of whole pixels have.
+template <int R>
+void solo_pixels(const Plan& plan, const Op& op, const SoloBuffers& buffers, const Spot* spots, int thread, int threads) {
+  const Range mine = share(padded(op.out) / W, thread, threads);
+  for (int r = 0; r < R; ++r) {
+    float *x = buffers.at(X, r), *h = buffers.at(H, r), *g = buffers.at(G, r), *state = buffers.state[r];
+    if (op.kind == WHERE) solo_where(plan, op, spots[r], state, x, mine);
+    else if (op.kind == NEIGHBOURS) solo_neighbours(plan, op, spots[r], state, h, op.modes && r % threads == thread);
+    else if (op.kind == TAPS) solo_taps(plan, op, spots[r], h, g, state, mine);
+    else if (op.kind == MIXTURE) solo_mixture(plan, op, spots[r], state, buffers.out, buffers.at(LOGITS, r), mine);
+    else if (op.kind == CHANNEL) solo_channel(plan, op, spots[r], state, h, g, mine);
+    else if (r % threads == thread) solo_components(plan, op, state);
+  }
+}
+
 template <int R>
 void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input, int thread, Team& team) {
   const int threads = team.size();
+  Spot spots[R];
+  for (int r = 0; plan.pixel && r < R; ++r) spots[r] = spot_of(*plan.pixel, input[r]);
   for (size_t i = 0; i < plan.ops.size(); ++i) {
     const Op& op = plan.ops[i];
     if (op.kind == NORM) {  // cheap, so everybody has a copy of its own
@@ -195,13 +201,25 @@ void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input,
     } else if (op.kind == SSM) {
       const Range mine = share(padded(op.in) / W, thread, threads);
       const uint64_t skipped = reads_qkv(op) ? 2 * padded(op.in) : 0;  // q and k
-      for (int r = 0; r < R; ++r)
-        solo_ssm(plan, op, buffers.at(op.src, r) + skipped, buffers.at(G, r), buffers.state[r], mine);
+      for (int r = 0; r < R; ++r) {
+        float* lane = buffers.state[r] + op.state;
+        if (op.axis != RASTER) {
+          lane += lane_at(op, spots[r]);
+          const uint64_t block = 2 * uint64_t(op.modes) * W;
+          if (begins_anew(op, spots[r])) std::fill(lane + mine.begin * block, lane + mine.end * block, 0.0f);
+        }
+        solo_ssm(plan, op, buffers.at(op.src, r) + skipped, buffers.at(G, r), lane, mine);
+      }
     } else if (op.kind == SHIFT) {
       const Range mine = share(padded(op.in) / W, thread, threads);
       for (int r = 0; r < R; ++r) solo_shift(plan, op, buffers.at(G, r), buffers.state[r], mine);
     } else if (op.kind == CLUSTERS) {
       for (int r = thread; r < R; r += threads) solo_clusters(plan, op, buffers.at(LOGITS, r));
+    } else if (op.kind == PIXEL) {
+      for (int r = thread; r < R; r += threads) buffers.state[r][op.state + spots[r].token] = input[r].token;
+      if (!spots[0].begins) i = op.up - 1;
+    } else if (op.kind > PIXEL) {
+      solo_pixels<R>(plan, op, buffers, spots, thread, threads);
     } else if (op.kind >= DOWN) {
       const uint64_t size = padded(op.in), phase = op.kind == DOWN ? phase_of(op, input[0].place) : 0;
       const Range mine = share(size / W, thread, threads);

@@ -4,7 +4,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 
 #include "plan.h"
 #include "vectors.h"
@@ -13,6 +16,7 @@ namespace {
 
 struct Input {  // of one row
   int64_t token, place, label;
+  int64_t since;  // the place where its state came in
 };
 
 struct Sources {
@@ -20,7 +24,7 @@ struct Sources {
 };
 
 Sources sources(const Plan& plan, const Op& op, const Input& input) {
-  const auto [token, place, label] = input;
+  const int64_t token = input.token, place = input.place, label = input.label;
   const uint64_t D = padded(op.out), at = op.period ? static_cast<uint64_t>(place) % op.period : 0;
   const uint64_t channel = op.period ? (at + op.period - 1) % op.period % op.channels : 0;
   // A bos that is none of the tokens has a row of its own, the last.
@@ -96,6 +100,11 @@ inline void ssm_step(int modes, int rank, Get get, Low low, float* s, int stride
   UNROLLED for (int c = 0; c < C; ++c) u[c] = fma(skip, u[c], (y[0][c] + y[1][c]) + (y[2][c] + y[3][c]));
 }
 
+// What a state space layer makes of its output y, and of what is there.
+template <class V> inline V of_ssm(const Op& op, V y, V there) {
+  return op.epilogue == GELU ? gelu(y) : op.epilogue == GELU_SUM ? gelu(there + y) : op.epilogue == GATE ? there * y : y;
+}
+
 // What the last keys and the present one, weighed by their taps, add up to. `kept` are the keys before, oldest first,
 // `stride` floats apart; the present one takes its place there. tap(i) belongs to the key of i inputs ago.
 template <class V, class Tap> inline V shifted(int taps, Tap tap, float* kept, uint64_t stride, V key) {
@@ -120,6 +129,36 @@ Weights weights_at(const Plan& plan, const Op& op, uint64_t k, uint64_t block) {
   const uint64_t blocks = padded(op.out) / W, first = block / GROUP * GROUP, per = PER_WORD[op.weights];
   const uint64_t before = blocks * k / per + first * words(std::min<uint64_t>(DEPTH, op.in - k), per) + block % GROUP;
   return {plan.tensor<uint32_t>(op, 0) + before * W, std::min(GROUP, blocks - first) * W};
+}
+
+// log(sum(exp(l))) of `count` numbers, in 16 partial sums.
+float log_sum(const float* l, uint64_t count) {
+  const float top = *std::max_element(l, l + count);
+  v16 sum = {};
+  for (uint64_t i = 0; i < count; i += W) {
+    v16 part = splat<v16>(-std::numeric_limits<float>::infinity());
+    std::memcpy(&part, l + i, std::min<uint64_t>(W, count - i) * sizeof(float));
+    part = exponential(part - top);
+    for (uint64_t j = count - i; j < W; ++j) part[j] = 0;
+    sum += part;
+  }
+  return top + std::log(folded(reinterpret_cast<const float*>(&sum)));
+}
+
+// The same of M rows, V being a vector of them: l[i][row] -> to[row].
+template <int M, class V> void batch_log_sum(const float* l, uint64_t count, float* to) {
+  constexpr int L = width<V>;
+  alignas(64) float part[W][M] = {}, top[M];
+  std::copy_n(l, M, top);
+  for (uint64_t i = 1; i < count; ++i)
+    for (int m = 0; m < M; ++m) top[m] = std::max(top[m], l[i * M + m]);
+  for (uint64_t i = 0; i < count; ++i)
+    for (int m = 0; m < M; m += L)
+      store(&part[i % W][m], load<V>(&part[i % W][m]) + exponential(load<V>(l + i * M + m) - load<V>(top + m)));
+  for (int half = W / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i)
+      for (int m = 0; m < M; ++m) part[i][m] += part[i + half][m];
+  for (int m = 0; m < M; ++m) to[m] = top[m] + std::log(part[0][m]);
 }
 
 }  // namespace

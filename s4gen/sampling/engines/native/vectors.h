@@ -34,6 +34,11 @@ template <class V, class T> inline V load(const T* p) {  // aligned
   std::memcpy(&r, __builtin_assume_aligned(p, sizeof(V)), sizeof r);
   return r;
 }
+template <class V> inline V load_anywhere(const float* p) {
+  V r;
+  std::memcpy(&r, p, sizeof r);
+  return r;
+}
 template <class V> inline void store(float* p, V x) { std::memcpy(__builtin_assume_aligned(p, sizeof(V)), &x, sizeof x); }
 template <class V> inline V splat(float x) {
   V r;
@@ -69,12 +74,10 @@ template <class V, class... Rest> inline V polynomial(V x, float c0, Rest... res
   return p;
 }
 
-// exp(x): 2^k e^r with |r| <= ln 2 / 2 and a Taylor polynomial in r; relative error 2e-7. Saturates beyond +-87.
-template <class V> inline V exponential(V x) {
+// exp(x): 2^k e^r with |r| <= ln 2 / 2 and a Taylor polynomial in r; relative error 2e-7. For x from -87 to 87.
+template <class V> inline V bounded_exponential(V x) {
   using I = typename IntegersOf<V>::type;
-  const V limit = splat<V>(87.0f), magic = splat<V>(12582912.0f);  // 1.5 2^23: adding it rounds to an integer
-  x = x < limit ? x : limit;
-  x = x > -limit ? x : -limit;
+  const V magic = splat<V>(12582912.0f);  // 1.5 2^23: adding it rounds to an integer
   const V shifted = fma(x, splat<V>(1.44269504088896341f), magic);
   const V k = shifted - magic;
   V r = fma(k, splat<V>(-0.693145751953125f), x);
@@ -86,6 +89,38 @@ template <class V> inline V exponential(V x) {
   V scale;
   std::memcpy(&scale, &bits, sizeof scale);
   return p * scale;
+}
+
+// Where b is not a number, neither is the result: so limits stand first, and hide no fault of what they limit.
+template <class V> inline V smaller(V a, V b) { return a < b ? a : b; }
+template <class V> inline V larger(V a, V b) { return a > b ? a : b; }
+
+// exp(x), saturating beyond +-87.
+template <class V> inline V exponential(V x) {
+  return bounded_exponential(larger(splat<V>(-87.0f), smaller(splat<V>(87.0f), x)));
+}
+
+// log(x) of positive x, none of them denormal: exponent, and a polynomial (Cephes' logf) in the rest; error 1e-7 of the
+// larger one of 1 and the result.
+template <class V> inline V logarithm(V x) {
+  using I = typename IntegersOf<V>::type;
+  I bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const I exponent = (bits - 0x3f3504f3) >> 23;  // of which the rest lies between sqrt(1/2) and sqrt(2)
+  bits -= exponent << 23;
+  V rest;
+  std::memcpy(&rest, &bits, sizeof rest);
+  const V k = __builtin_convertvector(exponent, V), r = rest - 1.0f, square = r * r;
+  V y = polynomial(r, 7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
+                   -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f);
+  y = fma(k, splat<V>(-2.12194440e-4f), y * r * square);
+  y = fma(splat<V>(-0.5f), square, y);
+  return fma(k, splat<V>(0.693359375f), r + y);
+}
+
+template <class V> inline V tanh_of(V x) {
+  const V t = exponential((x < 0 ? x : -x) * 2.0f), y = (1.0f - t) / (1.0f + t);
+  return x < 0 ? -y : y;
 }
 
 template <class V> inline V sigmoid(V x) { return splat<V>(1.0f) / (splat<V>(1.0f) + exponential(-x)); }
