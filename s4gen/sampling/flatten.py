@@ -164,8 +164,7 @@ def _mixture(head: MixtureHead) -> Iterator[Operation]:
         (tensor.unflatten(0, (head.components, -1)).transpose(0, 1) * gain.to(tensor).view(-1, *[1] * tensor.dim()))
         for tensor in (head.linear.weight, head.linear.bias)
     )
-    predicted = -(-head.channels // ALIGNMENT) * ALIGNMENT
-    yield Linear(weight.flatten(0, 1), bias.flatten(), "h", "kept", offset=predicted, parts=len(gain))
+    yield Linear(weight.flatten(0, 1), bias.flatten(), "h", "g")
     yield Components(head.components, head.channels)
     yield Mixture(head.components, head.channels, head.levels)
 

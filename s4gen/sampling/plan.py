@@ -27,8 +27,7 @@ What the head needs of a pixel is kept for its channels:
     Neighbours  h = numbers of the pixels around; kept = a prediction
     Taps        g = taps on h and on what it was at the pixels around
     SSM         state, g = GELU(g + one step of the recurrence on h)
-    Linear      kept = weight h + bias
-    Components  what is kept, as log-weights, means, scales and couplings
+    Components  kept = log-weights, means, log-scales and couplings, made of g
     Mixture     log-probabilities of the next channel
     Channel     g = h = what is kept of h + channel + values of the channels before
     Linear      g += GELU(weight h + bias)
@@ -44,7 +43,7 @@ from torch import Tensor
 from s4gen.models.raster import Offset, Raster
 
 ALIGNMENT = 16
-"""Of parts of the logits, and of what is kept of a pixel."""
+"""Of parts of the logits."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +107,12 @@ class Linear:
     source: str
     """h or g; window or x, between two levels."""
     target: str
-    """g, logits or kept, which it overwrites, or x, to which it adds; between two levels it overwrites x or pending."""
+    """g or logits, which it overwrites, or x, to which it adds; between two levels it overwrites x or pending."""
     epilogue: str = ""
     """Nothing, gelu, added gelu, which adds to g, or glu, whose values are the first half of the outputs, its gates the
     second."""
     offset: int = 0
-    """Where in the logits, or in what is kept, the outputs begin, a multiple of 16."""
+    """Where in the logits the outputs begin, a multiple of 16."""
     parts: int = 1
     """Of a window the inputs, and of all else the outputs, consist of so many vectors, one after another."""
 
@@ -212,9 +211,10 @@ class Taps:
 
 @dataclass(frozen=True)
 class Components:
-    """What is kept of a pixel, as it comes from a linear layer -> log-weights, means and so on, as `Mixture` needs it.
+    """kept = what a linear layer made of a pixel, as g, in the form that `Mixture` needs.
 
-    The log-scales come multiplied with their gain, and are limited; means are added to the prediction.
+    All of one kind stand together: of the components the weights, the means of each channel, the log-scales, multiplied
+    with their gain already, and the couplings.
     """
 
     count: int

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "batch_pixels.h"
+#include "draw.h"
 #include "plan.h"
 #include "steps.h"
 #include "vectors.h"
@@ -186,17 +187,19 @@ template <int M> struct Batch {
   }
 
   // An operation that only models of whole pixels have.
-  void of_pixels(const Plan& plan, const Op& op, float* state, const Spot& spot) const {
+  void of_pixels(const Plan& plan, const Op& op, float* state, const Spot& spot, Uniforms u, int live) const {
     const PixelBatch<M, V> pixels(plan, spot, state);
     if (op.kind == WHERE) pixels.where(op, x);
     else if (op.kind == NEIGHBOURS) pixels.neighbours(op, h);
     else if (op.kind == TAPS) pixels.taps(op, h, g);
-    else if (op.kind == COMPONENTS) pixels.components(op);
-    else if (op.kind == MIXTURE) pixels.mixture(op, out, logits);
-    else pixels.channel(op, h, g);
+    else if (op.kind == COMPONENTS) pixels.components(op, g);
+    else if (op.kind == CHANNEL) pixels.channel(op, h, g);
+    else if (u.first) pixels.drawn(op, out, u.first, u.stride, live, logits);
+    else pixels.mixture(op, out, logits);
   }
 
-  void step(const Plan& plan, float* state, const Input* input) const {
+  // With `u`, for the `live` first rows, a mixture draws, and its tokens stand in the place of the first logits.
+  void step(const Plan& plan, float* state, const Input* input, Uniforms u, int live) const {
     const Spot spot = plan.pixel ? spot_of(*plan.pixel, input[0]) : Spot{};
     for (size_t i = 0; i < plan.ops.size(); ++i) {
       const Op& op = plan.ops[i];
@@ -209,7 +212,7 @@ template <int M> struct Batch {
         for (int m = 0; m < M; ++m) state[(op.state + spot.token) * M + m] = input[m].token;
         if (!spot.begins) i = op.up - 1;
       } else if (op.kind > PIXEL) {
-        of_pixels(plan, op, state, spot);
+        of_pixels(plan, op, state, spot, u, live);
       } else if (op.kind >= DOWN) {
         const uint64_t phase = op.kind == DOWN ? phase_of(op, input[0].place) : 0;
         cross(op, phase, x, state + op.state * M, padded(op.in) * M, 0, uint64_t(op.in) * M);

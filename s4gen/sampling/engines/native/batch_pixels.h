@@ -73,19 +73,18 @@ template <int M, class V> struct PixelBatch {
     }
   }
 
-  // `sums`: room for a number of each row.
-  void components(const Op& op) const {
+  void components(const Op& op, const float* g) const {
     const uint64_t channels = pixel.channels, K = padded(op.modes);
     const float* base = state + op.state * M;
     float* kept = state + (op.state + padded(channels)) * M;
     alignas(64) float sum[M];
-    batch_log_sum<M, V>(kept, op.modes, sum);
+    batch_log_sum<M, V>(g, op.modes, sum);
     for (uint64_t part = 0; part < plan.parts(); ++part)
       for (uint64_t k = 0; k < op.modes; ++k)
         for (int m = 0; m < M; m += L) {
-          float* at = kept + (part * K + k) * M + m;
+          const V x = load<V>(g + (part * op.modes + k) * M + m);
           const V prediction = part >= 1 && part <= channels ? load<V>(base + (part - 1) * M + m) : V{};
-          store(at, prepared(part, channels, load<V>(at), load<V>(sum + m), prediction));
+          store(kept + (part * K + k) * M + m, prepared(part, channels, x, load<V>(sum + m), prediction));
         }
   }
 
@@ -126,8 +125,8 @@ template <int M, class V> struct PixelBatch {
     for (uint64_t k = 0; k < op.modes; ++k) {
       V mean[C], inverse[C], weight[C], above[C];
       for (int c = 0; c < C; ++c) {
-        mean[c] = get(MEAN, k, c), inverse[c] = get(INVERSE, k, c), weight[c] = get(WEIGHT, k, c);
-        above[c] = get(CLOSING, k, c);
+        mean[c] = get(MEAN, k, c), inverse[c] = get(INVERSE, k, c), weight[c] = get(WEIGHT, k, c) * get(SHARE, k, c);
+        above[c] = 1.0f / get(SHARE, k, c);
       }
       auto add = [&](uint64_t v, int c, V below) {
         float* at = logits + v * M + c * L;
@@ -139,7 +138,7 @@ template <int M, class V> struct PixelBatch {
           add(v, c, sides.below);
           above[c] = sides.above;
         }
-      for (int c = 0; c < C; ++c) add(values - 1, c, get(CLOSING, k, c));
+      for (int c = 0; c < C; ++c) add(values - 1, c, 1.0f / get(SHARE, k, c));
     }
     V least[C];
     for (int c = 0; c < C; ++c) least[c] = splat<V>(1.0f);
@@ -156,6 +155,28 @@ template <int M, class V> struct PixelBatch {
               }));
       }
     }
+  }
+
+  // The values drawn with u[row stride], or -1 where a mixture is not made of numbers.
+  void drawn(const Op& op, float* made, const double* u, uint64_t stride, int live, float* values) const {
+    const uint64_t K = padded(op.modes);
+    const float* edges = plan.tensor(op, 0);
+    mix(op, made);
+    alignas(64) float sign[M], target[M], edge[M], sum[M];
+    uint64_t first[M] = {};
+    for (int m = 0; m < M; ++m) {
+      const Target own(m < live ? u[m * stride] : 0);
+      sign[m] = own.sign, target[m] = own.sum;
+    }
+    for (uint64_t step = span_of(op.out) / 2; step; step /= 2) {
+      for (int m = 0; m < M; ++m) edge[m] = edges[std::min<uint64_t>(first[m] + step, op.out)];
+      for (int m = 0; m < M; m += L) {
+        auto get = [&](int part, int k) { return load<V>(made + (part * K + k) * M + m); };
+        store(sum + m, beyond(op.modes, get, load<V>(edge + m), load<V>(sign + m)));
+      }
+      for (int m = 0; m < M; ++m) first[m] += sum[m] > target[m] ? 0 : step;
+    }
+    for (int m = 0; m < M; ++m) values[m] = sum[m] == sum[m] ? std::min<uint64_t>(first[m], op.out - 1) : -1;
   }
 
   void channel(const Op& op, float* h, float* g) const {

@@ -14,6 +14,14 @@ namespace {
 struct Filters {
   double temperature, top_p, min_p;
   int64_t top_k;
+
+  bool keep_all() const { return temperature == 1 && top_p >= 1 && min_p <= 0 && top_k <= 0; }
+};
+
+// Random numbers of rows, one for each, for a step that draws without logits; none: it makes logits.
+struct Uniforms {
+  const double* first = nullptr;
+  uint64_t stride = 0;  // from a row to the next
 };
 
 // The filters of filters.py and the draw of randomness.py for one row; -1: the logits are not finite.

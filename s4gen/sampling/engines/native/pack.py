@@ -166,8 +166,8 @@ def _of_pixels(operation: Pixel | Where | Neighbours | Taps) -> Record:
 def _pixel_head(operation: Components | Mixture | Channel) -> Record:
     match operation:
         case Components(count, channels):
-            width = _filled(count) * (1 + 2 * channels + channels * (channels - 1) // 2)
-            return _numbers(_COMPONENTS, "kept", "kept", _STORE, width, width, count), 0.0, ()
+            width = count * (1 + 2 * channels + channels * (channels - 1) // 2)
+            return _numbers(_COMPONENTS, "g", "kept", _STORE, width, width, count), 0.0, ()
         case Mixture(count, _, levels):
             return _numbers(_MIXTURE, "kept", "logits", _STORE, count, levels, count), 0.0, (_edges(levels),)
         case Channel(channel, value, width):

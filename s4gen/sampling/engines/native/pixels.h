@@ -87,10 +87,9 @@ template <class V> inline V predicted(const Spot& spot, V left, V above, V above
 // ------------------------------------------------------------------------------------------------------------ mixtures
 
 // The vectors that are made of a pixel's components for one channel, of numbers for each component: log-weights of the
-// values at both ends, and of those between, which have a share of a logistic only; weights of these; means; 1 / scales;
-// and 1 / shares.
-enum MixturePart : int { ENDS, BETWEEN, WEIGHT, MEAN, INVERSE, CLOSING };
-static_assert(CLOSING + 1 == MIXTURE_PARTS, "the room for a mixture");
+// values at both ends, and of those between, which have a share of a logistic only; weights; means; 1 / scales; shares.
+enum MixturePart : int { ENDS, BETWEEN, WEIGHT, MEAN, INVERSE, SHARE };
+static_assert(SHARE + 1 == MIXTURE_PARTS, "the room for a mixture");
 
 constexpr float DEEPEST = -75.0f;        // e^-|x| is no smaller, so that products with weights are no denormal numbers
 constexpr float FAR = 1.7587922e-25f;    // e^-57: smaller sums of probabilities are made from logarithms
@@ -168,8 +167,8 @@ template <class V> inline V prepared(uint64_t part, uint64_t channels, V x, V lo
 
 // Makes the parts of a mixture for the channel that comes next, of one component in each lane, or of one lane's row:
 // kept(part) is what was prepared, residual(c) how far an earlier channel is from its prediction, edges(c, upper) the
-// edges of its value, between(c) 1, or 0 where that is an end. Log-weights are not normalised yet: ENDS holds them, WEIGHT
-// the share, BETWEEN its logarithm. put(part, value).
+// edges of its value, between(c) 1, or 0 where that is an end. put(part, value): ENDS are not normalised yet, BETWEEN is the
+// logarithm of the share.
 template <class V, class Kept, class Residual, class Edges, class Between, class Put>
 inline void mix(const Op& pixel, uint64_t channel, Kept kept, Residual residual, Edges edges, Between between, Put put) {
   const uint64_t C = pixel.channels;
@@ -183,8 +182,7 @@ inline void mix(const Op& pixel, uint64_t channel, Kept kept, Residual residual,
       weight += fma(between(c), logarithm(one.share), sides);
       continue;
     }
-    put(MEAN, one.mean), put(INVERSE, one.inverse), put(CLOSING, 1.0f / one.share);
-    put(WEIGHT, one.share), put(BETWEEN, logarithm(one.share));
+    put(MEAN, one.mean), put(INVERSE, one.inverse), put(SHARE, one.share), put(BETWEEN, logarithm(one.share));
   }
   put(ENDS, weight);
 }
@@ -193,8 +191,36 @@ inline void mix(const Op& pixel, uint64_t channel, Kept kept, Residual residual,
 template <class V, class Get, class Put> inline void normalise(V log_sum, Get get, Put put) {
   const V weight = get(ENDS) - log_sum;
   put(ENDS, weight);
-  put(WEIGHT, exponential(weight) * get(WEIGHT));
+  put(WEIGHT, fma(get(MEAN), V{}, exponential(weight)));  // an infinite mean would hide where functions saturate
   put(BETWEEN, get(BETWEEN) + weight);
+}
+
+// ------------------------------------------------------------------------------------------------ draws from a mixture
+
+// Without filters a draw needs no probabilities: the value is the first one below whose upper edge there is more than u
+// of the mixture. Of the upper half what lies above is looked at, so that small numbers keep their digits. Both forms ask
+// at the same edges, those of a search by halves.
+struct Target {
+  float sign, sum;  // 1 and what must lie below the edge, or -1 and what must lie above it, times the sign
+
+  explicit Target(double u) : sign(u < 0.5 ? 1.0f : -1.0f), sum(static_cast<float>(u < 0.5 ? u : u - 1)) {}
+};
+
+// What of the mixture lies below the edge of each lane; with the sign -1, what lies above it, times the sign.
+template <class V, class Get> inline V beyond(int components, Get get, V edge, V sign) {
+  V sum = {};
+  for (int k = 0; k < components; ++k) {
+    const V x = (edge - get(MEAN, k)) * get(INVERSE, k);
+    sum = fma(get(WEIGHT, k), Sides<V>(x * sign).below, sum);
+  }
+  return sum * sign;
+}
+
+// The first power of W that all values fit into.
+inline uint64_t span_of(uint64_t values) {
+  uint64_t span = W;
+  while (span < values) span *= W;
+  return span;
 }
 
 }  // namespace

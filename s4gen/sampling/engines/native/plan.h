@@ -229,10 +229,6 @@ struct Plan {
           if (up && op.out != ops[around.down].period * padded(around.width)) reject("a level returns another width");
           around.returned |= up;
           op.state = down ? around.window : around.pending;
-        } else if (op.dst == KEPT) {
-          if (op.src != H || op.epilogue != STORE || op.offset > pixel->out || out > pixel->out - op.offset)
-            reject("more is kept of a pixel than there is room for");
-          op.state = kept();
         } else if ((op.src != H && op.src != G) || (adds ? op.dst != sum : op.dst != G && op.dst != LOGITS) ||
                    op.src == op.dst) {
           reject("a linear layer reads or writes the wrong buffer");
@@ -241,8 +237,7 @@ struct Plan {
         if (adds && padded(content_[sum]) != padded(result)) reject("a layer adds another width than there is");
         tensor_at(op, 0, product({out, words(op.in, PER_WORD[op.weights]), 4}), n), tensor_at(op, 1, out * 4, n);
         if (op.weights == INT8) tensor_at(op, 2, out * 4, n);
-        if (op.offset && ((op.dst != LOGITS && op.dst != KEPT) || op.offset % W || op.offset > (1u << 25)))
-          reject("an offset is wrong");
+        if (op.offset && (op.dst != LOGITS || op.offset % W || op.offset > (1u << 25))) reject("an offset is wrong");
         if (adds) return;
         if (op.dst == LOGITS) {
           content_[LOGITS] = std::max(content_[LOGITS], uint64_t(op.offset) + op.out);
@@ -297,10 +292,11 @@ struct Plan {
   void head(Op& op, size_t number, uint64_t n) {
     op.state = kept();
     if (op.kind == COMPONENTS) {
-      const uint64_t all = product({parts(), padded(op.modes)});
-      if (op.src != KEPT || op.dst != KEPT || !op.modes || op.modes > (1u << 16) || op.in != all || op.out != all ||
-          !predicts_ || components_ || pixel->out != padded(pixel->channels) + all)
+      if (op.src != G || op.dst != KEPT || !op.modes || op.modes > (1u << 16) || op.in != op.out ||
+          op.in != product({parts(), op.modes}) || !predicts_ || components_ ||
+          pixel->out != padded(pixel->channels) + product({parts(), padded(op.modes)}))
         reject("the components of a mixture are wrong");
+      wide = std::max(wide, padded(op.in) + W);  // the last ones are read with what stands behind them
       components_ = &op;
       return;
     }

@@ -75,7 +75,7 @@ class Session {
     for (uint64_t r = 0; r < rows_; ++r) input_[r].token = first[r];
     failed_ = false;
     next_ = 0;
-    const Work work{u, steps, filters, out, logits};
+    const Work work{u, steps, filters, out, logits, plan_->ops.back().kind == MIXTURE && filters && filters->keep_all()};
     team_.run([&](int thread) {
       switch (lanes_) {
         case 0: return solo(work, thread);
@@ -121,6 +121,11 @@ class Session {
     const Filters* filters;
     int64_t* out;
     float* logits;
+    bool quick;  // steps draw by themselves
+
+    Uniforms uniforms(uint64_t row, uint64_t step) const {
+      return quick ? Uniforms{u + row * steps + step, steps} : Uniforms{};
+    }
   };
 
   std::shared_ptr<const Plan> plan_;
@@ -163,7 +168,8 @@ class Session {
       std::memcpy(work.logits + row * plan_->header.vocab, logits, plan_->header.vocab * sizeof(float));
       return;
     }
-    const int64_t drawn = draws_[thread](logits, *work.filters, work.u[row * work.steps + step]);
+    const double u = work.u[row * work.steps + step];
+    const int64_t drawn = work.quick ? static_cast<int64_t>(*logits) : draws_[thread](logits, *work.filters, u);
     if (drawn < 0) failed_ = true;
     work.out[row * work.steps + step] = input_[row].token = std::max<int64_t>(drawn, 0);
   }
@@ -177,9 +183,10 @@ class Session {
         for (n = 1; n < SOLO && row + n < rows_ && plan_->together(input_[row].place, input_[row + n].place);) ++n;
         n = n == 3 ? 2 : n;
         for (uint64_t r = 0; r < n; ++r) buffers.state[r] = state_.at((row + r) * plan_->state);
-        if (n == 1) solo_step<1>(*plan_, buffers, &input_[row], thread, team_);
-        else if (n == 2) solo_step<2>(*plan_, buffers, &input_[row], thread, team_);
-        else solo_step<4>(*plan_, buffers, &input_[row], thread, team_);
+        const Uniforms u = work.uniforms(row, step);
+        if (n == 1) solo_step<1>(*plan_, buffers, &input_[row], u, thread, team_);
+        else if (n == 2) solo_step<2>(*plan_, buffers, &input_[row], u, thread, team_);
+        else solo_step<4>(*plan_, buffers, &input_[row], u, thread, team_);
         for (uint64_t r = thread; r < n; r += team_.size()) finish(work, row + r, step, buffers.at(LOGITS, r), thread);
         team_.barrier();
       }
@@ -193,9 +200,9 @@ class Session {
     for (uint64_t group; (group = next_++) * M < rows_;) {
       const uint64_t row = group * M, live = std::min<uint64_t>(M, rows_ - row);
       for (uint64_t step = 0; step < work.steps; ++step) {
-        buffers.step(*plan_, state_.at(row * plan_->state), &input_[row]);
+        buffers.step(*plan_, state_.at(row * plan_->state), &input_[row], work.uniforms(row, step), live);
         for (uint64_t m = 0; m < live; ++m) {
-          for (uint64_t i = 0; i < vocab; ++i) one[i] = buffers.logits[i * M + m];
+          for (uint64_t i = 0; i < (work.quick ? 1 : vocab); ++i) one[i] = buffers.logits[i * M + m];
           finish(work, row + m, step, one, thread);
         }
       }

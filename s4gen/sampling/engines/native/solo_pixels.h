@@ -57,15 +57,15 @@ void solo_taps(const Plan& plan, const Op& op, const Spot& spot, const float* h,
   }
 }
 
-void solo_components(const Plan& plan, const Op& op, float* state) {
+void solo_components(const Plan& plan, const Op& op, const float* g, float* state) {
   const uint64_t C = plan.pixel->channels, K = padded(op.modes);
   const float* base = state + op.state;
   float* kept = state + op.state + padded(C);
-  const v16 sum = splat<v16>(log_sum(kept, op.modes));
+  const v16 sum = splat<v16>(log_sum(g, op.modes));
   for (uint64_t part = 0; part < plan.parts(); ++part) {
     const v16 prediction = splat<v16>(part >= 1 && part <= C ? base[part - 1] : 0.0f);
     for (uint64_t k = 0; k < K; k += W)
-      store(kept + part * K + k, prepared(part, C, load<v16>(kept + part * K + k), sum, prediction));
+      store(kept + part * K + k, prepared(part, C, load_anywhere<v16>(g + part * op.modes + k), sum, prediction));
   }
 }
 
@@ -94,6 +94,27 @@ void solo_mix(const Plan& plan, const Op& op, const Spot& spot, const float* sta
         [&](int part, v16 value) { store(made + part * K + k, value); });
 }
 
+// The value drawn with u, or -1: the mixture is not made of numbers. Of a span 16 parts are looked at together.
+float solo_drawn(const Plan& plan, const Op& op, const Spot& spot, const float* state, float* made, double u) {
+  const uint64_t K = padded(op.modes);
+  const float* edges = plan.tensor(op, 0);
+  solo_mix(plan, op, spot, state, made);
+  auto get = [&](int part, int k) { return splat<v16>(made[part * K + k]); };
+  const Target target(u);
+  uint64_t first = 0;
+  for (uint64_t step = span_of(op.out) / W; step; step /= W) {
+    v16 edge = load_anywhere<v16>(edges + std::min<uint64_t>(first, op.out) + 1);
+    for (uint64_t i = 0; step > 1 && i < W; ++i) edge[i] = edges[std::min<uint64_t>(first + (i + 1) * step, op.out)];
+    const v16 sum = beyond(op.modes, get, edge, splat<v16>(target.sign));
+    if (sum[0] != sum[0]) return -1;
+    int part = 0;
+    for (int half = W / 2; half; half /= 2)
+      if (!(sum[part + half - 1] > target.sum)) part += half;
+    first += part * step;
+  }
+  return std::min<uint64_t>(first, op.out - 1);
+}
+
 // Log-probabilities of the values of `blocks`. `scratch`: the mixture, and S(x) and S(-x) at all edges.
 void solo_mixture(const Plan& plan, const Op& op, const Spot& spot, const float* state, float* scratch, float* logits,
                   Range blocks) {
@@ -104,14 +125,15 @@ void solo_mixture(const Plan& plan, const Op& op, const Spot& spot, const float*
   solo_mix(plan, op, spot, state, made);
   for (uint64_t k = 0; k < op.modes; ++k) {
     const v16 mean = splat<v16>(made[MEAN * K + k]), inverse = splat<v16>(made[INVERSE * K + k]);
-    const v16 weight = splat<v16>(made[WEIGHT * K + k]);
+    const v16 weight = splat<v16>(made[WEIGHT * K + k] * made[SHARE * K + k]);
     for (uint64_t v = begin; v < (end < V ? end + W : end); v += W) {  // of the next block, the first edge
       const Sides<v16> sides((load<v16>(edges + v) - mean) * inverse);
       store(below + v, sides.below);
       store(above + v, sides.above);
     }
-    if (begin == 0) above[0] = made[CLOSING * K + k];
-    if (end >= V) below[V] = made[CLOSING * K + k];
+    // Beyond the ends there is no value, so these have no share but all that lies there.
+    if (begin == 0) above[0] = 1.0f / made[SHARE * K + k];
+    if (end >= V) below[V] = 1.0f / made[SHARE * K + k];
     for (uint64_t v = begin; v < end; v += W) {
       const v16 sum = k ? load<v16>(logits + v) : v16{};
       store(logits + v, fma(load_anywhere<v16>(below + v + 1) * weight, load<v16>(above + v), sum));

@@ -43,6 +43,7 @@ class Team {
 
   // All threads of the team meet here.
   void barrier() {
+    if (size_ == 1) return;
     const uint32_t phase = phase_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
       arrived_.store(0, std::memory_order_relaxed);
