@@ -40,7 +40,7 @@ int drive(const std::vector<uint8_t>& plan, uint64_t rows, int lanes, int thread
   for (const Op& op : engine->plan->ops) layers += Session::lasts(op);
   for (size_t i = 0; i < layers; ++i) {
     const Op& op = session->stateful(i);
-    std::vector<float> state(rows * Session::outer(op) * Session::inner(op));
+    std::vector<float> state(rows * session->outer(op) * session->inner(op));
     s4_state(session, i, state.data(), 0, error, sizeof error);
     s4_state(session, i, state.data(), 1, error, sizeof error);
   }

@@ -23,12 +23,12 @@ from s4gen.plots import Panel
 from s4gen.sampling import baselines, bench, bench_report, cached, limits, measure, scoring, stepping
 from s4gen.sampling.baselines import (
     PrefixAgain,
+    input_lengths,
     keep_kernels,
     matched_transformer,
     mean_over_positions,
     parameter_count,
     ssm_layers,
-    strides,
 )
 from s4gen.sampling.cached import CachedTransformer
 from s4gen.sampling.convert import convert
@@ -484,12 +484,12 @@ def test_the_transformer_of_a_multi_scale_stack_is_one_level_of_its_size() -> No
     assert parameter_count(transformer) == pytest.approx(parameter_count(tiny_audio()), rel=0.03)
 
 
-def test_every_sequence_layer_of_a_multi_scale_stack_is_found_with_its_stride() -> None:
+def test_every_sequence_layer_of_a_multi_scale_stack_is_found_with_its_length() -> None:
     model = build(tiny_audio())
-    by_stride = {}
-    for mixer, stride in zip(ssm_layers(model), strides(model), strict=True):
-        by_stride.setdefault(stride, []).append(len(mixer.D))
-    assert by_stride == {1: [8, 8], 2: [16, 16], 6: [32, 32]}
+    by_length: dict[int, list[int]] = {}
+    for mixer, inputs in zip(ssm_layers(model), input_lengths(model, 12), strict=True):
+        by_length.setdefault(inputs, []).append(len(mixer.D))
+    assert by_length == {12: [8, 8], 6: [16, 16], 2: [32, 32]}
     expected, _ = model.prefill(tokens(2, 20))
     keep_kernels(model)
     torch.testing.assert_close(model.prefill(tokens(2, 20))[0], expected, rtol=0, atol=0)

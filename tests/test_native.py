@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,8 @@ from s4gen.sampling.engines.native import (
 )
 from s4gen.sampling.engines.native.pack import pack
 from s4gen.sampling.filters import KEEP_ALL, Filters
-from s4gen.sampling.plan import SSM, AddKept, Down, Keep, Linear, Plan, Shift, Up, flatten
+from s4gen.sampling.flatten import flatten
+from s4gen.sampling.plan import SSM, AddKept, Down, Keep, Linear, Plan, Shift, Up
 from s4gen.sampling.randomness import draw
 from s4gen.sampling.states import chosen_rows, tensors
 
@@ -85,6 +87,34 @@ POOLED = {
     ),
 }
 MODELS |= POOLED
+LAYOUTS |= {"pixels": ImageLayout(3, 2, 3, levels=19), "grey": ImageLayout(4, 3, 1, levels=19)}
+MIXTURE: dict[str, Any] = {"whole_pixels": True, "head": "mixture"}
+AXIAL_SSM = SSMConfig(d_state=4, init="lin", dt_min=0.01, dt_max=0.5)
+# More components than a vector holds; an axial layer of rank 1; layers of taps alone; d_model that fills no block.
+PIXELS = {
+    "pixels, mixture": (
+        ModelConfig(
+            "s4d", d_model=21, n_layers=2, d_ff=10, **MIXTURE, neighbourhood=2, taps=True, scan=("row", "column")
+        ),
+        AXIAL_SSM,
+    ),
+    "pixels, 17 components": (
+        ModelConfig("s4d", d_model=16, n_layers=1, d_ff=0, **MIXTURE, components=17, zero_start=True),
+        AXIAL_SSM,
+    ),
+    "pixels, channels": (
+        ModelConfig(
+            "s4", d_model=18, n_layers=2, d_ff=7, whole_pixels=True, neighbourhood=1, taps=True, scan=("none", "column")
+        ),
+        replace(AXIAL_SSM, init="legs"),
+    ),
+    "grey, taps": (
+        ModelConfig("dss", d_model=20, n_layers=2, d_ff=8, whole_pixels=True, taps=True, scan=("row", "raster")),
+        AXIAL_SSM,
+    ),
+    "grey, h3": (ModelConfig("h3", d_model=18, n_layers=1, d_ff=6, **MIXTURE, components=3), AXIAL_SSM),
+}
+MODELS |= PIXELS
 
 
 def recurrent_of(name: str) -> RecurrentModel:
@@ -150,7 +180,7 @@ def test_however_rows_lie_side_by_side_tokens_and_state_are_bitwise_the_same(
         assert torch.equal(alone.advance(bos[:1], u[row : row + 1]), drawn[row : row + 1])
 
 
-@pytest.mark.parametrize("name", ["s4d", "h3", "audio, 2-3-2"])
+@pytest.mark.parametrize("name", ["s4d", "h3", "audio, 2-3-2", "pixels, mixture", "pixels, channels"])
 def test_the_number_of_threads_changes_no_bit(name: str) -> None:
     recurrent = recurrent_of(name)
     engine = NativeEngine(recurrent, KEEP_ALL)
@@ -202,7 +232,7 @@ def test_ties_go_to_the_lower_token_as_in_python() -> None:
         assert torch.equal(drawn[:, 0], draw(filters(logits), u[:, 0]))
 
 
-@pytest.mark.parametrize("name", ["s4d", "h3", "audio, 4-4"])
+@pytest.mark.parametrize("name", ["s4d", "h3", "audio, 4-4", "pixels, mixture", "pixels, channels"])
 @pytest.mark.parametrize(("weights", "most"), [("bf16", 0.02), ("int8", 0.1)])
 def test_smaller_weights_change_the_logits_a_little(name: str, weights: str, most: float) -> None:
     recurrent = recurrent_of(name)
@@ -279,7 +309,7 @@ def phases(recurrent: RecurrentModel, rows: int) -> tuple[torch.Tensor, ModelSta
     return prompt, state
 
 
-@pytest.mark.parametrize("name", [*POOLED, *H3])
+@pytest.mark.parametrize("name", [*POOLED, *H3, *PIXELS])
 @pytest.mark.parametrize("lanes", LANES)
 def test_rows_at_all_places_of_a_window_go_on_from_the_convolution_together(name: str, lanes: int) -> None:
     recurrent = recurrent_of(name)
@@ -293,7 +323,7 @@ def test_rows_at_all_places_of_a_window_go_on_from_the_convolution_together(name
     assert_close(session.state(), state)
 
 
-@pytest.mark.parametrize("name", [*POOLED, *H3])
+@pytest.mark.parametrize("name", [*POOLED, *H3, *PIXELS])
 def test_a_row_at_its_place_draws_the_same_bits_beside_rows_at_other_places(name: str) -> None:
     recurrent = recurrent_of(name)
     rows = max(flatten(recurrent).period, TAPS) + 2
@@ -312,7 +342,7 @@ def test_a_row_at_its_place_draws_the_same_bits_beside_rows_at_other_places(name
     assert same(*ends)
 
 
-@pytest.mark.parametrize("name", [*POOLED, *H3])
+@pytest.mark.parametrize("name", [*POOLED, *H3, *PIXELS])
 def test_from_everywhere_in_a_window_the_convolution_goes_on(name: str) -> None:
     """Native, then a chunk by convolution across window borders, then native: as if all had been one engine's."""
     recurrent = recurrent_of(name)
@@ -438,15 +468,16 @@ def test_products_of_what_is_not_there_are_refused(
     assert_refused("h3", changed, why, monkeypatch)
 
 
-def test_a_gate_belongs_to_no_linear_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("epilogue", [4, 5])
+def test_a_gate_or_a_sum_belongs_to_no_linear_layer(epilogue: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def gated(plan: Plan, weights: str) -> torch.Tensor:
         data = pack(plan, weights)
         records = data[64 : 64 + 128 * len(plan.operations)].view(torch.int32).view(-1, 32)
-        records[2, 3] = 4  # the epilogue of the first linear layer
+        records[2, 3] = epilogue  # of the first linear layer
         return data
 
     monkeypatch.setattr(native, "pack", gated)
-    with pytest.raises(UserError, match="malformed plan: a linear layer has no gate of its own"):
+    with pytest.raises(UserError, match="malformed plan: a linear layer has no gate or sum of its own"):
         NativeEngine(recurrent_of("h3"), KEEP_ALL)
 
 
@@ -532,7 +563,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 def fuzz(driver: Path, folder: Path, fuzzes: int) -> None:
-    others = ("audio, 2-3-2", "fp32"), ("text, h3", "fp32")
+    others = [(name, "fp32") for name in ("audio, 2-3-2", "text, h3", "pixels, mixture", "pixels, channels")]
     for name, weights in [*(("s4, rank 2", weights) for weights in WEIGHTS), *others]:
         plan = folder / "plan"
         plan.write_bytes(pack(flatten(recurrent_of(name)), weights).numpy().tobytes())

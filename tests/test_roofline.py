@@ -12,8 +12,8 @@ from s4gen.models.build import build_model
 from s4gen.models.h3 import TAPS
 from s4gen.sampling.baselines import parameter_count
 from s4gen.sampling.convert import convert
+from s4gen.sampling.flatten import flatten
 from s4gen.sampling.limits import Job, limits, precision_of
-from s4gen.sampling.plan import flatten
 from s4gen.sampling.roofline import (
     _LARGEST,
     _SMALLEST,

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from s4gen.config.checks import ConfigError, at_least, one_of, positive
-from s4gen.config.layouts import Layout, TextLayout
+from s4gen.config.layouts import ImageLayout, Layout, TextLayout
 
 MIXERS = ("s4d", "s4", "h3", "dss", "lssl", "attention", "wavenet")
 HEADS = ("categorical", "mixture")
@@ -219,6 +219,11 @@ class DensityConfig:
                 "model.cutoffs",
                 f"= {list(self.model.cutoffs)}: expected numbers below the vocabulary of {self.layout.vocab}",
             )
+
+    @property
+    def tokens_per_input(self) -> int:
+        """Tokens from one input of the stack to the next: the channels of a pixel, where it reads whole pixels."""
+        return self.layout.channels if isinstance(self.layout, ImageLayout) and self.model.whole_pixels else 1
 
 
 PLURAL = {"image": "images", "text": "text", "audio": "audio"}

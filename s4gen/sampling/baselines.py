@@ -20,7 +20,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from s4gen.config import DensityConfig
+from s4gen.config import DensityConfig, ModelConfig
+from s4gen.models.axial import Axial
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.models.ssm_layers import SSMLayer
@@ -71,11 +72,22 @@ def ssm_layers(model: DensityModel) -> list[SSMLayer]:
     return [layer for layer in model.modules() if isinstance(layer, SSMLayer)]
 
 
-def strides(model: DensityModel) -> list[int]:
-    """Tokens for each input of each of `ssm_layers`: more than one on the coarser levels of a multi-scale stack."""
-    pool = model.config.model.pool
-    names = (name for name, layer in model.named_modules() if isinstance(layer, SSMLayer))
-    return [math.prod(pool[: name.split(".").count("inner")]) for name in names]
+def input_lengths(model: DensityModel, length: int) -> list[int]:
+    """Inputs that each of `ssm_layers` reads one after another of a sequence of so many tokens.
+
+    A coarse level of a multi-scale stack has one input for several tokens, as has a stack of whole pixels, of which
+    some layers read single rows or columns.
+    """
+    pool, modules = model.config.model.pool, dict(model.named_modules())
+    lengths = []
+    for name, layer in modules.items():
+        if isinstance(layer, SSMLayer):
+            inputs = length // (math.prod(pool[: name.split(".").count("inner")]) * model.config.tokens_per_input)
+            around = modules[name.rpartition(".")[0]]
+            if isinstance(around, Axial):
+                inputs = min(inputs, around.raster.width if around.axis == "row" else around.raster.height)
+            lengths.append(inputs)
+    return lengths
 
 
 def parameter_count(config: DensityConfig) -> int:
@@ -91,11 +103,12 @@ def matched_transformer(config: DensityConfig) -> DensityConfig:
     attention alone has more parameters gets the Transformer with the least there is, d_ff = 1.
 
     Of a multi-scale stack, width and depth are those of the finest level: every layer reads every token, the least
-    there can be is cached of it, and the parameters of the coarser levels are in the feed-forward.
+    there can be is cached of it, and the parameters of the coarser levels are in the feed-forward. A model of whole
+    pixels is compared with a Transformer on their values, too.
     """
-    wanted = parameter_count(config)
-    plain = replace(config.model, window=0, pool=(), expand=2, unet=False)
-    heads = max(h for h in range(1, config.model.n_heads + 1) if config.model.d_model % h == 0)
+    wanted, old = parameter_count(config), config.model
+    plain = ModelConfig(d_model=old.d_model, n_layers=old.n_layers, mixers=old.mixers, cutoffs=old.cutoffs)
+    heads = max(h for h in range(1, old.n_heads + 1) if old.d_model % h == 0)
 
     def with_d_ff(d_ff: int) -> DensityConfig:
         return replace(config, model=replace(plain, mixer="attention", n_heads=heads, d_ff=d_ff))

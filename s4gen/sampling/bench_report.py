@@ -82,6 +82,7 @@ def format_table(result: BenchResult) -> str:
     }[layout.kind]
     layers = f"{model.n_layers} layers" + (f" of {model.mixers}" if model.mixers > 1 else "")
     layers += f", pool {' '.join(map(str, model.pool))}" if model.pool else ""
+    layers += f" on whole pixels, {model.head} head" if model.whole_pixels else ""
     lines = [
         f"{result.name}: {model.mixer}, {layers}, d_model {model.d_model}, {result.parameters:,} parameters, {what}",
         f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, on {machine['device']}",

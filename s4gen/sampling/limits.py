@@ -12,8 +12,8 @@ from s4gen.apart import DiedError, run_apart
 from s4gen.config import DensityConfig
 from s4gen.models.build import build_model
 from s4gen.sampling.engines.native import NativeUnavailable, measured_limits
+from s4gen.sampling.flatten import NotFlatError, flatten
 from s4gen.sampling.measure import AGAIN, CACHED, load
-from s4gen.sampling.plan import NotFlatError, flatten
 from s4gen.sampling.roofline import (
     Extra,
     Limit,

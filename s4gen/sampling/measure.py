@@ -18,7 +18,7 @@ from s4gen.config import DensityConfig
 from s4gen.memory import keep_freed_memory
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
-from s4gen.sampling.baselines import PrefixAgain, keep_kernels, mean_over_positions, ssm_layers, strides
+from s4gen.sampling.baselines import PrefixAgain, input_lengths, keep_kernels, mean_over_positions, ssm_layers
 from s4gen.sampling.cached import LARGEST_CACHE, CachedTransformer
 from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
 from s4gen.sampling.engines import make_engine
@@ -257,5 +257,5 @@ def _seconds_to_build_kernels(model: DensityModel, length: int) -> float:
             layer.block_maps(*block_lengths(max(1, n))) for layer, n in zip(ssm_layers(model), lengths, strict=True)
         ]
 
-    lengths = [length // every for every in strides(model)]
+    lengths = input_lengths(model, length)
     return median_seconds(build, model.device, 0.0)[0]

@@ -18,33 +18,32 @@ Of several time scales, those between Down and Up run only in steps that fill a 
     Linear   x = weight window + bias, pending = weight x + bias
     Up       x = kept
     AddKept  x += kept
+
+Of whole pixels, those between Pixel and the head, which is Mixture or Channel, run only in steps that begin a pixel.
+What the head needs of a pixel is kept for its channels:
+
+    Pixel       ring = .., token; unless a pixel begins, go on with the head
+    Where       x = row + column + values of the pixel to the left
+    Neighbours  h = numbers of the pixels around; kept = a prediction
+    Taps        g = taps on h and on what it was at the pixels around
+    SSM         state, g = GELU(g + one step of the recurrence on h)
+    Components  kept = log-weights, means, log-scales and couplings, made of g
+    Mixture     log-probabilities of the next channel
+    Channel     g = h = what is kept of h + channel + values of the channels before
+    Linear      g += GELU(weight h + bias)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from s4gen.models.blocks import Block, GatedOutput
-from s4gen.models.embedding import AudioEmbedding, ImageEmbedding
-from s4gen.models.h3 import H3
-from s4gen.models.sashimi import Sashimi
-from s4gen.models.ssm_layers import DiagonalStep, WoodburyStep
-from s4gen.models.tokens import TokenModel
-from s4gen.sampling.convert import RecurrentModel
+from s4gen.models.raster import Offset, Raster
 
-_ALIGNMENT = 16
+ALIGNMENT = 16
 """Of parts of the logits."""
-
-
-class NotFlatError(Exception):
-    """The model has a part that no operation stands for; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,8 @@ class Norm:
 class SSM:
     """s' = diag(a) s - sum_r p_r (q_r . s) + B u and y = C . s' + D u; vectors in real form, see ssm.realform.
 
-    u = h and g = GELU(y); or, gated, u = v and g = q y, of g = q, k, v.
+    u = h and g = GELU(y), or GELU(g + y) where taps have left something in g; or, gated, u = v and g = q y, of
+    g = q, k, v. Without modes, N = 0, it is the skip D alone.
     """
 
     a: Tensor  # r(H, N): real parts, then imaginary parts
@@ -84,6 +84,11 @@ class SSM:
     p: Tensor  # r(R, H, N), R = 0 for a diagonal
     q: Tensor  # r(R, H, N)
     gated: bool = False
+    tapped: bool = False
+    axis: str = "raster"
+    """row or column, of pixels: s is zero where a row, or an image, begins; down columns each column has its own s."""
+    lanes: int = 1
+    """States: of a column each, else one."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ class Linear:
     target: str
     """g or logits, which it overwrites, or x, to which it adds; between two levels it overwrites x or pending."""
     epilogue: str = ""
-    """Nothing, gelu, or glu: values in the first half of the outputs, gates in the second."""
+    """Nothing, gelu, added gelu, which adds to g, or glu, whose values are the first half of the outputs, its gates the
+    second."""
     offset: int = 0
     """Where in the logits the outputs begin, a multiple of 16."""
     parts: int = 1
@@ -116,7 +122,7 @@ class Clusters:
     """Logits of an adaptive softmax -> log-probabilities of the tokens, at the front of the logits.
 
     Part i of the vocabulary lies at `offsets[i]`, and has `counts[i]` logits. Behind the tokens of part 0 there are the
-    logits of the clusters, which are the other parts.
+    logits of the clusters, which are the other parts. Of part 0 alone it is the softmax.
     """
 
     offsets: tuple[int, ...]
@@ -156,7 +162,106 @@ class AddKept:
     width: int
 
 
-Operation = Embed | Norm | SSM | Shift | Linear | Clusters | Keep | Down | Up | AddKept
+@dataclass(frozen=True)
+class Pixel:
+    """The token takes its place in a ring of `history` pixels; unless a pixel begins, go on with the head.
+
+    A pixel begins with every token whose place is a multiple of the channels.
+    """
+
+    raster: Raster
+    channels: int
+    levels: int
+    history: int
+    kept: tuple[int, ...]
+    """Numbers in each of the vectors that are kept of a pixel: of a mixture the prediction, then of all components the
+    weights, the means of each channel, the log-scales and the couplings; of a channel's head what it reads."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """x = row[row] + column[column] + sum_c value[c * levels + value of channel c to the left], if there is a left."""
+
+    row: Tensor  # r(height, D)
+    column: Tensor  # r(width, D)
+    value: Tensor  # r(channels * levels, D), or none
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """h = of each pixel at these offsets its channels, from -1 to 1, and a 1; zeros where it is outside of the image.
+
+    With `predicts`, the first vector that is kept is what `median_edge` makes of the pixels at left, above and above
+    left, channel by channel.
+    """
+
+    offsets: tuple[Offset, ...]
+    channels: int
+    predicts: bool
+
+
+@dataclass(frozen=True)
+class Taps:
+    """g = sum_i weight[i] * (h of the pixel at `taps.OFFSETS[i]`), of those inside of the image; h enters the ring."""
+
+    weight: Tensor  # r(4, D)
+    width: int
+    """Of the image; the ring holds one pixel more."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """kept = what a linear layer made of a pixel, as g, in the form that `Mixture` needs.
+
+    All of one kind stand together: of the components the weights, the means of each channel, the log-scales, multiplied
+    with their gain already, and the couplings.
+    """
+
+    count: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """logits = log-probabilities of the next channel's values, given those of the pixel's channels before it."""
+
+    count: int
+    channels: int
+    levels: int
+
+
+@dataclass(frozen=True)
+class Channel:
+    """g = h = kept + channel[c] + sum_(j<c) value[j * levels + value of channel j].
+
+    Where a pixel begins, kept = h before that.
+    """
+
+    channel: Tensor  # r(channels, D), or none of a single channel
+    value: Tensor  # r((channels - 1) * levels, D)
+    width: int
+    """D."""
+
+
+Operation = (
+    Embed
+    | Norm
+    | SSM
+    | Shift
+    | Linear
+    | Clusters
+    | Keep
+    | Down
+    | Up
+    | AddKept
+    | Pixel
+    | Where
+    | Neighbours
+    | Taps
+    | Components
+    | Mixture
+    | Channel
+)
 
 
 @dataclass(frozen=True)
@@ -169,122 +274,7 @@ class Plan:
 
     @property
     def period(self) -> int:
-        """Steps after which the same operations are due again, levels being nested."""
-        return math.prod(operation.stride for operation in self.operations if isinstance(operation, Down))
-
-
-def flatten(recurrent: RecurrentModel) -> Plan:
-    """The plan of a converted model; it shares the model's tensors.
-
-    Raises:
-        NotFlatError: a layer is not one that a plan knows.
-    """
-    model = recurrent.stepper
-    if not isinstance(model, TokenModel):
-        raise NotFlatError("the model runs once per pixel")
-    operations = [_embed(model.embedding)]
-    for i, block in enumerate(model.blocks):
-        operations += _level(block, f"layer {i}") if isinstance(block, Sashimi) else _block(block, f"layer {i}")
-    operations += [_norm(model.norm), *_head(model.head)]
-    return Plan(tuple(operations), model.config.layout.vocab, model.bos)
-
-
-@torch.no_grad()
-def _embed(embedding: ImageEmbedding | AdaptiveEmbedding | AudioEmbedding) -> Operation:
-    if isinstance(embedding, AdaptiveEmbedding):
-        table = embedding(torch.arange(embedding.bounds[-1], device=embedding.tables[0].device))
-        return Embed(table, table[:0], table[:0], 1, len(table))
-    value = embedding.value.weight
-    if isinstance(embedding, AudioEmbedding):
-        label = value[:0] if embedding.label is None else embedding.label.weight
-        return Embed(value, value[:0], label, 1, embedding.layout.vocab)
-    layout = embedding.layout
-    place = torch.arange(layout.length, device=value.device)
-    return Embed(value, embedding.where(place), value[:0], layout.channels, layout.levels)
-
-
-def _level(stack: Sashimi, name: str) -> Iterator[Operation]:
-    """A level and all that are coarser."""
-    for block in stack.down:
-        yield from _block(block, name)
-    if stack.pool is None or stack.inner is None:
-        yield Keep(_width(stack))
-    else:
-        stride = stack.pool.stride
-        yield Down(stride, _width(stack))
-        yield Linear(stack.pool.down.weight, stack.pool.down.bias, "window", "x", parts=stride)
-        yield from _level(stack.inner, name)
-        yield Linear(stack.pool.up.weight, stack.pool.up.bias, "x", "pending", parts=stride)
-        yield Up(_width(stack))
-    for block in stack.up:
-        yield from _block(block, name)
-    yield AddKept(_width(stack))
-
-
-def _width(stack: Sashimi) -> int:
-    return next(len(module.weight) for module in stack.up.modules() if isinstance(module, nn.LayerNorm))
-
-
-def _block(block: nn.Module, name: str) -> Iterator[Operation]:
-    if not isinstance(block, Block):
-        raise NotFlatError(f"{name} is of type {type(block).__name__}")
-    yield _norm(block.norm)
-    if isinstance(block.mixer, H3):
-        yield from _h3(block.mixer, name)
-    else:
-        yield _ssm(block.mixer, name)
-        if not isinstance(block.output, GatedOutput):
-            raise NotFlatError(f"{name} has an output of type {type(block.output).__name__}")
-        yield _linear(block.output.linear, "g", "x", "glu")
-    if block.feed_forward is not None:
-        yield _norm(block.feed_forward.norm)
-        yield _linear(block.feed_forward.up, "h", "g", "gelu")
-        yield _linear(block.feed_forward.down, "g", "x")
-
-
-def _norm(norm: nn.LayerNorm) -> Operation:
-    return Norm(norm.weight, norm.bias, norm.eps)
-
-
-def _linear(linear: nn.Linear, source: str, target: str, epilogue: str = "") -> Operation:
-    return Linear(linear.weight, linear.bias, source, target, epilogue)
-
-
-@torch.no_grad()
-def _head(head: nn.Linear | AdaptiveSoftmax) -> Iterator[Operation]:
-    if isinstance(head, nn.Linear):
-        yield _linear(head, "h", "logits")
-        return
-    offsets: list[int] = []
-    counts: list[int] = []
-    for projection, table, bias in head.parts():
-        offset = offsets[-1] + -(-counts[-1] // _ALIGNMENT) * _ALIGNMENT if offsets else 0
-        if projection is not None:
-            yield Linear(projection, projection.new_zeros(len(projection)), "h", "g")
-        yield Linear(table, bias, "h" if projection is None else "g", "logits", offset=offset)
-        offsets.append(offset)
-        counts.append(len(table))
-    yield Clusters(tuple(offsets), tuple(counts))
-
-
-def _h3(mixer: H3, name: str) -> Iterator[Operation]:
-    yield Linear(mixer.qkv.weight, mixer.qkv.bias, "h", "g", parts=3)
-    yield Shift(mixer.shift)
-    yield replace(_ssm(mixer.ssm, name), gated=True)
-    yield _linear(mixer.out, "g", "x")
-
-
-def _ssm(mixer: Any, name: str) -> SSM:
-    if isinstance(mixer, DiagonalStep):
-        none = mixer.B_bar.new_zeros(0, *mixer.B_bar.shape)
-        return SSM(_diagonal(mixer.A_bar), mixer.B_bar, mixer.C_bar, mixer.D, none, none)
-    if isinstance(mixer, WoodburyStep):
-        a, p, q, B_bar, C_bar = mixer.constants()
-        return SSM(_diagonal(a), B_bar, C_bar, mixer.D, p, q)
-    raise NotFlatError(f"{name} is of type {type(mixer).__name__}")
-
-
-def _diagonal(multiplier: Tensor) -> Tensor:
-    """`realform.multiplier` r(2, H, N) -> r(H, N), real parts then imaginary ones."""
-    n = multiplier.shape[-1] // 2
-    return torch.cat((multiplier[0][:, :n], multiplier[1][:, n:]), dim=-1)
+        """Steps after which the same operations do the same again: levels are nested, and images follow each other."""
+        first = self.operations[0]
+        image = first.raster.pixels * first.channels if isinstance(first, Pixel) else 1
+        return image * math.prod(operation.stride for operation in self.operations if isinstance(operation, Down))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from s4gen.config import AudioLayout, ModelConfig
+from s4gen.config import AudioLayout, DensityConfig
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
 from s4gen.sampling.convert import RecurrentModel
@@ -24,7 +24,8 @@ _TOKENS = 8 * CHUNK
 _ROWS = 4
 """Rows are padded to a multiple of this at least: see `EagerEngine.row_multiple`."""
 _SHORTEST = 16
-"""Chunks are padded to this length, at the coarsest level, where the mixer can ignore what follows a row's end."""
+"""Chunks are padded to this length, at the coarsest level or in pixels, where the mixer can ignore what follows a row's
+end."""
 _SMALL_PRODUCT = 400
 """PyTorch rounds a batched matrix product of fewer multiplications than this in another way."""
 ONE_LENGTH = ("attention", "lssl")
@@ -170,7 +171,7 @@ def prefill(recurrent: RecurrentModel, prompts: Prompts) -> Start:
     lengths, labels = (
         None if column is None else column[rows].to(recurrent.device) for column in (prompts.lengths, prompts.labels)
     )
-    least = _shortest(recurrent.config.model)
+    least = _shortest(recurrent.config)
     size = max(multiple, _TOKENS // max(least, min(CHUNK, fed.shape[1] - 1)) // multiple * multiple)
     parts = [slice(first, first + size) for first in range(0, len(fed), size)]
     state = joined(
@@ -191,16 +192,16 @@ def row_multiple(d_state: int) -> int:
     return _ROWS * -(-_SMALL_PRODUCT // (_ROWS * d_state**2))
 
 
-def _shortest(model: ModelConfig) -> int:
+def _shortest(config: DensityConfig) -> int:
     """Tokens to which a chunk is padded."""
-    return _SHORTEST * math.prod(model.pool)
+    return _SHORTEST * math.prod(config.model.pool) * config.tokens_per_input
 
 
 def _state_before_last(
     recurrent: RecurrentModel, fed: Tensor, lengths: Tensor | None, labels: Tensor | None
 ) -> ModelState:
     """The state after all tokens of fed (B, 1 + P) but the last of each row, which has 1 + lengths of them."""
-    state, least = recurrent.initial_state(len(fed), labels), _shortest(recurrent.config.model)
+    state, least = recurrent.initial_state(len(fed), labels), _shortest(recurrent.config)
     for start in range(0, fed.shape[1] - 1, CHUNK):
         chunk = fed[:, start : min(start + CHUNK, fed.shape[1] - 1)]
         counts = None if lengths is None else (lengths - start).clamp(0, chunk.shape[1])

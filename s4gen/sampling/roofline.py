@@ -4,14 +4,15 @@
 
 (Williams, Waterman, Patterson 2009, "Roofline: an insightful visual performance model".) Bytes and operations are
 counted from the model's shapes: every weight and constant read, every state read and written, a multiplication and an
-addition for every weight and row; activations are negligible. Bandwidth and rate are what this machine is measured to
-reach, in the same run and with as many threads; the bandwidth over a buffer of the same size as what a step comes back
-to in the next, so that a model that fits into the cache is judged by the cache.
+addition for every weight and row; activations are negligible, but a mixture has to be computed for every value.
+Bandwidth and rate are what this machine is measured to reach, in the same run and with as many threads; the bandwidth
+over a buffer of the same size as what a step comes back to in the next, so that a model that fits into the cache is
+judged by the cache.
 
 At batches whose states leave the cache it can pay to take many steps with some of the rows before it is the others'
 turn: the weights are then read once per step for each such group, the states stay. The limit is that of the best group.
 
-What a coarse level of a multi-scale stack does counts by how often it runs.
+What a coarse level of a multi-scale stack does counts by how often it runs, and so does the stack of whole pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +23,21 @@ from dataclasses import dataclass, replace
 import torch
 
 from s4gen.models.density import DensityModel
-from s4gen.sampling.plan import SSM, Down, Linear, Norm, Operation, Plan, Shift, Up
+from s4gen.sampling.plan import (
+    SSM,
+    Channel,
+    Down,
+    Linear,
+    Mixture,
+    Neighbours,
+    Norm,
+    Operation,
+    Pixel,
+    Plan,
+    Shift,
+    Taps,
+    Up,
+)
 from s4gen.timing import best_seconds, product_rate
 
 PRECISIONS = {"fp32": 4, "bf16": 2, "int8": 1}
@@ -33,6 +48,8 @@ _SMALLEST, _LARGEST = (
     2**21,
     2**28,
 )  # bytes of a buffer; below, the clock and the threads' start show; above, nothing new
+_EXPONENTIAL = 20
+"""Operations of an exponential: a polynomial of degree 7 and the reduction of its argument."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +90,11 @@ def count(plan: Plan) -> Work:
     every = [1]  # of this level, and those around it: steps from one time that it runs to the next
     works: list[tuple[Work, int]] = []
     for operation in plan.operations:
-        if isinstance(operation, Up):
+        if isinstance(operation, Up | Mixture | Channel):
             every.pop()
         works.append((_work(operation), every[-1]))
-        if isinstance(operation, Down):
-            every.append(every[-1] * operation.stride)
+        if isinstance(operation, Down | Pixel):
+            every.append(every[-1] * (operation.stride if isinstance(operation, Down) else operation.channels))
 
     def mean(name: str) -> int:
         return round(sum(getattr(work, name) / often for work, often in works))
@@ -108,10 +125,10 @@ def _work(operation: Operation) -> Work:
         case Linear(weight, bias):
             operations, constants = 2 * weight.numel(), _FLOAT * bias.numel()
             return Work(weight.numel(), len(weight), constants, kept=0, moved=0, operations=operations)
-        case SSM(a, B, C, D, p, q, gated):
+        case SSM(a, B, C, D, p, q, gated, lanes=lanes):
             constants, state = _FLOAT * sum(tensor.numel() for tensor in (a, B, C, D, p, q)), _FLOAT * B.numel()
             operations = (7 + 4 * len(p)) * B.numel() + gated * D.numel()
-            return Work(0, 0, constants, kept=state, moved=2 * state, operations=operations)
+            return Work(0, 0, constants, kept=lanes * state, moved=2 * state, operations=operations)
         case Shift(taps):
             # The keys before the present one, and after all taps the product with v.
             keys, operations = _FLOAT * taps[:, 1:].numel(), 2 * taps.numel() + len(taps)
@@ -119,6 +136,22 @@ def _work(operation: Operation) -> Work:
         case Down(stride, width):
             # A window and what is pending: each vector in them is written once, and read once.
             return replace(_NOTHING, kept=2 * stride * _FLOAT * width, moved=4 * _FLOAT * width)
+        case Pixel(_, channels, _, history, kept):
+            return replace(_NOTHING, kept=_FLOAT * (history * channels + sum(kept)), moved=_FLOAT)
+        case Neighbours(offsets, channels):
+            return replace(_NOTHING, moved=_FLOAT * len(offsets) * channels)
+        case Taps(weight, width):
+            # Each of the features around is read, and the present one is written.
+            features, count = weight.shape[1], weight.numel()
+            moved = _FLOAT * (count + features)
+            return Work(0, 0, _FLOAT * count, kept=_FLOAT * (width + 1) * features, moved=moved, operations=2 * count)
+        case Mixture(components, channels, levels):
+            # At each edge an exponential and a quotient make both of its sides; then each value has its product.
+            numbers = components * (1 + 2 * channels + channels * (channels - 1) // 2) + channels
+            each = 2 + _EXPONENTIAL + 3 + 3
+            return replace(_NOTHING, moved=_FLOAT * numbers, operations=each * components * levels)
+        case Channel(width=width):
+            return replace(_NOTHING, moved=_FLOAT * width)
     return _NOTHING
 
 

@@ -54,8 +54,11 @@ class Stepping:
 
 
 def turn_of(config: DensityConfig) -> int:
-    """Steps in which every level of a multi-scale stack runs as often as in any others: the mean over them is fair."""
-    return math.prod(config.model.pool)
+    """Steps in which every part of a model runs as often as in any others: the mean over them is fair.
+
+    Those are the levels of a multi-scale stack, or the stack of whole pixels.
+    """
+    return math.prod(config.model.pool) * config.tokens_per_input
 
 
 def repeated(step: Callable[[], object]) -> Steps:

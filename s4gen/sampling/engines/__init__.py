@@ -18,7 +18,7 @@ from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines.compiled import CompiledEngine
 from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.filters import KEEP_ALL, Filters
-from s4gen.sampling.plan import NotFlatError, flatten
+from s4gen.sampling.flatten import NotFlatError, flatten
 
 ENGINES = ("auto", "eager", "compiled", "native", "native-bf16", "native-int8")
 

@@ -24,7 +24,8 @@ class CompiledEngine:
     """Starts slowly (10 to 35 s for each new number of rows, a few where the compiler's cache has it), then runs fast.
 
     A session of fewer rows than the engine is compiled for, but at least a quarter as many, runs with the others empty.
-    The step of a multi-scale model is compiled once for each number of coarser levels that may be due in it.
+    The step of a multi-scale model is compiled once for each number of coarser levels that may be due in it, that of
+    whole pixels once for steps that begin one and once for the others.
 
     Where compilation fails (no C++ compiler, say) it says so in one line on standard error, becomes "eager" by name
     and runs eagerly.

@@ -17,7 +17,7 @@ from s4gen.sampling.engines.native.build import NativeUnavailable, library
 from s4gen.sampling.engines.native.layers import rebuilt, taken_apart
 from s4gen.sampling.engines.native.pack import WEIGHTS, pack
 from s4gen.sampling.filters import Filters
-from s4gen.sampling.plan import NotFlatError, flatten
+from s4gen.sampling.flatten import NotFlatError, flatten
 from s4gen.sampling.states import chosen_rows
 
 __all__ = ["WEIGHTS", "NativeEngine", "NativeSession", "NativeUnavailable", "measured_limits"]

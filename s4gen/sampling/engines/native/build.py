@@ -1,7 +1,8 @@
 """engine.cpp compiled for this processor, once, into the user's cache folder, and loaded through ctypes.
 
-The cache is keyed by the source, the compiler, its flags and the processor, so that a home folder shared between
-machines holds one library for each kind. Two processes may build at once: each writes a file of its own and renames it.
+The cache is keyed by the source and its headers, the compiler, its flags and the processor, so that a home folder
+shared between machines holds one library for each kind. Two processes may build at once: each writes a file of its own
+and renames it.
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ def _compile(compiler: str, path: Path) -> None:
 
 def _key(compiler: str) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    parts = (SOURCE.read_text(encoding="utf-8"), compiler, version, *FLAGS, _processor())
+    sources = [path.read_text(encoding="utf-8") for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+    parts = (*sources, compiler, version, *FLAGS, _processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -2,7 +2,8 @@
 
 Of each state space layer r(B, H, N), as it is, and before it, of H3, the keys r(B, taps - 1, H). Of each level with a
 coarser one r(B, 2 p, H): a ring of the last p inputs, the one at place t in row t mod p, and what is pending for the
-window under way.
+window under way. Of whole pixels the last tokens come first, then of each layer the last features that its taps read,
+if any, and its state, of all columns where it has one for each; what is kept of the pixel under way comes last.
 """
 
 from __future__ import annotations
@@ -14,37 +15,91 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.errors import UserError
+from s4gen.models.axial import Axial, AxialState
+from s4gen.models.blocks import Block, Skip, TappedState
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.h3 import H3, H3State
+from s4gen.models.pixels import PixelModel, PixelState
 from s4gen.models.pooling import PoolState
 from s4gen.models.sashimi import Sashimi, SashimiState
+from s4gen.models.taps import TapsState
 
 
 def taken_apart(model: DensityModel, state: ModelState) -> list[Tensor]:
     """The tensors, float32, in memory of their own or the state's.
 
     Raises:
-        UserError: a level stands at another place than the model's tells.
+        UserError: a part stands at another place than the model's tells, or the last tokens are none.
     """
-    layers: list[Tensor] = []
-    for block, own in zip(model.blocks, state.blocks, strict=True):
-        if isinstance(block, Sashimi):
-            layers += _apart(block, own, state.place)
-        else:
-            layers += own if isinstance(own, H3State) else [own]
+    if isinstance(model, PixelModel):
+        layers = [*_pixels_apart(model, state)]
+    else:
+        layers = []
+        for block, own in zip(model.blocks, state.blocks, strict=True):
+            layers += _apart(block, own, state.place) if isinstance(block, Sashimi) else _mixer_apart(own, state.place)
     return [layer.float().contiguous() for layer in layers]
 
 
 def rebuilt(model: DensityModel, place: Tensor, layers: Iterable[Tensor]) -> tuple[Any, ...]:
     """The states of the model's blocks from the tensors, with the model at `place` int64 (B,)."""
     left = iter(layers)
+    if isinstance(model, PixelModel):
+        recent, begun = next(left).to(torch.int64), _begun(model, place)
+        blocks = [_block_together(block, begun, left) for block in model.blocks]
+        return (PixelState(recent, next(left)), *blocks)
+    return tuple(
+        _together(block, place, left) if isinstance(block, Sashimi) else _block_together(block, place, left)
+        for block in model.blocks
+    )
 
-    def of(block: nn.Module) -> Any:
-        if isinstance(block, Sashimi):
-            return _together(block, place, left)
-        return H3State(next(left), next(left)) if isinstance(block.mixer, H3) else next(left)
 
-    return tuple(of(block) for block in model.blocks)
+def _begun(model: PixelModel, place: Tensor) -> Tensor:
+    """How many pixels have begun after `place` tokens, int64 (B,)."""
+    return (place + model.channels - 1) // model.channels
+
+
+def _pixels_apart(model: PixelModel, state: ModelState) -> Iterator[Tensor]:
+    recent, kept = state.blocks[0]
+    if not ((recent >= 0) & (recent <= model.bos)).all():
+        raise UserError("the last tokens are none of the vocabulary; the state is damaged")
+    yield recent
+    begun = _begun(model, state.place)
+    for own in state.blocks[1:]:
+        if isinstance(own, TappedState):
+            _check_place(own.taps.place, begun)
+            yield own.taps.last
+        yield from _mixer_apart(own.mixer if isinstance(own, TappedState) else own, begun)
+    yield kept
+
+
+def _check_place(own: Tensor, place: Tensor) -> None:
+    if not torch.equal(own, place):
+        raise UserError("a layer stands at another place than the model; the state is damaged")
+
+
+def _mixer_apart(own: Any, place: Tensor) -> Iterator[Tensor]:
+    """Of a state space layer, H3, or none: a state without tensors."""
+    if isinstance(own, AxialState):
+        _check_place(own.place, place)
+        yield own.ssm
+    elif isinstance(own, tuple):
+        yield from own
+    else:
+        yield own
+
+
+def _block_together(block: nn.Module, place: Tensor, layers: Iterator[Tensor]) -> Any:
+    """The state of a block whose layers are at `place`."""
+    assert isinstance(block, Block)
+    taps = None if block.taps is None else TapsState(place.clone(), next(layers))
+    mixer: Any = ()
+    if isinstance(block.mixer, Axial):
+        mixer = AxialState(place.clone(), next(layers))
+    elif isinstance(block.mixer, H3):
+        mixer = H3State(next(layers), next(layers))
+    elif not isinstance(block.mixer, Skip):
+        mixer = next(layers)
+    return mixer if taps is None else TappedState(taps, mixer)
 
 
 def _apart(stack: Sashimi, state: SashimiState, place: Tensor) -> Iterator[Tensor]:

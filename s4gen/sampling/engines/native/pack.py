@@ -4,7 +4,8 @@ The outputs of a linear layer come in blocks of 16, these in groups of four, its
 [in / 128][out / 64][128][4][16], in the order in which they are read. Of bf16 two inputs and of int8 four share a word
 of 32 bits: [..][128 / 4][4][16][4]. Heads of state space layers: [heads / 16][mode][coefficient][16]. Rows that fill
 the last block are zeros. Each vector of a window, and of what is pending, and each of q, k and v, fills its last block
-in the same way. The taps of a shift: [tap][heads].
+in the same way. The taps of a shift, and those on the pixels around: [tap][heads]. The vectors that are kept of a pixel
+fill their last blocks, too.
 """
 
 from __future__ import annotations
@@ -15,18 +16,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s4gen.sampling.plan import SSM, AddKept, Clusters, Down, Embed, Keep, Linear, Norm, Operation, Plan, Shift, Up
+from s4gen.sampling.plan import (
+    SSM,
+    AddKept,
+    Channel,
+    Clusters,
+    Components,
+    Down,
+    Embed,
+    Keep,
+    Linear,
+    Mixture,
+    Neighbours,
+    Norm,
+    Operation,
+    Pixel,
+    Plan,
+    Shift,
+    Taps,
+    Up,
+    Where,
+)
 
 WIDTH = 16
 DEPTH = 128
 GROUP = 4
 WEIGHTS = ("fp32", "bf16", "int8")
 _ALIGNMENT = 64
+_FAR = 1e30
+"""From -1 to 1, in units of any scale: beyond all that can be seen, and finite."""
 _HEADER = struct.Struct("<8s4IQ32x")
-_RECORD = struct.Struct("<12IfI8x4Q32x")
-_PLACES = {"x": 0, "h": 1, "g": 2, "logits": 3, "window": 4, "pending": 5}
+_RECORD = struct.Struct("<12If3I4Q24xI4x")
+_PLACES = {"x": 0, "h": 1, "g": 2, "logits": 3, "window": 4, "pending": 5, "kept": 6}
 _EMBED, _NORM, _SSM, _LINEAR, _CLUSTERS, _SHIFT, _DOWN, _UP, _KEEP, _ADD_KEPT = range(10)
-_STORE, _GELU, _ADD, _GLU_ADD, _GATE = range(5)
+_PIXEL, _WHERE, _NEIGHBOURS, _TAPS, _COMPONENTS, _MIXTURE, _CHANNEL = range(10, 17)
+_STORE, _GELU, _ADD, _GLU_ADD, _GATE, _GELU_SUM, _ADD_GELU = range(7)
+_AXES = {"raster": 0, "row": 1, "column": 2}
 
 
 def pack(plan: Plan, weights: str = "fp32") -> Tensor:
@@ -45,7 +70,10 @@ def pack(plan: Plan, weights: str = "fp32") -> Tensor:
             offsets.append(at)
             at += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
         offset = operation.offset if isinstance(operation, Linear) else 0
-        heads.append(_RECORD.pack(*numbers, eps, offset, *offsets, *[0] * (4 - len(offsets))))
+        height, width = operation.raster if isinstance(operation, Pixel) else (0, 0)
+        axis = _AXES[operation.axis] if isinstance(operation, SSM) else 0
+        pointers = (*offsets, *[0] * (4 - len(offsets)))
+        heads.append(_RECORD.pack(*numbers, eps, offset, height, width, *pointers, axis))
         places += [*zip(offsets, own, strict=True)]
     header = _HEADER.pack(b"s4plan", 1, len(records), plan.vocab, plan.bos, at)
     front = torch.frombuffer(bytearray(header + b"".join(heads)), dtype=torch.uint8)
@@ -90,7 +118,8 @@ def _record(operation: Operation, weights: str) -> Record:
             return _numbers(_NORM, "x", "h", _STORE, len(weight), len(weight)), eps, (_columns(weight), _columns(bias))
         case SSM():
             heads, modes, rank = len(operation.D), operation.B.shape[1] // 2, len(operation.p)
-            source, epilogue = ("g", _GATE) if operation.gated else ("h", _GELU)
+            source = "g" if operation.gated else "h"
+            epilogue = _GATE if operation.gated else _GELU_SUM if operation.tapped else _GELU
             numbers = _numbers(_SSM, source, "g", epilogue, heads, heads, modes, rank)
             return numbers, 0.0, (_coefficients(operation), _columns(operation.D), _low_rank(operation))
         case Shift(taps):
@@ -110,6 +139,55 @@ def _record(operation: Operation, weights: str) -> Record:
             return _numbers(_KEEP, "x", "x", _STORE, width, width), 0.0, ()
         case AddKept(width):
             return _numbers(_ADD_KEPT, "x", "x", _STORE, width, width), 0.0, ()
+        case Pixel() | Where() | Neighbours() | Taps():
+            return _of_pixels(operation)
+        case Components() | Mixture() | Channel():
+            return _pixel_head(operation)
+
+
+def _of_pixels(operation: Pixel | Where | Neighbours | Taps) -> Record:
+    """What only the stack of a model of whole pixels has."""
+    match operation:
+        case Pixel(_, channels, levels, history, kept):
+            ring, width = history * channels, sum(map(_filled, kept))
+            sizes = (_PIXEL, "x", "kept", _STORE, ring, width)
+            return _numbers(*sizes, channels=channels, levels=levels, period=history), 0.0, ()
+        case Where(row, column, value):
+            width = row.shape[1]
+            numbers = _numbers(_WHERE, "x", "x", _STORE, width, width, modes=len(value))
+            return numbers, 0.0, (_columns(row), _columns(column), _columns(value))
+        case Neighbours(offsets, channels, predicts):
+            numbers = _numbers(_NEIGHBOURS, "x", "h", _STORE, len(offsets), len(offsets) * (channels + 1), predicts)
+            return numbers, 0.0, (torch.tensor(offsets, dtype=torch.int32),)
+        case Taps(weight):
+            return _numbers(_TAPS, "h", "g", _STORE, weight.shape[1], weight.shape[1]), 0.0, (_columns(weight),)
+
+
+def _pixel_head(operation: Components | Mixture | Channel) -> Record:
+    match operation:
+        case Components(count, channels):
+            width = count * (1 + 2 * channels + channels * (channels - 1) // 2)
+            return _numbers(_COMPONENTS, "g", "kept", _STORE, width, width, count), 0.0, ()
+        case Mixture(count, _, levels):
+            return _numbers(_MIXTURE, "kept", "logits", _STORE, count, levels, count), 0.0, (_edges(levels),)
+        case Channel(channel, value, width):
+            numbers = _numbers(_CHANNEL, "h", "g", _STORE, width, width, len(value))
+            return numbers, 0.0, (_columns(channel), _columns(value))
+
+
+def _edges(levels: int) -> Tensor:
+    """Where each of the values from -1 to 1 begins, and where the last one ends: r(levels + 1), rounded as the head's.
+
+    The first and the last are so far away that all of a component lies between them.
+    """
+    edges = torch.arange(-1, 2 * levels, 2).float() * (1 / (levels - 1)) - 1
+    edges[0], edges[-1] = -_FAR, _FAR
+    return F.pad(edges, (0, WIDTH), value=_FAR)
+
+
+def _filled(n: int) -> int:
+    """Numbers in the blocks that n numbers fill."""
+    return -(-n // WIDTH) * WIDTH
 
 
 def _linear(linear: Linear, weights: str) -> Record:
@@ -121,7 +199,8 @@ def _linear(linear: Linear, weights: str) -> Record:
         bias = _columns(bias.unflatten(0, (linear.parts, -1))).flatten()
     n_out, n_in = weight.shape
     adds = linear.target == "x" and linear.source != "window"
-    epilogue = {"": _ADD if adds else _STORE, "gelu": _GELU, "glu": _GLU_ADD}[linear.epilogue]
+    epilogues = {"": _ADD if adds else _STORE, "gelu": _GELU, "added gelu": _ADD_GELU, "glu": _GLU_ADD}
+    epilogue = epilogues[linear.epilogue]
     if epilogue == _GLU_ADD:
         weight, bias = _paired(weight), _paired(bias)
         n_out = len(bias)

@@ -1,0 +1,227 @@
+// The batch form: M rows at a time, vectors run over the rows.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "batch_pixels.h"
+#include "draw.h"
+#include "plan.h"
+#include "steps.h"
+#include "vectors.h"
+
+namespace {
+
+template <int M> struct Batch {
+  static constexpr int C = M >= W ? M / W : 1;  // vectors of rows
+  using V = std::conditional_t<M >= W, v16, v8>;
+  static constexpr int L = M / C;                  // rows in a vector
+  static constexpr int TILE = C == 1 ? 16 : 8 / (C / 2);  // outputs at a time: 16 accumulators
+
+  float *x, *h, *g, *logits, *out, *panel;  // [feature][row]; out: sums; panel: weights as float32
+
+  float* at(const Op& op, uint32_t place, float* state) const {
+    return place == X ? x : place == H ? h : place == G ? g : place == LOGITS ? logits : state + op.state * M;
+  }
+
+  static void embed(const Plan& plan, const Op& op, float* x, const Input* input) {
+    for (int m = 0; m < M; ++m) {
+      const Sources from = sources(plan, op, input[m]);
+      for (uint64_t i = 0; i < op.out; ++i) x[i * M + m] = from.value[i];
+      for (const float* more : {from.place, from.label})
+        for (uint64_t i = 0; more && i < op.out; ++i) x[i * M + m] += more[i];
+    }
+  }
+
+  static void norm(const Plan& plan, const Op& op, const float* x, float* h) {
+    const float *gamma = plan.tensor(op, 0), *beta = plan.tensor(op, 1);
+    alignas(64) float part[W][M] = {}, mean[M], scale[M];
+    auto fold = [&](float* to) {
+      for (int half = W / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i)
+          for (int m = 0; m < M; ++m) part[i][m] += part[i + half][m];
+      std::memcpy(to, part[0], sizeof part[0]);
+      std::memset(part, 0, sizeof part);
+    };
+    for (uint64_t i = 0; i < op.in; ++i)
+      for (int m = 0; m < M; m += L) store(&part[i % W][m], load<V>(&part[i % W][m]) + load<V>(x + i * M + m));
+    fold(mean);
+    for (int m = 0; m < M; ++m) mean[m] /= op.in;
+    for (uint64_t i = 0; i < op.in; ++i)
+      for (int m = 0; m < M; m += L) {
+        const V d = load<V>(x + i * M + m) - load<V>(mean + m);
+        store(&part[i % W][m], fma(d, d, load<V>(&part[i % W][m])));
+      }
+    fold(scale);
+    for (int m = 0; m < M; ++m) scale[m] = 1.0f / std::sqrt(scale[m] / op.in + op.eps);
+    for (uint64_t i = 0; i < op.in; ++i)
+      for (int m = 0; m < M; m += L) {
+        const V d = (load<V>(x + i * M + m) - load<V>(mean + m)) * load<V>(scale + m);
+        store(h + i * M + m, fma(d, splat<V>(gamma[i]), splat<V>(beta[i])));
+      }
+  }
+
+  static void shift(const Plan& plan, const Op& op, float* g, float* state) {
+    const uint64_t D = padded(op.in);
+    for (uint64_t i = 0; i < op.in; ++i) {
+      const float* taps = plan.tensor(op, 0) + i;
+      auto tap = [&](int n) __attribute__((always_inline)) { return splat<V>(taps[n * D]); };
+      float *kept = state + (op.state + i) * M, *k = g + (D + i) * M, *v = g + (2 * D + i) * M;
+      for (int m = 0; m < M; m += L)
+        store(v + m, shifted<V>(op.period, tap, kept + m, D * M, load<V>(k + m)) * load<V>(v + m));
+    }
+  }
+
+  // `lane`: of the group's states the one to be used.
+  template <int RANK> void ssm(const Plan& plan, const Op& op, float* state, float* lane) const {
+    const float* u = at(op, op.src, state) + (reads_qkv(op) ? 2 * padded(op.in) * M : 0);  // behind q and k
+    const int modes = op.modes, rank = RANK < 0 ? static_cast<int>(op.rank) : RANK;
+    for (uint64_t head = 0; head < op.in; ++head) {
+      const float* c = plan.tensor(op, 0) + head / W * modes * 6 * W + head % W;
+      const float* l = rank ? plan.tensor(op, 2) + head / W * modes * rank * 4 * W + head % W : nullptr;
+      auto get = [&](int n, int i) __attribute__((always_inline)) { return splat<V>(c[(n * 6 + i) * W]); };
+      auto low = [&](int r, int n, int i) __attribute__((always_inline)) {
+        return splat<V>(l[((n * rank + r) * 4 + i) * W]);
+      };
+      const V skip = splat<V>(plan.tensor(op, 1)[head]);
+      float* s = lane + head * modes * 2 * M;
+      V y[C];
+      UNROLLED for (int c = 0; c < C; ++c) y[c] = load<V>(u + head * M + c * L);
+      ssm_step<V, C>(modes, rank, get, low, s, M, y, skip, uint64_t(modes) * 2 * M);
+      UNROLLED for (int c = 0; c < C; ++c) {
+        float* to = g + head * M + c * L;
+        store(to, of_ssm(op, y[c], load<V>(to)));
+      }
+    }
+  }
+
+  // Sums of 16 outputs over K inputs, written to to[16][M] or added to it; weights w[K][16], `stride` floats apart.
+  // Meanwhile the next weights are fetched: `next`, so many words for each input.
+  static void sums(const float* w, uint64_t stride, uint64_t K, const float* x, float* to, bool first,
+                   const uint32_t* next, uint64_t next_stride) {
+    for (int o = 0; o < W; o += TILE) {
+      V acc[TILE][C];
+      UNROLLED for (int i = 0; i < TILE; ++i)
+        UNROLLED for (int c = 0; c < C; ++c) acc[i][c] = first ? V{} : load<V>(to + (o + i) * M + c * L);
+      for (uint64_t k = 0; k < K; ++k) {
+        if (o == 0) __builtin_prefetch(next + k * next_stride);
+        V row[C];
+        UNROLLED for (int c = 0; c < C; ++c) row[c] = load<V>(x + k * M + c * L);
+        UNROLLED for (int i = 0; i < TILE; ++i) {
+          const V weight = splat<V>(w[k * stride + o + i]);
+          UNROLLED for (int c = 0; c < C; ++c) acc[i][c] = fma(weight, row[c], acc[i][c]);
+        }
+      }
+      UNROLLED for (int i = 0; i < TILE; ++i)
+        UNROLLED for (int c = 0; c < C; ++c) store(to + (o + i) * M + c * L, acc[i][c]);
+    }
+  }
+
+  // K weights of 16 outputs as float32 in the panel; those beyond K that fill a word are zeros.
+  template <int PER> void widen(Weights w, uint64_t K) const {
+    for (uint64_t k = 0; k < K; k += PER)
+      UNROLLED for (int j = 0; j < PER; ++j) store(panel + (k + j) * W, weight_of<PER>(w.at + k / PER * w.stride, j));
+  }
+
+  template <int PER> void linear(const Plan& plan, const Op& op, float* state) const {
+    const uint64_t K = op.in, blocks = padded(op.out) / W;
+    const float *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
+    const float* from = at(op, op.src, state);
+    float* y = at(op, op.dst, state) + uint64_t(op.offset) * M;
+    for (uint64_t k = 0; k < K; k += DEPTH)
+      for (uint64_t b = 0; b < blocks; ++b) {
+        const uint64_t n = std::min(DEPTH, K - k);
+        const Weights w = weights_at(plan, op, k, b);
+        if (PER > 1) widen<PER>(w, n);
+        const float* floats = PER > 1 ? panel : reinterpret_cast<const float*>(w.at);
+        const bool more = b + 1 < blocks || k + DEPTH < op.in;
+        const Weights next = !more ? w : b + 1 < blocks ? weights_at(plan, op, k, b + 1) : weights_at(plan, op, k + DEPTH, 0);
+        sums(floats, PER > 1 ? W : w.stride, n, from + k * M, out + b * W * M, k == 0, next.at, next.stride / PER);
+      }
+    for (uint64_t b = 0; b < blocks; ++b) {
+      for (int o = 0; o < W; ++o)
+        for (int m = 0; m < M; m += L) {
+          V v = load<V>(out + (b * W + o) * M + m);
+          if (scale) v *= splat<V>(scale[b * W + o]);
+          v += splat<V>(bias[b * W + o]);
+          float* to = y + ((op.epilogue == GLU_ADD ? b / 2 : b) * W + o) * M + m;
+          if (op.epilogue == STORE) store(to, v);
+          else if (op.epilogue == GELU) store(to, gelu(v));
+          else if (op.epilogue == ADD) store(to, load<V>(to) + v);
+          else if (op.epilogue == ADD_GELU) store(to, load<V>(to) + gelu(v));
+          else if (b % 2 == 0) store(out + (b * W + o) * M + m, v);
+          else store(to, fma(load<V>(out + ((b - 1) * W + o) * M + m), sigmoid(v), load<V>(to)));
+        }
+    }
+  }
+
+  static void clusters(const Plan& plan, const Op& op, float* logits) {
+    const Part* parts = plan.tensor<Part>(op, 0);
+    uint64_t end = parts[0].count - op.modes;
+    alignas(64) float head[M], tail[M], cluster[MAX_CLUSTERS][M];
+    batch_log_sum<M, V>(logits, parts[0].count, head);
+    std::copy_n(logits + end * M, op.modes * M, cluster[0]);
+    for (uint64_t i = 0; i < end; ++i)
+      for (int m = 0; m < M; ++m) logits[i * M + m] -= head[m];
+    for (uint32_t c = 1; c <= op.modes; ++c) {
+      const float* from = logits + parts[c].at * M;
+      batch_log_sum<M, V>(from, parts[c].count, tail);
+      for (int m = 0; m < M; ++m) tail[m] = (cluster[c - 1][m] - head[m]) - tail[m];
+      for (uint64_t i = 0; i < parts[c].count; ++i)
+        for (int m = 0; m < M; ++m) logits[(end + i) * M + m] = from[i * M + m] + tail[m];
+      end += parts[c].count;
+    }
+  }
+
+  void ssm(const Plan& plan, const Op& op, float* state, const Spot& spot) const {
+    float* lane = state + op.state * M;
+    if (op.axis != RASTER) lane += lane_at(op, spot) * M;
+    if (begins_anew(op, spot)) std::fill_n(lane, 2 * op.modes * padded(op.in) * M, 0.0f);
+    if (op.rank == 0) ssm<0>(plan, op, state, lane);
+    else if (op.rank == 1) ssm<1>(plan, op, state, lane);
+    else ssm<-1>(plan, op, state, lane);
+  }
+
+  // An operation that only models of whole pixels have.
+  void of_pixels(const Plan& plan, const Op& op, float* state, const Spot& spot, Uniforms u, int live) const {
+    const PixelBatch<M, V> pixels(plan, spot, state);
+    if (op.kind == WHERE) pixels.where(op, x);
+    else if (op.kind == NEIGHBOURS) pixels.neighbours(op, h);
+    else if (op.kind == TAPS) pixels.taps(op, h, g);
+    else if (op.kind == COMPONENTS) pixels.components(op, g);
+    else if (op.kind == CHANNEL) pixels.channel(op, h, g);
+    else if (u.first) pixels.drawn(op, out, u.first, u.stride, live, logits);
+    else pixels.mixture(op, out, logits);
+  }
+
+  // With `u`, for the `live` first rows, a mixture draws, and its tokens stand in the place of the first logits.
+  void step(const Plan& plan, float* state, const Input* input, Uniforms u, int live) const {
+    const Spot spot = plan.pixel ? spot_of(*plan.pixel, input[0]) : Spot{};
+    for (size_t i = 0; i < plan.ops.size(); ++i) {
+      const Op& op = plan.ops[i];
+      if (op.kind == EMBED) embed(plan, op, x, input);
+      else if (op.kind == NORM) norm(plan, op, x, h);
+      else if (op.kind == SSM) ssm(plan, op, state, spot);
+      else if (op.kind == SHIFT) shift(plan, op, g, state);
+      else if (op.kind == CLUSTERS) clusters(plan, op, logits);
+      else if (op.kind == PIXEL) {
+        for (int m = 0; m < M; ++m) state[(op.state + spot.token) * M + m] = input[m].token;
+        if (!spot.begins) i = op.up - 1;
+      } else if (op.kind > PIXEL) {
+        of_pixels(plan, op, state, spot, u, live);
+      } else if (op.kind >= DOWN) {
+        const uint64_t phase = op.kind == DOWN ? phase_of(op, input[0].place) : 0;
+        cross(op, phase, x, state + op.state * M, padded(op.in) * M, 0, uint64_t(op.in) * M);
+        if (op.kind == DOWN && phase + 1 < op.period) i = op.up - 1;
+      } else if (op.weights == FP32) linear<1>(plan, op, state);
+      else if (op.weights == BF16) linear<2>(plan, op, state);
+      else linear<4>(plan, op, state);
+    }
+  }
+};
+
+}  // namespace

@@ -1,0 +1,246 @@
+// The solo form: 1, 2 or 4 rows at a time, vectors run over features, a team of threads shares every operation.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "draw.h"
+#include "plan.h"
+#include "solo_pixels.h"
+#include "steps.h"
+#include "team.h"
+#include "vectors.h"
+
+namespace {
+
+constexpr int SOLO = 4;  // rows at a time, at most
+
+struct SoloBuffers {  // [row][width]
+  float *x, *h, *g, *logits, *out;  // h, and out, a layer's sums, are each thread's own
+  uint64_t wide;
+  float* state[SOLO];  // of each row
+  float* at(uint32_t place, int row) const {
+    return (place == X ? x : place == H ? h : place == G ? g : logits) + row * wide;
+  }
+  float* at(const Op& op, uint32_t place, int row) const { return place < WINDOW ? at(place, row) : state[row] + op.state; }
+};
+
+void solo_norm(const Plan& plan, const Op& op, const float* x, float* h) {
+  const uint64_t D = padded(op.in), full = op.in / W * W;
+  const float *gamma = plan.tensor(op, 0), *beta = plan.tensor(op, 1);
+  v16 sum = {};
+  for (uint64_t i = 0; i < full; i += W) sum += load<v16>(x + i);
+  for (uint64_t i = full; i < op.in; ++i) sum[i - full] += x[i];
+  const float mean = folded(reinterpret_cast<const float*>(&sum)) / op.in;
+  v16 square = {};
+  for (uint64_t i = 0; i < full; i += W) {
+    const v16 d = load<v16>(x + i) - mean;
+    square = fma(d, d, square);
+  }
+  if (full < op.in) {
+    v16 d = {};
+    for (uint64_t i = full; i < op.in; ++i) d[i - full] = x[i] - mean;
+    square = fma(d, d, square);
+  }
+  const float scale = 1.0f / std::sqrt(folded(reinterpret_cast<const float*>(&square)) / op.in + op.eps);
+  for (uint64_t i = 0; i < D; i += W)
+    store(h + i, fma((load<v16>(x + i) - mean) * scale, load<v16>(gamma + i), load<v16>(beta + i)));
+}
+
+void solo_shift(const Plan& plan, const Op& op, float* g, float* state, Range blocks) {
+  const uint64_t D = padded(op.in);
+  for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += W) {
+    const float* taps = plan.tensor(op, 0) + i;
+    auto tap = [&](int n) __attribute__((always_inline)) { return load<v16>(taps + n * D); };
+    float* v = g + 2 * D + i;
+    store(v, shifted<v16>(op.period, tap, state + op.state + i, D, load<v16>(g + D + i)) * load<v16>(v));
+  }
+}
+
+void solo_ssm(const Plan& plan, const Op& op, const float* u, float* g, float* lane, Range blocks) {
+  const int modes = op.modes, rank = op.rank;
+  for (uint64_t b = blocks.begin; b < blocks.end; ++b) {
+    const float* c = plan.tensor(op, 0) + b * modes * 6 * W;
+    const float* l = rank ? plan.tensor(op, 2) + b * modes * rank * 4 * W : nullptr;
+    auto get = [&](int n, int i) __attribute__((always_inline)) { return load<v16>(c + (n * 6 + i) * W); };
+    auto low = [&](int r, int n, int i) __attribute__((always_inline)) {
+      return load<v16>(l + ((n * rank + r) * 4 + i) * W);
+    };
+    float* s = lane + b * modes * 2 * W;
+    const uint64_t ahead = uint64_t(modes) * 2 * W;
+    const v16 skip = load<v16>(plan.tensor(op, 1) + b * W);
+    v16 y = load<v16>(u + b * W);
+    if (rank == 0) ssm_step<v16, 1>(modes, 0, get, low, s, W, &y, skip, ahead);
+    else if (rank == 1) ssm_step<v16, 1>(modes, 1, get, low, s, W, &y, skip, ahead);
+    else ssm_step<v16, 1>(modes, rank, get, low, s, W, &y, skip, ahead);
+    float* to = g + b * W;
+    store(to, of_ssm(op, y, load<v16>(to)));
+  }
+}
+
+// Adds the inputs from k on, DEPTH at most, to the sums of B blocks of 16 outputs for R rows: each weight is loaded once.
+template <int R, int B, int PER>
+void solo_blocks(const Plan& plan, const Op& op, const SoloBuffers& buffers, uint64_t k0, uint64_t block) {
+  const Weights w = weights_at(plan, op, k0, block);
+  const uint64_t K = std::min<uint64_t>(DEPTH, op.in - k0);
+  const float* x[R];
+  float* out = buffers.out + block * W;
+  v16 acc[B][R];
+  UNROLLED for (int r = 0; r < R; ++r) {
+    x[r] = buffers.at(op, op.src, r) + k0;
+    UNROLLED for (int b = 0; b < B; ++b) acc[b][r] = k0 ? load<v16>(out + r * buffers.wide + b * W) : v16{};
+  }
+  auto add = [&](uint64_t k, int j) __attribute__((always_inline)) {
+    UNROLLED for (int b = 0; b < B; ++b) {
+      const v16 weight = weight_of<PER>(w.at + k / PER * w.stride + b * W, j);
+      UNROLLED for (int r = 0; r < R; ++r) acc[b][r] = fma(weight, splat<v16>(x[r][k + j]), acc[b][r]);
+    }
+  };
+  uint64_t k = 0;
+  for (; k + PER <= K; k += PER)
+    UNROLLED for (int j = 0; j < PER; ++j) add(k, j);
+  for (int j = 0; k + j < K; ++j) add(k, j);
+  UNROLLED for (int r = 0; r < R; ++r)
+    UNROLLED for (int b = 0; b < B; ++b) store(out + r * buffers.wide + b * W, acc[b][r]);
+}
+
+// What becomes of the sums from `begin` to `end`.
+void solo_epilogue(const Plan& plan, const Op& op, float* out, float* y, uint64_t begin, uint64_t end) {
+  const float *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
+  for (uint64_t o = begin; o < end; o += W) {
+    v16 v = load<v16>(out + o);
+    if (scale) v *= load<v16>(scale + o);
+    store(out + o, v + load<v16>(bias + o));
+  }
+  if (op.epilogue == GLU_ADD) {
+    for (uint64_t o = begin; o < end; o += 2 * W) {
+      float* to = y + o / 2;
+      store(to, fma(load<v16>(out + o), sigmoid(load<v16>(out + o + W)), load<v16>(to)));
+    }
+  } else if (op.epilogue == GELU) {
+    for (uint64_t o = begin; o < end; o += W) store(y + o, gelu(load<v16>(out + o)));
+  } else if (op.epilogue == ADD_GELU) {
+    for (uint64_t o = begin; o < end; o += W) store(y + o, load<v16>(y + o) + gelu(load<v16>(out + o)));
+  } else {
+    for (uint64_t o = begin; o < end; o += W)
+      store(y + o, op.epilogue == ADD ? load<v16>(y + o) + load<v16>(out + o) : load<v16>(out + o));
+  }
+}
+
+template <int R, int PER>
+void solo_linear(const Plan& plan, const Op& op, const SoloBuffers& buffers, int thread, int threads) {
+  const uint64_t unit = op.epilogue == GLU_ADD ? 2 : 1;  // a value and its gate stay together
+  const Range mine = share(padded(op.out) / W / unit, thread, threads);
+  const uint64_t begin = mine.begin * unit, end = mine.end * unit;
+  for (uint64_t k = 0; k < op.in; k += DEPTH)
+    for (uint64_t block = begin; block < end;) {
+      const uint64_t n = std::min(GROUP - block % GROUP, end - block);  // no further than its group of blocks
+      if (n == 4) solo_blocks<R, 4, PER>(plan, op, buffers, k, block), block += 4;
+      else if (n >= 2) solo_blocks<R, 2, PER>(plan, op, buffers, k, block), block += 2;
+      else solo_blocks<R, 1, PER>(plan, op, buffers, k, block), block += 1;
+    }
+  for (int r = 0; r < R; ++r)
+    solo_epilogue(plan, op, buffers.out + r * buffers.wide, buffers.at(op, op.dst, r) + op.offset, begin * W, end * W);
+}
+
+// Logits of the parts -> log-probabilities of the tokens, one after another.
+void solo_clusters(const Plan& plan, const Op& op, float* logits) {
+  const Part* parts = plan.tensor<Part>(op, 0);
+  uint64_t end = parts[0].count - op.modes;
+  const float head = log_sum(logits, parts[0].count);
+  float cluster[MAX_CLUSTERS];
+  std::copy_n(logits + end, op.modes, cluster);
+  for (uint64_t i = 0; i < end; ++i) logits[i] -= head;
+  for (uint32_t c = 1; c <= op.modes; ++c) {
+    const float *from = logits + parts[c].at, shift = (cluster[c - 1] - head) - log_sum(from, parts[c].count);
+    for (uint64_t i = 0; i < parts[c].count; ++i) logits[end + i] = from[i] + shift;
+    end += parts[c].count;
+  }
+}
+
+// An operation that only models of whole pixels have.
+template <int R>
+void solo_pixels(const Plan& plan, const Op& op, const SoloBuffers& buffers, const Spot* spots, Uniforms u, int thread,
+                 int threads) {
+  const Range mine = share(padded(op.out) / W, thread, threads);
+  for (int r = 0; r < R; ++r) {
+    float *x = buffers.at(X, r), *h = buffers.at(H, r), *g = buffers.at(G, r), *state = buffers.state[r];
+    if (op.kind == WHERE) solo_where(plan, op, spots[r], state, x, mine);
+    else if (op.kind == NEIGHBOURS) solo_neighbours(plan, op, spots[r], state, h, op.modes && r % threads == thread);
+    else if (op.kind == TAPS) solo_taps(plan, op, spots[r], h, g, state, mine);
+    else if (op.kind == CHANNEL) solo_channel(plan, op, spots[r], state, h, g, mine);
+    else if (op.kind == MIXTURE && !u.first)
+      solo_mixture(plan, op, spots[r], state, buffers.out, buffers.at(LOGITS, r), mine);
+    else if (r % threads != thread) continue;
+    else if (op.kind == COMPONENTS) solo_components(plan, op, g, state);
+    else *buffers.at(LOGITS, r) = solo_drawn(plan, op, spots[r], state, buffers.out, u.first[r * u.stride]);
+  }
+}
+
+// With `u` a mixture draws, and its token stands in the place of the first logit.
+template <int R>
+void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input, Uniforms u, int thread, Team& team) {
+  const int threads = team.size();
+  Spot spots[R];
+  for (int r = 0; plan.pixel && r < R; ++r) spots[r] = spot_of(*plan.pixel, input[r]);
+  for (size_t i = 0; i < plan.ops.size(); ++i) {
+    const Op& op = plan.ops[i];
+    if (op.kind == NORM) {  // cheap, so everybody has a copy of its own
+      for (int r = 0; r < R; ++r) solo_norm(plan, op, buffers.at(X, r), buffers.at(H, r));
+      continue;
+    }
+    if (op.kind == EMBED) {
+      const Range mine = share(padded(op.out) / W, thread, threads);
+      for (int r = 0; r < R; ++r) {
+        const Sources from = sources(plan, op, input[r]);
+        for (uint64_t i = mine.begin * W; i < mine.end * W; i += W) {
+          v16 x = load<v16>(from.value + i);
+          if (from.place) x += load<v16>(from.place + i);
+          if (from.label) x += load<v16>(from.label + i);
+          store(buffers.at(X, r) + i, x);
+        }
+      }
+    } else if (op.kind == SSM) {
+      const Range mine = share(padded(op.in) / W, thread, threads);
+      const uint64_t skipped = reads_qkv(op) ? 2 * padded(op.in) : 0;  // q and k
+      for (int r = 0; r < R; ++r) {
+        float* lane = buffers.state[r] + op.state;
+        if (op.axis != RASTER) {
+          lane += lane_at(op, spots[r]);
+          const uint64_t block = 2 * uint64_t(op.modes) * W;
+          if (begins_anew(op, spots[r])) std::fill(lane + mine.begin * block, lane + mine.end * block, 0.0f);
+        }
+        solo_ssm(plan, op, buffers.at(op.src, r) + skipped, buffers.at(G, r), lane, mine);
+      }
+    } else if (op.kind == SHIFT) {
+      const Range mine = share(padded(op.in) / W, thread, threads);
+      for (int r = 0; r < R; ++r) solo_shift(plan, op, buffers.at(G, r), buffers.state[r], mine);
+    } else if (op.kind == CLUSTERS) {
+      for (int r = thread; r < R; r += threads) solo_clusters(plan, op, buffers.at(LOGITS, r));
+    } else if (op.kind == PIXEL) {
+      for (int r = thread; r < R; r += threads) buffers.state[r][op.state + spots[r].token] = input[r].token;
+      if (!spots[0].begins) i = op.up - 1;
+    } else if (op.kind > PIXEL) {
+      solo_pixels<R>(plan, op, buffers, spots, u, thread, threads);
+    } else if (op.kind >= DOWN) {
+      const uint64_t size = padded(op.in), phase = op.kind == DOWN ? phase_of(op, input[0].place) : 0;
+      const Range mine = share(size / W, thread, threads);
+      for (int r = 0; r < R; ++r)
+        cross(op, phase, buffers.at(X, r), buffers.state[r] + op.state, size, mine.begin * W, mine.end * W);
+      if (op.kind == DOWN && phase + 1 < op.period) i = op.up - 1;
+    } else if (op.weights == FP32) {
+      solo_linear<R, 1>(plan, op, buffers, thread, threads);
+    } else if (op.weights == BF16) {
+      solo_linear<R, 2>(plan, op, buffers, thread, threads);
+    } else {
+      solo_linear<R, 4>(plan, op, buffers, thread, threads);
+    }
+    team.barrier();
+  }
+}
+
+}  // namespace

@@ -1,0 +1,174 @@
+// The solo form of the operations that only models of whole pixels have: of one row each.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "pixels.h"
+#include "plan.h"
+#include "steps.h"
+#include "team.h"
+#include "vectors.h"
+
+namespace {
+
+void solo_where(const Plan& plan, const Op& op, const Spot& spot, const float* state, float* x, Range blocks) {
+  const uint64_t D = padded(op.out);
+  const float* tables[2 + MAX_CHANNELS] = {plan.tensor(op, 0) + spot.row * D, plan.tensor(op, 1) + spot.column * D};
+  int n = 2;
+  for (uint64_t c = 0; op.modes && spot.column > 0 && c < plan.pixel->channels; ++c) {
+    const float token = state[plan.pixel->state + slot_of(*plan.pixel, spot, LEFT, c)];
+    tables[n++] = plan.tensor(op, 2) + (c * plan.pixel->levels + value_of(*plan.pixel, token)) * D;
+  }
+  for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += W) {
+    v16 sum = load<v16>(tables[0] + i);
+    for (int t = 1; t < n; ++t) sum += load<v16>(tables[t] + i);
+    store(x + i, sum);
+  }
+}
+
+// `predicts`: whether this thread keeps the prediction as well.
+void solo_neighbours(const Plan& plan, const Op& op, const Spot& spot, float* state, float* h, bool predicts) {
+  const Op& pixel = *plan.pixel;
+  const float* ring = state + pixel.state;
+  const Offset* offsets = plan.tensor<Offset>(op, 0);
+  auto at = [&](Offset offset, uint64_t c) { return amplitude(pixel, ring[slot_of(pixel, spot, offset, c)]); };
+  for (uint64_t i = 0; i < op.in; ++i) {
+    const bool known = inside(pixel, spot, offsets[i]);
+    for (uint64_t c = 0; c < pixel.channels; ++c) *h++ = known ? at(offsets[i], c) : 0.0f;
+    *h++ = known;
+  }
+  for (uint64_t c = 0; predicts && c < pixel.channels; ++c)
+    state[plan.kept() + c] = predicted(spot, at(LEFT, c), at(ABOVE, c), at(ABOVE_LEFT, c));
+}
+
+void solo_taps(const Plan& plan, const Op& op, const Spot& spot, const float* h, float* g, float* state, Range blocks) {
+  const uint64_t D = padded(op.in);
+  const auto slots = taps_at(*plan.pixel, spot);
+  for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += W) {
+    float* ring = state + op.state + i;
+    v16 sum = {};
+    for (int t = 0; t < PIXEL_TAPS; ++t)
+      if (slots[t] >= 0) sum = fma(load<v16>(plan.tensor(op, 0) + t * D + i), load<v16>(ring + slots[t] * D), sum);
+    store(ring + spot.pixel * D, load<v16>(h + i));
+    store(g + i, sum);
+  }
+}
+
+void solo_components(const Plan& plan, const Op& op, const float* g, float* state) {
+  const uint64_t C = plan.pixel->channels, K = padded(op.modes);
+  const float* base = state + op.state;
+  float* kept = state + op.state + padded(C);
+  const v16 sum = splat<v16>(log_sum(g, op.modes));
+  for (uint64_t part = 0; part < plan.parts(); ++part) {
+    const v16 prediction = splat<v16>(part >= 1 && part <= C ? base[part - 1] : 0.0f);
+    for (uint64_t k = 0; k < K; k += W)
+      store(kept + part * K + k, prepared(part, C, load_anywhere<v16>(g + part * op.modes + k), sum, prediction));
+  }
+}
+
+// The mixture for the next channel, into made[part][component].
+void solo_mix(const Plan& plan, const Op& op, const Spot& spot, const float* state, float* made) {
+  const Op& pixel = *plan.pixel;
+  const uint64_t K = padded(op.modes);
+  const float *base = state + op.state, *kept = base + padded(pixel.channels), *edges = plan.tensor(op, 0);
+  uint64_t known[MAX_CHANNELS] = {};
+  float residual[MAX_CHANNELS] = {};
+  for (uint64_t c = 0; c < spot.channel; ++c) {
+    known[c] = value_of(pixel, state[pixel.state + slot_of(pixel, spot, c)]);
+    residual[c] = amplitude(pixel, float(known[c])) - base[c];
+  }
+  for (uint64_t k = 0; k < K; k += W)
+    mix<v16>(
+        pixel, spot.channel, [&](uint64_t part) { return load<v16>(kept + part * K + k); },
+        [&](uint64_t c) { return splat<v16>(residual[c]); },
+        [&](uint64_t c, bool upper) { return splat<v16>(edges[known[c] + upper]); },
+        [&](uint64_t c) { return splat<v16>(known[c] > 0 && known[c] + 1 < pixel.levels); },
+        [&](int part, v16 value) { store(made + part * K + k, value); });
+  const v16 sum = splat<v16>(log_sum(made + ENDS * K, op.modes));
+  for (uint64_t k = 0; k < K; k += W)
+    normalise(
+        sum, [&](int part) { return load<v16>(made + part * K + k); },
+        [&](int part, v16 value) { store(made + part * K + k, value); });
+}
+
+// The value drawn with u, or -1: the mixture is not made of numbers. Of a span 16 parts are looked at together.
+float solo_drawn(const Plan& plan, const Op& op, const Spot& spot, const float* state, float* made, double u) {
+  const uint64_t K = padded(op.modes);
+  const float* edges = plan.tensor(op, 0);
+  solo_mix(plan, op, spot, state, made);
+  auto get = [&](int part, int k) { return splat<v16>(made[part * K + k]); };
+  const Target target(u);
+  uint64_t first = 0;
+  for (uint64_t step = span_of(op.out) / W; step; step /= W) {
+    v16 edge = load_anywhere<v16>(edges + std::min<uint64_t>(first, op.out) + 1);
+    for (uint64_t i = 0; step > 1 && i < W; ++i) edge[i] = edges[std::min<uint64_t>(first + (i + 1) * step, op.out)];
+    const v16 sum = beyond(op.modes, get, edge, splat<v16>(target.sign));
+    if (sum[0] != sum[0]) return -1;
+    int part = 0;
+    for (int half = W / 2; half; half /= 2)
+      if (!(sum[part + half - 1] > target.sum)) part += half;
+    first += part * step;
+  }
+  return std::min<uint64_t>(first, op.out - 1);
+}
+
+// Log-probabilities of the values of `blocks`. `scratch`: the mixture, and S(x) and S(-x) at all edges.
+void solo_mixture(const Plan& plan, const Op& op, const Spot& spot, const float* state, float* scratch, float* logits,
+                  Range blocks) {
+  const uint64_t K = padded(op.modes), V = op.out, begin = blocks.begin * W, end = blocks.end * W;
+  if (begin == end) return;
+  const float* edges = plan.tensor(op, 0);
+  float *made = scratch, *below = made + MIXTURE_PARTS * K, *above = below + padded(V) + 2 * W;
+  solo_mix(plan, op, spot, state, made);
+  for (uint64_t k = 0; k < op.modes; ++k) {
+    const v16 mean = splat<v16>(made[MEAN * K + k]), inverse = splat<v16>(made[INVERSE * K + k]);
+    const v16 weight = splat<v16>(made[WEIGHT * K + k] * made[SHARE * K + k]);
+    for (uint64_t v = begin; v < (end < V ? end + W : end); v += W) {  // of the next block, the first edge
+      const Sides<v16> sides((load<v16>(edges + v) - mean) * inverse);
+      store(below + v, sides.below);
+      store(above + v, sides.above);
+    }
+    // Beyond the ends there is no value, so these have no share but all that lies there.
+    if (begin == 0) above[0] = 1.0f / made[SHARE * K + k];
+    if (end >= V) below[V] = 1.0f / made[SHARE * K + k];
+    for (uint64_t v = begin; v < end; v += W) {
+      const v16 sum = k ? load<v16>(logits + v) : v16{};
+      store(logits + v, fma(load_anywhere<v16>(below + v + 1) * weight, load<v16>(above + v), sum));
+    }
+  }
+  for (uint64_t v = V; v < end; ++v) logits[v] = 1;
+  v16 least = splat<v16>(1.0f);
+  for (uint64_t v = begin; v < end; v += W) least = smaller(least, load<v16>(logits + v));
+  const bool near = !any_below(least, FAR);
+  for (uint64_t v = begin; v < end; v += W)
+    store(logits + v, log_probability(load<v16>(logits + v), near, [&] {
+            v16 ends = {};
+            for (int i = 0; i < W; ++i) ends[i] = v + i == 0 || v + i + 1 == V;
+            auto get = [&](int part, int k) { return splat<v16>(made[part * K + k]); };
+            return far_log(op.modes, get, load<v16>(edges + v), load_anywhere<v16>(edges + v + 1), ends);
+          }));
+}
+
+// Writes all of h, which is this thread's own, and `blocks` of g and of what is kept.
+void solo_channel(const Plan& plan, const Op& op, const Spot& spot, float* state, float* h, float* g, Range blocks) {
+  const Op& pixel = *plan.pixel;
+  const uint64_t D = padded(op.in);
+  float* kept = state + op.state;
+  const float* tables[1 + MAX_CHANNELS] = {plan.tensor(op, 0) + spot.channel * D};
+  int n = op.modes != 0;
+  for (uint64_t c = 0; op.modes && c < spot.channel; ++c)
+    tables[n++] = plan.tensor(op, 1) + (c * pixel.levels + value_of(pixel, state[pixel.state + slot_of(pixel, spot, c)])) * D;
+  for (uint64_t i = 0; i < D; i += W) {
+    const bool mine = i / W >= blocks.begin && i / W < blocks.end;
+    v16 sum = spot.begins ? load<v16>(h + i) : load<v16>(kept + i);
+    if (mine && spot.begins) store(kept + i, sum);
+    for (int t = 0; t < n; ++t) sum += load<v16>(tables[t] + i);
+    store(h + i, sum);
+    if (mine) store(g + i, sum);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,187 @@
+// Vectors of float32, functions of them, and the memory that they live in.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+// Accumulators in an array become registers only where every index is known: such loops must be unrolled.
+#define UNROLLED _Pragma("GCC unroll 16")
+
+constexpr int W = 16;  // features or rows in one vector; the compiler splits it where registers are shorter
+typedef float v16 __attribute__((vector_size(64)));
+typedef float v8 __attribute__((vector_size(32)));
+
+template <class V> constexpr int width = sizeof(V) / sizeof(float);
+template <class V> struct IntegersOf;
+template <> struct IntegersOf<v16> { typedef int32_t type __attribute__((vector_size(64))); };
+template <> struct IntegersOf<v8> { typedef int32_t type __attribute__((vector_size(32))); };
+
+template <class V, class T> inline V load(const T* p) {  // aligned
+  V r;
+  std::memcpy(&r, __builtin_assume_aligned(p, sizeof(V)), sizeof r);
+  return r;
+}
+template <class V> inline V load_anywhere(const float* p) {
+  V r;
+  std::memcpy(&r, p, sizeof r);
+  return r;
+}
+template <class V> inline void store(float* p, V x) { std::memcpy(__builtin_assume_aligned(p, sizeof(V)), &x, sizeof x); }
+template <class V> inline V splat(float x) {
+  V r;
+  for (int i = 0; i < width<V>; ++i) r[i] = x;
+  return r;
+}
+
+// a b + c. Compilers mostly turn the loop into one instruction; without hardware for it, nothing is fused anywhere.
+template <class V> inline V fma(V a, V b, V c) {
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__ARM_FEATURE_FMA)
+  V r;
+  for (int i = 0; i < width<V>; ++i) r[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return r;
+#else
+  return a * b + c;
+#endif
+}
+
+// Where x86 intrinsics say the same, nothing is left to the compiler's mood (GCC 12 tears long loops of these apart).
+#if defined(__FMA__)
+template <> inline v8 splat<v8>(float x) { return (v8)_mm256_set1_ps(x); }
+template <> inline v8 fma(v8 a, v8 b, v8 c) { return (v8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+#endif
+#if defined(__AVX512F__)
+template <> inline v16 splat<v16>(float x) { return (v16)_mm512_set1_ps(x); }
+template <> inline v16 fma(v16 a, v16 b, v16 c) { return (v16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+#endif
+
+// c0 x^n + .. + cn.
+template <class V, class... Rest> inline V polynomial(V x, float c0, Rest... rest) {
+  V p = splat<V>(c0);
+  ((p = fma(p, x, splat<V>(rest))), ...);
+  return p;
+}
+
+// exp(x): 2^k e^r with |r| <= ln 2 / 2 and a Taylor polynomial in r; relative error 2e-7. For x from -87 to 87.
+template <class V> inline V bounded_exponential(V x) {
+  using I = typename IntegersOf<V>::type;
+  const V magic = splat<V>(12582912.0f);  // 1.5 2^23: adding it rounds to an integer
+  const V shifted = fma(x, splat<V>(1.44269504088896341f), magic);
+  const V k = shifted - magic;
+  V r = fma(k, splat<V>(-0.693145751953125f), x);
+  r = fma(k, splat<V>(-1.428606765330187e-6f), r);
+  const V p = polynomial(r, 1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f);
+  I bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits << 23) + 0x3f800000;  // the low bits of `shifted` are k; the magic's own bits leave at the top
+  V scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return p * scale;
+}
+
+// Where b is not a number, neither is the result: so limits stand first, and hide no fault of what they limit.
+template <class V> inline V smaller(V a, V b) { return a < b ? a : b; }
+template <class V> inline V larger(V a, V b) { return a > b ? a : b; }
+
+// exp(x), saturating beyond +-87.
+template <class V> inline V exponential(V x) {
+  return bounded_exponential(larger(splat<V>(-87.0f), smaller(splat<V>(87.0f), x)));
+}
+
+// log(x) of positive x, none of them denormal: exponent, and a polynomial (Cephes' logf) in the rest; error 1e-7 of the
+// larger one of 1 and the result.
+template <class V> inline V logarithm(V x) {
+  using I = typename IntegersOf<V>::type;
+  I bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const I exponent = (bits - 0x3f3504f3) >> 23;  // of which the rest lies between sqrt(1/2) and sqrt(2)
+  bits -= exponent << 23;
+  V rest;
+  std::memcpy(&rest, &bits, sizeof rest);
+  const V k = __builtin_convertvector(exponent, V), r = rest - 1.0f, square = r * r;
+  V y = polynomial(r, 7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
+                   -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f);
+  y = fma(k, splat<V>(-2.12194440e-4f), y * r * square);
+  y = fma(splat<V>(-0.5f), square, y);
+  return fma(k, splat<V>(0.693359375f), r + y);
+}
+
+template <class V> inline V tanh_of(V x) {
+  const V t = exponential((x < 0 ? x : -x) * 2.0f), y = (1.0f - t) / (1.0f + t);
+  return x < 0 ? -y : y;
+}
+
+template <class V> inline V sigmoid(V x) { return splat<V>(1.0f) / (splat<V>(1.0f) + exponential(-x)); }
+
+// x Phi(x); erf by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7.
+template <class V> inline V gelu(V x) {
+  const V z = x * splat<V>(0.70710678118654752f);
+  const V a = z < 0 ? -z : z;
+  const V t = splat<V>(1.0f) / fma(splat<V>(0.3275911f), a, splat<V>(1.0f));
+  const V p = polynomial(t, 1.061405429f, -1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f);
+  const V tail = p * t * exponential(-(a * a));  // 1 - erf(a)
+  const V half = splat<V>(0.5f) * tail;
+  return x * (z < 0 ? half : splat<V>(1.0f) - half);
+}
+
+// Weight j of the PER weights that each of 16 words holds: a float32, two bfloat16 or four int8, the first one lowest.
+template <int PER> inline v16 weight_of(const uint32_t* words, int j) {
+  typedef uint32_t u32 __attribute__((vector_size(64)));
+  typedef int32_t i32 __attribute__((vector_size(64)));
+  u32 word = load<u32>(words);
+  v16 r;
+  if (PER == 4) {
+    i32 value;
+    word <<= 24 - 8 * j;
+    std::memcpy(&value, &word, sizeof value);
+    return __builtin_convertvector(value >> 24, v16);
+  }
+  if (PER == 2) word = j ? word & 0xffff0000u : word << 16;  // bfloat16 is the upper half of a float32
+  std::memcpy(&r, &word, sizeof r);
+  return r;
+}
+
+// The sum of 16 partial sums, in the order that both forms use.
+inline float folded(const float* p) {
+  float s[W];
+  std::memcpy(s, p, sizeof s);
+  for (int half = W / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) s[i] += s[i + half];
+  return s[0];
+}
+
+// Zeroed memory, aligned for vectors; large blocks in huge pages where the system has them.
+struct Free { void operator()(void* p) const { std::free(p); } };
+using Bytes = std::unique_ptr<uint8_t[], Free>;
+
+Bytes allocate(uint64_t bytes) {
+  const uint64_t huge = 1 << 21, alignment = bytes >= huge ? huge : 64;
+  bytes = (std::max<uint64_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  void* p = std::aligned_alloc(alignment, bytes);
+  if (!p) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  if (alignment == huge) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+  std::memset(p, 0, bytes);
+  return Bytes(static_cast<uint8_t*>(p));
+}
+
+struct Floats {
+  Bytes memory;
+  explicit Floats(uint64_t n = 0) : memory(allocate(n * sizeof(float))) {}
+  float* at(uint64_t i = 0) const { return reinterpret_cast<float*>(memory.get()) + i; }
+};
+
+}  // namespace

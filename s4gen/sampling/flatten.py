@@ -1,0 +1,223 @@
+"""From a converted model to its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from s4gen.models.axial import Axial
+from s4gen.models.blocks import Block, GatedOutput, Skip
+from s4gen.models.categorical import CategoricalHead
+from s4gen.models.density import DensityModel
+from s4gen.models.embedding import AudioEmbedding
+from s4gen.models.h3 import H3
+from s4gen.models.mixture import LOG_SCALE_GAIN, MixtureHead
+from s4gen.models.pixels import PixelModel
+from s4gen.models.sashimi import Sashimi
+from s4gen.models.ssm_layers import DiagonalStep, WoodburyStep
+from s4gen.models.tokens import TokenModel
+from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.plan import (
+    ALIGNMENT,
+    SSM,
+    AddKept,
+    Channel,
+    Clusters,
+    Components,
+    Down,
+    Embed,
+    Keep,
+    Linear,
+    Mixture,
+    Neighbours,
+    Norm,
+    Operation,
+    Pixel,
+    Plan,
+    Shift,
+    Taps,
+    Up,
+    Where,
+)
+
+
+class NotFlatError(Exception):
+    """The model has a part that no operation stands for; the message names it."""
+
+
+def flatten(recurrent: RecurrentModel) -> Plan:
+    """The plan of a converted model; it shares the model's tensors.
+
+    Raises:
+        NotFlatError: a layer is not one that a plan knows.
+    """
+    model = recurrent.stepper
+    operations = list(_stem(model) if isinstance(model, PixelModel) else _embed(model))
+    for i, block in enumerate(model.blocks):
+        operations += _level(block, f"layer {i}") if isinstance(block, Sashimi) else _block(block, f"layer {i}")
+    operations += [_norm(model.norm), *_head(model.head)]
+    return Plan(tuple(operations), model.config.layout.vocab, model.bos)
+
+
+@torch.no_grad()
+def _embed(model: DensityModel) -> Iterator[Operation]:
+    """Of a model whose stack runs once per token."""
+    assert isinstance(model, TokenModel)
+    embedding = model.embedding
+    if isinstance(embedding, AdaptiveEmbedding):
+        table = embedding(torch.arange(embedding.bounds[-1], device=embedding.tables[0].device))
+        yield Embed(table, table[:0], table[:0], 1, len(table))
+        return
+    value = embedding.value.weight
+    if isinstance(embedding, AudioEmbedding):
+        if embedding.samples is not None:
+            raise NotFlatError("the embedding reads the last samples (model.recent)")
+        label = value[:0] if embedding.label is None else embedding.label.weight
+        yield Embed(value, value[:0], label, 1, embedding.layout.vocab)
+        return
+    layout = embedding.layout
+    place = torch.arange(layout.length, device=value.device)
+    yield Embed(value, embedding.where(place), value[:0], layout.channels, layout.levels)
+
+
+def _stem(model: PixelModel) -> Iterator[Operation]:
+    """Of a model whose stack runs once per pixel."""
+    stem, head, layout = model.stem, model.head, model.stem.layout
+    mixture = isinstance(head, MixtureHead)
+    kept = (layout.channels, *[head.components] * sum(head.sizes)) if isinstance(head, MixtureHead) else (head.kept,)
+    yield Pixel(stem.raster, layout.channels, layout.levels, stem.history, kept)
+    row = stem.row.weight
+    yield Where(row, stem.column.weight, row[:0] if stem.value is None else stem.value.weight)
+    yield Neighbours(stem.offsets, layout.channels, mixture)
+    yield _linear(stem.linear, "h", "x")
+
+
+def _level(stack: Sashimi, name: str) -> Iterator[Operation]:
+    """A level and all that are coarser."""
+    for block in stack.down:
+        yield from _block(block, name)
+    if stack.pool is None or stack.inner is None:
+        yield Keep(_width(stack))
+    else:
+        stride = stack.pool.stride
+        yield Down(stride, _width(stack))
+        yield Linear(stack.pool.down.weight, stack.pool.down.bias, "window", "x", parts=stride)
+        yield from _level(stack.inner, name)
+        yield Linear(stack.pool.up.weight, stack.pool.up.bias, "x", "pending", parts=stride)
+        yield Up(_width(stack))
+    for block in stack.up:
+        yield from _block(block, name)
+    yield AddKept(_width(stack))
+
+
+def _width(stack: Sashimi) -> int:
+    return next(len(module.weight) for module in stack.up.modules() if isinstance(module, nn.LayerNorm))
+
+
+def _block(block: nn.Module, name: str) -> Iterator[Operation]:
+    if not isinstance(block, Block):
+        raise NotFlatError(f"{name} is of type {type(block).__name__}")
+    yield _norm(block.norm)
+    if block.taps is not None:
+        yield Taps(block.taps.weight, block.taps.raster.width)
+    if isinstance(block.mixer, H3):
+        yield from _h3(block.mixer, name)
+    else:
+        yield replace(_ssm(block.mixer, name), tapped=block.taps is not None)
+        if not isinstance(block.output, GatedOutput):
+            raise NotFlatError(f"{name} has an output of type {type(block.output).__name__}")
+        yield _linear(block.output.linear, "g", "x", "glu")
+    if block.feed_forward is not None:
+        yield _norm(block.feed_forward.norm)
+        yield _linear(block.feed_forward.up, "h", "g", "gelu")
+        yield _linear(block.feed_forward.down, "g", "x")
+
+
+def _norm(norm: nn.LayerNorm) -> Operation:
+    return Norm(norm.weight, norm.bias, norm.eps)
+
+
+def _linear(linear: Any, source: str, target: str, epilogue: str = "") -> Operation:
+    return Linear(linear.weight, linear.bias, source, target, epilogue)
+
+
+@torch.no_grad()
+def _head(head: nn.Module) -> Iterator[Operation]:
+    if isinstance(head, MixtureHead):
+        yield from _mixture(head)
+    elif isinstance(head, CategoricalHead):
+        yield from _channels(head)
+    elif isinstance(head, AdaptiveSoftmax):
+        yield from _adaptive(head)
+    else:
+        yield _linear(head, "h", "logits")
+
+
+def _mixture(head: MixtureHead) -> Iterator[Operation]:
+    """The outputs of the linear layer stand component by component; here those of one kind stand together."""
+    gain = torch.ones(sum(head.sizes), 1)
+    gain[1 + head.channels :][: head.channels] = LOG_SCALE_GAIN  # a power of two: rounds nothing
+    weight, bias = (
+        (tensor.unflatten(0, (head.components, -1)).transpose(0, 1) * gain.to(tensor).view(-1, *[1] * tensor.dim()))
+        for tensor in (head.linear.weight, head.linear.bias)
+    )
+    yield Linear(weight.flatten(0, 1), bias.flatten(), "h", "g")
+    yield Components(head.components, head.channels)
+    yield Mixture(head.components, head.channels, head.levels)
+
+
+def _channels(head: CategoricalHead) -> Iterator[Operation]:
+    weight = head.head.weight
+    if head.value is None:
+        yield Channel(weight[:0], weight[:0], weight.shape[1])
+    else:
+        yield Channel(head.channel.weight, head.value.weight, weight.shape[1])
+        yield _linear(head.linear, "h", "g", "added gelu")
+    yield _linear(head.head, "g", "logits")
+    yield Clusters((0,), (head.levels,))
+
+
+def _adaptive(head: AdaptiveSoftmax) -> Iterator[Operation]:
+    offsets: list[int] = []
+    counts: list[int] = []
+    for projection, table, bias in head.parts():
+        offset = offsets[-1] + -(-counts[-1] // ALIGNMENT) * ALIGNMENT if offsets else 0
+        if projection is not None:
+            yield Linear(projection, projection.new_zeros(len(projection)), "h", "g")
+        yield Linear(table, bias, "h" if projection is None else "g", "logits", offset=offset)
+        offsets.append(offset)
+        counts.append(len(table))
+    yield Clusters(tuple(offsets), tuple(counts))
+
+
+def _h3(mixer: H3, name: str) -> Iterator[Operation]:
+    yield Linear(mixer.qkv.weight, mixer.qkv.bias, "h", "g", parts=3)
+    yield Shift(mixer.shift)
+    yield replace(_ssm(mixer.ssm, name), gated=True)
+    yield _linear(mixer.out, "g", "x")
+
+
+def _ssm(mixer: Any, name: str) -> SSM:
+    if isinstance(mixer, Axial):
+        return replace(_ssm(mixer.layer, name), axis=mixer.axis, lanes=mixer.lanes)
+    if isinstance(mixer, Skip):
+        none = mixer.D.new_zeros(len(mixer.D), 0)
+        return SSM(none, none, none, mixer.D, none[None][:0], none[None][:0])
+    if isinstance(mixer, DiagonalStep):
+        none = mixer.B_bar.new_zeros(0, *mixer.B_bar.shape)
+        return SSM(_diagonal(mixer.A_bar), mixer.B_bar, mixer.C_bar, mixer.D, none, none)
+    if isinstance(mixer, WoodburyStep):
+        a, p, q, B_bar, C_bar = mixer.constants()
+        return SSM(_diagonal(a), B_bar, C_bar, mixer.D, p, q)
+    raise NotFlatError(f"{name} is of type {type(mixer).__name__}")
+
+
+def _diagonal(multiplier: Tensor) -> Tensor:
+    """`realform.multiplier` r(2, H, N) -> r(H, N), real parts then imaginary ones."""
+    n = multiplier.shape[-1] // 2
+    return torch.cat((multiplier[0][:, :n], multiplier[1][:, n:]), dim=-1)
