@@ -6,6 +6,7 @@
     recipe.toml          the whole resolved recipe, where a training run made it
     metrics.json         what was measured
     README.md            the card
+    curve.png            how a training run learnt; the card shows it
 
 A converted one also holds `recurrent.safetensors` and `certificate.json` (s4gen.sampling.convert).
 """
@@ -42,6 +43,7 @@ from s4gen.shipped import find
 
 __all__ = [
     "CLASSIFIER_FORMAT",
+    "CURVE_FILE",
     "TOKENIZER_FILE",
     "Checkpoint",
     "check_target",
@@ -63,6 +65,7 @@ CLASSIFIER_FORMAT = "s4gen-classifier"
 """What stands beside density models without being one (s4gen.classify)."""
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
+CURVE_FILE = "curve.png"
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,12 @@ def fill_checkpoint(
     metrics: Mapping[str, Any],
     card: str,
     tokenizer: Tokenizer | None = None,
+    curve: bytes | None = None,
 ) -> None:
-    """Write the files of a checkpoint into an existing folder, for use inside `write_atomic`."""
+    """Write the files of a checkpoint into an existing folder, for use inside `write_atomic`.
+
+    `curve` is a PNG of how the loss went down.
+    """
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -137,6 +144,8 @@ def fill_checkpoint(
         (folder / "recipe.toml").write_text(recipe_to_toml(recipe), encoding="utf-8")
     if tokenizer is not None:
         (folder / TOKENIZER_FILE).write_text(tokenizer.to_json() + "\n", encoding="utf-8")
+    if curve is not None:
+        (folder / CURVE_FILE).write_bytes(curve)
 
 
 def load_checkpoint(name_or_path: str | Path) -> Checkpoint:

@@ -229,3 +229,15 @@ def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     assert factors[10] == 1
     assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
     assert factors[100] == pytest.approx(0)
+
+
+def test_a_finished_run_shows_how_it_learnt(tmp_path: Path) -> None:
+    """Not a run that was stopped: its picture would be half of one."""
+    from s4gen.train.card import learning_curve
+
+    settings = recipe(steps=4, log_every=1, eval_every=2)
+    run(settings, tmp_path / "run", progress=False)
+    folder = tmp_path / "run/checkpoint"
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "](curve.png)" in (folder / "README.md").read_text(encoding="utf-8")
+    assert learning_curve(tmp_path, "bits_per_dim") is None

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from s4gen.atomic import current, write_atomic
-from s4gen.checkpoint import TOKENIZER_FILE, Checkpoint, check_target, load_checkpoint, load_tensors, save_tensors
+from s4gen.checkpoint import (
+    CURVE_FILE,
+    TOKENIZER_FILE,
+    Checkpoint,
+    check_target,
+    load_checkpoint,
+    load_tensors,
+    save_tensors,
+)
 from s4gen.config import DensityConfig
 from s4gen.errors import UserError
 from s4gen.models.blocks import Block
@@ -25,7 +33,7 @@ from s4gen.models.ssm_layers import SSMLayer
 from s4gen.models.wavenet import WaveNet
 
 MODEL_FILE = "model.safetensors"
-CHECKPOINT_FILES = ("config.json", MODEL_FILE, TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md")
+CHECKPOINT_FILES = ("config.json", MODEL_FILE, TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md", CURVE_FILE)
 CONSTANTS_FILE = "recurrent.safetensors"
 CERTIFICATE_FILE = "certificate.json"
 

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import torch
 
+from s4gen import plots
+from s4gen.checkpoint import CURVE_FILE
 from s4gen.config import recipe_to_toml
+from s4gen.train.metrics import read_metrics
 from s4gen.train.session import Session
 from s4gen.train.tasks import Measured, Task
 
 
-def card(session: Session, task: Task, latest: Measured | None) -> str:
-    """Markdown text."""
+def learning_curve(out: Path, measure: str) -> bytes | None:
+    """A PNG of the run in the folder `out`: `measure` on training batches, smoothed, and on held-out data, by minute.
+
+    None where nothing has been logged.
+    """
+    curves: dict[str, list[plots.Point]] = {"training": [], "held out": []}
+    for row in read_metrics(out):
+        curves["training" if row["split"] == "train" else "held out"].append((row["seconds"] / 60, row[measure]))
+    if not curves["training"]:
+        return None
+    shown = {name: points for name, points in curves.items() if points}
+    return plots.learning_curves(shown, "minutes of training", measure.replace("_per_", "/").replace("_", " "))
+
+
+def card(session: Session, task: Task, latest: Measured | None, with_curve: bool = False) -> str:
+    """Markdown text; `with_curve` puts the picture of the learning curve, which lies beside it, into it."""
     recipe, model = session.recipe, session.model
     count = sum(parameter.numel() for parameter in model.parameters())
     device = model.device
@@ -28,4 +46,6 @@ def card(session: Session, task: Task, latest: Measured | None) -> str:
         f"{torch.get_num_threads()} threads, precision {recipe.train.precision}, torch {torch.__version__}.",
         *task.card(recipe, latest),
     ]
+    if with_curve:
+        lines += ["", f"![Loss against minutes of training]({CURVE_FILE})"]
     return "\n".join([*lines, "", "## Recipe", "", "```toml", recipe_to_toml(recipe).rstrip(), "```", ""])

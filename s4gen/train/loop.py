@@ -18,7 +18,7 @@ from s4gen.errors import UserError
 from s4gen.memory import keep_freed_memory
 from s4gen.progress import progress_bar
 from s4gen.train import session as sessions
-from s4gen.train.card import card
+from s4gen.train.card import card, learning_curve
 from s4gen.train.footprint import check_memory
 from s4gen.train.images import ImageTask
 from s4gen.train.metrics import MetricsLog
@@ -170,13 +170,18 @@ class _Run:
         return metrics
 
     def _save(self) -> None:
-        sessions.save(self.session, self.out, self._metrics(), card(self.session, self.task, self.latest))
+        """Save the run; where it has ended, with a picture of how it learnt."""
+        curve = learning_curve(self.out, self.task.measures[0]) if self._ended() else None
+        text = card(self.session, self.task, self.latest, curve is not None)
+        sessions.save(self.session, self.out, self._metrics(), text, curve)
+
+    def _ended(self) -> bool:
+        return self.session.step == self.session.recipe.train.steps or self.session.out_of_patience
 
     def _end(self) -> bool:
         """Say where the run stands, and return whether that is its end."""
         session, steps = self.session, self.session.recipe.train.steps
-        ended = session.step == steps or session.out_of_patience
-        if not ended:
+        if not self._ended():
             print(
                 f"stopped and saved at step {session.step} of {steps}; go on with: s4gen train --resume {self.out}",
                 file=sys.stderr,
@@ -188,4 +193,4 @@ class _Run:
                 f"{why}best at step {session.best.step} of {steps}, {found}: {self.out / sessions.BEST}",
                 file=sys.stderr,
             )
-        return ended
+        return self._ended()

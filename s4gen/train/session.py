@@ -109,12 +109,15 @@ def mean_model(session: Session) -> DensityModel:
     return model.eval().to(next(session.model.parameters()).device)
 
 
-def save(session: Session, out: Path, metrics: dict[str, Any], card: str) -> None:
-    """Replace the run's checkpoint; readable by everything that reads checkpoints, and complete to go on from."""
+def save(session: Session, out: Path, metrics: dict[str, Any], card: str, curve: bytes | None = None) -> None:
+    """Replace the run's checkpoint; readable by everything that reads checkpoints, and complete to go on from.
+
+    `curve` is a PNG of how the loss went down, which the card may show.
+    """
 
     def fill(folder: Path) -> None:
-        recipe, tokenizer = session.recipe, session.tokenizer
-        fill_checkpoint(folder, mean_model(session), recipe=recipe, metrics=metrics, card=card, tokenizer=tokenizer)
+        made: dict[str, Any] = {"recipe": session.recipe, "tokenizer": session.tokenizer}
+        fill_checkpoint(folder, mean_model(session), metrics=metrics, card=card, curve=curve, **made)
         tensors: dict[str, Tensor] = {f"weights.{name}": p for name, p in session.model.named_parameters()}
         names = {id(p): name for name, p in session.model.named_parameters()}
         for optimizer in session.optimizers:
