@@ -36,6 +36,7 @@ CASES: dict[str, tuple[Layout, ModelConfig]] = {
     "text": (TEXT, dataclasses.replace(BASE, mixer="h3")),
     "text in a window": (TEXT, dataclasses.replace(BASE, mixer="attention", window=40)),
     "sound": (SOUND, dataclasses.replace(BASE, pool=(4, 4))),
+    "sound, its last samples": (SOUND, dataclasses.replace(BASE, recent=20)),
     "WaveNet": (SOUND, dataclasses.replace(BASE, mixer="wavenet")),
 }
 

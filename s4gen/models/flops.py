@@ -5,8 +5,8 @@ multiplication and an addition for each of their terms. Left out is what is not 
 recurrences with a diagonal matrix), what does not grow with the batch (kernels of state space layers, the optimiser),
 and what is computed a second time to save memory.
 
-The gradient takes two products for each one of the forward pass, of which the first layer of whole-pixel models, that
-reads data, needs one alone; the state after the last input, which a forward pass returns, has no gradient in training.
+The gradient takes two products for each one of the forward pass, of which a first layer that reads data, as in models
+of whole pixels, needs one alone; the state after the last input, which a forward pass returns, has none in training.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from s4gen.models.axial import Axial
 from s4gen.models.blocks import Block
 from s4gen.models.categorical import CategoricalHead
 from s4gen.models.density import DensityModel
+from s4gen.models.embedding import AudioEmbedding
 from s4gen.models.h3 import H3
 from s4gen.models.mixture import MixtureHead
 from s4gen.models.pixels import PixelModel
@@ -81,12 +82,19 @@ def _linear(linear: nn.Linear, rows: int) -> Flops:
     return _product(rows, linear.in_features, linear.out_features)
 
 
+def _of_data(linear: nn.Linear, rows: int) -> Flops:
+    """Of a layer that reads data, of which nobody wants the gradient."""
+    forward = _linear(linear, rows).forward
+    return Flops(forward, forward)
+
+
 def _inputs(model: DensityModel, places: int) -> Flops:
     """What stands before the stack; a table of embeddings takes no product."""
     if isinstance(model, PixelModel):
-        forward = _linear(model.stem.linear, places).forward
-        return Flops(forward, forward)  # pixels have no gradient
+        return _of_data(model.stem.linear, places)
     embedding = model.get_submodule("embedding")
+    if isinstance(embedding, AudioEmbedding) and embedding.samples is not None:
+        return _of_data(embedding.samples, places)
     if isinstance(embedding, AdaptiveEmbedding):
         return _sum(_product(places, p.shape[1], p.shape[0]) for p in embedding.projections)
     return NOTHING
