@@ -44,20 +44,25 @@ def files(folder: Path) -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in (folder / "checkpoint").iterdir() if f.suffix == ".safetensors"}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "muon_lr"), [("fp32", 0.0), ("bf16", 0.0), ("fp32", 0.01)])
 def test_a_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, muon_lr: float
 ) -> None:
-    """Weights, running mean, optimiser and random state, after dying between two checkpoints."""
-    assert run(recipe(precision=precision), tmp_path / "whole", progress=False)
+    """Weights, running mean, optimisers and random state, after dying between two checkpoints."""
+    settings = recipe(precision=precision)
+    settings = dataclasses.replace(settings, optim=dataclasses.replace(settings.optim, muon_lr=muon_lr))
+    settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, flips=True))
+    assert run(settings, tmp_path / "whole", progress=False)
     with monkeypatch.context() as patch:
         stop_after(patch, 5, RuntimeError("power cut"))
         with pytest.raises(RuntimeError, match="power cut"):
-            run(recipe(precision=precision), tmp_path / "cut", progress=False)
+            run(settings, tmp_path / "cut", progress=False)
     assert run(None, tmp_path / "cut", resume=True, progress=False)
     whole, cut = files(tmp_path / "whole"), files(tmp_path / "cut")
     assert set(whole) == {"model.safetensors", "training.safetensors"}
     assert whole == cut
+    saved = load_tensors(tmp_path / "cut" / "checkpoint" / "training.safetensors")
+    assert any(name.startswith("optimizer.momentum_buffer.") for name in saved) is (muon_lr > 0)
     rows = [read_metrics(tmp_path / name) for name in ("whole", "cut")]
     for a, b in zip(*rows, strict=True):
         assert (a["step"], a["split"], a["bits_per_dim"]) == (b["step"], b["split"], b["bits_per_dim"])
