@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from s4gen.atomic import current, write_atomic
-from s4gen.checkpoint import TOKENIZER_FILE, Checkpoint, check_target, load_checkpoint, load_tensors, save_tensors
+from s4gen.checkpoint import (
+    TOKENIZER_FILE,
+    Checkpoint,
+    check_target,
+    fitting,
+    load_checkpoint,
+    load_tensors,
+    save_tensors,
+)
 from s4gen.config import DensityConfig
 from s4gen.errors import UserError
 from s4gen.models.blocks import Block
@@ -85,9 +93,9 @@ class RecurrentModel(nn.Module):
             token = target
         return nats
 
-    def log_prob_recurrent(self, x: Tensor) -> Tensor:
+    def log_prob_recurrent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """log p(x) by recurrence: x (B, L) int64 -> (B,) float64 nats."""
-        return -self.nats_recurrent(x).sum(dim=-1)
+        return -self.nats_recurrent(x, label).sum(dim=-1)
 
 
 def _contiguous(state: Any) -> Any:
@@ -282,8 +290,8 @@ def _restore_constants(recurrent: RecurrentModel, folder: Path) -> None:
     stored, expected = load_tensors(folder / CONSTANTS_FILE), _constants(recurrent)
     if {name: value.shape for name, value in stored.items()} != {name: value.shape for name, value in expected.items()}:
         raise UserError(f"{folder / CONSTANTS_FILE} does not hold the constants of this model; {advice}")
-    for name, value in expected.items():
-        value.copy_(stored[name])
+    for name, value in fitting(stored, expected, folder / CONSTANTS_FILE).items():
+        expected[name].copy_(value)
 
 
 def _constants(recurrent: RecurrentModel) -> dict[str, Tensor]:
