@@ -423,7 +423,7 @@ def test_own_images_are_trained_on_measured_completed_and_sampled_by_class(
     assert checkpoint.config.layout == ImageLayout(8, 8, 3, classes=("ant", "bee", "cat"))
     assert "Conditional on the label: ant, bee, cat." in (trained / "run/checkpoint/README.md").read_text("utf-8")
     with Image.open("run/samples/step-000003.png") as grid:
-        assert grid.size == (34 * 2 // 2 + 2, 34 * 2 // 2 + 2) or grid.width == grid.height
+        assert grid.width == grid.height
     capsys.readouterr()
     results = {}
     for arguments in (["--mode", "conv"], ["--mode", "recurrent"], ["--split", "validation"], ["--split", "train"]):
@@ -439,9 +439,9 @@ def test_own_images_are_trained_on_measured_completed_and_sampled_by_class(
     assert "00015-bee.png" in names
     assert main(["convert", "run/checkpoint", "converted", "--sequences", "2"]) == 0
     assert main(["sample", "converted", "-o", "x.png", "-n", "3", "--classes", "cat"]) == 0
-    assert_refused_in_one_line(
-        main, ["sample", "converted", "-o", "y.png", "--classes", "cow"], "no class and no range 'cow'; the", capsys
-    ) if capsys.readouterr() else None
+    capsys.readouterr()
+    arguments = ["sample", "converted", "-o", "y.png", "--classes", "cow"]
+    assert_refused_in_one_line(main, arguments, "no class and no range 'cow'; the classes are ant, bee, cat", capsys)
 
 
 def test_labels_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
@@ -464,4 +464,4 @@ def test_other_classes_are_refused_for_measuring(trained: Path, capsys: pytest.C
         (["data.dataset=images:x", "data.fit=pad"], 'data.fit = "pad": expected one of crop, stretch'),
         (["data.dataset=fsdd", "data.size=9"], "data.size = 9 goes with images, not with"),
     ):
-        assert_refused_in_one_line(main, ["train", "mnist-small", "--set", *settings], wrong, capsys)
+        assert_refused_in_one_line(main, ["train", "wikitext-mini", "--set", *settings], wrong, capsys)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from s4gen.atomic import write_file_atomic
 from s4gen.checkpoint import Checkpoint, load_checkpoint
@@ -19,6 +20,8 @@ from s4gen.train.session import Session
 
 _NAMED = 4
 """Tensors that are named; the others are counted."""
+LEAST = 0.1
+"""Share of the numbers in a checkpoint's blocks that has to fit; a few biases always do."""
 _SHAPELESS = ("init", "dt_min", "dt_max")
 """Settings of the layers for their first values alone, which a checkpoint replaces."""
 
@@ -75,7 +78,7 @@ def take_weights(session: Session, checkpoint: Checkpoint) -> None:
     The running mean starts from them, too. A table of classes is taken only where the classes are the same.
 
     Raises:
-        UserError: no tensor of the blocks fits, so there would be nothing to start from.
+        UserError: next to nothing of the blocks fits, so there would be nothing to start from.
     """
     found, wanted = checkpoint.model.state_dict(), session.model.state_dict()
     same_classes = _classes(checkpoint.config.layout) == _classes(session.model.config.layout)
@@ -86,10 +89,10 @@ def take_weights(session: Session, checkpoint: Checkpoint) -> None:
         and tensor.shape == wanted[name].shape
         and (same_classes or not name.endswith(".label.weight"))
     }
-    if not any(name.startswith("blocks.") for name in fits):
+    if _size_of_blocks(fits) < LEAST * _size_of_blocks(found):
         settings = _differences(checkpoint.config.model, session.recipe.model)
         raise UserError(
-            f"--start {checkpoint.path}: nothing of its blocks fits the recipe's model"
+            f"--start {checkpoint.path}: next to nothing of its blocks fits the recipe's model"
             f"{': ' + '; '.join(settings) if settings else ''}; take the same [model] and [ssm]"
         )
     with torch.no_grad():
@@ -99,6 +102,10 @@ def take_weights(session: Session, checkpoint: Checkpoint) -> None:
         session.mean[name].copy_(parameter.detach())
     for line in _report(checkpoint, session, set(fits), set(found), set(wanted)):
         print(f"s4gen: {line}", file=sys.stderr)
+
+
+def _size_of_blocks(tensors: dict[str, Tensor]) -> int:
+    return sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("blocks."))
 
 
 def _report(checkpoint: Checkpoint, session: Session, taken: set[str], there: set[str], needed: set[str]) -> list[str]:
