@@ -235,7 +235,10 @@ def to_json(about: dict[str, str | int], rows: Sequence[tuple[Case, Cost]]) -> s
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; write it as JSON where asked."""
-    parser = argparse.ArgumentParser(prog="s4gen.bench_core", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="s4gen.bench_core",
+        description="What the state space core costs: `python -m s4gen.bench_core [--json FILE] [--quick]`.",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there too")
     parser.add_argument("--quick", action="store_true", help="one small size only")
     args = parser.parse_args(argv)

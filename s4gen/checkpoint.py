@@ -14,6 +14,7 @@ A converted one also holds `recurrent.safetensors` and `certificate.json` (s4gen
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ from s4gen.config import (
 )
 from s4gen.data.text import Tokenizer, from_json
 from s4gen.errors import UserError
+from s4gen.folders import user_path
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.shipped import find
@@ -47,8 +49,8 @@ __all__ = [
     "TOKENIZER_FILE",
     "Checkpoint",
     "check_target",
-    "check_tensors",
     "fill_checkpoint",
+    "fitting",
     "load_checkpoint",
     "load_tensors",
     "load_tokenizer",
@@ -158,7 +160,7 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
     config, tensors, recipe, metrics = read_consistent(path, _read)
     with torch.random.fork_rng(devices=[]):
         model = build_model(config)
-    check_tensors(tensors, model.state_dict(), path / "model.safetensors")
+    tensors = fitting(tensors, model.state_dict(), path / "model.safetensors")
     model.load_state_dict(tensors, assign=True)
     return Checkpoint(path, config, model.eval(), recipe, metrics)
 
@@ -173,7 +175,7 @@ def load_tokenizer(path: Path, config: DensityConfig) -> Tokenizer:
         raise UserError(f"{path} is a model of {config.layout.kind}s, which has no tokeniser; expected one of text")
     file = (current(path) or path) / TOKENIZER_FILE
     try:
-        text = _read_bytes(file).decode("utf-8")
+        text = _read_bytes(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is damaged ({error}); copy or save the checkpoint again") from None
     tokenizer = from_json(text, str(file))
@@ -192,7 +194,7 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
     Raises:
         UserError: there is nothing of that name, or it is not a checkpoint.
     """
-    path = Path(name_or_path)
+    path = user_path(name_or_path)
     directory = current(path)
     if directory is None:
         directory = path = find("checkpoints", name_or_path)
@@ -298,11 +300,11 @@ def _read_bytes(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors that are not those of the model in config.json.
+def fitting(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors in the precision of those of the model in config.json; another one is said, once for the file.
 
     Raises:
-        UserError: one is missing, one too many, or of another shape.
+        UserError: one is missing, one too many, of another shape, or of numbers of another kind.
     """
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     for problem, names in (("is missing", missing), ("is not part of the model", unexpected)):
@@ -313,3 +315,30 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], p
         if tensor.shape != expected[name].shape:
             got, wanted = tuple(tensor.shape), tuple(expected[name].shape)
             raise UserError(f"{path} does not fit config.json: tensor {name} has shape {got}, expected {wanted}")
+    return _in_precision(found, expected, path)
+
+
+def _in_precision(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors as numbers of the expected types, where only the precision differs."""
+    others = {}
+    for name in expected:
+        tensor, got, wanted = found[name], found[name].dtype, expected[name].dtype
+        if got == wanted:
+            continue
+        if not (got.is_floating_point and wanted.is_floating_point):
+            raise UserError(
+                f"{path} does not fit config.json: tensor {name} holds {_noun(got)}, expected {_noun(wanted)}"
+            )
+        others[name] = tensor.to(wanted)
+    if others:
+        kinds = sorted({_noun(found[name].dtype) for name in others})
+        print(
+            f"s4gen: {path}: {len(others)} of {len(found)} tensors hold {' and '.join(kinds)}, and are taken as "
+            f"{_noun(expected[next(iter(others))].dtype)}",
+            file=sys.stderr,
+        )
+    return {**found, **others}
+
+
+def _noun(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")

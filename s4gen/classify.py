@@ -23,8 +23,8 @@ from s4gen.atomic import read_consistent, write_atomic
 from s4gen.checkpoint import (
     CLASSIFIER_FORMAT,
     check_target,
-    check_tensors,
     config_in,
+    fitting,
     load_tensors,
     read_json,
     resolve_checkpoint,
@@ -131,7 +131,7 @@ def load_classifier(name_or_path: str | Path) -> Classifier:
             model = ClassifierModel(config)
     except ConfigError as error:
         raise UserError(f"{path / 'config.json'}: {error}") from None
-    check_tensors(tensors, model.state_dict(), path / "model.safetensors")
+    tensors = fitting(tensors, model.state_dict(), path / "model.safetensors")
     model.load_state_dict(tensors, assign=True)
     return Classifier(model.eval())
 

@@ -40,20 +40,23 @@ class Evaluation:
 
 
 def evaluate(
-    score: Callable[[Tensor], Tensor],
+    score: Callable[..., Tensor],
     sequences: Tensor,
     batch_size: int,
     mode: str,
     progress: bool = False,
+    labels: Tensor | None = None,
 ) -> Evaluation:
     """Score every sequence and average in float64.
 
     Args:
-        score: int64 (B, L) -> log p(x) in nats (B,): `DensityModel.log_prob`,
-        `RecurrentModel.log_prob_recurrent`. sequences: int64 (n, L), on any device.
+        score: int64 (B, L) -> log p(x) in nats (B,): `DensityModel.log_prob`, `RecurrentModel.log_prob_recurrent`; with
+            `labels` those of the batch, int64 (B,), are its second argument.
+        sequences: int64 (n, L), on any device.
         batch_size: sequences per call of `score`; the last call may have fewer.
         mode: recorded in the result.
         progress: a bar with the running mean on standard error.
+        labels: int64 (n,), the classes of the sequences, of a model that is conditional on them.
 
     Raises:
         UserError: there are no sequences, or `batch_size` is less than 1.
@@ -70,8 +73,9 @@ def evaluate(
         torch.inference_mode(),
         progress_bar(len(sequences), "seq", progress, desc=f"scoring ({mode})") as bar,
     ):
-        for batch in sequences.split(batch_size):
-            bits.append(score(batch).double().cpu() / (-math.log(2) * length))
+        given = [sequences] if labels is None else [sequences, labels]
+        for batch, *label in zip(*(column.split(batch_size) for column in given), strict=True):
+            bits.append(score(batch, *label).double().cpu() / (-math.log(2) * length))
             bar.set_postfix_str(f"{torch.cat(bits).mean().item():.4f} bits/dim")
             bar.update(len(batch))
     every = torch.cat(bits)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from s4gen.errors import UserError
+from s4gen.folders import user_path
 
 KINDS = ("models", "train", "sampling", "checkpoints")
 
@@ -37,7 +38,7 @@ def find(kind: str, name_or_path: str | Path) -> Path:
     Raises:
         UserError: there is neither such a path nor such a name; the message lists the names.
     """
-    path = Path(name_or_path)
+    path = user_path(name_or_path)
     if path.is_dir() if kind == "checkpoints" else path.is_file():
         return path
     names = shipped_names(kind)

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "s4gen"
 
 FLOORS = [
     {"errors"},
-    {"config", "shipped", "atomic", "progress", "apart", "memory", "timing"},
+    {"config", "shipped", "atomic", "folders", "progress", "apart", "memory", "timing"},
     {"ssm"},
     {"models"},
     {"data", "checkpoint", "classify", "evaluation", "text_evaluation", "audio_evaluation", "plots", "report"},

@@ -19,8 +19,8 @@ from sounds import encoded, noise, put
 from s4gen.data.audio import PRESETS, AudioFormat, clips, fsdd, hold_out, load_audio, presets
 from s4gen.data.audio.mini import make
 from s4gen.data.audio.sources import Archive, natural
-from s4gen.data.store import user_cache
 from s4gen.errors import UserError
+from s4gen.folders import cache_folder
 
 FORM = AudioFormat(8000, "linear", 16)
 FSDD = PRESETS["fsdd"].form
@@ -62,7 +62,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return user_cache() / "audio"
+    return cache_folder() / "audio"
 
 
 def test_a_plain_folder_is_split_in_natural_order_as_published(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from s4gen import checkpoint as checkpoints
-from s4gen.checkpoint import check_target, load_checkpoint, resolve_checkpoint, save_checkpoint
+from s4gen.checkpoint import check_target, load_checkpoint, resolve_checkpoint, save_checkpoint, save_tensors
 from s4gen.config import (
     DataConfig,
     DensityConfig,
@@ -74,10 +74,30 @@ def test_a_checkpoint_comes_back_exactly(mixer: str, tmp_path: Path) -> None:
     assert (tmp_path / "c" / "README.md").read_text(encoding="utf-8") == "Ä card"
 
 
-def test_the_precision_of_the_tensors_is_kept(tmp_path: Path) -> None:
-    model = tiny_model().double()
-    save_checkpoint(tmp_path / "c", model, recipe=None, metrics={}, card="")
-    assert_same_tensors(load_checkpoint(tmp_path / "c").model, model)
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_numbers_of_another_precision_are_taken_in_that_of_the_model_which_is_said_once(
+    kind: torch.dtype, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model()
+    save(tmp_path / "c")
+    stored = {name: tensor.to(kind) for name, tensor in model.state_dict().items()}
+    save_tensors(tmp_path / "c" / "model.safetensors", stored)
+    loaded = load_checkpoint(tmp_path / "c").model.state_dict()
+    for name, tensor in loaded.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, stored[name].float())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"{len(stored)} of {len(stored)} tensors hold {str(kind)[6:]}, and are taken as float32")
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_numbers_of_another_kind_are_refused_by_the_name_of_the_tensor(kind: torch.dtype, tmp_path: Path) -> None:
+    save(tmp_path / "c")
+    stored = {name: tensor.to(kind) for name, tensor in tiny_model().state_dict().items()}
+    save_tensors(tmp_path / "c" / "model.safetensors", stored)
+    message = rf"does not fit config.json: tensor {next(iter(stored))} holds {str(kind)[6:]}, expected float32$"
+    with pytest.raises(UserError, match=message):
+        load_checkpoint(tmp_path / "c")
 
 
 def test_a_checkpoint_needs_no_recipe(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_reader_that_leaves_early_is_no_error(arguments: str, room: Path) -> N
         (["sample", "tiny", "-o", "x", "-n", "0"], "argument -n/--count: got 0, expected at least 1"),
         (["sample", "tiny", "-o", "x", "--batch", "0"], "argument --batch: got 0, expected at least 1"),
         (["sample", "tiny", "-o", "x", "--seed", "-1"], "argument --seed: got -1, expected at least 0"),
-        (["sample", "tiny", "-o", "x", "--temperature", "0"], "argument --temperature: got '0', expected a"),
+        (["sample", "tiny", "-o", "x", "--temperature", "-1"], "argument --temperature: got '-1', expected a"),
         (["sample", "tiny", "-o", "x", "--temperature", "inf"], "argument --temperature: got 'inf', expected a number"),
         (["sample", "tiny", "-o", "x", "--top-k", "-1"], "argument --top-k: got -1, expected at least 0"),
         (["sample", "tiny", "-o", "x", "--top-p", "0"], "argument --top-p: got '0', expected a number greater than 0"),

@@ -244,7 +244,7 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
             "[data]\nqqqq = 3",
             "unknown key data.qqqq; expected one of data.dataset, data.validation, data.tokenizer, data.vocab_size, "
             "data.rate, data.law, data.bits, data.normalise, data.labels, data.crop, data.tail, data.min_seconds, "
-            "data.max_seconds, data.flips",
+            "data.max_seconds, data.flips, data.size, data.channels, data.fit",
         ),
         ("model = 3", "model = 3: expected a section [model]"),
         ('[train]\nsteps = "3"', 'train.steps = "3": got a string, expected a whole number'),
@@ -283,7 +283,7 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
             '[data]\ndataset = "minst"',
             'data.dataset = "minst": expected one of mnist, cifar10, mnist-mini, cifar10-mini, wikitext-2, '
             "wikitext-103, wikitext-mini, fsdd, fsdd-mini, sc09, youtubemix, beethoven, a path to text, such as "
-            "./my.txt, or audio:FOLDER",
+            "./my.txt, images:FOLDER or audio:FOLDER",
         ),
         ("[ssm]\ntie_dt = 1", "ssm.tie_dt = 1: got a whole number, expected true or false"),
         ("[model]\nmixers = 0", "model.mixers = 0: expected at least 1"),

@@ -18,9 +18,9 @@ import pytest
 
 from s4gen.data import DATASETS, cifar10, load_images, mnist
 from s4gen.data.mini.make import COUNTS
-from s4gen.data.store import user_cache
 from s4gen.data.vision import import_torchvision
 from s4gen.errors import UserError
+from s4gen.folders import cache_folder
 
 MNIST_RAW = Path("mnist") / "MNIST" / "raw"
 
@@ -39,7 +39,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty user cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return user_cache()
+    return cache_folder()
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:

@@ -286,11 +286,13 @@ def test_an_empty_file_is_one_sentence(data: bytes, tmp_path: Path) -> None:
         content(open_corpus(str(path), "train"))
 
 
-def test_a_single_line_leaves_nothing_for_validation(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.txt", b"only one line")
-    assert content(open_corpus(str(path), "train")) == b"only one line"
-    with pytest.raises(UserError, match=r"^there is no text in the validation split"):
-        content(open_corpus(str(path), "validation"))
+def test_a_single_line_is_parted_at_spaces(tmp_path: Path) -> None:
+    text = b" ".join(b"%d" % i for i in range(1000))
+    path = write(tmp_path / "a.txt", text)
+    parts = [content(open_corpus(str(path), split)) for split in SPLITS]
+    assert b"".join(parts) == text
+    assert [round(len(part) / len(text), 2) for part in parts] == [0.9, 0.05, 0.05]
+    assert all(part.startswith(b" ") for part in parts[1:])
 
 
 @pytest.mark.parametrize("kind", ["word", "bpe"])

@@ -1,21 +1,24 @@
 """The command line: `s4gen VERB ...`, one module for each verb.
 
 The modules of the verbs import nothing heavy before `run`, so that `-h` answers at once.
-Exit codes: 0 done, 2 the user can fix it (one line on standard error), 1 a bug (traceback), 130 interrupted.
+Exit codes: 0 done, 2 the user can fix it (one line on standard error), 1 a bug (traceback), 130 interrupted, 141 the
+reader of standard output has gone.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from s4gen import __version__
-from s4gen.cli import bench, convert, demo, evaluate, info, sample, tokenize, train
+from s4gen.cli import bench, cache, convert, demo, evaluate, info, sample, tokenize, train
+from s4gen.cli.process import Interrupts, flush_output, forget_output, prepare_streams, watched_interrupts
 from s4gen.errors import UserError
+from s4gen.folders import says_why
 
 VERBS = {
     "demo": demo,
@@ -26,6 +29,7 @@ VERBS = {
     "sample": sample,
     "bench": bench,
     "info": info,
+    "cache": cache,
 }
 
 
@@ -48,8 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"s4gen {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, module in VERBS.items():
-        summary = (module.__doc__ or "").splitlines()[0]
-        verb = verbs.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        verb = verbs.add_parser(name, help=module.SUMMARY, description=module.SUMMARY, allow_abbrev=False)
         module.add_arguments(verb)
         verb.set_defaults(run=module.run)
     return parser
@@ -57,30 +60,36 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command (default: that of `sys.argv`) and return its exit code."""
+    prepare_streams()
     try:
-        code = _run(argv)
-        sys.stdout.flush()
+        with watched_interrupts() as interrupts:
+            code = _run(argv, interrupts)
+        lost = flush_output()
     except BrokenPipeError:
-        # The reader, such as `head`, has had enough. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader, such as `head`, has had enough.
+        forget_output()
         return 141
-    return code
+    return code if lost is None or code else _report(_output_lost(lost))
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
     try:
         args = make_parser().parse_args(argv)
         code: int = args.run(args)
     except UserError as error:
         return _report(str(error))
     except KeyboardInterrupt:
-        print("s4gen: interrupted", file=sys.stderr)
-        return 130
+        return _interrupted()
     except BrokenPipeError:
         raise
     except SystemExit as done:  # argparse ends -h and --version this way
         return int(done.code or 0)
     except Exception as error:
+        if interrupts.seen:
+            return _interrupted()
+        if isinstance(error, OSError) and error.errno is not None:
+            lost = flush_output()
+            return _report(says_why(error) if lost is None else _output_lost(lost))
         if _is_out_of_memory(error):
             return _report("out of memory: choose a smaller batch, fewer images or a smaller model")
         traceback.print_exc()
@@ -88,8 +97,18 @@ def _run(argv: Sequence[str] | None) -> int:
     return code
 
 
+def _interrupted() -> int:
+    print("s4gen: interrupted", file=sys.stderr)
+    return 130
+
+
+def _output_lost(error: OSError) -> str:
+    return f"standard output cannot be written to ({error.strerror}), so the result is lost; send it elsewhere"
+
+
 def _report(message: str) -> int:
-    print(f"s4gen: error: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # where standard error is full, the exit code has to do
+        print(f"s4gen: error: {message}", file=sys.stderr)
     return 2
 
 

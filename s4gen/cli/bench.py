@@ -11,6 +11,10 @@ from s4gen.cli.sample import ENGINES
 from s4gen.cli.subject import is_preset
 from s4gen.config import DensityConfig, load_preset
 from s4gen.errors import UserError
+from s4gen.folders import user_path
+
+SUMMARY = "Measure speed and memory: recurrence against convolution and Transformers, or S4 against its ancestors."
+"""What `-h` says of the verb."""
 
 # Of what does not go with --ancestors.
 DEFAULTS = {
@@ -58,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--plot", metavar="FILE", type=Path, help="write the curves as a PNG: against position, length, batch"
+        "--plot", metavar="FILE", type=user_path, help="write the curves as a PNG: against position, length, batch"
     )
     parser.add_argument("--force", action="store_true", help="write over an existing plot")
 

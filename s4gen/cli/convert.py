@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.cli.arguments import number, whole
@@ -18,6 +17,7 @@ from s4gen.cli.subject import (
     longest_clips,
 )
 from s4gen.config import AudioLayout, TextLayout, is_text
+from s4gen.folders import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from s4gen.checkpoint import Checkpoint
     from s4gen.sampling.convert import Certificate
 
+SUMMARY = "Convert a checkpoint to its recurrent form and certify that both forms agree."
+"""What `-h` says of the verb."""
+
 SAMPLES = 2048
 """Of each clip, at most."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or the name of a shipped checkpoint")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the converted checkpoint")
+    parser.add_argument("out", metavar="OUT", type=user_path, help="folder of the converted checkpoint")
     parser.add_argument(
         "--tolerance",
         metavar="T",
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sequences(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:
-    """At most n sequences (n, L) int64 of the test split, and the labels (n,) int64 of clips that have some."""
+    """At most n sequences (n, L) int64 of the test split, and the labels (n,) int64 where the model has classes."""
     layout = checkpoint.config.layout
     if isinstance(layout, TextLayout):
         text = load_text(dataset, "test", checkpoint, shows_progress())
@@ -78,7 +81,7 @@ def _sequences(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Te
         from s4gen.data.audio.opening import form_of
 
         return longest_clips(load_clips(dataset, "test", checkpoint, form_of(layout), shows_progress()), n, SAMPLES)
-    return load_sequences(dataset, "test", n, checkpoint.config), None
+    return load_sequences(dataset, "test", n, checkpoint)
 
 
 def _at_hand(dataset: str) -> str:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from s4gen.folders import user_path
+
+SUMMARY = "Train, convert, sample and measure in a few minutes, on images that come with s4gen."
+"""What `-h` says of the verb."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        type=Path,
+        type=user_path,
         default=Path("runs/demo"),
         help="where to write report.html and what it shows; replaces an earlier demo (default: runs/demo)",
     )

@@ -11,16 +11,21 @@ from s4gen.cli.arguments import number, whole
 from s4gen.cli.output import print_json, shows_progress
 from s4gen.cli.sample import ENGINES
 from s4gen.cli.subject import add_dataset_argument, best_device, dataset_of, load_sequences, refuse_foreign
+from s4gen.config.run import IMAGE_PREFIX
 from s4gen.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+SUMMARY = (
+    "Measure bits per dimension of real images, perplexity of real text, or bits per sample of recordings, exactly."
+)
+"""What `-h` says of the verb."""
+
 GOES_WITH = {
     "--chunk": ("text",),
     "--windows": ("text",),
     "--rate": ("audio",),
-    "--split validation": ("text", "audio"),
 }
 """What is for models of these kinds only."""
 
@@ -80,20 +85,28 @@ def run(args: argparse.Namespace) -> int:
     if kind != "image":
         return (evaluate_text if kind == "text" else evaluate_audio).run(args, checkpoint)
     dataset = args.dataset or dataset_of(checkpoint)
-    sequences = load_sequences(dataset, args.split, args.limit, checkpoint.config)
+    if args.split == "validation" and not dataset.startswith(IMAGE_PREFIX):
+        refuse_foreign("--split validation", ("text", "audio"), kind, args.checkpoint)
+    sequences, labels = load_sequences(dataset, args.split, args.limit, checkpoint)
     device = best_device()
     about = {"split": args.split, "dataset": dataset, "checkpoint": args.checkpoint}
     way = f"{args.mode} mode"
     if args.mode == "conv":
-        score = checkpoint.model.to(device).log_prob
+        model = checkpoint.model.to(device)
+
+        def score(x: Tensor, label: Tensor | None = None) -> Tensor:
+            return model.log_prob(x, label)
     else:
         recurrent = recurrent_of(checkpoint).to(device)
         engine = make_engine(args.engine or "eager", recurrent, tokens=sequences.numel())
 
-        def score(x: Tensor) -> Tensor:
-            return -nats_by_engine(recurrent, engine, x).sum(dim=-1)
+        def score(x: Tensor, label: Tensor | None = None) -> Tensor:
+            return -nats_by_engine(recurrent, engine, x, label).sum(dim=-1)
 
-    result = evaluate(lambda x: score(x.to(device)), sequences, args.batch, args.mode, shows_progress())
+    def score_there(*batch: Tensor) -> Tensor:
+        return score(*(column.to(device) for column in batch))
+
+    result = evaluate(score_there, sequences, args.batch, args.mode, shows_progress(), labels)
     if args.mode == "recurrent":  # asked last: an engine that fails goes on as another
         about["engine"] = engine.name
         way += f", {engine.name} engine"
@@ -109,8 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check_options(args: argparse.Namespace, kind: str) -> None:
     """Refuse an argument that means nothing for a model of this kind."""
-    validation = args.split if args.split == "validation" else None
-    given = {"--chunk": args.chunk, "--windows": args.windows, "--rate": args.rate, "--split validation": validation}
+    given = {"--chunk": args.chunk, "--windows": args.windows, "--rate": args.rate}
     for option, kinds in GOES_WITH.items():
         if given[option] is not None:
             refuse_foreign(option, kinds, kind, args.checkpoint)

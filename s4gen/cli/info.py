@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from s4gen.models.density import DensityModel
 
 
+SUMMARY = "Say what a checkpoint or a model preset is."
+"""What `-h` says of the verb."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("subject", metavar="CHECKPOINT|PRESET", help="a path or a shipped name")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

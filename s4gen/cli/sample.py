@@ -9,14 +9,19 @@ from s4gen.cli.arguments import number, whole
 from s4gen.cli.output import check_file, check_output
 from s4gen.cli.subject import add_dataset_argument, refuse_foreign
 from s4gen.errors import UserError
+from s4gen.folders import user_path
+
+SUMMARY = "Draw images, texts or sound, or complete given ones."
+"""What `-h` says of the verb."""
 
 ENDINGS = {"image": (".png",), "text": (".txt", ".jsonl"), "audio": (".wav", ".flac")}
 OPTIONS = {
-    "image": ("prompt_rows", "nearest", "dataset"),
-    "text": ("prompts", "max_tokens", "stop", "repetition_penalty"),
-    "audio": ("seconds", "classes", "rate", "select"),
+    **dict.fromkeys(("prompt_rows", "nearest", "dataset"), ("image",)),
+    **dict.fromkeys(("prompts", "max_tokens", "stop", "repetition_penalty"), ("text",)),
+    **dict.fromkeys(("seconds", "rate", "select"), ("audio",)),
+    "classes": ("image", "audio"),
 }
-"""What is for models of one kind alone."""
+"""What is for models of these kinds alone."""
 WRITTEN = {
     "image": "images are written as PNG; use a name that ends so, or a folder",
     "text": "texts are written as .txt or .jsonl; use a name that ends so",
@@ -32,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--out",
         metavar="PATH",
-        type=Path,
+        type=user_path,
         help="images, which need it: NAME.png for all in one grid, anything else is a folder with one PNG per image; "
         "texts: NAME.txt, or NAME.jsonl with tokens and their log-probabilities (default: as they are written, to "
         "the terminal); sound, which needs it: a folder with one wav file per clip, picture.png (of the first 20) "
@@ -65,9 +70,9 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature",
         metavar="T",
-        type=number("a number greater than 0", lambda value: value > 0),
+        type=number("a number, at least 0", lambda value: value >= 0),
         default=1.0,
-        help="below 1: likelier, less varied (default: 1)",
+        help="below 1: likelier, less varied; 0: always the likeliest (default: 1)",
     )
     parser.add_argument(
         "--top-k",
@@ -113,6 +118,13 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         help="draw beside each image the K most similar training images, so that one sees whether it is a copy; with a "
         "grid, NAME.png",
     )
+    parser.add_argument(
+        "--classes",
+        metavar="CLASS",
+        nargs="+",
+        help="names, lists and ranges of them, such as 0-9 or 3,7, that images or clips take in turn, of a model that "
+        "is conditional on classes (default: all)",
+    )
     add_dataset_argument(parser)
 
 
@@ -121,12 +133,15 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--prompts",
         metavar="FILE",
-        type=Path,
+        type=user_path,
         help='prompts, one per line; or .jsonl, records with "prompt" or "text"',
     )
     group.add_argument("--max-tokens", metavar="T", type=whole(1), help="of each text (default: 200)")
     group.add_argument(
-        "--stop", metavar="STRING", action="append", help="end a text before this string; may be given several times"
+        "--stop",
+        metavar="STRING",
+        action="append",
+        help="end a text before this string, in which \\n is a line feed and \\t a tab; may be given several times",
     )
     group.add_argument(
         "--repetition-penalty",
@@ -144,12 +159,6 @@ def _add_audio(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         type=number("a number of seconds greater than 0", lambda value: value > 0),
         help="to draw for each clip, behind its prompt (default: 1)",
-    )
-    group.add_argument(
-        "--classes",
-        metavar="CLASS",
-        nargs="+",
-        help="names, lists and ranges of them, such as 0-9 or 3,7, that the clips take in turn (default: all)",
     )
     group.add_argument(
         "--rate",
@@ -194,7 +203,6 @@ def check_options(args: argparse.Namespace, kind: str) -> None:
     Raises:
         UserError: there is one.
     """
-    for other, names in OPTIONS.items():
-        for name in names:
-            if getattr(args, name) is not None:
-                refuse_foreign(f"--{name.replace('_', '-')}", (other,), kind, args.checkpoint)
+    for name, kinds in OPTIONS.items():
+        if getattr(args, name) is not None:
+            refuse_foreign(f"--{name.replace('_', '-')}", kinds, kind, args.checkpoint)

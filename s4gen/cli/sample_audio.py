@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.cli.sample_audio_files import is_file, picture_of, write_clips
-from s4gen.cli.subject import at_rate, best_device, rate_of
+from s4gen.cli.subject import at_rate, best_device, chosen_classes, rate_of
 from s4gen.config import AudioLayout
 from s4gen.errors import UserError
 
@@ -96,33 +95,6 @@ def ending_of(checkpoint: Checkpoint, rate: int) -> int:
     return 0 if checkpoint.recipe is None else round(checkpoint.recipe.data.tail / 2 * rate)
 
 
-def chosen_classes(items: Sequence[str] | None, classes: Sequence[str], model: str) -> list[int]:
-    """Numbers of the classes asked for, as names, lists `3,7` and ranges `0-9`; None: all that the model has.
-
-    Raises:
-        UserError: the model has no classes, or none of this name.
-    """
-    if items is not None and not classes:
-        raise UserError(f"--classes: {model} is not conditional on classes; leave it out")
-    if items is None:
-        return list(range(len(classes)))
-    return [number for item in items for number in _numbers(item, list(classes))]
-
-
-def _numbers(item: str, classes: list[str]) -> list[int]:
-    if item in classes:
-        return [classes.index(item)]
-    if "," in item:
-        return [number for part in item.split(",") for number in _numbers(part.strip(), classes)]
-    for dash in re.finditer("-", item):
-        ends = item[: dash.start()], item[dash.end() :]
-        if all(end in classes for end in ends):
-            first, last = map(classes.index, ends)
-            if first <= last:
-                return list(range(first, last + 1))
-    raise UserError(f"--classes: no class and no range {item!r}; the classes are {', '.join(classes)}")
-
-
 def what_a_rate_means(checkpoint: Checkpoint, factor: float, rate: int) -> str:
     """What is done for another rate, and what is not, in one line."""
     layout, pool = checkpoint.config.layout, checkpoint.config.model.pool
@@ -141,12 +113,12 @@ def read_prompts(paths: Sequence[str], form: AudioFormat) -> list[Tensor]:
     """
     import torch
 
-    from s4gen.data.audio.reading import read_prompt
+    from s4gen.data.audio.reading import WANTED, read_prompt
 
     prompts = []
     for path in paths:
         if not Path(path).is_file():
-            raise UserError(f"--prompt {path}: there is no such file; expected a wav, flac or ogg file with sound")
+            raise UserError(f"--prompt {path}: there is no such file; expected {WANTED}")
         codes, notes = read_prompt(path, form)
         prompts.append(torch.from_numpy(codes).to(torch.int64))
         for note in notes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from s4gen.cli.output import shows_progress
-from s4gen.cli.subject import best_device, dataset_of, load_sequences
+from s4gen.cli.subject import best_device, chosen_classes, dataset_of, load_sequences
 from s4gen.config import ImageLayout
 from s4gen.errors import UserError
 
@@ -21,7 +22,6 @@ DEFAULT_COUNT = 16
 
 
 def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
-    from s4gen.data.images import save_each, save_grid
     from s4gen.sampling.convert import recurrent_of
     from s4gen.sampling.engines import make_engine
     from s4gen.sampling.filters import Filters
@@ -32,8 +32,11 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     assert isinstance(layout, ImageLayout)
     if args.nearest and args.out.suffix.lower() != ".png":
         raise UserError(f"--nearest draws a grid: give -o a name that ends in .png, not {args.out}")
-    prompt = None if args.prompt is None else read_prompt(args, checkpoint, layout)
-    n = (args.count or DEFAULT_COUNT) if prompt is None else len(prompt)
+    chosen = chosen_classes(args.classes, layout.classes, args.checkpoint)
+    prompt, labels = (None, None) if args.prompt is None else read_prompt(args, checkpoint, layout)
+    n = (args.count or max(DEFAULT_COUNT, len(chosen))) if prompt is None else len(prompt)
+    if chosen and (labels is None or args.classes):
+        labels = torch_labels(chosen, n)
     drawn = layout.length - (0 if prompt is None else prompt.shape[1])
     started = time.perf_counter()
     recurrent = recurrent.to(best_device())
@@ -45,24 +48,46 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         seed=args.seed,
         **asdict(filters),
         prompt=prompt,
+        labels=labels,
         batch_size=args.batch,
         engine=engine,
         progress=shows_progress(),
     )
     seconds = time.perf_counter() - started
-    if args.nearest:
-        _save_with_nearest(args, checkpoint, images)
-    elif args.out.suffix.lower() == ".png":
-        save_grid(images, layout, args.out)
-    else:
-        save_each(images, layout, args.out)
+    _save(args, checkpoint, layout, images, labels)
     steps = drawn * -(-n // args.batch)
     print(f"{n} images in {args.out}")
+    if labels is not None:
+        shown = dict.fromkeys(layout.classes[label] for label in labels.tolist())
+        print(f"classes in turn: {', '.join(shown)}" if prompt is None else f"classes: {', '.join(shown)}")
     print(
         f"{seconds:.2f} s: {n * drawn / seconds:,.0f} tokens/s, {n / seconds:.2f} images/s, "
         f"{1000 * seconds / steps:.3f} ms/step ({engine.name})"
     )
     return 0
+
+
+def torch_labels(chosen: Sequence[int], n: int) -> Tensor:
+    """Labels int64 (n,) that take the chosen classes in turn."""
+    import torch
+
+    return torch.tensor(chosen).repeat(-(-n // len(chosen)))[:n]
+
+
+def _save(
+    args: argparse.Namespace, checkpoint: Checkpoint, layout: ImageLayout, images: Tensor, labels: Tensor | None
+) -> None:
+    """Write a grid, of classes with one in each column, or a file for each image, which has its class in its name."""
+    from s4gen.data.images import save_each, save_grid
+
+    classes = [] if labels is None else [layout.classes[label] for label in labels.tolist()]
+    if args.nearest:
+        _save_with_nearest(args, checkpoint, images)
+    elif args.out.suffix.lower() == ".png":
+        several = len(set(classes))
+        save_grid(images, layout, args.out, columns=several if 1 < several <= len(images) // 2 else None)
+    else:
+        save_each(images, layout, args.out, names=classes or None)
 
 
 def _save_with_nearest(args: argparse.Namespace, checkpoint: Checkpoint, images: Tensor) -> None:
@@ -73,20 +98,21 @@ def _save_with_nearest(args: argparse.Namespace, checkpoint: Checkpoint, images:
     """
     import torch
 
-    from s4gen.data import load_images
     from s4gen.data.images import save_grid, to_sequence
     from s4gen.data.nearest import nearest
+    from s4gen.data.own_images import open_split
 
-    dataset = args.dataset or dataset_of(checkpoint)
-    training, layout = load_images(dataset, "train"), checkpoint.config.layout
+    dataset, recipe = args.dataset or dataset_of(checkpoint), checkpoint.recipe
+    layout, data = checkpoint.config.layout, None if recipe is None else recipe.data
     assert isinstance(layout, ImageLayout)
-    if training.layout != layout or len(training) < args.nearest:
+    training = open_split(dataset, "train", layout, data)
+    if training.layout != replace(layout, classes=()) or len(training) < args.nearest:
         raise UserError(f"--nearest {args.nearest}: {dataset} has not so many training images of the model's size")
     number, distance = nearest(images, training.images, args.nearest)
     beside = to_sequence(training.images[number.flatten().numpy()]).unflatten(0, number.shape)
     shown = torch.cat((images[:, None].cpu(), beside), dim=1)
     save_grid(shown.flatten(0, 1), layout, args.out, columns=shown.shape[1])
-    test = to_sequence(load_images(dataset, "test").images[: max(len(images), 100)])
+    test = to_sequence(open_split(dataset, "test", layout, data).images[: max(len(images), 100)])
     real = nearest(test, training.images, 1)[1]
     print(
         f"nearest training image: {distance[:, 0].median():.1f} levels away (median of the images drawn); "
@@ -94,8 +120,11 @@ def _save_with_nearest(args: argparse.Namespace, checkpoint: Checkpoint, images:
     )
 
 
-def read_prompt(args: argparse.Namespace, checkpoint: Checkpoint, layout: ImageLayout) -> Tensor:
-    """The upper rows of the images to complete, (n, P) int64; fewer images than N are taken in turn."""
+def read_prompt(args: argparse.Namespace, checkpoint: Checkpoint, layout: ImageLayout) -> tuple[Tensor, Tensor | None]:
+    """The upper rows of the images to complete, (n, P) int64; fewer images than N are taken in turn.
+
+    Test images come with their labels (n,) int64, where the model is conditional on them.
+    """
     import numpy as np
 
     from s4gen.data.images import read_image, to_sequence
@@ -107,9 +136,10 @@ def read_prompt(args: argparse.Namespace, checkpoint: Checkpoint, layout: ImageL
         )
     if args.prompt == ["test"]:
         n = args.count or DEFAULT_COUNT
-        images = load_sequences(args.dataset or dataset_of(checkpoint), "test", n, checkpoint.config)
+        images, labels = load_sequences(args.dataset or dataset_of(checkpoint), "test", n, checkpoint)
     else:
         images = to_sequence(np.stack([read_image(path, layout) for path in args.prompt]))
-        n = args.count or len(images)
+        labels, n = None, args.count or len(images)
     turns = -(-n // len(images))
-    return images.repeat(turns, 1)[:n, : rows * layout.width * layout.channels]
+    kept = images.repeat(turns, 1)[:n, : rows * layout.width * layout.channels]
+    return kept, None if labels is None else labels.repeat(turns)[:n]

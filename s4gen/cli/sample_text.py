@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.output import shows_progress
 from s4gen.cli.subject import best_device
+from s4gen.data.text.reading import WIDE_MARKS
 from s4gen.errors import UserError
 from s4gen.progress import progress_bar
 
@@ -31,7 +34,9 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
 
     if args.prompt is not None and args.prompts is not None:
         raise UserError("--prompt and --prompts are two ways to give prompts; leave one out")
-    given = args.prompt or ([""] if args.prompts is None else read_prompts(args.prompts))
+    given = [as_utf8(prompt) for prompt in args.prompt or ()] or (
+        [""] if args.prompts is None else read_prompts(args.prompts)
+    )
     prompts = [given[i % len(given)] for i in range(args.count or len(given))]
     tokenizer = checkpoint.tokenizer()
     _say_what_is_unknown(tokenizer, given)
@@ -46,7 +51,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         prompts,
         seed=args.seed,
         max_tokens=max_tokens,
-        stop=args.stop or (),
+        stop=[unescaped(string) for string in args.stop or ()],
         filters=Filters(args.temperature, args.top_k, args.top_p, args.min_p),
         penalty=penalty,
         engine=args.engine,
@@ -101,17 +106,44 @@ def read_prompts(path: Path) -> list[str]:
         UserError: it is not there, not UTF-8, empty, or not such records.
     """
     try:
-        content = path.read_text(encoding="utf-8")
+        content = decoded(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 at byte {error.start}; convert it") from None
-    lines = content.removesuffix("\n").split("\n") if content else []
-    if not lines:
+    lines = re.split(r"\r\n|\r|\n", content)
+    lines = lines if lines[-1] else lines[:-1]
+    jsonl = path.suffix.lower() == ".jsonl"
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip() or not jsonl]
+    if not numbered:
         raise UserError(f"{path} is empty; expected a prompt in each line")
-    if path.suffix.lower() != ".jsonl":
+    if not jsonl:
         return lines
-    return [_prompt_of(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    return [_prompt_of(line, f"{path}, line {number}") for number, line in numbered]
+
+
+def as_utf8(argument: str) -> str:
+    """An argument of the command line, which Python has read in the locale's encoding, as the UTF-8 that it is."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        return argument
+
+
+def decoded(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 or UTF-32 where a byte order mark says so; the mark is no part of it.
+
+    Raises:
+        UnicodeDecodeError: it is none.
+    """
+    wide = [name for mark, name in WIDE_MARKS.items() if content.startswith(mark)]
+    return content.decode(wide[0] if wide else "utf-8-sig")
+
+
+def unescaped(string: str) -> str:
+    """What somebody means who writes \\n on a command line: a line feed; \\t, \\r and \\\\ likewise."""
+    meant = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+    return re.sub(r"\\([ntr\\])", lambda found: meant[found[1]], string)
 
 
 def _prompt_of(line: str, where: str) -> str:

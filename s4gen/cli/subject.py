@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.atomic import current
-from s4gen.config import DensityConfig, ImageLayout, is_text, kind_of
+from s4gen.cli.output import shows_progress
+from s4gen.config import ImageLayout, is_text, kind_of
 from s4gen.config.layouts import RATES
 from s4gen.config.run import AUDIO_PREFIX, AUDIO_SETS, UNSPLIT
 from s4gen.config.schema import PLURAL
@@ -79,22 +82,60 @@ def dataset_of(checkpoint: Checkpoint) -> str:
     return checkpoint.recipe.data.dataset
 
 
-def load_sequences(dataset: str, split: str, limit: int | None, config: DensityConfig) -> Tensor:
-    """The first `limit` (None: all) images of a split as sequences (n, L) int64.
+def load_sequences(dataset: str, split: str, limit: int | None, checkpoint: Checkpoint) -> tuple[Tensor, Tensor | None]:
+    """The first `limit` (None: all) images of a split, for this model: sequences (n, L) int64, and labels (n,) int64.
+
+    Without labels where the model is not conditional on them. What was done to somebody's own images goes to standard
+    error.
 
     Raises:
-        UserError: no such data, or images of another layout than the model's.
+        UserError: no such data, or images of another layout than the model's, or without its classes.
     """
-    from s4gen.data import load_images, to_sequence
+    import torch
 
-    layout = config.layout
-    images = load_images(dataset, split)
-    if images.layout != layout:
-        wanted = _size(layout) if isinstance(layout, ImageLayout) else layout.kind
+    from s4gen.data import to_sequence
+    from s4gen.data.images import labels_for
+    from s4gen.data.own_images import open_split
+
+    layout, recipe = checkpoint.config.layout, checkpoint.recipe
+    assert isinstance(layout, ImageLayout)
+    images = open_split(dataset, split, layout, None if recipe is None else recipe.data, shows_progress())
+    for line in images.notes:
+        print(f"s4gen: {images.name}: {line}", file=sys.stderr)
+    if images.layout != dataclasses.replace(layout, classes=()):
         raise UserError(
-            f"{dataset} has images of {_size(images.layout)}, the model is for {wanted}: choose a fitting --dataset"
+            f"{dataset} has images of {_size(images.layout)}, the model is for {_size(layout)}: choose a fitting "
+            "--dataset"
         )
-    return to_sequence(images.images[:limit])
+    labels = labels_for(images, layout)
+    return to_sequence(images.images[:limit]), None if labels is None else torch.from_numpy(labels[:limit])
+
+
+def chosen_classes(items: Sequence[str] | None, classes: Sequence[str], model: str) -> list[int]:
+    """Numbers of the classes asked for, as names, lists `3,7` and ranges `0-9`; None: all that the model has.
+
+    Raises:
+        UserError: the model has no classes, or none of this name.
+    """
+    if items is not None and not classes:
+        raise UserError(f"--classes: {model} is not conditional on classes; leave it out")
+    if items is None:
+        return list(range(len(classes)))
+    return [number for item in items for number in _numbers(item, list(classes))]
+
+
+def _numbers(item: str, classes: list[str]) -> list[int]:
+    if item in classes:
+        return [classes.index(item)]
+    if "," in item:
+        return [number for part in item.split(",") for number in _numbers(part.strip(), classes)]
+    for dash in re.finditer("-", item):
+        ends = item[: dash.start()], item[dash.end() :]
+        if all(end in classes for end in ends):
+            first, last = map(classes.index, ends)
+            if first <= last:
+                return list(range(first, last + 1))
+    raise UserError(f"--classes: no class and no range {item!r}; the classes are {', '.join(classes)}")
 
 
 def load_text(dataset: str, split: str, checkpoint: Checkpoint, shown: bool) -> TokenFile:

@@ -10,6 +10,11 @@ from s4gen.cli.output import print_json
 from s4gen.config import DataConfig, is_text, load_recipe
 from s4gen.errors import UserError
 
+SUMMARY = (
+    "Prepare text: make its tokeniser, and the tokens of its splits, which training and evaluation then find ready."
+)
+"""What `-h` says of the verb."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a TOML file, or the name of a shipped recipe")

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 
 from s4gen.config import AudioLayout, Recipe, TextLayout, load_recipe
 from s4gen.errors import UserError
+from s4gen.folders import user_path
+
+SUMMARY = "Train a density model from a recipe."
+"""What `-h` says of the verb."""
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +25,7 @@ TEXT_TOKENS = 200
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a TOML file, or the name of a shipped recipe")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: runs/RECIPE)")
+    parser.add_argument("--out", metavar="DIR", type=user_path, help="where to write (default: runs/RECIPE)")
     parser.add_argument(
         "--set",
         metavar="SECTION.KEY=VALUE",
@@ -32,45 +36,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change values of the recipe, such as train.steps=1000",
     )
     parser.add_argument(
-        "--resume", metavar="DIR", type=Path, help="go on with the run in this folder, by its own recipe"
+        "--start",
+        metavar="CHECKPOINT",
+        help="begin from the weights of a checkpoint, not from random ones; what does not fit the model is said",
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="DIR",
+        type=user_path,
+        help="go on with the run in this folder, by its own recipe, of which --set train.steps=N alone may change: a "
+        "longer run follows the learning rate of that length from where it is",
     )
     parser.add_argument("--force", action="store_true", help="replace the run that is in the folder")
 
 
 def run(args: argparse.Namespace) -> int:
+    steps = None
     if args.resume is None:
         if args.recipe is None:
             raise UserError("train needs a RECIPE, or --resume DIR to go on with a run (see s4gen train -h)")
         recipe = load_recipe(args.recipe, args.overrides)
         out = args.out or Path("runs", Path(args.recipe).stem)
     else:
-        recipe, out = None, args.resume
-        check_resumable(args)
+        recipe, out = None, folder_of_run(args.resume)
+        steps = check_resumable(args, out)
     from s4gen import train
 
-    done = train.run(recipe, out, resume=recipe is None, overwrite=args.force, sampler=draw)
+    done = train.run(
+        recipe, out, resume=recipe is None, steps=steps, start=args.start, overwrite=args.force, sampler=draw
+    )
     return 0 if done else 130
 
 
-def check_resumable(args: argparse.Namespace) -> None:
-    """Refuse to resume what is no run, or with other settings than it has; they would be silently ignored.
+def folder_of_run(path: Path) -> Path:
+    """The folder of a run, for which its checkpoint may stand."""
+    return path.parent if (path / "training.json").is_file() and (path.parent / "recipe.toml").is_file() else path
+
+
+def check_resumable(args: argparse.Namespace, out: Path) -> int | None:
+    """Refuse to resume what is no run, or with other settings than it has; the number of steps may be another one.
+
+    Returns:
+        That number, where the command line has it.
 
     Raises:
-        UserError: there is no run in the folder, or the command line asks for something else.
+        UserError: there is no run in the folder `out`, or the command line asks for something else.
     """
-    if args.out is not None or args.force:
-        raise UserError(f"--resume {args.resume} goes on in that folder: leave out --out and --force")
-    saved = args.resume / "recipe.toml"
+    for option in ("out", "force", "start"):
+        if getattr(args, option):
+            raise UserError(
+                f"--resume {args.resume} goes on in that folder: leave out --out and --force"
+                + (" and --start" if option == "start" else "")
+            )
+    saved = out / "recipe.toml"
     if not saved.is_file():
         raise UserError(f"cannot resume {args.resume}: there is no training run in it (no recipe.toml)")
     before, now = load_recipe(saved), load_recipe(args.recipe or saved, args.overrides)
-    if before.train.minutes is not None and before.train.minutes == now.train.minutes:
+    steps = now.train.steps if any(text.partition("=")[0].strip() == "train.steps" for text in args.overrides) else None
+    if steps is not None:
+        before = dataclasses.replace(before, train=dataclasses.replace(before.train, steps=steps))
+    elif before.train.minutes is not None and before.train.minutes == now.train.minutes:
         now = _with_steps_of(now, before)
     if before != now:
         raise UserError(
             f"cannot resume {args.resume} with another recipe: {_difference(before, now)}; "
-            "leave out RECIPE and --set, or start a new run with --out"
+            "leave out RECIPE and --set (but for train.steps), or start a new run with --out"
         )
+    return steps
 
 
 def _with_steps_of(recipe: Recipe, run: Recipe) -> Recipe:
@@ -88,11 +120,10 @@ def draw(model: DensityModel, n: int, seed: int) -> Tensor:
     from s4gen.sampling.generate import complete, generate
 
     layout = model.config.layout
-    if isinstance(layout, AudioLayout):
-        labels = torch.arange(n) % len(layout.classes) if layout.classes else None
-        return generate(convert(model), n, seed=seed, labels=labels, engine="auto")
     if not isinstance(layout, TextLayout):
-        return generate(convert(model), n, seed=seed, engine="eager")
+        labels = torch.arange(n) % len(layout.classes) if layout.classes else None
+        engine = "auto" if isinstance(layout, AudioLayout) else "eager"
+        return generate(convert(model), n, seed=seed, labels=labels, engine=engine)
     nothing = torch.empty(0, dtype=torch.int64)
     return torch.stack(complete(convert(model), [nothing] * n, seed=seed, max_tokens=TEXT_TOKENS))
 

@@ -29,6 +29,8 @@ class ImageLayout:
     """Values per pixel: 1 grey, 3 red, green, blue."""
     levels: int = 256
     """Number of values a channel can take: 0 to levels - 1."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels that every image is conditional on; empty: none."""
 
     def __post_init__(self) -> None:
         at_least(1, "layout", height=self.height, width=self.width, channels=self.channels)

@@ -12,7 +12,7 @@ from typing import Any
 from s4gen.config.layouts import Layout
 from s4gen.config.run import Recipe, kind_of
 from s4gen.config.schema import GOES_WITH, DensityConfig, ModelConfig, SSMConfig, check_pair
-from s4gen.config.strict import Setting, build, build_layout, build_recipe, flatten, located
+from s4gen.config.strict import SECTIONS, Setting, build, build_layout, build_recipe, flatten, located
 from s4gen.errors import UserError
 from s4gen.shipped import find, shipped_folder
 
@@ -58,11 +58,16 @@ def load_preset(name_or_path: str | Path) -> tuple[ModelConfig, SSMConfig, Layou
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Every key of every section that goes with the data of the recipe."""
+    """Every key of every section that goes with the data of the recipe, or is set all the same."""
     kind = kind_of(recipe.data.dataset)
     return {
-        section: {key: value for key, value in table.items() if kind in GOES_WITH.get(f"{section}.{key}", (kind,))}
-        for section, table in dataclasses.asdict(recipe).items()
+        section: {
+            field.name: getattr(getattr(recipe, section), field.name)
+            for field in dataclasses.fields(SECTIONS[section])
+            if kind in GOES_WITH.get(f"{section}.{field.name}", (kind,))
+            or getattr(getattr(recipe, section), field.name) != field.default
+        }
+        for section in RECIPE_SECTIONS
     }
 
 
@@ -93,7 +98,7 @@ def _read_preset_settings(preset: Setting, folder: Path) -> dict[str, Setting]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{_display(path)}: not a TOML file: {error}") from None
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from s4gen.config.checks import ConfigError, at_least, one_of, positive
 from s4gen.config.layouts import check_sound
@@ -11,9 +11,12 @@ from s4gen.config.schema import ModelConfig, SSMConfig, check_pair, check_window
 
 IMAGE_SETS = ("mnist", "cifar10", "mnist-mini", "cifar10-mini")
 TEXT_SETS = ("wikitext-2", "wikitext-103", "wikitext-mini")
-TEXT_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+TEXT_SUFFIXES = tuple(f"{suffix}{packed}" for packed in ("", ".gz") for suffix in (".txt", ".jsonl", ".md", ".text"))
+"""Of files of text, in capitals or not."""
 AUDIO_SETS = ("fsdd", "fsdd-mini", "sc09", "youtubemix", "beethoven")
 AUDIO_PREFIX = "audio:"
+IMAGE_PREFIX = "images:"
+FITS = ("crop", "stretch")
 UNSPLIT = ("fsdd", "fsdd-mini")
 """Sets of audio without a validation split."""
 TOKENIZERS = ("word", "bpe", "bytes")
@@ -25,13 +28,15 @@ class DataConfig:
     """What to train on."""
 
     dataset: str = "mnist"
-    """Images: mnist, cifar10, or mnist-mini, cifar10-mini, a few hundred of each, inside the package. Text: wikitext-2,
-    wikitext-103, wikitext-mini (inside the package), a .txt or .jsonl file, or a folder of them, written with a slash.
-    Audio: fsdd, fsdd-mini (inside the package), sc09, youtubemix, beethoven, or audio:FOLDER, of recordings.
+    """Images: mnist, cifar10, or mnist-mini, cifar10-mini, a few hundred of each, inside the package; or images:PLACE,
+    a folder of pictures or of Parquet files, a Parquet file, or OWNER/NAME of the Hugging Face hub. Text: wikitext-2,
+    wikitext-103, wikitext-mini (inside the package), a .txt, .md or .jsonl file, or a folder of them, written with a
+    slash. Audio: fsdd, fsdd-mini (inside the package), sc09, youtubemix, beethoven, or audio:FOLDER, of recordings.
     """
     validation: int = 1000
-    """Images or clips held out of the training split for the periodic evaluation; 0 = no evaluation. Text has a
-    validation split of its own, and so has audio other than fsdd: of that, so many clips at most."""
+    """Images or clips held out of the training split for the periodic evaluation; 0 = no evaluation. Folders of images
+    and audio other than fsdd have a validation split of their own: of that, so many at most. Text has one, too, which
+    0 leaves out; no other number goes with text."""
     tokenizer: str = "word"
     """Text only: word (between white space, <eos> for each line's end), bpe (byte pairs) or bytes."""
     vocab_size: int = 0
@@ -46,7 +51,7 @@ class DataConfig:
     """Audio only: none, peak or minmax, what happens to each recording; empty: that of the set, and none for a folder.
     Bits per sample are comparable between equal ones only."""
     labels: bool = False
-    """Audio only: the model is conditional on the class of a clip."""
+    """Images and audio: the model is conditional on the class of an image or a clip."""
     crop: float = 0.0
     """Audio only: seconds of a training sequence, at random from each clip; 0: that of the set, or whole clips."""
     tail: float = 0.0
@@ -57,14 +62,23 @@ class DataConfig:
     """Audio only: longer recordings are left out; 0: none."""
     flips: bool = False
     """Images only: half of the training images, by chance, are read mirrored, left and right exchanged."""
+    size: int = 0
+    """With images:PLACE only: rows and columns that every image is brought to; 0: as they are, all of one size."""
+    channels: int = 0
+    """With images:PLACE only: 1 grey, 3 red, green and blue; 0: 3 where one image has a colour."""
+    fit: str = "crop"
+    """With images:PLACE only, and a size. crop: an image is scaled until its shorter side fits, and of the longer one
+    the middle is taken; stretch: it is scaled along both sides."""
 
     def __post_init__(self) -> None:
-        if self.dataset not in IMAGE_SETS and kind_of(self.dataset) == "image":
+        if self.dataset not in IMAGE_SETS and kind_of(self.dataset) == "image" and not _is_own(self.dataset):
             names = ", ".join((*IMAGE_SETS, *TEXT_SETS, *AUDIO_SETS))
             raise ConfigError(
                 "data.dataset",
-                f'= "{self.dataset}": expected one of {names}, a path to text, such as ./my.txt, or audio:FOLDER',
+                f'= "{self.dataset}": expected one of {names}, a path to text, such as ./my.txt, images:FOLDER or '
+                "audio:FOLDER",
             )
+        self._check_images()
         at_least(0, "data", validation=self.validation)
         one_of(TOKENIZERS, "data.tokenizer", self.tokenizer)
         least, most = {"word": (2, math.inf), "bpe": (257, math.inf), "bytes": (257, 257)}[self.tokenizer]
@@ -74,6 +88,21 @@ class DataConfig:
                 "data.vocab_size", f'= {self.vocab_size}: expected {wanted} for data.tokenizer = "{self.tokenizer}"'
             )
         self._check_audio()
+
+    def _check_images(self) -> None:
+        if not self.dataset.isprintable() and any("\ud800" <= character <= "\udfff" for character in self.dataset):
+            raise ConfigError(
+                "data.dataset", f"= {self.dataset!a} is not valid Unicode: rename it, or set LC_ALL=C.UTF-8"
+            )
+        at_least(0, "data", size=self.size)
+        if self.channels not in (0, 1, 3):
+            raise ConfigError("data.channels", f"= {self.channels}: expected 1 (grey), 3 (red, green, blue) or 0")
+        one_of(FITS, "data.fit", self.fit)
+        if _is_own(self.dataset):
+            return
+        for key, default in (("size", 0), ("channels", 0), ("fit", "crop")):
+            if self.dataset in IMAGE_SETS and getattr(self, key) != default:
+                raise ConfigError(f"data.{key}", f"goes with images:PLACE, not with {self.dataset}: leave it out")
 
     def _check_audio(self) -> None:
         check_sound("data", self.rate or 16_000, self.law or "mu-law", self.bits, self.normalise or "none")
@@ -180,7 +209,10 @@ class Recipe:
     def __post_init__(self) -> None:
         check_pair(self.model, self.ssm)
         where, kind = f'data.dataset = "{self.data.dataset}"', kind_of(self.data.dataset)
-        refuse_foreign(kind, where, model=self.model, data=self.data, train=self.train)
+        data = self.data
+        if kind == "text" and not data.validation:  # no evaluation, which goes with any data
+            data = replace(data, validation=DataConfig.validation)
+        refuse_foreign(kind, where, model=self.model, data=data, train=self.train)
         check_window(kind, self.model, where)
         if self.train.patience and kind != "text" and not self.data.validation:
             raise ConfigError(
@@ -189,11 +221,18 @@ class Recipe:
             )
 
 
+def _is_own(dataset: str) -> bool:
+    """Whether it is somebody's own images."""
+    return dataset.startswith(IMAGE_PREFIX)
+
+
 def kind_of(dataset: str) -> str:
     """image, text or audio. Text is a corpus with a name, or a path, which ends as text files do or has a slash."""
     if dataset in AUDIO_SETS or dataset.startswith(AUDIO_PREFIX):
         return "audio"
-    return "text" if dataset in TEXT_SETS or dataset.endswith(TEXT_SUFFIXES) or "/" in dataset else "image"
+    if _is_own(dataset):
+        return "image"
+    return "text" if dataset in TEXT_SETS or dataset.lower().endswith(TEXT_SUFFIXES) or "/" in dataset else "image"
 
 
 def is_text(dataset: str) -> bool:

@@ -238,8 +238,9 @@ GOES_WITH = {
     "data.tokenizer": ("text",),
     "data.vocab_size": ("text",),
     **dict.fromkeys((f"data.{key}" for key in ("rate", "law", "bits", "normalise")), ("audio",)),
-    **dict.fromkeys((f"data.{key}" for key in ("labels", "crop", "tail", "min_seconds", "max_seconds")), ("audio",)),
-    "data.flips": ("image",),
+    **dict.fromkeys((f"data.{key}" for key in ("crop", "tail", "min_seconds", "max_seconds")), ("audio",)),
+    "data.labels": ("image", "audio"),
+    **dict.fromkeys((f"data.{key}" for key in ("flips", "size", "channels", "fit")), ("image",)),
     "train.chunk": ("text",),
 }
 """Keys that mean something for these kinds of data only."""

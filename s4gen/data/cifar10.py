@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4gen.atomic import write_file_atomic
-from s4gen.data.store import data_folder, user_cache
+from s4gen.data.store import data_folder
 from s4gen.errors import UserError
+from s4gen.folders import cache_folder
 
 SIZES = {"train": 50_000, "test": 10_000}
 
@@ -46,7 +47,7 @@ def load(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
             f"no {split}-*.parquet in {folder / 'cifar10'}: S4GEN_DATA must hold cifar10/train-*.parquet and "
             "cifar10/test-*.parquet; unset it to download CIFAR-10"
         )
-    images, labels = _cached(files, user_cache() / f"cifar10-{split}.npz")
+    images, labels = _cached(files, cache_folder() / f"cifar10-{split}.npz")
     if len(images) != SIZES[split]:
         raise UserError(
             f"{split}-*.parquet in {folder / 'cifar10'} hold {len(images)} images, expected {SIZES[split]}: "

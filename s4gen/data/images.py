@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,12 +42,49 @@ class ImageSet:
     name: str
     """The data set: mnist, cifar10-mini, ..."""
     split: str
-    """train, test or validation."""
+    """train, validation or test."""
     source: str
-    """Where it was read from: S4GEN_DATA, torchvision, or s4gen itself."""
+    """Where it was read from: S4GEN_DATA, torchvision, s4gen itself, or the user's own place."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels 0, 1, ...; empty where images have none, and then all labels are -1."""
+    notes: tuple[str, ...] = ()
+    """What became of the user's own images, a line each, for the user."""
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def layout_of(images: ImageSet, labelled: bool) -> ImageLayout:
+    """The layout of a model of these images, which is conditional on their labels or not.
+
+    Raises:
+        UserError: they have none.
+    """
+    if labelled and not images.classes:
+        raise UserError(
+            f"data.labels = true: the images of {images.name} have no labels; put each class into a folder of its own, "
+            "or leave it out"
+        )
+    return replace(images.layout, classes=images.classes if labelled else ())
+
+
+def labels_for(images: ImageSet, layout: ImageLayout) -> NDArray[np.int64] | None:
+    """The label of each image (n,) for a model of this layout; None where the model has no classes.
+
+    Raises:
+        UserError: the images have other classes, or one has none.
+    """
+    if not layout.classes:
+        return None
+    if images.classes != layout.classes:
+        found = ", ".join(images.classes) or "nothing"
+        raise UserError(
+            f"the model is conditional on {', '.join(layout.classes)}, and the images of {images.name} are labelled "
+            f"with {found}; choose a fitting --dataset"
+        )
+    if (images.labels < 0).any():
+        raise UserError(f"{int((images.labels < 0).sum())} images of {images.name} have no label; leave them out")
+    return images.labels
 
 
 def split_validation(images: ImageSet, n: int) -> tuple[ImageSet, ImageSet]:
@@ -148,15 +187,19 @@ def save_grid(
     _write_png(grid.permute(1, 2, 0).numpy()[..., : layout.channels], path)
 
 
-def save_each(sequences: Tensor, layout: ImageLayout, folder: str | Path, scale: int = 1) -> list[Path]:
+def save_each(
+    sequences: Tensor, layout: ImageLayout, folder: str | Path, scale: int = 1, names: Sequence[str] | None = None
+) -> list[Path]:
     """One PNG per sequence (n, layout.length), 00000.png, 00001.png, ..., in `folder`, made if missing.
 
-    With the default scale, `read_image` gives back exactly what was written.
+    With names, one for each, they are 00000-NAME.png, where what no file can be called is "_". With the default scale,
+    `read_image` gives back exactly what was written.
 
     Raises:
         UserError: a file cannot be written.
     """
-    paths = [Path(folder) / f"{index:05d}.png" for index in range(len(sequences))]
+    ends = [""] * len(sequences) if names is None else ["-" + re.sub(r"[^\w.-]+", "_", name) for name in names]
+    paths = [Path(folder) / f"{index:05d}{end}.png" for index, end in enumerate(ends)]
     for pixels, path in zip(_pixels(sequences, layout, scale), paths, strict=True):
         _write_png(pixels, path)
     return paths

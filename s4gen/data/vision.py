@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s4gen.data.store import user_cache
 from s4gen.errors import UserError
+from s4gen.folders import cache_folder
 
 PATIENCE = 10.0
 """Seconds without an answer after which a server counts as out of reach."""
@@ -57,7 +57,7 @@ def download(name: str, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64
     Raises:
         UserError: neither there nor to be had; the message says how to get the data.
     """
-    folder = user_cache()
+    folder = cache_folder()
     dataset = getattr(import_torchvision().datasets, name)
     try:
         # torchvision prints its failed attempts; standard output belongs to results.

@@ -209,7 +209,10 @@ def card(model: ClassifierModel, scores: dict[str, Score], training: AudioSet, s
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, print the scores, write the classifier, return the exit code: 0, or 2 for what the user can fix."""
-    parser = Parser(prog="python -m s4gen.examples.digits", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(
+        prog="python -m s4gen.examples.digits",
+        description="A classifier of spoken digits: S4D layers in both directions over a log spectrum.",
+    )
     parser.add_argument("--dataset", choices=("fsdd", "fsdd-mini"), default="fsdd", help="default: fsdd")
     parser.add_argument("--steps", metavar="N", type=whole(1), default=STEPS, help=f"of training (default: {STEPS})")
     parser.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="the classifier, a new folder")

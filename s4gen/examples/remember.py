@@ -117,7 +117,10 @@ def draw(measure: str, recalls: dict[int, Recall]) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the errors, write the plot, return the exit code: 0, or 2 for what the user can fix."""
-    parser = Parser(prog="python -m s4gen.examples.remember", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(
+        prog="python -m s4gen.examples.remember",
+        description="Read a signal back from the state that it left behind, and plot how well it is remembered.",
+    )
     parser.add_argument("--measure", choices=tuple(SPANS), default="legs", help="default: legs")
     parser.add_argument(
         "--d-state", metavar="N", type=_even, default=64, help="draw N and N/4 numbers of state (default: 64)"

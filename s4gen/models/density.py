@@ -83,6 +83,8 @@ class DensityModel(nn.Module):
 
         A state knows its labels.
         """
+        if state is None and label is not None:
+            state = self.initial_state(len(tokens), label)
         logits, state = self(tokens, state)
         return cross_entropy(logits, target), state
 
@@ -90,9 +92,15 @@ class DensityModel(nn.Module):
         """-log p(x_t | x_<t) in nats, r(B, L), for whole sequences x int64 (B, L) without bos."""
         return self.score(self._with_bos(x[:, :-1]), x, label=label)[0]
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """log p(x) in nats, r(B,)."""
-        return -self.nats(x).sum(-1)
+        return -self.nats(x, label).sum(-1)
+
+    def _label(self, like: Tensor, label: Tensor | None) -> Tensor | tuple[()]:
+        """The labels int64 (B,) beside `like` (B,), class 0 where they are not given; none without classes."""
+        if not getattr(self.config.layout, "classes", ()):
+            return ()
+        return like.new_zeros(len(like)) if label is None else label.to(like.device)
 
     def _with_bos(self, x: Tensor) -> Tensor:
         return F.pad(x, (1, 0), value=self.bos)

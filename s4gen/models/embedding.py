@@ -12,7 +12,8 @@ class ImageEmbedding(nn.Module):
     """Embedding of raster sequences of pixels with interleaved channels.
 
     The input at place t is the value at t - 1 (one table per channel; `bos` before the first) plus row, column and
-    channel of the value at t, which is the one to be predicted. Places are periodic in the length of an image.
+    channel of the value at t, which is the one to be predicted. Places are periodic in the length of an image. Where
+    there are classes, the label is added at each place.
     """
 
     def __init__(self, layout: ImageLayout, d_model: int) -> None:
@@ -23,17 +24,23 @@ class ImageEmbedding(nn.Module):
         self.row = nn.Embedding(layout.height, d_model)
         self.column = nn.Embedding(layout.width, d_model)
         self.channel = nn.Embedding(layout.channels, d_model)
-        for table in (self.value, self.row, self.column, self.channel):
-            nn.init.normal_(table.weight, std=0.5)
+        self.label = nn.Embedding(len(layout.classes), d_model) if layout.classes else None
+        for table in (self.value, self.row, self.column, self.channel, self.label):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.5)
 
-    def forward(self, tokens: Tensor, place: Tensor) -> Tensor:
-        """tokens int64 (...) as fed, place int64 (broadcasts with tokens): 0 for bos. Returns r(..., H)."""
+    def forward(self, tokens: Tensor, place: Tensor, label: Tensor | None = None) -> Tensor:
+        """tokens int64 (B, L) as fed, place int64 (broadcasts with tokens): 0 for bos. Returns r(B, L, H).
+
+        label int64 (B,) where there are classes.
+        """
         channels = self.layout.channels
         place = place % self.layout.length
         value_channel = (place - 1) % channels
         is_bos = tokens == self.bos
         index = torch.where(is_bos, channels * self.layout.levels, value_channel * self.layout.levels + tokens)
-        return self.value(index) + self.where(place)
+        x = self.value(index) + self.where(place)
+        return x if self.label is None or label is None else x + self.label(label)[:, None]
 
     def where(self, place: Tensor) -> Tensor:
         """Row, column and channel of places int64 (...) from 0 to the length of an image - 1: r(..., H)."""

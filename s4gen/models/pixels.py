@@ -54,20 +54,25 @@ class PixelModel(DensityModel):
         recent = place.new_zeros(batch, self.stem.history * self.channels - 1)
         kept = self.norm.weight.new_zeros(batch, self.head.kept)
         blocks = tuple(block.initial_state(batch) for block in self._blocks())
-        return ModelState(place, (PixelState(recent, kept), *blocks))
+        return ModelState(place, (PixelState(recent, kept), *blocks), self._label(place, label))
 
     def _begun(self, place: Any) -> Any:
         """How many pixels begin at the places before `place`, a number or int64 (...)."""
         return (place + self.channels - 1) // self.channels
 
     def _read(
-        self, pixels: Tensor, place: Tensor, states: tuple[Any, ...] | None, lengths: Tensor | None
+        self,
+        pixels: Tensor,
+        place: Tensor,
+        label: Tensor | tuple[()],
+        states: tuple[Any, ...] | None,
+        lengths: Tensor | None,
     ) -> tuple[Tensor, tuple[Any, ...]]:
         """What the head keeps of each pixel, r(B, n, K), and the states of the blocks after all, or `lengths`, of them.
 
-        pixels int64 (B, history + n - 1, C) and place int64 (B or 1, n) as the stem reads them.
+        pixels int64 (B, history + n - 1, C), place int64 (B or 1, n) and label int64 (B,) as the stem reads them.
         """
-        x, base = self.stem(pixels, place)
+        x, base = self.stem(pixels, place, label)
         x, after = self._run_blocks(x, states, lengths)
         return self.head.prepare(self.norm(x), base), after
 
@@ -91,16 +96,16 @@ class PixelModel(DensityModel):
         place = (first[:, None] if isinstance(first, Tensor) else first) + torch.arange(n, device=known.device)
         end = before.place + (L if lengths is None else lengths)
         counts = None if together else self._begun(end) - self._begun(before.place)
-        return self._read(pixels, place.view(-1, n), None if state is None else blocks, counts)
+        return self._read(pixels, place.view(-1, n), before.label, None if state is None else blocks, counts)
 
     def _contexts(
-        self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None
+        self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, ModelState]:
         """What the head needs to know at each place of tokens int64 (B, L), and the state after them, or `lengths`.
 
         Returns kept r(B, L, K), and known int64 (B, L, C) of which the channels before `channel` int64 (B, L) count.
         """
-        before = self.initial_state(len(tokens)) if state is None else state
+        before = self.initial_state(len(tokens), label) if state is None else state
         (recent, kept), L = before.blocks[0], tokens.shape[1]
         known = torch.cat((recent, tokens), dim=1)
         fresh, blocks = self._begin_pixels(known, state, before, L, lengths)
@@ -117,7 +122,7 @@ class PixelModel(DensityModel):
         last = kept[rows, self._begun(end) - self._begun(before.place)]
         after = PixelState(take(known[..., None], read, recent.shape[1])[..., 0].clone(), last)
         values = self._values(known[rows[:, None, None], index])
-        return kept[rows[:, None], pixel], values, channel, ModelState(end, (after, *blocks))
+        return kept[rows[:, None], pixel], values, channel, ModelState(end, (after, *blocks), before.label)
 
     def _values(self, tokens: Tensor) -> Tensor:
         """Tokens as values of channels; bos, which is none, is in no place where it counts."""
@@ -129,11 +134,12 @@ class PixelModel(DensityModel):
 
     def nats(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         if x.shape[1] % self.channels:
-            return super().nats(x)
+            return super().nats(x, label)
         pixels = x.unflatten(1, (-1, self.channels))
         before = pixels.new_zeros(len(x), self.stem.history, self.channels)
         place = torch.arange(pixels.shape[1], device=x.device)[None]
-        kept, _ = self._read(torch.cat((before, pixels[:, :-1]), dim=1), place, None, None)
+        known = self._label(x[:, 0], label)
+        kept, _ = self._read(torch.cat((before, pixels[:, :-1]), dim=1), place, known, None, None)
         return self.head.nats(kept, pixels).flatten(1)
 
     def prefill(
@@ -146,7 +152,7 @@ class PixelModel(DensityModel):
         if state is None:
             x = self._with_bos(x)
             lengths = None if lengths is None else lengths + 1
-        kept, known, channel, state = self._contexts(x, state, lengths)
+        kept, known, channel, state = self._contexts(x, state, lengths, label)
         last = torch.full_like(state.place, x.shape[1] - 1) if lengths is None else lengths - 1
         rows = torch.arange(len(x), device=x.device)
         return self.head.log_probs(kept[rows, last], known[rows, last], channel[rows, last]), state
@@ -164,7 +170,7 @@ class PixelModel(DensityModel):
         channel, blocks = state.place % C, state.blocks[1:]
         if due:
             pixels = known.unflatten(1, (-1, C))
-            x, base = self.stem(pixels, (state.place // C)[:, None])
+            x, base = self.stem(pixels, (state.place // C)[:, None], state.label)
             x, after = x[:, 0], []
             for block, block_state in zip(self._blocks(), blocks, strict=True):
                 x, new = block.step(x, block_state)
@@ -176,4 +182,4 @@ class PixelModel(DensityModel):
         back = channel[:, None] - torch.arange(C, device=token.device)
         values = known.gather(1, (known.shape[1] - back).clamp_max(known.shape[1] - 1))
         log_probs = self.head.log_probs(kept, self._values(values), channel)
-        return log_probs, ModelState(state.place + 1, (PixelState(known[:, 1:].clone(), kept), *blocks))
+        return log_probs, ModelState(state.place + 1, (PixelState(known[:, 1:].clone(), kept), *blocks), state.label)

@@ -11,7 +11,8 @@ from s4gen.models.raster import ABOVE, ABOVE_LEFT, LEFT, Raster, neighbourhood
 
 
 class PixelStem(nn.Module):
-    """x_k = linear(neighbours of pixel k) + row + column; with `symbols`, a table's row for the left value as well.
+    """x_k = linear(neighbours of pixel k) + row + column; with `symbols`, a table's row for the left value as well, and
+    where there are classes that of the label.
 
     The neighbours are all channels of the earlier pixels in `raster.neighbourhood`, as numbers from -1 to 1, and for
     each one whether it lies inside of the image (then 1, else everything about it is 0).
@@ -28,15 +29,16 @@ class PixelStem(nn.Module):
         self.row = nn.Embedding(layout.height, d_model)
         self.column = nn.Embedding(layout.width, d_model)
         self.value = nn.Embedding(layout.channels * layout.levels, d_model) if symbols else None
-        for table in (self.row, self.column, self.value):
+        self.label = nn.Embedding(len(layout.classes), d_model) if layout.classes else None
+        for table in (self.row, self.column, self.value, self.label):
             if table is not None:
                 nn.init.normal_(table.weight, std=0.1)
 
-    def forward(self, pixels: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor, place: Tensor, label: Tensor | tuple[()] = ()) -> tuple[Tensor, Tensor]:
         """Pixels int64 (B, history + n, C): `history` before the first one of interest, then all but the last one.
 
-        place int64 (B or 1, n): their places. Returns what the stack reads, r(B, n, D), and what `median_edge` predicts
-        for each channel, r(B, n, C).
+        place int64 (B or 1, n): their places. label int64 (B,) where there are classes. Returns what the stack reads,
+        r(B, n, D), and what `median_edge` predicts for each channel, r(B, n, C).
         """
         n = pixels.shape[1] - self.history + 1
         amplitude = pixels.to(self.linear.weight.dtype) * (2 / (self.layout.levels - 1)) - 1
@@ -54,6 +56,8 @@ class PixelStem(nn.Module):
             channel = self.layout.levels * torch.arange(self.layout.channels, device=pixels.device)
             left = at(pixels, LEFT).clamp_max(self.layout.levels - 1) + channel  # the first token, bos, is no value
             x = x + self.value(left).sum(2) * inside[..., :1]
+        if self.label is not None and isinstance(label, Tensor):
+            x = x + self.label(label)[:, None]
         return x, self._predict(at(amplitude, LEFT), at(amplitude, ABOVE), at(amplitude, ABOVE_LEFT), place)
 
     def _predict(self, left: Tensor, above: Tensor, above_left: Tensor, place: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ class TokenModel(DensityModel):
     """Embedding, residual stack and categorical head, all of which run once per token.
 
     For images, bos is a token beyond the others, and the embedding knows the places; for text it is one of the
-    vocabulary, and the head's tables are the embedding's; for audio it is beyond the others, and the embedding knows
-    the label, if any.
+    vocabulary, and the head's tables are the embedding's; for audio it is beyond the others. Of images and audio the
+    embedding knows the label, if any.
     """
 
     embedding: ImageEmbedding | AdaptiveEmbedding | AudioEmbedding
@@ -62,11 +62,6 @@ class TokenModel(DensityModel):
         recent = self.config.model.recent
         return like.new_full((len(like), recent - 1), self.bos) if recent else ()
 
-    def _label(self, like: Tensor, label: Tensor | None) -> Tensor | tuple[()]:
-        if not isinstance(self.config.layout, AudioLayout) or not self.config.layout.classes:
-            return ()
-        return like.new_zeros(len(like)) if label is None else label.to(like.device)
-
     def _hidden(
         self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None = None, label: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
@@ -84,7 +79,7 @@ class TokenModel(DensityModel):
     ) -> Tensor:
         """What the stack reads, r(B, L, H), of tokens int64 (B, L) at these places, with the tokens before them."""
         if isinstance(self.embedding, ImageEmbedding):
-            return self.embedding(tokens, place)
+            return self.embedding(tokens, place, _given(label))
         if isinstance(self.embedding, AudioEmbedding):
             return self.embedding(tokens, _given(label), _given(recent))
         return self.embedding(tokens)

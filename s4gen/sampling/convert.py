@@ -21,6 +21,7 @@ from s4gen.checkpoint import (
     TOKENIZER_FILE,
     Checkpoint,
     check_target,
+    fitting,
     load_checkpoint,
     load_tensors,
     save_tensors,
@@ -93,9 +94,9 @@ class RecurrentModel(nn.Module):
             token = target
         return nats
 
-    def log_prob_recurrent(self, x: Tensor) -> Tensor:
+    def log_prob_recurrent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """log p(x) by recurrence: x (B, L) int64 -> (B,) float64 nats."""
-        return -self.nats_recurrent(x).sum(dim=-1)
+        return -self.nats_recurrent(x, label).sum(dim=-1)
 
 
 def _contiguous(state: Any) -> Any:
@@ -290,8 +291,8 @@ def _restore_constants(recurrent: RecurrentModel, folder: Path) -> None:
     stored, expected = load_tensors(folder / CONSTANTS_FILE), _constants(recurrent)
     if {name: value.shape for name, value in stored.items()} != {name: value.shape for name, value in expected.items()}:
         raise UserError(f"{folder / CONSTANTS_FILE} does not hold the constants of this model; {advice}")
-    for name, value in expected.items():
-        value.copy_(stored[name])
+    for name, value in fitting(stored, expected, folder / CONSTANTS_FILE).items():
+        expected[name].copy_(value)
 
 
 def _constants(recurrent: RecurrentModel) -> dict[str, Tensor]:

@@ -74,20 +74,22 @@ def _embed(model: DensityModel) -> Iterator[Operation]:
         yield Embed(table, table[:0], table[:0], 1, len(table))
         return
     value = embedding.value.weight
+    label = value[:0] if embedding.label is None else embedding.label.weight
     if isinstance(embedding, AudioEmbedding):
         if embedding.samples is not None:
             raise NotFlatError("the embedding reads the last samples (model.recent)")
-        label = value[:0] if embedding.label is None else embedding.label.weight
         yield Embed(value, value[:0], label, 1, embedding.layout.vocab)
         return
     layout = embedding.layout
     place = torch.arange(layout.length, device=value.device)
-    yield Embed(value, embedding.where(place), value[:0], layout.channels, layout.levels)
+    yield Embed(value, embedding.where(place), label, layout.channels, layout.levels)
 
 
 def _stem(model: PixelModel) -> Iterator[Operation]:
     """Of a model whose stack runs once per pixel."""
     stem, head, layout = model.stem, model.head, model.stem.layout
+    if stem.label is not None:  # `Where`, which adds row and column, would have to add a row of this table, too
+        raise NotFlatError("whole pixels of a class (data.labels)")
     mixture = isinstance(head, MixtureHead)
     kept = (layout.channels, *[head.components] * sum(head.sizes)) if isinstance(head, MixtureHead) else (head.kept,)
     yield Pixel(stem.raster, layout.channels, layout.levels, stem.history, kept)

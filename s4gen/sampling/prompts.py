@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from s4gen.config import AudioLayout, DensityConfig
+from s4gen.config import DensityConfig
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
 from s4gen.sampling.convert import RecurrentModel
@@ -93,7 +93,7 @@ def checked_labels(recurrent: RecurrentModel, n: int, labels: Tensor | None) -> 
     if labels is None:
         return None
     layout = recurrent.config.layout
-    classes = len(layout.classes) if isinstance(layout, AudioLayout) else 0
+    classes = len(getattr(layout, "classes", ()))
     if not classes:
         raise UserError("the model is not conditional on labels; leave them out")
     if labels.shape != (n,) or labels.is_floating_point():

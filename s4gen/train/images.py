@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from s4gen.config import ImageLayout, Recipe
-from s4gen.data import load_images
-from s4gen.data.images import save_grid, split_validation, to_sequence
+from s4gen.data.images import labels_for, layout_of, save_grid, to_sequence
+from s4gen.data.own_images import training_sets
 from s4gen.evaluation import evaluate
 from s4gen.models.density import DensityModel
 from s4gen.train.tasks import Batch, Measured, Task, Values
@@ -24,11 +27,14 @@ class ImageTask(Task):
     counted = "n_sequences"
     unit = "images"
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, shown: bool = True) -> None:
         """The training images lie on `device`, as bytes: 154 MB for those of CIFAR-10."""
-        data = load_images(recipe.data.dataset, "train")
-        self.layout = self._layout = data.layout
-        training, held_out = split_validation(data, recipe.data.validation)
+        training, held_out = training_sets(recipe.data, shown)
+        for line in training.notes if shown else []:
+            print(f"s4gen: {training.name}: {line}", file=sys.stderr)
+        self.layout = self._layout = layout_of(training, recipe.data.labels)
+        self._labels = _tensor(labels_for(training, self._layout), device)
+        self._held_labels = _tensor(labels_for(held_out, self._layout), device, recipe.train.eval_limit)
         self._config, self._flips = recipe.train, recipe.data.flips
         self._sequences = torch.from_numpy(training.images.reshape(len(training), -1).copy()).to(device)
         self.rows = min(self._config.batch_size, len(self._sequences))
@@ -36,10 +42,11 @@ class ImageTask(Task):
 
     def batch(self, step: int) -> Batch:
         n, device = len(self._sequences), self._sequences.device
-        sequences = self._sequences[batch_indices(n, self._config.batch_size, self._config.seed, step, device)]
+        index = batch_indices(n, self._config.batch_size, self._config.seed, step, device)
+        sequences = self._sequences[index]
         if self._flips:
             sequences = mirrored(sequences, self._layout, self._config.seed, step)
-        return Batch(sequences.long())
+        return Batch(sequences.long(), label=None if self._labels is None else self._labels[index])
 
     def example(self, rows: int) -> Batch:
         return Batch(self._sequences[:1].expand(rows, -1).long())
@@ -53,7 +60,8 @@ class ImageTask(Task):
     def evaluate(self, model: DensityModel) -> Measured | None:
         if not len(self._held):
             return None
-        found = evaluate(model.log_prob, self._held.to(model.device), self._config.batch_size, "conv")
+        rows, labels = self._config.batch_size, self._held_labels
+        found = evaluate(model.log_prob, self._held.to(model.device), rows, "conv", labels=labels)
         return Measured({"bits_per_dim": found.bits_per_dim, "stderr": found.stderr}, found.n_sequences)
 
     def say(self, values: Values) -> str:
@@ -61,6 +69,8 @@ class ImageTask(Task):
 
     def card(self, recipe: Recipe, latest: Measured | None) -> list[str]:
         lines = [f"Each step read {recipe.train.batch_size} images."]
+        if self._layout.classes:
+            lines.append(f"Conditional on the label: {', '.join(self._layout.classes)}.")
         if latest is not None:
             bits, stderr = latest.values["bits_per_dim"], latest.values["stderr"]
             lines += ["", f"Held-out images: {bits:.4f} ± {stderr:.4f} bits/dim over {latest.n}."]
@@ -68,6 +78,10 @@ class ImageTask(Task):
 
     def save_sample(self, sequences: Tensor, path: Path) -> None:
         save_grid(sequences, self._layout, path.with_suffix(".png"))
+
+
+def _tensor(labels: NDArray[np.int64] | None, device: torch.device, limit: int | None = None) -> Tensor | None:
+    return None if labels is None else torch.from_numpy(labels[:limit].copy()).to(device)
 
 
 def batch_indices(n: int, batch_size: int, seed: int, step: int, device: torch.device) -> Tensor:

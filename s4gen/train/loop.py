@@ -18,7 +18,9 @@ from s4gen.errors import UserError
 from s4gen.memory import keep_freed_memory
 from s4gen.progress import progress_bar
 from s4gen.train import session as sessions
+from s4gen.train import starting
 from s4gen.train.card import card, learning_curve
+from s4gen.train.exclusive import one_writer
 from s4gen.train.footprint import check_memory
 from s4gen.train.images import ImageTask
 from s4gen.train.metrics import MetricsLog
@@ -31,16 +33,22 @@ from s4gen.train.tasks import Measured, Sampler, Task
 from s4gen.train.text import TextTask
 
 
+@one_writer
 def run(
     recipe: Recipe | None,
     out: Path,
     *,
     resume: bool = False,
+    steps: int | None = None,
+    start: str | Path | None = None,
     overwrite: bool = False,
     sampler: Sampler | None = None,
     progress: bool = True,
 ) -> bool:
     """Train `recipe` into the folder `out`, or go on with the run there (`resume`: its own recipe, `recipe` is None).
+
+    A run that goes on can have another number of `steps` (starting.lengthen). One that does not may begin from the
+    weights of the checkpoint at `start` (starting.take_weights).
 
     Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.* and checkpoint/ (s4gen.checkpoint), with
     `train.patience` also best/. Returns True when all steps are done or patience has come to its end, False when a
@@ -58,14 +66,20 @@ def run(
         )
     if resume:
         session = sessions.resume(out, device)
+        starting.lengthen(session, out, steps)
         task = open_task(session.recipe, device, session.tokenizer, progress)
         check_memory(session.recipe, task, device)
     else:
         assert recipe is not None
-        task = open_task(recipe, device, shown=progress)
+        first = None if start is None else starting.open_start(start)
+        task = open_task(recipe, device, None if first is None else starting.tokenizer_of(first, recipe), progress)
+        if first is not None:
+            starting.check_layout(first, task.layout)
         check_memory(recipe, task, device)
         recipe = fitted(recipe, task, device)
         session = sessions.start(recipe, task.layout, device, task.tokenizer)
+        if first is not None:
+            starting.take_weights(session, first)
         if (out / sessions.BEST / "config.json").is_file():  # of the run that is replaced
             shutil.rmtree(out / sessions.BEST)
         write_file_atomic(out / "recipe.toml", recipe_to_toml(recipe).encode())
@@ -87,7 +101,7 @@ def open_task(recipe: Recipe, device: torch.device, tokenizer: Tokenizer | None 
         from s4gen.train.audio import AudioTask
 
         return AudioTask(recipe, shown)
-    return TextTask(recipe, tokenizer, shown) if kind == "text" else ImageTask(recipe, device)
+    return TextTask(recipe, tokenizer, shown) if kind == "text" else ImageTask(recipe, device, shown)
 
 
 @dataclass

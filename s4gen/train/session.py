@@ -18,8 +18,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from s4gen.checkpoint import (
     check_target,
     fill_checkpoint,
+    fitting,
     load_checkpoint,
     load_tensors,
+    read_json,
     save_checkpoint,
     save_tensors,
     write_atomic,
@@ -154,22 +156,26 @@ def resume(out: Path, device: torch.device) -> Session:
     folder = checkpoint.path
     if checkpoint.recipe is None or not (folder / "training.json").is_file():
         raise UserError(f"cannot resume {out}: {folder} holds a model, but no state of a training run")
-    progress = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    progress = read_json(folder / "training.json")
     tensors = {name: t.to(device) for name, t in load_tensors(folder / "training.safetensors").items()}
     model = checkpoint.model.train().to(device)
     _prepare(model, checkpoint.recipe)
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
+    weights = fitting(weights, mean, folder / "training.safetensors")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"weights.{name}"])
+            parameter.copy_(weights[name])
     optimizers = build_optimizers(model, checkpoint.recipe.optim)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for optimizer in optimizers:
         for parameter in [p for group in optimizer.param_groups for p in group["params"]]:
             for key in OPTIMIZER_STATE:
                 if (value := tensors.get(f"optimizer.{key}.{names[id(parameter)]}")) is not None:
-                    optimizer.state[parameter][key] = value
-    torch.set_rng_state(tensors["rng.cpu"].cpu())
+                    optimizer.state[parameter][key] = value.float()
+    if (random := tensors.get("rng.cpu")) is None or random.dtype != torch.uint8 or "step" not in progress:
+        raise UserError(f"cannot resume {out}: the state of the run in {folder} is damaged; start it again")
+    torch.set_rng_state(random.cpu())
     if "rng.cuda" in tensors and device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"].cpu())
     tokenizer = checkpoint.tokenizer() if isinstance(model.config.layout, TextLayout) else None

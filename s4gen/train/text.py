@@ -30,7 +30,7 @@ class TextTask(Task):
         self.tokenizer = self._known = known
         self.layout = self._layout = layout_of(known)
         self._training = load_tokens(data.dataset, "train", known, shown)
-        self._held = load_tokens(data.dataset, "validation", known, shown)
+        self._held = load_tokens(data.dataset, "validation", known, shown) if data.validation else None
         self._stream = TrainStream(self._training.tokens, train.batch_size, train.chunk)
         self._limit = train.eval_limit * train.chunk
         self.rows = train.batch_size
@@ -48,7 +48,10 @@ class TextTask(Task):
     def measure(self, nats: float) -> Values:
         return perplexities(nats, self._training)
 
-    def evaluate(self, model: DensityModel) -> Measured:
+    def evaluate(self, model: DensityModel) -> Measured | None:
+        if self._held is None:
+            return None
+
         def score(x: Tensor, y: Tensor, state: object) -> tuple[Tensor, object]:
             return model.score(x.to(model.device), y.to(model.device), state)  # type: ignore[arg-type]
 

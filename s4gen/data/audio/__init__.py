@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from s4gen.data.audio.clips import AudioSet, Source, build, hold_out
 from s4gen.data.audio.format import AudioFormat
 from s4gen.data.audio.presets import PRESETS, from_hub
 from s4gen.data.audio.report import Report
-from s4gen.data.audio.sources import SPLITS, Folder, from_tree
+from s4gen.data.audio.sources import Folder, OneFile, from_tree, is_sound
+from s4gen.data.splits import SPLITS
 from s4gen.errors import UserError
+from s4gen.folders import user_path
 
 __all__ = ["PRESETS", "SPLITS", "AudioFormat", "AudioSet", "Report", "hold_out", "load_audio"]
 
@@ -26,8 +29,8 @@ def load_audio(
     """One split of a data set of recordings, every usable recording whole, as codes of format `form`.
 
     Args:
-        dataset: one of `PRESETS`, or a folder of wav, flac and ogg files (`sources.from_tree` says how it is split), or
-            one of Parquet files (`parquet.from_parquet`), there or in its folder data/.
+        dataset: one of `PRESETS`, or a folder of sound files (`sources.from_tree` says how it is split) or one such
+            file, or a folder of Parquet files (`parquet.from_parquet`), there or in its folder data/.
         split: train, validation or test; fsdd has no validation, see `hold_out`.
         min_seconds, max_seconds: recordings of other lengths are left out.
         progress: count recordings on standard error.
@@ -50,7 +53,9 @@ def _source(dataset: str, split: str) -> Source:
         return fsdd.full(split) if dataset == "fsdd" else fsdd.mini(split)
     if dataset in PRESETS:
         return from_hub(dataset, split)
-    folder = Path(dataset).expanduser().resolve()
+    folder = Path(os.path.realpath(user_path(dataset)))
+    if folder.is_file() and is_sound(folder.name):
+        return from_tree(OneFile(folder), split, dataset, dataset)
     if not folder.is_dir():
         near = get_close_matches(dataset, PRESETS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

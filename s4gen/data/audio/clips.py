@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from s4gen.atomic import read_consistent, write_atomic
 from s4gen.data.audio.format import AudioFormat
 from s4gen.data.audio.quantise import Codes
-from s4gen.data.audio.reading import Recording, UnusableError, encode_blocks, read_origin
+from s4gen.data.audio.reading import Heard, Recording, UnusableError, encode_blocks, read_origin
 from s4gen.data.audio.report import Report
-from s4gen.data.store import user_cache
 from s4gen.errors import UserError
+from s4gen.folders import cache_folder
 from s4gen.progress import progress_bar
 
 LARGE = 1 << 28
 """Bytes of recordings from which on their codes go to a file in the cache instead of memory."""
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Source:
     """The files that hold them: when one changes, what was kept of them is out of date."""
     classes: tuple[str, ...] = ()
     """Names of the labels 0, 1, ...; empty where recordings have none."""
+    notes: tuple[str, ...] = ()
+    """What somebody should know of how the set was understood, a line each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +125,7 @@ def build(
         UserError: no recording is left; the cache cannot be written.
     """
     limits = (round(min_seconds * form.rate), max_seconds * form.rate)
-    if sum(path.stat().st_size for path in source.files) < LARGE:
+    if sum(_size_and_time(path)[0] for path in source.files) < LARGE:
         sink = io.BytesIO()
         index = _encode_all(source, form, limits, sink, progress)
         codes = np.frombuffer(sink.getbuffer(), form.quantiser.dtype)
@@ -141,7 +143,9 @@ def build(
         name=source.name,
         split=source.split,
         origin=source.origin,
-        report=Report(**index["report"] | {"skipped": tuple(map(tuple, index["report"]["skipped"]))}),
+        report=Report(
+            **index["report"] | {"skipped": tuple(map(tuple, index["report"]["skipped"])), "notes": source.notes}
+        ),
     )
 
 
@@ -150,9 +154,8 @@ def _cached(
 ) -> tuple[dict[str, Any], Codes]:
     """Index and memory-mapped codes, prepared once for these very files, format and limits."""
     settings = [_VERSION, str(source.root), source.split, source.classes, asdict(form), limits]
-    folder = user_cache() / "audio" / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    stats = [(str(path), path.stat()) for path in source.files]
-    key = [[path, status.st_size, status.st_mtime_ns] for path, status in stats]
+    folder = cache_folder() / "audio" / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    key = [[str(path), *_size_and_time(path)] for path in source.files]
 
     def read(directory: Path) -> tuple[dict[str, Any], Codes]:
         index = json.loads((directory / "index.json").read_text())
@@ -172,6 +175,15 @@ def _cached(
         return read_consistent(folder, read)
 
 
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes and nanoseconds; zeros for a file that is not there or not for us, which is skipped by name later."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
 def _encode_all(
     source: Source, form: AudioFormat, limits: tuple[float, float], sink: BinaryIO, progress: bool
 ) -> dict[str, Any]:
@@ -180,15 +192,17 @@ def _encode_all(
     labels: list[int | None] = []
     names: list[str] = []
     skipped: list[tuple[str, str]] = []
-    counts = dict.fromkeys(("found", "too_short", "too_long", "resampled", "mixed", "clipped"), 0)
+    counts: dict[str, Any] = dict.fromkeys(
+        ("found", "too_short", "too_long", "resampled", "mixed", "clipped", "broke_off"), 0
+    )
     with progress_bar(0, "recordings", progress, desc=f"reading {source.name}") as bar:
         for recording in source.recordings():
             bar.update(1)
             counts["found"] += 1
-            begin = sink.tell()
+            begin, heard = sink.tell(), Heard()
             try:
                 origin = read_origin(recording)
-                length, clipped = _encode_one(recording, form, limits[1], sink)
+                length, clipped = _encode_one(recording, form, limits[1], sink, heard)
             except UnusableError as error:
                 skipped.append((recording.name, str(error)))
                 _cut(sink, begin)
@@ -200,6 +214,7 @@ def _encode_all(
             counts["resampled"] += origin.rate != form.rate
             counts["mixed"] += origin.channels > 1
             counts["clipped"] += clipped
+            counts["broke_off"] += heard.broke_off
             lengths.append(length)
             labels.append(recording.label)
             names.append(recording.name)
@@ -210,10 +225,12 @@ def _encode_all(
     return {"lengths": lengths, "labels": labels if labelled else None, "names": names, "report": asdict(report)}
 
 
-def _encode_one(recording: Recording, form: AudioFormat, longest: float, sink: BinaryIO) -> tuple[int, bool]:
+def _encode_one(
+    recording: Recording, form: AudioFormat, longest: float, sink: BinaryIO, heard: Heard
+) -> tuple[int, bool]:
     """Write one recording, or as much of it as shows that it is too long; its length, and whether it was clipped."""
     length, clipped = 0, False
-    for codes, beyond in encode_blocks(recording, form):
+    for codes, beyond in encode_blocks(recording, form, heard):
         sink.write(codes.tobytes())
         length += len(codes)
         clipped |= beyond
@@ -229,6 +246,6 @@ def _cut(sink: BinaryIO, end: int) -> None:
 
 def _nothing_left(source: Source, report: Report) -> str:
     if not report.found:
-        return f"no recordings in the {source.split} split of {source.name}: expected wav, flac or ogg files"
+        return f"no recordings in the {source.split} split of {source.name}: expected wav, flac or ogg files, or others"
     why = "; ".join(report.lines())
     return f"no recording of the {source.split} split of {source.name} can be used: {why}"

@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from s4gen.data.audio.clips import Source
 from s4gen.data.audio.parquet import from_parquet
 from s4gen.data.audio.reading import Recording
-from s4gen.data.audio.sources import Archive, Folder, Tree, is_sound, listed, natural
+from s4gen.data.audio.sources import Archive, Folder, Tree, is_sound, listed
 from s4gen.data.store import data_folder
+from s4gen.data.tree import natural
 from s4gen.errors import UserError
 
 SIZES = {"train": 2700, "test": 300}

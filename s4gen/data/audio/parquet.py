@@ -14,11 +14,12 @@ from typing import Any, BinaryIO
 
 from s4gen.data.audio.clips import Source
 from s4gen.data.audio.reading import Recording
+from s4gen.data.splits import split_of_file
 from s4gen.errors import UserError
 
 
 def from_parquet(folder: Path, split: str, name: str, origin: str) -> Source:
-    """The rows of SPLIT-*.parquet in `folder`.
+    """The rows of the Parquet files in `folder` that are named for the split, such as train-00000-of-00001.parquet.
 
     A column `audio` = struct{`bytes`, `path`} holds sound files of any kind that soundfile reads; a column `label` of
     whole numbers, where there is one, holds their classes. A negative label stands for none.
@@ -26,9 +27,10 @@ def from_parquet(folder: Path, split: str, name: str, origin: str) -> Source:
     Raises:
         UserError: no files of this split, or they are damaged or hold something else.
     """
-    files = tuple(sorted(folder.glob(f"{split}-*.parquet")))
+    files = tuple(sorted(path for path in folder.glob("*.parquet") if split_of_file(path.stem) == split))
     if not files:
-        raise UserError(f"no {split}-*.parquet in {folder}: expected files of that name for each split")
+        way_out = "; or set data.validation = 0 to train without it" if split == "validation" else ""
+        raise UserError(f"no {split}-*.parquet in {folder}: expected files of that name for each split{way_out}")
     label = _features(files).get("label")
     classes = tuple(getattr(label, "names", ()))
     if not classes and str(getattr(label, "dtype", "")).startswith(("int", "uint")):

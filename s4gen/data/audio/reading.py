@@ -1,8 +1,9 @@
-"""Recordings to samples: any wav, flac or ogg file, mixed to mono and converted to one rate, block by block."""
+"""Recordings to samples: any file that libsndfile reads, mixed to mono and converted to one rate, block by block."""
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,18 @@ from s4gen.data.audio.format import AudioFormat
 from s4gen.data.audio.quantise import Codes
 from s4gen.errors import UserError
 
-EXTENSIONS = (".wav", ".flac", ".ogg")
-"""Endings of the files that count as recordings, in either case."""
+READABLE = (
+    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
+    *(".w64", ".rf64", ".voc", ".sph", ".nist", ".sf", ".ircam", ".avr", ".pvf", ".xi", ".htk", ".sds", ".sd2", ".paf"),
+    *(".iff", ".svx", ".8svx", ".wve"),
+)
+"""Endings of the formats that libsndfile reads and that say themselves what they are."""
+_UNREADABLE = (".m4a", ".aac", ".wma", ".ape", ".wv", ".amr", ".mka", ".mid", ".midi", ".ra", ".dsf", ".mpc", ".ac3")
+EXTENSIONS = (*READABLE, *_UNREADABLE)
+"""Endings of the files that count as recordings, in either case; those that cannot be read are skipped by name."""
+WANTED = "a wav, flac or ogg file with sound, or another that libsndfile reads"
+UNKNOWN_SIZE = 0x7FFF0000
+"""Sizes in a header from here on stand for an unknown one."""
 BLOCK = 1 << 20
 """Frames decoded at a time, so that memory does not grow with the length of a recording."""
 
@@ -35,6 +46,16 @@ class Recording:
     """What soundfile is to read; each call starts anew."""
     label: int | None = None
     """Its class, where it has one."""
+    span: tuple[float, float] = (0.0, 1.0)
+    """The part of it that counts, as fractions of its length."""
+
+
+@dataclass
+class Heard:
+    """What becomes known of a recording while it is read."""
+
+    broke_off: bool = False
+    """It ended before the end that its header names."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +78,11 @@ def read_origin(recording: Recording) -> Origin:
         return Origin(file.samplerate, file.channels)
 
 
-def read_blocks(recording: Recording, rate: int) -> Iterator[NDArray[np.float32]]:
+def read_blocks(recording: Recording, rate: int, heard: Heard | None = None) -> Iterator[NDArray[np.float32]]:
     """The recording as mono samples (n,) at `rate`, one block after another; together they hold at least one sample.
 
-    Channels are averaged. The converter is soxr at its high quality; its output does not depend on the blocks.
+    One that breaks off is read up to there, which `heard` then knows. Channels are averaged. The converter is soxr at
+    its high quality; its output does not depend on the blocks.
 
     Raises:
         UnusableError: it cannot be read to its end, has no samples, or one that is NaN or infinite.
@@ -72,7 +94,7 @@ def read_blocks(recording: Recording, rate: int) -> Iterator[NDArray[np.float32]
         stream = None
         if file.samplerate != rate:
             stream = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32", quality="HQ")
-        for frames in itertools.chain(_frames(file), [np.zeros((0, 1), np.float32)]):
+        for frames in itertools.chain(_frames(file, recording, heard or Heard()), [np.zeros((0, 1), np.float32)]):
             if not np.isfinite(frames).all():
                 raise UnusableError("has samples that are not finite numbers")
             block = frames.mean(axis=1, dtype=np.float32) if frames.shape[1] > 1 else frames[:, 0]
@@ -84,8 +106,8 @@ def read_blocks(recording: Recording, rate: int) -> Iterator[NDArray[np.float32]
         raise UnusableError("has no samples")
 
 
-def encode_blocks(recording: Recording, form: AudioFormat) -> Iterator[tuple[Codes, bool]]:
-    """The recording as codes (n,), and whether some were clipped, one block after another.
+def encode_blocks(recording: Recording, form: AudioFormat, heard: Heard | None = None) -> Iterator[tuple[Codes, bool]]:
+    """The recording as codes (n,), and whether some were clipped, one block after another; `heard` as in `read_blocks`.
 
     With a normalisation it is read twice: its range comes first.
 
@@ -94,12 +116,12 @@ def encode_blocks(recording: Recording, form: AudioFormat) -> Iterator[tuple[Cod
     """
     quantiser = form.quantiser
     if form.normalise == "none":
-        for block in read_blocks(recording, form.rate):
+        for block in read_blocks(recording, form.rate, heard):
             yield quantiser.encode(block), bool((np.abs(block) > 1).any())
         return
     ends = [(float(block.min()), float(block.max())) for block in read_blocks(recording, form.rate) if len(block)]
     centre, half = _range(min(low for low, _ in ends), max(high for _, high in ends), form.normalise)
-    for block in read_blocks(recording, form.rate):
+    for block in read_blocks(recording, form.rate, heard):
         yield quantiser.encode((block.astype(np.float64) - centre) / half), False
 
 
@@ -109,14 +131,14 @@ def read_prompt(path: str | Path, form: AudioFormat) -> tuple[Codes, list[str]]:
     Raises:
         UserError: it cannot be used; the message says why.
     """
-    path = Path(path)
+    path, heard = Path(path), Heard()
     recording = Recording(str(path), lambda: path)
     try:
         origin = read_origin(recording)
-        codes, clipped = zip(*encode_blocks(recording, form), strict=True)
+        codes, clipped = zip(*encode_blocks(recording, form, heard), strict=True)
     except UnusableError as error:
-        raise UserError(f"{path} {error}: expected a wav, flac or ogg file with sound") from error
-    notes = []
+        raise UserError(f"{path} {error}: expected {WANTED}") from error
+    notes = [f"{path} ends before the end that its header names: read up to there"] if heard.broke_off else []
     if origin.rate != form.rate:
         notes.append(f"{path} has {origin.rate} samples per second: resampled to {form.rate}")
     if origin.channels > 1:
@@ -146,18 +168,45 @@ def _opened(recording: Recording) -> Any:
         raise UnusableError(f"cannot be read ({_reason(error)})") from error
 
 
-def _frames(file: Any) -> Iterator[NDArray[np.float32]]:
-    """Blocks of frames (n, channels), n >= 1, to the end of an open file."""
+def _frames(file: Any, recording: Recording, heard: Heard) -> Iterator[NDArray[np.float32]]:
+    """Blocks of frames (n, channels), n >= 1, of the recording's part of an open file."""
     import soundfile
 
-    while True:
-        try:
-            frames = file.read(BLOCK, dtype="float32", always_2d=True)
-        except (OSError, soundfile.SoundFileError) as error:
-            raise UnusableError(f"is damaged ({_reason(error)})") from error
-        if not len(frames):
-            return
-        yield frames
+    begin, end = (round(file.frames * place) for place in recording.span)
+    try:
+        if begin:
+            file.seek(begin)
+        while begin < end:
+            frames = file.read(min(BLOCK, end - begin), dtype="float32", always_2d=True)
+            if not len(frames):
+                break
+            begin += len(frames)
+            yield frames
+    except (OSError, soundfile.SoundFileError) as error:
+        raise UnusableError(f"is damaged ({_reason(error)})") from error
+    heard.broke_off = begin < end or _header_names_more(file.extra_info) or _ogg_breaks_off(recording, file.format)
+
+
+def _header_names_more(log: str) -> bool:
+    """Whether libsndfile's log of opening a file says that its header names more bytes of sound than there are.
+
+    Programs that write to a pipe do not know the size and write the largest there is.
+    """
+    for name, declared, found in re.findall(r"^\s*(.*?)\s*: (\d+) \(should be (\d+)\)", log, re.MULTILINE):
+        # The size of all of the file is often wrong, and the sound whole all the same.
+        if name not in ("RIFF", "FORM") and int(found) < int(declared) < UNKNOWN_SIZE:
+            return True
+    return False
+
+
+def _ogg_breaks_off(recording: Recording, kind: str) -> bool:
+    """Whether the last page of an Ogg file, which libsndfile does not ask for, is none that ends a stream."""
+    if kind != "OGG":
+        return False
+    source = recording.open()
+    content = source.read_bytes() if isinstance(source, Path) else source.read()
+    page = content.rfind(b"OggS")
+    return page < 0 or len(content) < page + 6 or not content[page + 5] & 4
 
 
 def _reason(error: Exception) -> str:

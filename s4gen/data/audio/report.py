@@ -25,6 +25,10 @@ class Report:
     """Used, after mixing several channels to one."""
     clipped: int = 0
     """Used, although they went beyond full scale."""
+    broke_off: int = 0
+    """Used, although they end before the end that their headers name."""
+    notes: tuple[str, ...] = ()
+    """How the set was understood, a line each."""
 
     @property
     def used(self) -> int:
@@ -33,7 +37,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """What somebody should know, one line for each kind; empty if all went in as they are."""
-        lines = []
+        lines = list(self.notes)
         if self.skipped:
             lines.append(f"skipped {len(self.skipped)} of {self.found} recordings: {self.reasons()}")
         for count, what in ((self.too_short, "shorter"), (self.too_long, "longer")):
@@ -43,6 +47,7 @@ class Report:
             (self.resampled, "had another sampling rate and were resampled"),
             (self.mixed, "had several channels and were mixed to mono"),
             (self.clipped, "went beyond full scale and were clipped"),
+            (self.broke_off, "are cut off before the end that their headers name, and were read up to there"),
         ):
             if count:
                 lines.append(f"{count} of {self.used} recordings {what}")

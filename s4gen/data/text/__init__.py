@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from s4gen.data.text.corpus import CORPORA, SPLITS, Corpus, open_corpus
+from s4gen.data.splits import SPLITS
+from s4gen.data.text.corpus import CORPORA, Corpus, open_corpus
 from s4gen.data.text.prepared import build_tokenizer, layout_of, load_tokens, prepare_tokenizer
 from s4gen.data.text.streams import TrainStream, one_stream, windows
 from s4gen.data.text.token_file import TokenFile, prepare_tokens

@@ -8,20 +8,28 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from s4gen.data.splits import NAMES, SPLITS, split_of
 from s4gen.data.store import data_folder
-from s4gen.data.text.reading import SUFFIXES, Block, line_start, read_blocks, unpacked_size
+from s4gen.data.text.reading import (
+    SUFFIXES,
+    Block,
+    Part,
+    is_jsonl,
+    is_packed,
+    line_start,
+    read_blocks,
+    refuse_wide,
+    text_start,
+    unpacked_size,
+)
 from s4gen.errors import UserError
+from s4gen.folders import user_path
 from s4gen.progress import progress_bar
 
 CORPORA = ("wikitext-2", "wikitext-103", "wikitext-mini")
 """Corpora with a name; the mini one is a few articles of WikiText-2, and comes inside the package."""
-SPLITS = ("train", "validation", "test")
-
 PORTIONS = {"train": (0.0, 0.9), "validation": (0.9, 0.95), "test": (0.95, 1.0)}
-"""The parts of a single file of the user's, in order, cut at line ends."""
-
-FILE_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
-"""The names, before the suffix, of the files in a folder of the user's."""
+"""The parts of a single file of the user's, in order, cut at line ends where that leaves none of them empty."""
 
 MINI = Path(__file__).parent / "mini"
 
@@ -41,6 +49,8 @@ class Corpus:
     """Offset of its first byte in the unpacked file."""
     end: int | None = None
     """Offset after its last byte; None: the end of the file."""
+    part: Part | None = None
+    """Of JSON Lines with few records: what part of each record's text."""
 
     def identity(self) -> str:
         """Changes when the text may have: path, size and time of the file, and the part of it.
@@ -52,7 +62,9 @@ class Corpus:
             status = self.path.stat()
         except OSError as error:
             raise UserError(f"{self.path} cannot be read ({error.strerror}): copy or download it again") from error
-        return json.dumps([str(self.path.resolve()), status.st_size, status.st_mtime_ns, self.begin, self.end])
+        return json.dumps(
+            [str(self.path.resolve()), status.st_size, status.st_mtime_ns, self.begin, self.end, *(self.part or ())]
+        )
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
         """The text as bytes, block by block; `start` is a block's `after`, to go on behind it.
@@ -61,7 +73,7 @@ class Corpus:
             UserError: the file is missing or damaged, or there is no text at all.
         """
         found = start > self.begin
-        for block in read_blocks(self.path, max(start, self.begin), self.end):
+        for block in read_blocks(self.path, max(start, self.begin), self.end, self.part):
             found = True
             yield block
         if not found:
@@ -85,7 +97,7 @@ class Corpus:
         if self.end is not None:
             return self.end - self.begin
         size = self.path.stat().st_size
-        if self.path.suffix == ".gz" and size >= 4:
+        if is_packed(self.path) and size >= 4:
             with self.path.open("rb") as file:
                 file.seek(-4, 2)
                 size = int.from_bytes(file.read(), "little")
@@ -98,6 +110,8 @@ def checked_text(block: Block, path: Path) -> str:
     Raises:
         UserError: they are not; the message names the byte.
     """
+    if not block.start:
+        refuse_wide(block.data, path)
     if (at := block.data.find(b"\0")) >= 0:
         raise UserError(
             f"{path} looks like a binary file (a zero near byte {block.start + at}): expected text in UTF-8; "
@@ -115,9 +129,11 @@ def checked_text(block: Block, path: Path) -> str:
 def open_corpus(name: str, split: str) -> Corpus:
     """One split of a corpus: a name of `CORPORA`, a folder, or a file.
 
-    A folder holds train, validation (or valid, val) and test, each `.txt` or `.jsonl` (records with "text"), gzipped
-    or not. Of a single file, the first 90 % are for training, the next 5 % for validation and the last 5 % for the
-    test, cut at line ends. WikiText is read from `S4GEN_DATA`, else from what was downloaded, else from the hub.
+    A folder holds a file for each split, by the names of `splits.NAMES` in capitals or not, of plain text or of JSON
+    Lines (records with "text"), gzipped or not. Of a single file, the first 90 % are for training, the next 5 % for
+    validation and the last 5 % for the test, cut at line ends; where lines are too long for that, at a space or, last
+    of all, between two characters; where records are, so is each of them. WikiText is read from `S4GEN_DATA`, else from
+    what was downloaded, else from the hub.
 
     Raises:
         UserError: no such corpus, split or file; another suffix; neither data nor network.
@@ -128,28 +144,50 @@ def open_corpus(name: str, split: str) -> Corpus:
         return Corpus(name, split, "s4gen", MINI / f"{split}.txt.gz")
     if name in CORPORA:
         return _wikitext(name, split)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return Corpus(name, split, "file", _in_folder(path, split))
     if not path.is_file():
         near = get_close_matches(name, CORPORA, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"no corpus or file called {name!r}: expected {', '.join(CORPORA)}, a folder or a file{hint}")
-    if not path.name.endswith(SUFFIXES):
+    if not path.name.lower().endswith(SUFFIXES):
         raise UserError(f"{path} is no text file by its name: expected it to end in {', '.join(SUFFIXES)}")
+    return _part_of_file(name, split, path)
+
+
+def _part_of_file(name: str, split: str, path: Path) -> Corpus:
+    """The split of a file that holds all three."""
     size = unpacked_size(path)
-    begin, end = (line_start(path, int(size * portion)) for portion in PORTIONS[split])
-    return Corpus(name, split, "file", path, begin, end)
+    places = [int(size * portion) for portion in (0.9, 0.95)]
+    cuts = [line_start(path, place) for place in places]
+    if not 0 < cuts[0] < cuts[1] < size:
+        if is_jsonl(path):
+            return Corpus(name, split, "file", path, part=PORTIONS[split])
+        for width in (size // 50, 0):
+            cuts = [text_start(path, place, width) for place in places]
+            if 0 < cuts[0] < cuts[1] < size:
+                break
+    ends = [0, *cuts, size]
+    number = SPLITS.index(split)
+    return Corpus(name, split, "file", path, ends[number], ends[number + 1])
 
 
 def _in_folder(folder: Path, split: str) -> Path:
-    names = [f"{stem}{suffix}" for stem in FILE_NAMES[split] for suffix in SUFFIXES]
-    found = [folder / name for name in names if (folder / name).is_file()]
+    found = [path for path in folder.iterdir() if split_of(_parts(path.name)[0]) == split and path.is_file()]
+    found.sort(key=lambda path: (SUFFIXES.index(_parts(path.name)[1]), path.name))
     if len(found) != 1:
         what = f"both {found[0].name} and {found[1].name}" if found else f"no text for the split {split}"
-        stems = " or ".join(FILE_NAMES[split])
-        raise UserError(f"{folder} holds {what}: expected one file {stems} that ends in {', '.join(SUFFIXES)}")
+        stems = " or ".join(NAMES[split])
+        way_out = "; or set data.validation = 0 to train without it" if split == "validation" else ""
+        raise UserError(f"{folder} holds {what}: expected one file {stems} that ends in {', '.join(SUFFIXES)}{way_out}")
     return found[0]
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """The name of a text file without its ending, and the ending; of another file two empty words."""
+    endings = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
+    return (name[: -len(endings[0])], endings[0]) if endings else ("", "")
 
 
 def _wikitext(name: str, split: str) -> Corpus:

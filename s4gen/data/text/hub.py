@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from s4gen.data.store import user_cache
 from s4gen.errors import UserError
+from s4gen.folders import cache_folder
 from s4gen.progress import progress_bar
 
 REPOSITORY = "Salesforce/wikitext"
@@ -36,7 +36,7 @@ def download(name: str, split: str) -> Path:
     Raises:
         UserError: it is neither there nor to be had; the message says how to get it.
     """
-    path = user_cache() / "wikitext" / name / f"{split}.txt.gz"
+    path = cache_folder() / "wikitext" / name / f"{split}.txt.gz"
     if path.is_file():
         return path
     print(f"s4gen: asking the hub for {name}, which is not in S4GEN_DATA", file=sys.stderr)
@@ -51,7 +51,9 @@ def download(name: str, split: str) -> Path:
                     "delete it from the cache of `datasets` and try again, or set S4GEN_DATA"
                 )
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): free some space, or set XDG_CACHE_HOME") from error
+        raise UserError(
+            f"cannot write {path} ({error.strerror}): free some space, or set S4GEN_CACHE to another folder"
+        ) from error
     return path
 
 

@@ -1,7 +1,8 @@
-"""Text files of any size as blocks of bytes, from any place on: `.txt` and `.jsonl`, gzipped or not."""
+"""Text files of any size as blocks of bytes, from any place on: plain or JSON Lines, gzipped or not."""
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -10,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
+from s4gen.config.run import TEXT_SUFFIXES
 from s4gen.errors import UserError
 
-SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+SUFFIXES = TEXT_SUFFIXES
 TEXT_FIELD = "text"
 """The field of a `.jsonl` record that is read."""
 
@@ -20,6 +22,21 @@ BLOCK = 1 << 18
 """Bytes read at a time."""
 LONGEST_LINE = 1 << 20
 """A longer line is cut at a space, or else between two characters, so that memory stays small."""
+
+
+BYTE_ORDER_MARK = codecs.BOM_UTF8
+"""Some editors put it in front of a text, of which it is no part."""
+
+WIDE_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""In this order, for one is the beginning of another."""
+
+Part = tuple[float, float]
+"""From where to where, as fractions of a text's length."""
 
 
 class Block(NamedTuple):
@@ -34,21 +51,67 @@ class Block(NamedTuple):
     """It is the last block of its document: of a `.txt` file, or of one record."""
 
 
-def read_blocks(path: Path, start: int = 0, end: int | None = None) -> Iterator[Block]:
+def read_blocks(path: Path, start: int = 0, end: int | None = None, part: Part | None = None) -> Iterator[Block]:
     """Blocks of the unpacked bytes from `start`, where a block began, to `end` (None: to the end of the file).
+
+    With `part`, for JSON Lines alone, of each record that part of its text. A byte order mark at the beginning of the
+    file, or of a record's text, is left out.
 
     Raises:
         UserError: the file is missing, damaged, or no JSON Lines though its name says so.
     """
-    read = _jsonl_blocks if is_jsonl(path) else _text_blocks
     with open_unpacked(path) as file:
-        blocks = read(file, path, start, end)
+        start = max(start, _mark(file, path))
+        jsonl = is_jsonl(path)
+        blocks = _jsonl_blocks(file, path, start, end, part) if jsonl else _text_blocks(file, path, start, end)
         while (block := _next(blocks, path)) is not None:
             yield block
 
 
 def is_jsonl(path: Path) -> bool:
-    return path.name.endswith((".jsonl", ".jsonl.gz"))
+    return path.name.lower().removesuffix(".gz").endswith(".jsonl")
+
+
+def _mark(file: BinaryIO, path: Path) -> int:
+    """Bytes of the byte order mark at the beginning of an open file.
+
+    Raises:
+        UserError: it is JSON Lines in UTF-16, of which no line can be read. (Other text may be meant as bytes.)
+    """
+    try:
+        begin = file.read(256)
+    except (OSError, EOFError, zlib.error) as error:
+        raise unreadable(path, error) from error
+    if is_jsonl(path):
+        refuse_wide(begin, path)
+    return len(BYTE_ORDER_MARK) if begin.startswith(BYTE_ORDER_MARK) else 0
+
+
+def refuse_wide(begin: bytes, path: Path) -> None:
+    """Refuse a text that begins in an encoding of several bytes a letter.
+
+    Raises:
+        UserError: its mark, or the zeros between its letters, say so.
+    """
+    if name := _wide_encoding(begin[:256]):
+        raise UserError(
+            f"{path} is text in {name}: expected UTF-8; convert it, for example with iconv -f {name} -t UTF-8"
+        )
+
+
+def _wide_encoding(begin: bytes) -> str | None:
+    for mark, name in WIDE_MARKS.items():
+        if begin.startswith(mark):
+            return name
+    for first, name in ((1, "UTF-16LE"), (0, "UTF-16BE")):
+        zeros, letters = begin[first::2], begin[1 - first :: 2]
+        if len(begin) >= 4 and not any(zeros) and all(letters):
+            return name
+    return None
+
+
+def is_packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 def open_unpacked(path: Path) -> BinaryIO:
@@ -58,7 +121,7 @@ def open_unpacked(path: Path) -> BinaryIO:
         UserError: it cannot be opened.
     """
     try:
-        return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+        return cast(BinaryIO, gzip.open(path)) if is_packed(path) else path.open("rb")
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -75,7 +138,7 @@ def unpacked_size(path: Path) -> int:
     """
     try:
         with open_unpacked(path) as file:
-            if path.suffix != ".gz":
+            if not is_packed(path):
                 return file.seek(0, io.SEEK_END)
             return sum(len(part) for part in iter(lambda: file.read(BLOCK), b""))
     except (OSError, EOFError, zlib.error) as error:
@@ -98,6 +161,30 @@ def line_start(path: Path, offset: int) -> int:
             return file.tell()
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, error) from error
+
+
+def text_start(path: Path, offset: int, width: int) -> int:
+    """Where to cut a text that has no line's end in a good place: before the first space at `offset` or behind it.
+
+    Where there is none within `width` bytes, before the first character from `offset` on.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with open_unpacked(path) as file:
+            file.seek(offset)
+            held = file.read(max(width, 4))
+    except (OSError, EOFError, zlib.error) as error:
+        raise unreadable(path, error) from error
+    return offset + place_to_cut(held, width)
+
+
+def place_to_cut(data: bytes, width: int) -> int:
+    """The place of the first space in the first `width` bytes, else of the first byte that begins a character."""
+    if (space := data.find(b" ", 0, width)) >= 0:
+        return space  # before it, as a word begins with it
+    return next((i for i in range(min(4, len(data))) if data[i] & 0xC0 != 0x80), 0)
 
 
 def _next(blocks: Iterator[Block], path: Path) -> Block | None:
@@ -135,13 +222,22 @@ def _cut(held: bytes) -> int:
     return next(starts, last)
 
 
-def _jsonl_blocks(file: BinaryIO, path: Path, start: int, end: int | None) -> Iterator[Block]:
+def _jsonl_blocks(file: BinaryIO, path: Path, start: int, end: int | None, part: Part | None) -> Iterator[Block]:
     file.seek(start)
     while (end is None or start < end) and (line := file.readline()):
         after = start + len(line)
         if line.strip():
-            yield Block(_record_text(line, path, start), start, after, True)
+            text = _record_text(line, path, start).removeprefix(BYTE_ORDER_MARK)
+            yield Block(text if part is None else _part_of(text, part), start, after, True)
         start = after
+
+
+def _part_of(text: bytes, part: Part) -> bytes:
+    """A part of a record's text, cut at spaces where there are some."""
+    begin, end = (round(len(text) * place) for place in part)
+    width = max(1, len(text) // 50)
+    begin, end = (at + place_to_cut(text[at:], width) if 0 < at < len(text) else at for at in (begin, end))
+    return text[begin:end]
 
 
 def _record_text(line: bytes, path: Path, start: int) -> bytes:

@@ -7,9 +7,7 @@ or none, and what was interrupted goes on where it stopped.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -24,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4gen.atomic import write_file_atomic
-from s4gen.data.store import user_cache
 from s4gen.data.text.corpus import Corpus, checked_text
 from s4gen.data.text.reading import Block
 from s4gen.data.text.tokenizer import Tokenizer
 from s4gen.errors import UserError
+from s4gen.folders import cache_folder, locked
 from s4gen.progress import progress_bar
 
 FORMAT = 1
@@ -67,9 +65,8 @@ class _Progress:
 
 
 def token_cache() -> Path:
-    """Where token files are kept: `S4GEN_CACHE`, else the user's cache folder."""
-    named = os.environ.get("S4GEN_CACHE")
-    return (Path(named).expanduser() if named else user_cache()) / "tokens"
+    """Where token files are kept."""
+    return cache_folder() / "tokens"
 
 
 def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None = None, shown: bool = True) -> TokenFile:
@@ -89,7 +86,7 @@ def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None = No
         return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with locked(folder / "lock", lambda: _say_waiting(folder)):
             if (found := _read(folder)) is None:
                 _make(folder, corpus, identity, tokenizer, shown)
                 found = _read(folder)
@@ -101,6 +98,10 @@ def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None = No
         ) from error
     assert found is not None, "what was made just now can be read"
     return found
+
+
+def _say_waiting(folder: Path) -> None:
+    print(f"s4gen: waiting for another process that prepares {folder.name}", file=sys.stderr)
 
 
 def label(corpus: Corpus) -> str:
@@ -124,18 +125,6 @@ def _read(folder: Path) -> TokenFile | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return TokenFile(tokens, meta["words"], meta["text_bytes"], meta["vocab"], meta["tokenizer"], path)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock of a process that dies is free again."""
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"s4gen: waiting for another process that prepares {folder.name}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _make(folder: Path, corpus: Corpus, identity: str, tokenizer: Tokenizer, shown: bool) -> None:

@@ -18,6 +18,8 @@ import tempfile
 from ctypes import c_char_p, c_double, c_int, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
+from s4gen.folders import cache_folder
+
 SOURCE = Path(__file__).with_name("engine.cpp")
 FLAGS = (
     "-std=c++17",
@@ -91,20 +93,13 @@ def find_compiler() -> str:
     raise NativeUnavailable("there is no C++ compiler here; install g++ or clang++, or set CXX")
 
 
-def cache_folder() -> Path:
-    """$S4GEN_CACHE, or s4gen in the user's cache folder."""
-    if own := os.environ.get("S4GEN_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s4gen"
-
-
 def _compile(compiler: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(handle)
     try:
         command = [compiler, *FLAGS, *LIBRARY_FLAGS, str(SOURCE), "-o", name]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if done.returncode:
             first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
             raise NativeUnavailable(f"{compiler} failed: {first}")
@@ -114,7 +109,7 @@ def _compile(compiler: str, path: Path) -> None:
 
 
 def _key(compiler: str) -> str:
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, errors="replace").stdout
     sources = [path.read_text(encoding="utf-8") for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
     parts = (*sources, compiler, version, *FLAGS, _processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

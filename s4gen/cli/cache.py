@@ -1,0 +1,71 @@
+"""Say what is in the cache: downloads, prepared data, the compiled engine; or remove it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from s4gen.cli.output import print_json
+from s4gen.folders import cache_folder
+
+SUMMARY = "Say what is in the cache: downloads, prepared data, the compiled engine; or remove it."
+"""What `-h` says of the verb."""
+
+
+OURS = (
+    "tokens",
+    "audio",
+    "images",
+    "wikitext",
+    "hub",
+    "engine-*.so",
+    "cifar10-*.npz",
+    "MNIST",
+    "cifar-10-batches-py",
+    "cifar-10-python.tar.gz",
+)
+"""What s4gen puts there. Whatever else is in the folder belongs to somebody else, who may have named his home."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clear", action="store_true", help="remove it; what is needed is made or downloaded again")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = cache_folder()
+    sizes = {entry.name: _size(entry) for pattern in OURS for entry in sorted(folder.glob(pattern))}
+    if args.clear:
+        for name in sizes:
+            _remove(folder / name)
+    if args.json:
+        print_json({"folder": str(folder), "bytes": sizes, "cleared": args.clear})
+    else:
+        print("\n".join(_lines(folder, sizes, args.clear)))
+    return 0
+
+
+def _lines(folder: Path, sizes: dict[str, int], cleared: bool) -> list[str]:
+    total = sum(sizes.values())
+    if cleared:
+        return [f"removed {total / 1e6:,.1f} MB from {folder}"]
+    lines: list[Any] = [f"{size / 1e6:12,.1f} MB  {name}" for name, size in sizes.items()]
+    return [f"{folder}: {total / 1e6:,.1f} MB (S4GEN_CACHE names another folder)", *lines]
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        return sum(_size(entry) for entry in path.iterdir())
+    return path.lstat().st_size
+
+
+def _remove(path: Path) -> None:
+    """Only the link goes, where it is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)

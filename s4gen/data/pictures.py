@@ -1,0 +1,134 @@
+"""One picture of any format that PIL reads, brought to the size and the channels that a data set wants."""
+
+from __future__ import annotations
+
+import functools
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+_NOT_FOR_PIL = (".heic", ".heif", ".svg", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".jxl")
+"""Pictures all the same: they are skipped by name, not passed over."""
+_DEEP = {"I;16": 257.0, "I;16L": 257.0, "I;16B": 257.0, "I;16N": 257.0}
+"""Modes of 16 bits, and what one shade of 8 bits is in them."""
+
+
+class UnusableError(Exception):
+    """Why a picture cannot be used, in a few words."""
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """What every picture of a set is turned into."""
+
+    height: int = 0
+    """Rows; 0: they stay as they are, and all pictures must have the same size."""
+    width: int = 0
+    """Pixels of a row; 0 as for the rows."""
+    channels: int = 0
+    """1 grey, 3 red, green and blue; 0: 3 where one picture of the set has a colour."""
+    fit: str = "crop"
+    """crop: scaled until the shorter side fits, and of the longer one the middle; stretch: scaled along both sides."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was done to a picture, besides scaling it down."""
+
+    enlarged: bool
+    """It was smaller than wanted."""
+    transparent: bool
+    """It was laid on white."""
+    animated: bool
+    """It has further pictures, which were left out."""
+
+
+def is_picture(name: str) -> bool:
+    """Whether a name has an ending of a picture."""
+    return Path(name).suffix.lower() in _endings()
+
+
+@functools.cache
+def _endings() -> frozenset[str]:
+    from PIL import Image
+
+    known = Image.registered_extensions()  # this loads the formats
+    return frozenset({ending for ending, kind in known.items() if kind in Image.OPEN} | set(_NOT_FOR_PIL))
+
+
+def read_picture(source: Path | BinaryIO, form: ImageForm) -> tuple[NDArray[np.uint8], Seen]:
+    """The pixels, uint8 (h, w, c), c = 1 where `form.channels` is 1, else 3; and what was done to them.
+
+    It is turned upright where the camera says how, and of several pictures in a file the first one counts. Shades are
+    scaled from 16 to 8 bits, and a transparent picture is laid on white. Scaling averages (Lanczos), so nothing is
+    aliased.
+
+    Raises:
+        UnusableError: it is not there, damaged, no picture, or too large.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the metadata, and of sizes far below what is too large
+            with Image.open(source) as image:
+                several = getattr(image, "n_frames", 1) > 1
+                if form.height:
+                    image.draft("RGB", (4 * form.width, 4 * form.height))  # a large JPEG is decoded smaller, and faster
+                plain, transparent = _plain(ImageOps.exif_transpose(image))
+                enlarged = bool(form.height) and (plain.width < form.width or plain.height < form.height)
+                plain = _fitted(plain, form)
+                pixels = np.asarray(plain.convert("L") if form.channels == 1 else plain)
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+        raise UnusableError(f"cannot be read ({_reason(error)})") from error
+    return pixels.reshape(*pixels.shape[:2], -1), Seen(enlarged, transparent, several)
+
+
+def read_bytes(content: bytes | None, form: ImageForm) -> tuple[NDArray[np.uint8], Seen]:
+    """`read_picture` of the bytes of a file.
+
+    Raises:
+        UnusableError: as there; or there are none.
+    """
+    if not content:
+        raise UnusableError("holds no bytes")
+    return read_picture(io.BytesIO(content), form)
+
+
+def _plain(image: Any) -> tuple[Any, bool]:
+    """The image in mode RGB, and whether any of it was transparent."""
+    from PIL import Image
+
+    if image.mode in _DEEP:
+        shades = np.rint(np.asarray(image).astype(np.float64) / _DEEP[image.mode]).clip(0, 255)
+        image = Image.fromarray(shades.astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"its shades are numbers of 32 bits, mode {image.mode}, whose range it does not say")
+    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return image.convert("RGB"), False
+    layered = image.convert("RGBA")
+    if layered.getextrema()[3][0] == 255:
+        return layered.convert("RGB"), False
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB"), True
+
+
+def _fitted(image: Any, form: ImageForm) -> Any:
+    """The image in the size of the form."""
+    from PIL import Image, ImageOps
+
+    wanted = (form.width, form.height)
+    if not form.height or image.size == wanted:
+        return image
+    if form.fit == "stretch":
+        return image.resize(wanted, Image.Resampling.LANCZOS)
+    return ImageOps.fit(image, wanted, Image.Resampling.LANCZOS)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(getattr(error, "strerror", None) or error or type(error).__name__)
+    return "no picture" if text.startswith("cannot identify image file") else " ".join(text.split())

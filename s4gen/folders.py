@@ -1,0 +1,116 @@
+"""Where things are on the user's machine: paths that somebody wrote, the one cache folder, who writes where."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from s4gen.errors import UserError
+
+
+def user_path(text: str | Path, what: str = "") -> Path:
+    """The path that somebody wrote, `~` and `~NAME` being home folders; `what` says in messages where it stood.
+
+    Raises:
+        UserError: there is no such home folder, or no path can have this name.
+    """
+    where = f"{what} = " if what else ""
+    if "\0" in str(text):
+        raise UserError(f"{where}{str(text)!r} holds a zero byte, which no path can; write another one")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # pathlib's, for a home folder that it cannot find
+        raise UserError(
+            f"{where}{text}: there is no home folder of that name; write the path without ~, from / on"
+        ) from None
+
+
+def cache_folder() -> Path:
+    """The folder of everything that can be made or downloaded again. It may not exist yet.
+
+    It is `$S4GEN_CACHE`, else `s4gen` in `$XDG_CACHE_HOME`, else `s4gen` in `~/.cache`. Who has no home folder, or none
+    to write to, gets a folder of his own beside the system's temporary files, which is said once.
+
+    Raises:
+        UserError: `S4GEN_CACHE` names the home folder of nobody; or not even a temporary folder can be had.
+    """
+    if own := os.environ.get("S4GEN_CACHE"):
+        return user_path(own, "S4GEN_CACHE").absolute()
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return user_path(base, "XDG_CACHE_HOME").absolute() / "s4gen"
+    try:
+        usual = Path.home() / ".cache" / "s4gen"
+    except RuntimeError:
+        return _temporary_cache("there is no home folder")
+    if not is_writable(usual):
+        return _temporary_cache(f"{usual} cannot be written to")
+    return usual
+
+
+def is_writable(path: Path) -> bool:
+    """Whether a folder of this name could be written to, or made."""
+    for above in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            if stat.S_ISDIR(above.stat().st_mode):
+                return os.access(above, os.W_OK | os.X_OK)
+            return False
+    return False
+
+
+@functools.cache
+def _temporary_cache(why: str) -> Path:
+    """A folder that belongs to this user, and is the same the next time."""
+    folder = Path(tempfile.gettempdir()) / f"s4gen-cache-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise UserError(f"{why}, nor is there room in {folder} ({error.strerror}): set S4GEN_CACHE") from error
+    # Anybody may make a folder of any name there, and what is in it is run.
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise UserError(f"{why}, and {folder} belongs to somebody else: set S4GEN_CACHE to a folder of yours")
+    print(
+        f"s4gen: {why}, so downloads and what is prepared go to {folder}; set S4GEN_CACHE for another", file=sys.stderr
+    )
+    return folder
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock on a folder, or on a file, which is made if missing; it goes with the block, or with the process.
+
+    Where somebody else has it, `busy` is called, which may raise; when it returns, the lock is waited for.
+
+    Raises:
+        OSError: the file cannot be made. (A file system without locks is written to without them.)
+    """
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # some network file systems
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def says_why(error: OSError) -> str:
+    """One sentence about a file or folder that the system does not let us have."""
+    name = error.filename if error.filename is not None else error.filename2
+    reason = error.strerror or type(error).__name__
+    if name is None:
+        return f"something could not be written ({reason}): make room where standard output goes, or on the disk"
+    if isinstance(error, PermissionError):
+        return f"{os.fsdecode(name)}: no permission ({reason}); change it with chmod or chown, or choose another path"
+    return f"{os.fsdecode(name)}: {reason}; choose another path, or mend it"

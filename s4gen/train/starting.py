@@ -1,0 +1,168 @@
+"""A run that does not begin from nothing: from the weights of a checkpoint, or one that was done and is lengthened."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s4gen.atomic import write_file_atomic
+from s4gen.checkpoint import Checkpoint, load_checkpoint
+from s4gen.config import Layout, Recipe, TextLayout, load_recipe, recipe_to_toml
+from s4gen.data.text import Tokenizer
+from s4gen.errors import UserError
+from s4gen.train.optim import schedule
+from s4gen.train.session import Session
+
+_NAMED = 4
+"""Tensors that are named; the others are counted."""
+LEAST = 0.1
+"""Share of the numbers in a checkpoint's blocks that has to fit; a few biases always do."""
+_SHAPELESS = ("init", "dt_min", "dt_max")
+"""Settings of the layers for their first values alone, which a checkpoint replaces."""
+
+
+def tokenizer_of(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer | None:
+    """The tokeniser that a run from this checkpoint has, which is the checkpoint's; None where it is not of text.
+
+    Raises:
+        UserError: the recipe asks for another kind, or for another number of tokens.
+    """
+    if not isinstance(checkpoint.config.layout, TextLayout):
+        return None
+    known, data = checkpoint.tokenizer(), recipe.data
+    if known.kind != data.tokenizer or data.vocab_size not in (0, known.vocab):
+        size = f" data.vocab_size={known.vocab}" if known.kind == "bpe" else ""
+        raise UserError(
+            f"--start {checkpoint.path} has the tokeniser {known.kind} of {known.vocab:,} tokens, and the recipe asks "
+            f"for {data.tokenizer}{f' with {data.vocab_size:,}' if data.vocab_size else ''}: set "
+            f"data.tokenizer={known.kind}{size}"
+        )
+    print(f"s4gen: tokeniser of {checkpoint.path}: {known.kind}, {known.vocab:,} tokens", file=sys.stderr)
+    return known
+
+
+def open_start(path: str | Path) -> Checkpoint:
+    """The checkpoint to begin from; the folder of a run stands for the checkpoint in it.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    inside = Path(path) / "checkpoint"
+    return load_checkpoint(inside if (inside / "config.json").is_file() else path)
+
+
+def check_layout(checkpoint: Checkpoint, layout: Layout) -> None:
+    """Refuse to begin from a model of another kind of data, and say what differs where the kind is the same.
+
+    Raises:
+        UserError: images, text and audio do not start from each other.
+    """
+    before = checkpoint.config.layout
+    if before.kind != layout.kind:
+        raise UserError(
+            f"--start {checkpoint.path} is a model of {before.kind}, and the recipe's data are {layout.kind}: choose a "
+            "checkpoint of the same kind"
+        )
+    if differences := _differences(before, layout):
+        print(f"s4gen: --start: of the sequences, {'; '.join(differences)}", file=sys.stderr)
+
+
+def take_weights(session: Session, checkpoint: Checkpoint) -> None:
+    """Put the checkpoint's tensors in the place of the run's, where name and shape are the same; say what is not.
+
+    The running mean starts from them, too. A table of classes is taken only where the classes are the same.
+
+    Raises:
+        UserError: next to nothing of the blocks fits, so there would be nothing to start from.
+    """
+    found, wanted = checkpoint.model.state_dict(), session.model.state_dict()
+    same_classes = _classes(checkpoint.config.layout) == _classes(session.model.config.layout)
+    fits = {
+        name: tensor
+        for name, tensor in found.items()
+        if name in wanted
+        and tensor.shape == wanted[name].shape
+        and (same_classes or not name.endswith(".label.weight"))
+    }
+    if _size_of_blocks(fits) < LEAST * _size_of_blocks(found):
+        settings = _differences(checkpoint.config.model, session.recipe.model)
+        raise UserError(
+            f"--start {checkpoint.path}: next to nothing of its blocks fits the recipe's model"
+            f"{': ' + '; '.join(settings) if settings else ''}; take the same [model] and [ssm]"
+        )
+    with torch.no_grad():
+        for name, tensor in fits.items():
+            wanted[name].copy_(tensor)
+    for name, parameter in session.model.named_parameters():
+        session.mean[name].copy_(parameter.detach())
+    for line in _report(checkpoint, session, set(fits), set(found), set(wanted)):
+        print(f"s4gen: {line}", file=sys.stderr)
+
+
+def _size_of_blocks(tensors: dict[str, Tensor]) -> int:
+    return sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("blocks."))
+
+
+def _report(checkpoint: Checkpoint, session: Session, taken: set[str], there: set[str], needed: set[str]) -> list[str]:
+    """What was taken, what was not, and which settings change the meaning of what was taken."""
+    lines = [f"--start {checkpoint.path}: {len(taken)} of the model's {len(needed)} tensors taken"]
+    if new := sorted(needed - taken):
+        lines.append(f"--start: begun anew, because the checkpoint has none of this name and shape: {_named(new)}")
+    if unused := sorted(there - needed):
+        lines.append(f"--start: not taken, because the model has none of this name: {_named(unused)}")
+    before, now = checkpoint.config, session.model.config
+    changed = [text for text in _differences(before.ssm, now.ssm) if text.split()[0] not in _SHAPELESS]
+    if changed:
+        lines.append(f"--start: the layers read their weights in another way: {'; '.join(changed)}")
+    return lines
+
+
+def _named(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _classes(layout: Layout) -> tuple[str, ...]:
+    return getattr(layout, "classes", ())
+
+
+def _differences(before: Any, now: Any) -> list[str]:
+    """Fields of two dataclasses of one kind that differ: "d_model was 96, is 128"."""
+    tables = [dataclasses.asdict(table) for table in (before, now)]
+    return [
+        f"{key} was {value!r}, is {tables[1][key]!r}"
+        for key, value in tables[0].items()
+        if key in tables[1] and value != tables[1][key]
+    ]
+
+
+def lengthen(session: Session, out: Path, steps: int | None) -> None:
+    """Give a run that goes on another number of steps: `steps`, or what its folder's recipe has; say what that does.
+
+    The number is recorded in the folder at once, so that it holds after any interruption.
+
+    Raises:
+        UserError: the run has already taken as many steps.
+    """
+    recipe = session.recipe
+    before = recipe.train.steps
+    saved = out / "recipe.toml"
+    wanted = steps or (load_recipe(saved).train.steps if saved.is_file() else before)
+    if wanted == before:
+        return
+    if wanted <= session.step:
+        raise UserError(f"train.steps = {wanted}: the run in {out} has already taken {session.step}; ask for more")
+    session.recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=wanted))
+    write_file_atomic(saved, recipe_to_toml(session.recipe).encode())
+    rates = [schedule(session.step, n, recipe.optim.warmup_steps) for n in (before, wanted)]
+    was = 0.0 if session.step >= before else rates[0]
+    print(
+        f"s4gen: {wanted:,} steps instead of {before:,}: the learning rate follows the cosine of the new length, so at "
+        f"step {session.step:,} it goes from {was:.0%} of its peak to {rates[1]:.0%}, and to zero at step {wanted:,}",
+        file=sys.stderr,
+    )
