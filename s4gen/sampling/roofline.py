@@ -4,10 +4,10 @@
 
 (Williams, Waterman, Patterson 2009, "Roofline: an insightful visual performance model".) Bytes and operations are
 counted from the model's shapes: every weight and constant read, every state read and written, a multiplication and an
-addition for every weight and row; activations are negligible, but a mixture has to be computed for every value.
-Bandwidth and rate are what this machine is measured to reach, in the same run and with as many threads; the bandwidth
-over a buffer of the same size as what a step comes back to in the next, so that a model that fits into the cache is
-judged by the cache.
+addition for every weight and row; activations are negligible, and so is a mixture, from which one can draw by looking
+at few of its values. Bandwidth and rate are what this machine is measured to reach, in the same run and with as many
+threads; the bandwidth over a buffer of the same size as what a step comes back to in the next, so that a model that
+fits into the cache is judged by the cache.
 
 At batches whose states leave the cache it can pay to take many steps with some of the rows before it is the others'
 turn: the weights are then read once per step for each such group, the states stay. The limit is that of the best group.
@@ -48,8 +48,6 @@ _SMALLEST, _LARGEST = (
     2**21,
     2**28,
 )  # bytes of a buffer; below, the clock and the threads' start show; above, nothing new
-_EXPONENTIAL = 20
-"""Operations of an exponential: a polynomial of degree 7 and the reduction of its argument."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +143,9 @@ def _work(operation: Operation) -> Work:
             features, count = weight.shape[1], weight.numel()
             moved = _FLOAT * (count + features)
             return Work(0, 0, _FLOAT * count, kept=_FLOAT * (width + 1) * features, moved=moved, operations=2 * count)
-        case Mixture(components, channels, levels):
-            # At each edge an exponential and a quotient make both of its sides; then each value has its product.
+        case Mixture(components, channels):
             numbers = components * (1 + 2 * channels + channels * (channels - 1) // 2) + channels
-            each = 2 + _EXPONENTIAL + 3 + 3
-            return replace(_NOTHING, moved=_FLOAT * numbers, operations=each * components * levels)
+            return replace(_NOTHING, moved=_FLOAT * numbers)
         case Channel(width=width):
             return replace(_NOTHING, moved=_FLOAT * width)
     return _NOTHING
