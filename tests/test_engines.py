@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engines import ENGINES_HERE, KINDS, WITH_COMPILED, model_of
+from engines import ENGINES_HERE, KINDS, PIXELS, WITH_COMPILED, model_of
 from tiny import noisy_model, random_sequences
 from torch import Tensor
 
@@ -271,13 +271,18 @@ def test_a_second_session_and_another_number_of_steps_compile_nothing(
     assert len(compiler.shapes) == 1
 
 
-def test_a_multi_scale_step_is_compiled_once_for_each_number_of_levels_due(compiler: FakeCompiler) -> None:
-    recurrent, u = convert(model_of("sashimi")), random_numbers(4, 30)
+@pytest.mark.parametrize(
+    ("kind", "steps"), [("sashimi", 3), ("pixels", 2), ("pixels, channels", 2), ("grey pixels", 1)]
+)
+def test_a_step_is_compiled_once_for_each_set_of_parts_that_can_be_due(
+    kind: str, steps: int, compiler: FakeCompiler
+) -> None:
+    recurrent, u = convert(model_of(kind)), random_numbers(4, 30)
     engine = CompiledEngine(recurrent, KEEP_ALL)
     for _ in range(2):
         drawn = engine.begin(recurrent.initial_state(4)).advance(first(recurrent, 4), u)
         assert torch.equal(drawn, begun("eager", recurrent).advance(first(recurrent, 4), u))
-    assert len(compiler.steps) == 3
+    assert len(compiler.steps) == steps
     model = recurrent.stepper.state_dict(keep_vars=True)
     for step in compiler.steps:  # none has weights of its own
         compiled = step.__self__._recurrent.stepper.parameters()
@@ -368,8 +373,9 @@ def test_a_graphed_session_computes_what_the_eager_one_does(kind: str, cuts: lis
 
 
 @pytest.mark.usefixtures("compiler")
-def test_a_graphed_session_runs_the_levels_that_are_due_in_any_row() -> None:
-    recurrent = convert(model_of("sashimi"))
+@pytest.mark.parametrize("kind", ["sashimi", *PIXELS])
+def test_a_graphed_session_runs_the_parts_that_are_due_in_any_row(kind: str) -> None:
+    recurrent = convert(model_of(kind))
     prompt, lengths, u = random_sequences(recurrent.source, 4), torch.arange(4), random_numbers(4, STEPS + 9)
     _, state = recurrent.source.prefill(prompt, None, lengths)
     session = GraphedSession(CompiledEngine(recurrent, KEEP_ALL), state, calls)

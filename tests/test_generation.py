@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from engines import ENGINES_HERE, WITH_COMPILED
+from engines import ENGINES_HERE, PIXELS, WITH_COMPILED, model_of
 from tiny import noisy_model, random_sequences
 from tiny_audio import SOUNDING, sounding_model
 from torch import Tensor
@@ -122,9 +122,9 @@ def test_far_numbers_need_none_of_those_before() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES_HERE)
-@pytest.mark.parametrize("mixer", SSM_MIXERS)
-def test_prompts_of_unequal_lengths_are_continued_as_each_alone(engine: str, mixer: str) -> None:
-    recurrent = convert(noisy_model(mixer))
+@pytest.mark.parametrize("kind", [*SSM_MIXERS, *PIXELS])
+def test_prompts_of_unequal_lengths_are_continued_as_each_alone(engine: str, kind: str) -> None:
+    recurrent = convert(model_of(kind))
     prompts = prompts_of(recurrent)
     together = complete(recurrent, prompts, seed=2, max_tokens=20, engine=engine)
     for i, (prompt, completed) in enumerate(zip(prompts, together, strict=True)):
@@ -172,11 +172,11 @@ def test_a_row_is_read_bit_for_bit_alike_at_every_level(chunk: int, monkeypatch:
         assert all(torch.equal(a[i], b[0]) for a, b in zip(tensors(together), tensors(alone), strict=True))
 
 
-@pytest.mark.parametrize("mixer", SSM_MIXERS)
+@pytest.mark.parametrize("kind", [*SSM_MIXERS, *PIXELS])
 @pytest.mark.parametrize("chunk", [1, 8, 16, 39])
-def test_chunks_do_not_change_what_is_read(mixer: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_what_is_read(kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row whose prompt has ended keeps its state while the others read on."""
-    recurrent = convert(noisy_model(mixer))
+    recurrent = convert(model_of(kind))
     prompts = checked_prompts(recurrent, prompts_of(recurrent))
     whole = prefill(recurrent, prompts)
     monkeypatch.setattr(prompts_module, "CHUNK", chunk)
@@ -185,6 +185,22 @@ def test_chunks_do_not_change_what_is_read(mixer: str, chunk: int, monkeypatch: 
     assert torch.equal(in_chunks.state.place, torch.tensor(LENGTHS))
     for a, b in zip(tensors(in_chunks.state.blocks), tensors(whole.state.blocks), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", PIXELS)
+@pytest.mark.parametrize("chunk", [16, 4096])
+def test_a_row_of_pixels_is_read_bit_for_bit_alike_whatever_is_read_beside_it(
+    kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An axial layer computes the rows together that stand at the same place: they may be few."""
+    monkeypatch.setattr(prompts_module, "CHUNK", chunk)
+    recurrent = convert(model_of(kind))
+    prompts = checked_prompts(recurrent, prompts_of(recurrent))
+    together = prefill(recurrent, prompts)
+    monkeypatch.setattr(prompts_module, "_TOKENS", 1)
+    for i in range(len(LENGTHS)):
+        alone = prefill(recurrent, prompts.part(range(i, i + 1)))
+        assert all(torch.equal(a[i], b[0]) for a, b in zip(tensors(together), tensors(alone), strict=True))
 
 
 @pytest.mark.parametrize("kind", SOUNDING)
@@ -236,10 +252,10 @@ def test_a_model_whose_rows_are_of_one_length_says_so(mixer: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES_HERE)
-@pytest.mark.parametrize("mixer", SSM_MIXERS)
+@pytest.mark.parametrize("kind", [*SSM_MIXERS, *PIXELS])
 @pytest.mark.parametrize("given", [0, 1, 13])
-def test_a_fork_is_bit_for_bit_equal_prompts(engine: str, mixer: str, given: int) -> None:
-    recurrent = convert(noisy_model(mixer, d_model=16))
+def test_a_fork_is_bit_for_bit_equal_prompts(engine: str, kind: str, given: int) -> None:
+    recurrent = convert(model_of(kind) if kind in PIXELS else noisy_model(kind, d_model=16))
     prompt = random_sequences(recurrent.source, 1)[:, :given]
     settings: dict[str, Any] = {"seed": 4, "engine": engine}
     separate = generate(recurrent, 6, prompt=prompt.expand(6, -1), **settings)
@@ -640,6 +656,23 @@ def test_a_first_step_that_is_taken_and_then_interrupted_is_taken_again(recurren
 def test_a_suspended_generation_goes_on_bit_for_bit(engine: str, mixer: str, taken: int, tmp_path: Path) -> None:
     """In the middle of a chunk too: tokens drawn but not handed out are in the file."""
     check_suspension(engine, mixer, taken, tmp_path)
+
+
+@pytest.mark.parametrize("kind", PIXELS)
+@pytest.mark.parametrize("taken", [1, 11])
+def test_a_suspended_image_goes_on_in_any_engine(kind: str, taken: int, tmp_path: Path) -> None:
+    """In the middle of a pixel and of a row; the same tokens, as no number is near enough to an edge to be rounded over."""
+    path, recurrent = tmp_path / "generation.safetensors", convert(model_of(kind))
+    prompt = random_sequences(recurrent.source, 5)[:, :4]
+    whole = torch.stack([*Generation.start(recurrent, 5, seed=5, prompt=prompt).stream(40)], dim=1)
+    for before, after in itertools.product(ENGINES_HERE, repeat=2):
+        generation = Generation.start(recurrent, 5, seed=5, prompt=prompt, engine=before)
+        seen = [*itertools.islice(generation.stream(), taken)]
+        generation.keep([3, 0, 4])
+        generation.save(path)
+        rest = torch.stack([*Generation.load(path, convert(model_of(kind)), after).stream(40 - taken)], dim=1)
+        assert torch.equal(torch.stack(seen, dim=1), whole[:, :taken])
+        assert torch.equal(rest, whole[[3, 0, 4], taken:])
 
 
 @pytest.mark.parametrize("kind", ["sashimi", "wavenet"])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.models.raster import Raster
+from s4gen.models.rows import padded_rows, row_multiple
 
 
 class AxialState(NamedTuple):
@@ -43,7 +44,7 @@ class Axial(nn.Module):
         """u r(B, n, H), n >= 1 pixels, after `state` (None: at an image's start); returns y r(B, n, H) and the state.
 
         With lengths int64 (B,), rows of the batch end after that many pixels. Rows that stand at the same place and end
-        together are computed together.
+        together are computed together, in numbers for which a row does not depend on how many they are.
         """
         before = self.initial_state(len(u)) if state is None else state
         n = u.shape[1]
@@ -55,8 +56,9 @@ class Axial(nn.Module):
         for place, count in torch.stack((before.place, counts), dim=1).unique(dim=0).tolist():
             rows = torch.nonzero((before.place == place) & (counts == count))[:, 0]
             if count:
-                part, new = self._read(u[rows, :count], place, before.ssm[rows])
-                y[rows, :count], ssm[rows] = part, new
+                padded = rows[padded_rows(len(rows), row_multiple(ssm.shape[-1]), u.device)]
+                part, new = self._read(u[padded, :count], place, before.ssm[padded])
+                y[rows, :count], ssm[rows] = part[: len(rows)], new[: len(rows)]
         return y, AxialState(before.place + counts, ssm)
 
     def _read(self, u: Tensor, place: int, ssm: Tensor) -> tuple[Tensor, Tensor]:

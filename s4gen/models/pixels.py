@@ -56,7 +56,7 @@ class PixelModel(DensityModel):
         blocks = tuple(block.initial_state(batch) for block in self._blocks())
         return ModelState(place, (PixelState(recent, kept), *blocks), self._label(place, label))
 
-    def _begun(self, place: Any) -> Any:
+    def begun(self, place: Any) -> Any:
         """How many pixels begin at the places before `place`, a number or int64 (...)."""
         return (place + self.channels - 1) // self.channels
 
@@ -87,15 +87,15 @@ class PixelModel(DensityModel):
         C, blocks = self.channels, before.blocks[1:]
         together = lengths is None and (state is None or bool((before.place == before.place[:1]).all()))
         start: Count = int(before.place[0]) if together else before.place
-        n = self._begun(start + L) - self._begun(start) if isinstance(start, int) else self._begun(L)
+        n = self.begun(start + L) - self.begun(start) if isinstance(start, int) else self.begun(L)
         if n == 0:
             return before.blocks[0].kept[:, None][:, :0], blocks
         # A pixel begins with the token that ends the one before it, and `history` pixels end there.
         pixels = take(known[..., None], -start % C, (self.stem.history + n - 1) * C)[..., 0].unflatten(1, (-1, C))
-        first = self._begun(start)
+        first = self.begun(start)
         place = (first[:, None] if isinstance(first, Tensor) else first) + torch.arange(n, device=known.device)
         end = before.place + (L if lengths is None else lengths)
-        counts = None if together else self._begun(end) - self._begun(before.place)
+        counts = None if together else self.begun(end) - self.begun(before.place)
         return self._read(pixels, place.view(-1, n), before.label, None if state is None else blocks, counts)
 
     def _contexts(
@@ -112,14 +112,14 @@ class PixelModel(DensityModel):
         kept = torch.cat((kept[:, None], fresh), dim=1)  # the pixel under way, then those that begin here
         rows, at = torch.arange(len(tokens), device=tokens.device), torch.arange(L, device=tokens.device)
         place = before.place[:, None] + at
-        pixel = self._begun(place + 1) - self._begun(before.place)[:, None]
+        pixel = self.begun(place + 1) - self.begun(before.place)[:, None]
         channel = place % self.channels
         # Channel c of the pixel under way is the token of channel - 1 - c places ago.
         back = channel[..., None] - 1 - torch.arange(self.channels, device=tokens.device)
         index = (recent.shape[1] + at[:, None] - back).clamp_max(known.shape[1] - 1)
         read: Count = L if lengths is None else lengths
         end = before.place + read
-        last = kept[rows, self._begun(end) - self._begun(before.place)]
+        last = kept[rows, self.begun(end) - self.begun(before.place)]
         after = PixelState(take(known[..., None], read, recent.shape[1])[..., 0].clone(), last)
         values = self._values(known[rows[:, None, None], index])
         return kept[rows[:, None], pixel], values, channel, ModelState(end, (after, *blocks), before.label)

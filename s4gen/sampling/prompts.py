@@ -14,20 +14,17 @@ from torch.nn.utils.rnn import pad_sequence
 from s4gen.config import DensityConfig
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
+from s4gen.models.rows import padded_rows, row_multiple
 from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.states import chosen_rows, joined, padded_rows
+from s4gen.sampling.states import chosen_rows, joined
 
 CHUNK = 4096
 """Tokens of a row read at a time; the state goes from one chunk to the next."""
 _TOKENS = 8 * CHUNK
 """Tokens of all rows read at a time, so that memory is bounded."""
-_ROWS = 4
-"""Rows are padded to a multiple of this at least: see `EagerEngine.row_multiple`."""
 _SHORTEST = 16
 """Chunks are padded to this length, at the coarsest level or in pixels, where the mixer can ignore what follows a row's
 end."""
-_SMALL_PRODUCT = 400
-"""PyTorch rounds a batched matrix product of fewer multiplications than this in another way."""
 ONE_LENGTH = ("attention", "lssl")
 """Mixers whose rows must all be of one length."""
 
@@ -185,11 +182,6 @@ def prefill(recurrent: RecurrentModel, prompts: Prompts) -> Start:
     if not recurrent.step(token, state)[0].isfinite().all():
         raise UserError("the model's output is not a finite number; its training must have diverged")
     return Start(token, state).rows(torch.arange(len(prompts.tokens)))
-
-
-def row_multiple(d_state: int) -> int:
-    """Rows are read in multiples of this, so that no product with a matrix of d_state rows and columns is small."""
-    return _ROWS * -(-_SMALL_PRODUCT // (_ROWS * d_state**2))
 
 
 def _shortest(config: DensityConfig) -> int:

@@ -59,11 +59,6 @@ def joined(states: Sequence[S]) -> S:
     return rebuilt(states[0], joint)
 
 
-def padded_rows(n: int, multiple: int, device: torch.device | None = None) -> Tensor:
-    """Rows 0 .. n - 1, and the last again up to a multiple of `multiple`: int64 (R,)."""
-    return torch.arange(-(-n // multiple) * multiple, device=device).clamp_max(n - 1)
-
-
 def named(state: Any) -> dict[str, Tensor]:
     """Every leaf by its number, numbers as tensors: what a file can hold."""
     return {f"state.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(leaves(state))}
