@@ -495,6 +495,45 @@ def test_every_sequence_layer_of_a_multi_scale_stack_is_found_with_its_length() 
     torch.testing.assert_close(model.prefill(tokens(2, 20))[0], expected, rtol=0, atol=0)
 
 
+def tiny_pixels() -> DensityConfig:
+    model = ModelConfig(
+        d_model=16, n_layers=2, d_ff=24, n_heads=4, whole_pixels=True, taps=True, scan=("row", "column"), head="mixture"
+    )
+    return DensityConfig(ImageLayout(5, 4, 3, levels=16), model, SSMConfig(d_state=4, init="lin"))
+
+
+def test_the_transformer_of_whole_pixels_reads_their_values() -> None:
+    transformer = matched_transformer(tiny_pixels())
+    assert (transformer.model.whole_pixels, transformer.model.d_model, transformer.model.n_layers) == (False, 16, 2)
+    assert parameter_count(transformer) == pytest.approx(parameter_count(tiny_pixels()), rel=0.03)
+
+
+def test_a_layer_along_rows_or_columns_reads_no_more_at_a_time() -> None:
+    assert input_lengths(build(tiny_pixels()), 60) == [4, 5]
+    assert input_lengths(build(tiny_pixels()), 7) == [2, 2]
+
+
+def test_a_run_on_whole_pixels_measures_whole_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "measure_apart", measure.measure)
+    monkeypatch.setattr(bench, "limits_apart", limits.limits)
+    assert stepping.turn_of(tiny_pixels()) == 3
+    result = bench.run(
+        "picture",
+        tiny_pixels(),
+        batches=(2,),
+        engines=("eager",),
+        baselines=("conv", "transformer"),
+        device="cpu",
+        budget=0.02,
+        positions=(6,),
+        compiled_transformer=False,
+    )
+    rows = result.to_dict()["rows"]
+    assert all(row["images_per_second"] > 0 for row in rows)
+    assert 0 < result.fraction(result.rows[0]) < 1
+    assert "2 layers on whole pixels, mixture head, d_model 16" in bench_report.format_table(result)
+
+
 def test_a_run_on_sound_counts_seconds_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "measure_apart", measure.measure)
     monkeypatch.setattr(bench, "limits_apart", limits.limits)

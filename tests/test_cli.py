@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -514,6 +515,26 @@ def test_info_counts_parameters_and_state(capsys: pytest.CaptureFixture[str], ro
 
 def test_a_file_of_a_checkpoint_is_not_taken_for_a_preset(refusal: Any, room: Path) -> None:
     assert "is not a checkpoint: expected a folder" in refusal("info", "tiny/model.safetensors")
+
+
+def test_checkpoints_of_whole_pixels_go_through_the_verbs(capsys: pytest.CaptureFixture[str], room: Path) -> None:
+    settings: dict[str, Any] = {"taps": True, "scan": ("row", "column"), "head": "mixture", "components": 2}
+    model = ModelConfig(d_model=8, n_layers=2, d_ff=0, whole_pixels=True, neighbourhood=1, **settings)
+    built = build_model(DensityConfig(ImageLayout(28, 28, 1), model, replace(SSM, init="lin")))
+    save_checkpoint(room / "pixels", built, recipe=replace(RECIPE, model=model), metrics={}, card="A card")
+    facts = json.loads(output(capsys, "info", "pixels", "--json"))
+    history, kept = 28 + 3, 2 * 3 + 1
+    features = 2 * (29 * 8) + (1 + 28) * 8 * 4  # of the taps; of the layers along rows and down columns
+    places = 8 + 2 * 2 * 8
+    assert facts["state"]["bytes_per_sequence"] == places + 8 * (history - 1) + 4 * (kept + features)
+    both = [
+        json.loads(output(capsys, "eval", "pixels", "--limit", "1", "--json", *more))["bits_per_dim"]
+        for more in ([], ["--mode", "recurrent", "--engine", "auto"])
+    ]
+    assert both[0] == pytest.approx(both[1], abs=1e-4)
+    output(capsys, "sample", "pixels", "-o", "images", "-n", "1", "--prompt", "test")
+    given = load_images("mnist-mini", "test").images[0, ..., 0]
+    assert np.array_equal(pixels(room / "images" / "00000.png")[:14], given[:14])
 
 
 def test_info_of_a_preset_needs_no_checkpoint(capsys: pytest.CaptureFixture[str], room: Path) -> None:

@@ -661,7 +661,7 @@ def test_a_suspended_generation_goes_on_bit_for_bit(engine: str, mixer: str, tak
 @pytest.mark.parametrize("kind", PIXELS)
 @pytest.mark.parametrize("taken", [1, 11])
 def test_a_suspended_image_goes_on_in_any_engine(kind: str, taken: int, tmp_path: Path) -> None:
-    """In the middle of a pixel and of a row; the same tokens, as no number is near enough to an edge to be rounded over."""
+    """In the middle of a pixel and of a row; no number is so near to an edge that two engines would round it apart."""
     path, recurrent = tmp_path / "generation.safetensors", convert(model_of(kind))
     prompt = random_sequences(recurrent.source, 5)[:, :4]
     whole = torch.stack([*Generation.start(recurrent, 5, seed=5, prompt=prompt).stream(40)], dim=1)

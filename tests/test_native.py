@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from tiny import noisy_model
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
-from s4gen.models.density import ModelState
+from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.h3 import TAPS
+from s4gen.models.raster import Raster
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import native
 from s4gen.sampling.engines.native import (
@@ -33,7 +35,23 @@ from s4gen.sampling.engines.native import (
 from s4gen.sampling.engines.native.pack import pack
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.flatten import flatten
-from s4gen.sampling.plan import SSM, AddKept, Down, Keep, Linear, Plan, Shift, Up
+from s4gen.sampling.plan import (
+    SSM,
+    AddKept,
+    Channel,
+    Components,
+    Down,
+    Keep,
+    Linear,
+    Mixture,
+    Neighbours,
+    Pixel,
+    Plan,
+    Shift,
+    Taps,
+    Up,
+    Where,
+)
 from s4gen.sampling.randomness import draw
 from s4gen.sampling.states import chosen_rows, tensors
 
@@ -357,6 +375,99 @@ def test_from_everywhere_in_a_window_the_convolution_goes_on(name: str) -> None:
         assert_close(NativeSession(engine, state, 8).state(), whole)
 
 
+# Whole pixels
+
+MIXTURES = [name for name, (model, _) in PIXELS.items() if model.head == "mixture"]
+NARROW = ImageLayout(height=2, width=3, channels=3, levels=256)
+
+
+def extreme_mixture(levels: int = 256) -> DensityModel:
+    """Scales from less than a value to all values, and means far outside."""
+    torch.manual_seed(0)
+    model = ModelConfig(d_model=8, n_layers=1, d_ff=0, **MIXTURE, components=4, neighbourhood=1)
+    built = build_model(DensityConfig(replace(NARROW, levels=levels), model, AXIAL_SSM))
+    with torch.no_grad():
+        built.head.linear.weight.mul_(6)
+    return built
+
+
+@pytest.mark.parametrize("levels", [2, 5, 256])
+@pytest.mark.parametrize("lanes", LANES)
+def test_a_mixture_is_its_definition_in_float64_in_the_farthest_tails(levels: int, lanes: int) -> None:
+    model = extreme_mixture(levels)
+    recurrent, exact = convert(model), convert(copy.deepcopy(model).double())
+    session = NativeSession(NativeEngine(recurrent, KEEP_ALL), recurrent.initial_state(ROWS), lanes)
+    truth, least = exact.initial_state(ROWS), 0.0
+    for token in torch.randint(0, levels, (NARROW.length, ROWS), generator=torch.Generator().manual_seed(1)):
+        wanted, truth = exact.step(token, truth)
+        got = session.feed(token)
+        least = min(least, wanted.min().item())
+        assert got.isfinite().all()
+        assert ((got - wanted).abs() < 1e-3 * (1 + wanted.abs())).all()  # as near as means of 24 bits allow
+        assert (got.double().exp().sum(-1) - 1).abs().max() < 1e-6
+    assert least < -150  # no float32 holds e to that
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_draws_without_filters_are_those_from_the_log_probabilities(name: str) -> None:
+    """Where the random number is at, or next to, 0, 1/2 and 1 too; in every form."""
+    recurrent = recurrent_of(name)
+    u = torch.rand(ROWS, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    u[:3] = torch.tensor([[0.0], [1 - 2**-50], [0.5]], dtype=torch.float64)
+    u[3, ::2], u[3, 1::2] = 1e-12, 1 - 1e-12
+    engine, bos = NativeEngine(recurrent, KEEP_ALL), torch.full((ROWS,), recurrent.bos)
+    session, token, drawn = NativeSession(engine, recurrent.initial_state(ROWS), 0), bos, []
+    for column in u.unbind(1):
+        token = draw(session.feed(token), column)
+        drawn.append(token)
+    for lanes in LANES:
+        whole = NativeSession(engine, recurrent.initial_state(ROWS), lanes)
+        assert torch.equal(whole.advance(bos, u), torch.stack(drawn, dim=1))
+        assert same(whole.state(), session.state())
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("filters", [KEEP_ALL, Filters(temperature=0.9)])
+@pytest.mark.parametrize("part", ["weight", "mean", "log-scale", "coupling", "stem"])
+def test_a_diverged_mixture_is_said_to_be_one(part: str, filters: Filters, lanes: int) -> None:
+    """Whatever saturates on the way."""
+    recurrent = recurrent_of("pixels, mixture")
+    with torch.no_grad():
+        head, stem = recurrent.stepper.head, recurrent.stepper.stem
+        number = {"weight": 0, "mean": 2, "log-scale": 5, "coupling": 9}
+        target = stem.linear.bias if part == "stem" else head.linear.bias.view(head.components, -1)[3]
+        target[number.get(part, 0)] = torch.nan
+    session = NativeSession(NativeEngine(recurrent, filters), recurrent.initial_state(ROWS), lanes)
+    with pytest.raises(UserError, match="not a finite number"):
+        session.advance(torch.full((ROWS,), recurrent.bos), torch.full((ROWS, 3), 0.4, dtype=torch.float64))
+
+
+def test_a_state_whose_pixels_contradict_each_other_is_refused() -> None:
+    recurrent = recurrent_of("pixels, mixture")
+    engine, state = NativeEngine(recurrent, KEEP_ALL), recurrent.initial_state(2)
+    with pytest.raises(UserError, match="a layer stands at another place than the model; the state is damaged"):
+        engine.begin(state._replace(place=state.place + 1))
+    for wrong in (-1, LAYOUT.levels + 1):
+        first = state.blocks[0]._replace(recent=torch.full_like(state.blocks[0].recent, wrong))
+        with pytest.raises(UserError, match="the last tokens are none of the vocabulary; the state is damaged"):
+            engine.begin(state._replace(blocks=(first, *state.blocks[1:])))
+
+
+def test_images_follow_each_other_for_ever() -> None:
+    """Rings run on across the images; rows that are as far in theirs are computed together, whichever they are in."""
+    recurrent = recurrent_of("pixels, mixture")
+    length = recurrent.config.layout.length
+    prompt = torch.randint(0, LAYOUT.vocab, (ROWS, 3 * length), generator=torch.Generator().manual_seed(3))
+    lengths = 4 + length * (torch.arange(ROWS) % 3)
+    _, state = recurrent.source.prefill(prompt, None, lengths)
+    session = NativeSession(NativeEngine(recurrent, KEEP_ALL), state, 32)
+    assert session._n_slots == ROWS
+    for token in torch.randint(0, LAYOUT.vocab, (2 * length, ROWS), generator=torch.Generator().manual_seed(4)):
+        expected, state = recurrent.step(token, state)
+        assert torch.allclose(session.feed(token), expected, atol=2e-5, rtol=1e-5)
+    assert_close(session.state(), state)
+
+
 def test_labels_are_added_and_come_back() -> None:
     recurrent = recurrent_of("audio, 4-4")
     bos, labels = torch.full((3,), recurrent.bos), torch.tensor([2, 0, 1])
@@ -466,6 +577,56 @@ def test_products_of_what_is_not_there_are_refused(
     changed: Callable[[Plan], list[object]], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert_refused("h3", changed, why, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "why"),
+    [
+        ("mixture", without(Pixel), "the embedding must be the first operation"),
+        ("mixture", moved_to_the_front(Mixture), "a mixture is wrong"),
+        ("mixture", moved_to_the_front(Components), "an operation reads what is not there"),
+        ("mixture", moved_to_the_front(Taps), "an operation reads what is not there"),
+        ("mixture", without(Where), "a layer adds another width than there is"),
+        ("mixture", without(Neighbours), "an operation reads what is not there"),
+        ("mixture", other(Neighbours, predicts=False), "the components of a mixture are wrong"),
+        ("mixture", other(Neighbours, offsets=((0, -1), (0, 0))), "a neighbour is not known"),
+        ("mixture", other(Neighbours, offsets=((0, -1), (-9, 0))), "a neighbour is not known"),
+        ("mixture", other(Neighbours, channels=2), "the neighbours are wrong"),
+        ("mixture", other(Pixel, channels=17), "its pixels are wrong"),
+        ("mixture", other(Pixel, levels=18), "its pixels are wrong"),
+        ("mixture", other(Pixel, history=2), "too few pixels are known"),
+        ("mixture", other(Pixel, kept=(3,)), "the components of a mixture are wrong"),
+        ("mixture", other(Pixel, raster=Raster(0, 2)), "its pixels are wrong"),
+        ("mixture", other(Pixel, raster=Raster(2**16, 2)), "a tensor lies outside of it"),
+        ("mixture", without(Taps), "a state space layer adds to what is not there"),
+        ("mixture", other(Taps, weight=torch.zeros(4, 40)), "an operation reads what is not there"),
+        ("mixture", without(Components), "a mixture is wrong"),
+        ("mixture", lambda plan: [*plan.operations, plan.operations[-1]], "its pixels have more than one head"),
+        ("mixture", other(Mixture, count=5), "a mixture is wrong"),
+        ("mixture", other(Mixture, levels=18), "a mixture is wrong"),
+        ("mixture", lambda plan: [*plan.operations[:-1], Keep(21), AddKept(21)], "pixels have no levels"),
+        ("channels", without(Channel), "a layer adds another width than there is"),
+        ("channels", other(Channel, width=40), "an operation reads what is not there"),
+        ("channels", other(Channel, value=torch.zeros(1, 18)), "the values of a channel are wrong"),
+        ("channels", other(Pixel, kept=(40,)), "the head of a channel is wrong"),
+        ("channels", other(Where, value=torch.zeros(1, 18)), "the values of a pixel are wrong"),
+    ],
+)
+def test_pixels_without_their_parts_are_refused(
+    kind: str, changed: Callable[[Plan], list[object]], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_refused(f"pixels, {kind}", changed, why, monkeypatch)
+
+
+@pytest.mark.parametrize("kind", [Where, Neighbours, Taps, Components, Mixture, Channel])
+def test_what_belongs_to_pixels_is_refused_without_them(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    donors = [flatten(recurrent_of(f"pixels, {name}")) for name in ("mixture", "channels")]
+    foreign = next(each for plan in donors for each in plan.operations if isinstance(each, kind))
+    assert_refused("s4d", lambda plan: [plan.operations[0], foreign, *plan.operations[1:]], "no pixels", monkeypatch)
+
+
+def test_an_axis_needs_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_refused("s4d", other(SSM, axis="column"), "it has no pixels", monkeypatch)
 
 
 @pytest.mark.parametrize("epilogue", [4, 5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -92,6 +93,34 @@ def test_a_coarse_level_counts_by_how_often_it_runs() -> None:
     assert work.moved == round(4 * (2 * states + 4 * 8 + 4 * 16 / 2))
     assert work.operations == pytest.approx(2 * work.weights + 7 * states, abs=2)
     assert work.held("fp32") - work.shared("fp32") == 4 * work.idle_weights + work.idle_constants > 0
+
+
+def pixels(**settings: Any) -> Work:
+    """Of two layers on images of 4 by 6 colour pixels, one along rows and one down columns."""
+    model = ModelConfig(
+        d_model=8, n_layers=2, d_ff=12, whole_pixels=True, taps=True, scan=("row", "column"), **settings
+    )
+    config = DensityConfig(ImageLayout(4, 6, 3, levels=16), model, SSMConfig(d_state=4, init="lin"))
+    return count(flatten(convert(build_model(config))))
+
+
+def test_the_stack_of_whole_pixels_counts_once_per_pixel_and_its_head_once_per_value() -> None:
+    work = pixels(head="mixture", components=5, neighbourhood=1)
+    neighbours, outputs = 3 + 7, 5 * (1 + 3 + 3 + 3)
+    stack = 2 * (8 * 16 + 2 * 8 * 12) + neighbours * 4 * 8 + 8 * outputs
+    assert (work.weights, work.weights + work.idle_weights) == (round(stack / 3), stack)
+    ring, history, kept = 7, 3 * 9, outputs + 3  # the farthest neighbour is in the row above, three to the left
+    assert work.kept == 4 * (history + kept + 2 * ring * 8 + (1 + 6) * 8 * 4)
+    per_pixel = neighbours * 3 + 2 * 5 * 8 + 2 * 2 * 8 * 4
+    assert work.moved == round(4 * (1 + kept + per_pixel / 3))
+    assert work.operations == round((2 * stack + 2 * (2 * 4 * 8) + 2 * 7 * 8 * 4) / 3)
+
+
+def test_the_values_of_a_pixel_share_its_stack_but_not_their_softmax() -> None:
+    work = pixels()
+    stack, head = 2 * (8 * 16 + 2 * 8 * 12) + 4 * 8, 8 * 8 + 8 * 16
+    assert work.weights == round(stack / 3 + head)
+    assert work.weights + work.idle_weights == stack + head
 
 
 def test_the_benchmark_model_reads_the_bytes_that_the_issue_of_speed_is_about() -> None:

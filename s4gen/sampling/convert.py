@@ -208,13 +208,17 @@ def _score_layer_by_layer(
 
 
 def _step_difference(mixer: Any, u: Tensor, y: Tensor) -> float:
-    """Largest |step - parallel| relative to the largest |parallel|; u, y (B, L, H) of the parallel pass; NaN is inf."""
+    """Largest |step - parallel| relative to the largest |parallel|; u, y (B, L, H) of the parallel pass; NaN is inf.
+
+    Of a layer whose output is zero, as it may begin, there is no difference.
+    """
     state = mixer.initial_state(len(u))
     largest = torch.zeros((), device=u.device)
     for u_t, y_t in zip(u.unbind(dim=1), y.unbind(dim=1), strict=True):
         stepped, state = mixer.step(u_t, state)
         largest = torch.maximum(largest, (stepped - y_t).abs().amax())
-    return float((largest / y.abs().amax()).nan_to_num(nan=math.inf))
+    scale = y.abs().amax().clamp_min(torch.finfo(y.dtype).tiny)
+    return float((largest / scale).nan_to_num(nan=math.inf))
 
 
 def _refusal(certificate: Certificate) -> str:

@@ -87,15 +87,13 @@ def _embed(model: DensityModel) -> Iterator[Operation]:
 
 def _stem(model: PixelModel) -> Iterator[Operation]:
     """Of a model whose stack runs once per pixel."""
-    stem, head, layout = model.stem, model.head, model.stem.layout
-    if stem.label is not None:  # `Where`, which adds row and column, would have to add a row of this table, too
-        raise NotFlatError("whole pixels of a class (data.labels)")
-    mixture = isinstance(head, MixtureHead)
-    kept = (layout.channels, *[head.components] * sum(head.sizes)) if isinstance(head, MixtureHead) else (head.kept,)
+    stem, head, layout, row = model.stem, model.head, model.stem.layout, model.stem.row.weight
+    kept: tuple[int, ...] = (head.kept,)
+    if isinstance(head, MixtureHead):
+        kept = (head.channels, *[head.components] * sum(head.sizes))
     yield Pixel(stem.raster, layout.channels, layout.levels, stem.history, kept)
-    row = stem.row.weight
     yield Where(row, stem.column.weight, row[:0] if stem.value is None else stem.value.weight)
-    yield Neighbours(stem.offsets, layout.channels, mixture)
+    yield Neighbours(stem.offsets, layout.channels, isinstance(head, MixtureHead))
     yield _linear(stem.linear, "h", "x")
 
 

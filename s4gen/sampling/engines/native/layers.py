@@ -44,7 +44,7 @@ def rebuilt(model: DensityModel, place: Tensor, layers: Iterable[Tensor]) -> tup
     """The states of the model's blocks from the tensors, with the model at `place` int64 (B,)."""
     left = iter(layers)
     if isinstance(model, PixelModel):
-        recent, begun = next(left).to(torch.int64), _begun(model, place)
+        recent, begun = next(left).to(torch.int64), model.begun(place)
         blocks = [_block_together(block, begun, left) for block in model.blocks]
         return (PixelState(recent, next(left)), *blocks)
     return tuple(
@@ -53,17 +53,12 @@ def rebuilt(model: DensityModel, place: Tensor, layers: Iterable[Tensor]) -> tup
     )
 
 
-def _begun(model: PixelModel, place: Tensor) -> Tensor:
-    """How many pixels have begun after `place` tokens, int64 (B,)."""
-    return (place + model.channels - 1) // model.channels
-
-
 def _pixels_apart(model: PixelModel, state: ModelState) -> Iterator[Tensor]:
     recent, kept = state.blocks[0]
     if not ((recent >= 0) & (recent <= model.bos)).all():
         raise UserError("the last tokens are none of the vocabulary; the state is damaged")
     yield recent
-    begun = _begun(model, state.place)
+    begun = model.begun(state.place)
     for own in state.blocks[1:]:
         if isinstance(own, TappedState):
             _check_place(own.taps.place, begun)
