@@ -105,7 +105,11 @@ POOLED = {
     ),
 }
 MODELS |= POOLED
-LAYOUTS |= {"pixels": ImageLayout(3, 2, 3, levels=19), "grey": ImageLayout(4, 3, 1, levels=19)}
+LAYOUTS |= {
+    "pixels": ImageLayout(3, 2, 3, levels=19),
+    "grey": ImageLayout(4, 3, 1, levels=19),
+    "grey of a class": ImageLayout(4, 3, 1, levels=19, classes=("a", "b", "c")),
+}
 MIXTURE: dict[str, Any] = {"whole_pixels": True, "head": "mixture"}
 AXIAL_SSM = SSMConfig(d_state=4, init="lin", dt_min=0.01, dt_max=0.5)
 # More components than a vector holds; an axial layer of rank 1; layers of taps alone; d_model that fills no block.
@@ -130,6 +134,7 @@ PIXELS = {
         ModelConfig("dss", d_model=20, n_layers=2, d_ff=8, whole_pixels=True, taps=True, scan=("row", "raster")),
         AXIAL_SSM,
     ),
+    "grey of a class": (ModelConfig(d_model=18, n_layers=1, d_ff=6, whole_pixels=True, neighbourhood=1), AXIAL_SSM),
     "grey, h3": (ModelConfig("h3", d_model=18, n_layers=1, d_ff=6, **MIXTURE, components=3), AXIAL_SSM),
 }
 MODELS |= PIXELS
@@ -468,8 +473,9 @@ def test_images_follow_each_other_for_ever() -> None:
     assert_close(session.state(), state)
 
 
-def test_labels_are_added_and_come_back() -> None:
-    recurrent = recurrent_of("audio, 4-4")
+@pytest.mark.parametrize("name", ["audio, 4-4", "grey of a class"])
+def test_labels_are_added_and_come_back(name: str) -> None:
+    recurrent = recurrent_of(name)
     bos, labels = torch.full((3,), recurrent.bos), torch.tensor([2, 0, 1])
     session = NativeEngine(recurrent, KEEP_ALL).begin(recurrent.initial_state(3, labels))
     logits = session.feed(bos)

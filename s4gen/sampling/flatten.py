@@ -91,8 +91,9 @@ def _stem(model: PixelModel) -> Iterator[Operation]:
     kept: tuple[int, ...] = (head.kept,)
     if isinstance(head, MixtureHead):
         kept = (head.channels, *[head.components] * sum(head.sizes))
-    yield Pixel(stem.raster, layout.channels, layout.levels, stem.history, kept)
-    yield Where(row, stem.column.weight, row[:0] if stem.value is None else stem.value.weight)
+    value, label = (row[:0] if table is None else table.weight for table in (stem.value, stem.label))
+    yield Pixel(stem.raster, layout.channels, layout.levels, stem.history, kept, len(label))
+    yield Where(row, stem.column.weight, value, label)
     yield Neighbours(stem.offsets, layout.channels, isinstance(head, MixtureHead))
     yield _linear(stem.linear, "h", "x")
 

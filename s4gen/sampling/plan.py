@@ -23,7 +23,7 @@ Of whole pixels, those between Pixel and the head, which is Mixture or Channel, 
 What the head needs of a pixel is kept for its channels:
 
     Pixel       ring = .., token; unless a pixel begins, go on with the head
-    Where       x = row + column + values of the pixel to the left
+    Where       x = row + column + values of the pixel to the left + label
     Neighbours  h = numbers of the pixels around; kept = a prediction
     Taps        g = taps on h and on what it was at the pixels around
     SSM         state, g = GELU(g + one step of the recurrence on h)
@@ -176,15 +176,21 @@ class Pixel:
     kept: tuple[int, ...]
     """Numbers in each of the vectors that are kept of a pixel: of a mixture the prediction, then of all components the
     weights, the means of each channel, the log-scales and the couplings; of a channel's head what it reads."""
+    classes: int
+    """How many labels there are; 0: sequences have none."""
 
 
 @dataclass(frozen=True)
 class Where:
-    """x = row[row] + column[column] + sum_c value[c * levels + value of channel c to the left], if there is a left."""
+    """x = row[row] + column[column] + sum_c value[c * levels + value of channel c to the left] + label[label].
+
+    The sum is left out where there is no pixel to the left.
+    """
 
     row: Tensor  # r(height, D)
     column: Tensor  # r(width, D)
     value: Tensor  # r(channels * levels, D), or none
+    label: Tensor  # r(classes, D), no classes without it
 
 
 @dataclass(frozen=True)

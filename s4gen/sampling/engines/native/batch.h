@@ -187,9 +187,10 @@ template <int M> struct Batch {
   }
 
   // An operation that only models of whole pixels have.
-  void of_pixels(const Plan& plan, const Op& op, float* state, const Spot& spot, Uniforms u, int live) const {
+  void of_pixels(const Plan& plan, const Op& op, float* state, const Spot& spot, const Input* input, Uniforms u,
+                 int live) const {
     const PixelBatch<M, V> pixels(plan, spot, state);
-    if (op.kind == WHERE) pixels.where(op, x);
+    if (op.kind == WHERE) pixels.where(op, input, x);
     else if (op.kind == NEIGHBOURS) pixels.neighbours(op, h);
     else if (op.kind == TAPS) pixels.taps(op, h, g);
     else if (op.kind == COMPONENTS) pixels.components(op, g);
@@ -212,7 +213,7 @@ template <int M> struct Batch {
         for (int m = 0; m < M; ++m) state[(op.state + spot.token) * M + m] = input[m].token;
         if (!spot.begins) i = op.up - 1;
       } else if (op.kind > PIXEL) {
-        of_pixels(plan, op, state, spot, u, live);
+        of_pixels(plan, op, state, spot, input, u, live);
       } else if (op.kind >= DOWN) {
         const uint64_t phase = op.kind == DOWN ? phase_of(op, input[0].place) : 0;
         cross(op, phase, x, state + op.state * M, padded(op.in) * M, 0, uint64_t(op.in) * M);

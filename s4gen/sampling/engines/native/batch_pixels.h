@@ -30,7 +30,7 @@ template <int M, class V> struct PixelBatch {
   // The value of a row in a slot of the ring.
   uint64_t value(uint64_t slot, int m) const { return value_of(pixel, ring(slot)[m]); }
 
-  void where(const Op& op, float* x) const {
+  void where(const Op& op, const Input* input, float* x) const {
     const uint64_t D = padded(op.out);
     const float *row = plan.tensor(op, 0) + spot.row * D, *column = plan.tensor(op, 1) + spot.column * D;
     for (uint64_t i = 0; i < op.out; ++i) std::fill_n(x + i * M, M, row[i] + column[i]);
@@ -39,6 +39,10 @@ template <int M, class V> struct PixelBatch {
         const float* table = plan.tensor(op, 2) + (c * pixel.levels + value(slot_of(pixel, spot, LEFT, c), m)) * D;
         for (uint64_t i = 0; i < op.out; ++i) x[i * M + m] += table[i];
       }
+    for (int m = 0; pixel.modes && m < M; ++m) {
+      const float* table = plan.tensor(op, 3) + static_cast<uint64_t>(input[m].label) * D;
+      for (uint64_t i = 0; i < op.out; ++i) x[i * M + m] += table[i];
+    }
   }
 
   void neighbours(const Op& op, float* h) const {

@@ -148,14 +148,14 @@ def _record(operation: Operation, weights: str) -> Record:
 def _of_pixels(operation: Pixel | Where | Neighbours | Taps) -> Record:
     """What only the stack of a model of whole pixels has."""
     match operation:
-        case Pixel(_, channels, levels, history, kept):
+        case Pixel(_, channels, levels, history, kept, classes):
             ring, width = history * channels, sum(map(_filled, kept))
-            sizes = (_PIXEL, "x", "kept", _STORE, ring, width)
+            sizes = (_PIXEL, "x", "kept", _STORE, ring, width, classes)
             return _numbers(*sizes, channels=channels, levels=levels, period=history), 0.0, ()
-        case Where(row, column, value):
+        case Where(row, column, value, label):
             width = row.shape[1]
-            numbers = _numbers(_WHERE, "x", "x", _STORE, width, width, modes=len(value))
-            return numbers, 0.0, (_columns(row), _columns(column), _columns(value))
+            numbers = _numbers(_WHERE, "x", "x", _STORE, width, width, len(value))
+            return numbers, 0.0, (_columns(row), _columns(column), _columns(value), _columns(label))
         case Neighbours(offsets, channels, predicts):
             numbers = _numbers(_NEIGHBOURS, "x", "h", _STORE, len(offsets), len(offsets) * (channels + 1), predicts)
             return numbers, 0.0, (torch.tensor(offsets, dtype=torch.int32),)

@@ -268,7 +268,7 @@ struct Plan {
       if (op.dst != X || op.in != op.out) reject("the place is read wrongly");
       tensor_at(op, 0, product({pixel->height, out, 4}), n), tensor_at(op, 1, product({pixel->width, out, 4}), n);
       if (op.modes && op.modes != product({pixel->channels, pixel->levels})) reject("the values of a pixel are wrong");
-      tensor_at(op, 2, product({op.modes, out, 4}), n);
+      tensor_at(op, 2, product({op.modes, out, 4}), n), tensor_at(op, 3, product({pixel->modes, out, 4}), n);
       content_[X] = op.out;
     } else if (op.kind == NEIGHBOURS) {
       if (op.dst != H || op.out != product({op.in, pixel->channels + 1})) reject("the neighbours are wrong");

@@ -164,12 +164,12 @@ void solo_clusters(const Plan& plan, const Op& op, float* logits) {
 
 // An operation that only models of whole pixels have.
 template <int R>
-void solo_pixels(const Plan& plan, const Op& op, const SoloBuffers& buffers, const Spot* spots, Uniforms u, int thread,
-                 int threads) {
+void solo_pixels(const Plan& plan, const Op& op, const SoloBuffers& buffers, const Spot* spots, const Input* input,
+                 Uniforms u, int thread, int threads) {
   const Range mine = share(padded(op.out) / W, thread, threads);
   for (int r = 0; r < R; ++r) {
     float *x = buffers.at(X, r), *h = buffers.at(H, r), *g = buffers.at(G, r), *state = buffers.state[r];
-    if (op.kind == WHERE) solo_where(plan, op, spots[r], state, x, mine);
+    if (op.kind == WHERE) solo_where(plan, op, spots[r], input[r].label, state, x, mine);
     else if (op.kind == NEIGHBOURS) solo_neighbours(plan, op, spots[r], state, h, op.modes && r % threads == thread);
     else if (op.kind == TAPS) solo_taps(plan, op, spots[r], h, g, state, mine);
     else if (op.kind == CHANNEL) solo_channel(plan, op, spots[r], state, h, g, mine);
@@ -225,7 +225,7 @@ void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input,
       for (int r = thread; r < R; r += threads) buffers.state[r][op.state + spots[r].token] = input[r].token;
       if (!spots[0].begins) i = op.up - 1;
     } else if (op.kind > PIXEL) {
-      solo_pixels<R>(plan, op, buffers, spots, u, thread, threads);
+      solo_pixels<R>(plan, op, buffers, spots, input, u, thread, threads);
     } else if (op.kind >= DOWN) {
       const uint64_t size = padded(op.in), phase = op.kind == DOWN ? phase_of(op, input[0].place) : 0;
       const Range mine = share(size / W, thread, threads);

@@ -14,14 +14,16 @@
 
 namespace {
 
-void solo_where(const Plan& plan, const Op& op, const Spot& spot, const float* state, float* x, Range blocks) {
+void solo_where(const Plan& plan, const Op& op, const Spot& spot, int64_t label, const float* state, float* x,
+                Range blocks) {
   const uint64_t D = padded(op.out);
-  const float* tables[2 + MAX_CHANNELS] = {plan.tensor(op, 0) + spot.row * D, plan.tensor(op, 1) + spot.column * D};
+  const float* tables[3 + MAX_CHANNELS] = {plan.tensor(op, 0) + spot.row * D, plan.tensor(op, 1) + spot.column * D};
   int n = 2;
   for (uint64_t c = 0; op.modes && spot.column > 0 && c < plan.pixel->channels; ++c) {
     const float token = state[plan.pixel->state + slot_of(*plan.pixel, spot, LEFT, c)];
     tables[n++] = plan.tensor(op, 2) + (c * plan.pixel->levels + value_of(*plan.pixel, token)) * D;
   }
+  if (plan.pixel->modes) tables[n++] = plan.tensor(op, 3) + static_cast<uint64_t>(label) * D;
   for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += W) {
     v16 sum = load<v16>(tables[0] + i);
     for (int t = 1; t < n; ++t) sum += load<v16>(tables[t] + i);
