@@ -462,6 +462,7 @@ def test_other_classes_are_refused_for_measuring(trained: Path, capsys: pytest.C
             "data.channels = 2: expected 1 (grey), 3 (red, green, blue) or 0",
         ),
         (["data.dataset=images:x", "data.fit=pad"], 'data.fit = "pad": expected one of crop, stretch'),
-        (["data.dataset=fsdd", "data.size=9"], "data.size = 9 goes with images, not with"),
     ):
         assert_refused_in_one_line(main, ["train", "wikitext-mini", "--set", *settings], wrong, capsys)
+    sound = ["train", "fsdd-small", "--set", "data.size=9"]
+    assert_refused_in_one_line(main, sound, "data.size = 9 goes with images, not with data.dataset", capsys)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -63,9 +62,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Encodings (row 2)
 
 
-@pytest.mark.parametrize(
-    ("encoding", "sign"), [("ascii", b"?"), ("cp1252", b"\xb1"), ("cp437", b"\xf1"), ("koi8-r", b"?")]
-)
+@pytest.mark.parametrize(("encoding", "sign"), [("ascii", b"?"), ("cp1252", b"\xb1")])
 def test_a_result_is_shown_in_any_encoding(encoding: str, sign: bytes, tiny: Path) -> None:
     command = [sys.executable, "-m", "s4gen", "eval", str(tiny), "--limit", "2"]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
@@ -122,7 +119,7 @@ def test_an_output_that_cannot_be_written_to_is_one_line(command: str, code: int
 # Ctrl-C (row 19)
 
 
-@pytest.mark.parametrize("delay", [0.05, 0.15, 0.3, 0.6, 1.2])
+@pytest.mark.parametrize("delay", [0.02, 0.1, 0.4])
 def test_ctrl_c_at_the_start_is_one_line(delay: float, tiny: Path) -> None:
     """From the program's first line on; what happens before it is up to Python."""
     code = "import sys; print(flush=True); sys.argv = ['s4gen', 'eval', sys.argv[1], '--mode', 'recurrent']\n"
@@ -310,10 +307,8 @@ def test_the_readme_names_the_variable() -> None:
 # Temperature 0 (row 12)
 
 
-@pytest.mark.parametrize("engine", ["eager", "native", "compiled"])
+@pytest.mark.parametrize("engine", ["eager", "native"])
 def test_temperature_zero_is_greedy(engine: str, tiny: Path) -> None:
-    if engine == "compiled":
-        pytest.skip("its filters are those of the eager engine, and compiling takes long")
     from s4gen.checkpoint import load_checkpoint
 
     recurrent = convert(load_checkpoint(tiny).model)
@@ -399,7 +394,3 @@ def test_a_path_that_the_system_refuses_is_one_line(
     ):
         assert main(arguments) == 2, arguments
         assert "s4gen: error: " in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_a_program_is_found_where_it_is_installed() -> None:
-    assert shutil.which("bash"), "which the tests above need"

@@ -8,15 +8,14 @@ reader of standard output has gone.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from s4gen import __version__
 from s4gen.cli import bench, cache, convert, demo, evaluate, info, sample, tokenize, train
-from s4gen.cli.process import Interrupts, flush_output, forget_output, prepare_streams, watched_interrupts
+from s4gen.cli.process import Interrupts, flush_output, forget, prepare_streams, watched_interrupts
 from s4gen.errors import UserError
 from s4gen.folders import says_why
 
@@ -38,6 +37,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} -h)")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Unlike argparse's own, it does not pass over a stream that cannot be written to."""
+        (file or sys.stderr).write(message)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lost = flush_output()
     except BrokenPipeError:
         # The reader, such as `head`, has had enough.
-        forget_output()
+        forget(sys.stdout)
         return 141
     return code if lost is None or code else _report(_output_lost(lost))
 
@@ -107,8 +110,10 @@ def _output_lost(error: OSError) -> str:
 
 
 def _report(message: str) -> int:
-    with contextlib.suppress(OSError):  # where standard error is full, the exit code has to do
-        print(f"s4gen: error: {message}", file=sys.stderr)
+    try:
+        print(f"s4gen: error: {message}", file=sys.stderr, flush=True)
+    except OSError:  # standard error is full: the exit code has to do
+        forget(sys.stderr)
     return 2
 
 

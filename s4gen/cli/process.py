@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 
 def prepare_streams() -> None:
@@ -52,26 +52,30 @@ class _Closed(io.RawIOBase):
 
 
 def flush_output() -> OSError | None:
-    """Write out what standard output still holds; the error, if that fails, after which nobody hears of it again.
+    """Write out what the streams still hold; the error, if standard output fails, of which nobody hears again.
 
     Raises:
         BrokenPipeError: the reader has gone.
     """
     try:
+        sys.stderr.flush()
+    except OSError:
+        forget(sys.stderr)
+    try:
         sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        forget_output()
+        forget(sys.stdout)
         return error
     return None
 
 
-def forget_output() -> None:
-    """Send what standard output still holds to nowhere; Python would complain once more when it flushes at its end."""
+def forget(stream: TextIO) -> None:
+    """Send what a stream still holds to nowhere; Python would complain once more when it flushes at its end."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 

@@ -140,9 +140,10 @@ def _label(record: Mapping[str, Any], label: str | None, classes: tuple[str, ...
 @contextlib.contextmanager
 def _explained(trouble: str) -> Iterator[str]:
     """A scratch folder for `datasets`, whose failures become one sentence that begins with `trouble`."""
-    logger = logging.getLogger("datasets")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)  # a failure is reported here, once
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)  # a failure is reported here, once
     try:
         # Streaming writes nothing but a lock, which goes with the folder.
         with tempfile.TemporaryDirectory() as scratch:
@@ -153,7 +154,8 @@ def _explained(trouble: str) -> Iterator[str]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{trouble} ({reason})") from error
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def import_datasets() -> ModuleType:
