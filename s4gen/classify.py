@@ -24,7 +24,6 @@ from s4gen.checkpoint import (
     CLASSIFIER_FORMAT,
     check_target,
     config_in,
-    fitting,
     load_tensors,
     read_json,
     resolve_checkpoint,
@@ -33,6 +32,7 @@ from s4gen.checkpoint import (
 from s4gen.config import AudioLayout, DensityConfig, density_config_to_dict
 from s4gen.config.checks import ConfigError
 from s4gen.errors import UserError
+from s4gen.fitting import fitting
 from s4gen.models.classifier import ClassifierModel
 from s4gen.shipped import shipped_folder, shipped_names
 

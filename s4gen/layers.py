@@ -198,7 +198,8 @@ def load_layer(path: str | Path) -> S4D | S4:
     Raises:
         UserError: there is none at `path`, or it is damaged.
     """
-    from s4gen.checkpoint import fitting, load_tensors, read_json
+    from s4gen.checkpoint import load_tensors, read_json
+    from s4gen.fitting import fitting
 
     folder = Path(path)
     config = read_json(folder / "config.json")

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "s4gen"
 
 FLOORS = [
     {"errors"},
-    {"config", "shipped", "atomic", "folders", "progress", "apart", "memory", "timing"},
+    {"config", "shipped", "atomic", "fitting", "folders", "progress", "apart", "memory", "timing"},
     {"ssm"},
     {"models"},
     {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +145,20 @@ def test_a_class_that_looks_like_a_split_is_warned_of(tmp_path: Path) -> None:
 
 
 # Names of any kind (row 13)
+
+
+def test_a_class_whose_name_is_no_utf_8_can_be_written_down(tmp_path: Path) -> None:
+    for name in (b"\xff", b"cat"):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        folder.mkdir()
+        for i in range(20):
+            shutil.copy(sound(tmp_path.with_name("a") / "a.wav"), folder / f"{i}.wav")
+            picture(folder / f"{i}.png")
+    with pytest.raises(UserError, match="the name is not in UTF-8"):
+        sound(folder.with_name(os.fsdecode(b"\xff")) / "b.wav")
+    assert load(tmp_path).report.skipped == ()
+    for classes in (load(tmp_path).classes, load_images(f"images:{tmp_path}", "train").classes):
+        assert classes == ("cat", "\N{REPLACEMENT CHARACTER}")
 
 
 @pytest.mark.parametrize("names", [["٣", "2", "x"], ["²", "10", "9"], ["௧௨", "a٣b", "a3b"], ["007", "7", "07"]])

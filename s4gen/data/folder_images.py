@@ -9,7 +9,7 @@ from pathlib import Path
 from s4gen.data.galleries import NO_LABEL, NO_SPLIT, Gallery, Picture
 from s4gen.data.pictures import is_picture, read_picture
 from s4gen.data.splits import SPLITS, are_splits, split_of, warning
-from s4gen.data.tree import Parts, names_below, natural, without_common_folder
+from s4gen.data.tree import Parts, names_below, natural, readable, without_common_folder
 from s4gen.errors import UserError
 
 
@@ -48,7 +48,7 @@ def from_folder(folder: Path, name: str) -> Gallery:
 
 def _classes(parts: Mapping[str, Parts]) -> dict[str, str]:
     """The class of every picture; empty where one is in no folder, or all are in the same one."""
-    found = {file: p[0] for file, p in parts.items() if len(p) > 1}
+    found = {file: readable(p[0]) for file, p in parts.items() if len(p) > 1}
     return found if len(found) == len(parts) and len(set(found.values())) > 1 else {}
 
 

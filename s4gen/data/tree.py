@@ -64,6 +64,11 @@ def natural(name: str) -> tuple[list[tuple[int, str] | str], str]:
     return parts, name
 
 
+def readable(name: str) -> str:
+    """The name as text that can be written anywhere; a byte of it that is no UTF-8 becomes U+FFFD."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def without_common_folder(names: Iterable[str]) -> dict[str, Parts]:
     """The parts of every name, without the folders that all of them are in."""
     parts = {name: tuple(name.split("/")) for name in names}

@@ -21,13 +21,13 @@ from s4gen.checkpoint import (
     TOKENIZER_FILE,
     Checkpoint,
     check_target,
-    fitting,
     load_checkpoint,
     load_tensors,
     save_tensors,
 )
 from s4gen.config import DensityConfig
 from s4gen.errors import UserError
+from s4gen.fitting import fitting
 from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.ssm_layers import SSMLayer

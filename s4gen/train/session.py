@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from s4gen.checkpoint import (
     check_target,
     fill_checkpoint,
-    fitting,
     load_checkpoint,
     load_tensors,
     read_json,
@@ -29,6 +28,7 @@ from s4gen.checkpoint import (
 from s4gen.config import DensityConfig, Layout, Recipe, TextLayout
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
+from s4gen.fitting import fitting
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.train.compiled import compile_blocks

@@ -163,7 +163,10 @@ def _opened(recording: Recording) -> Any:
     import soundfile  # type: ignore[import-untyped]
 
     try:
-        return soundfile.SoundFile(recording.open())
+        source = recording.open()
+        if isinstance(source, Path) and not source.as_posix().isprintable():
+            source = source.open("rb")  # libsndfile's own opening wants a name in UTF-8
+        return soundfile.SoundFile(source)
     except (OSError, soundfile.SoundFileError) as error:
         raise UnusableError(f"cannot be read ({_reason(error)})") from error
 

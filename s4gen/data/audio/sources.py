@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 from s4gen.data.audio.clips import Source
 from s4gen.data.audio.reading import EXTENSIONS, Recording
 from s4gen.data.splits import are_splits, split_of, warning
-from s4gen.data.tree import Parts, is_hidden, names_below, natural, without_common_folder
+from s4gen.data.tree import Parts, is_hidden, names_below, natural, readable, without_common_folder
 from s4gen.errors import UserError
 
 _PERCENT = {"train": (0, 88), "validation": (88, 94), "test": (94, 100)}
@@ -195,7 +195,7 @@ def is_sound(name: str) -> bool:
 
 
 def _class(parts: Parts) -> str:
-    return parts[0] if len(parts) > 1 else ""
+    return readable(parts[0]) if len(parts) > 1 else ""
 
 
 def _by_lists(tree: Tree, parts: Mapping[str, Parts], sound: Mapping[str, Parts]) -> dict[str, str]:

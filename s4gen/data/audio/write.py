@@ -41,6 +41,10 @@ class AudioWriter:
         """Samples written so far."""
         if self.path.suffix.lower() not in SUFFIXES:
             raise UserError(f"{path}: sound is written to names that end in {' or '.join(SUFFIXES)}")
+        try:
+            str(self.path).encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"{path}: the name is not in UTF-8, as libsndfile wants it; choose another one") from None
         self._temporary = self.path.with_name(f".{self.path.name}.writing-{secrets.token_hex(4)}")
         self._rate = rate
         self._file: Any = None
