@@ -6,7 +6,6 @@ import codecs
 import gzip
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,10 +151,8 @@ def test_a_class_whose_name_is_no_utf_8_can_be_written_down(tmp_path: Path) -> N
         folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
         folder.mkdir()
         for i in range(20):
-            shutil.copy(sound(tmp_path.with_name("a") / "a.wav"), folder / f"{i}.wav")
+            sound(folder / f"{i}.wav")
             picture(folder / f"{i}.png")
-    with pytest.raises(UserError, match="the name is not in UTF-8"):
-        sound(folder.with_name(os.fsdecode(b"\xff")) / "b.wav")
     assert load(tmp_path).report.skipped == ()
     for classes in (load(tmp_path).classes, load_images(f"images:{tmp_path}", "train").classes):
         assert classes == ("cat", "\N{REPLACEMENT CHARACTER}")

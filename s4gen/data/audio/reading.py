@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -164,9 +165,8 @@ def _opened(recording: Recording) -> Any:
 
     try:
         source = recording.open()
-        if isinstance(source, Path) and not source.as_posix().isprintable():
-            source = source.open("rb")  # libsndfile's own opening wants a name in UTF-8
-        return soundfile.SoundFile(source)
+        # As bytes, because soundfile would encode a name, and not every one can be.
+        return soundfile.SoundFile(os.fsencode(source) if isinstance(source, Path) else source)
     except (OSError, soundfile.SoundFileError) as error:
         raise UnusableError(f"cannot be read ({_reason(error)})") from error
 

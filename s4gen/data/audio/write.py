@@ -41,10 +41,6 @@ class AudioWriter:
         """Samples written so far."""
         if self.path.suffix.lower() not in SUFFIXES:
             raise UserError(f"{path}: sound is written to names that end in {' or '.join(SUFFIXES)}")
-        try:
-            str(self.path).encode("utf-8")
-        except UnicodeEncodeError:
-            raise UserError(f"{path}: the name is not in UTF-8, as libsndfile wants it; choose another one") from None
         self._temporary = self.path.with_name(f".{self.path.name}.writing-{secrets.token_hex(4)}")
         self._rate = rate
         self._file: Any = None
@@ -55,7 +51,7 @@ class AudioWriter:
         kind = self.path.suffix[1:].upper()
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = soundfile.SoundFile(self._temporary, "w", self._rate, 1, "PCM_16", format=kind)
+            self._file = soundfile.SoundFile(os.fsencode(self._temporary), "w", self._rate, 1, "PCM_16", format=kind)
         return self
 
     def append(self, samples: Samples) -> None:
