@@ -1,3 +1,21 @@
 """Autoregressive generative modelling with state space models: train by convolution, sample by recurrence."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from s4gen.hub import from_pretrained, push_to_hub, save_pretrained
+
+__all__ = ["__version__", "from_pretrained", "push_to_hub", "save_pretrained"]
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs PyTorch only where it is used."""
+    if name in ("from_pretrained", "push_to_hub", "save_pretrained"):
+        from s4gen import hub
+
+        return getattr(hub, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

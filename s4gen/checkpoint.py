@@ -65,6 +65,8 @@ __all__ = [
 FORMAT = "s4gen-checkpoint"
 CLASSIFIER_FORMAT = "s4gen-classifier"
 """What stands beside density models without being one (s4gen.classify)."""
+LAYER_FORMAT = "s4gen-layer"
+"""What s4gen.layers saves."""
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
 CURVE_FILE = "curve.png"
@@ -252,6 +254,8 @@ def _read_config(path: Path) -> DensityConfig:
     config = read_json(path)
     if config.get("format") == CLASSIFIER_FORMAT:
         raise UserError(f"{path.parent} is a classifier of recordings, not a density model; choose another checkpoint")
+    if config.get("format") == LAYER_FORMAT:
+        raise UserError(f"{path.parent} is a single layer, not a density model; s4gen.layers.load_layer reads it")
     if config.get("format") != FORMAT:
         raise UserError(
             f'{path}: format = {config.get("format")!r}: expected "{FORMAT}"; this is another program\'s file'

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from s4gen import __version__
-from s4gen.cli import bench, cache, convert, demo, evaluate, info, sample, tokenize, train
+from s4gen.cli import bench, cache, convert, demo, evaluate, export, import_, info, sample, tokenize, train
 from s4gen.cli.process import Interrupts, flush_output, forget, prepare_streams, watched_interrupts
 from s4gen.errors import UserError
 from s4gen.folders import says_why
@@ -25,6 +25,8 @@ VERBS = {
     "train": train,
     "eval": evaluate,
     "convert": convert,
+    "import": import_,
+    "export": export,
     "sample": sample,
     "bench": bench,
     "info": info,

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.checkpoint import Checkpoint
-    from s4gen.sampling.convert import Certificate
+    from s4gen.sampling.convert import Certificate, RecurrentModel
 
 SUMMARY = "Convert a checkpoint to its recurrent form and certify that both forms agree."
 """What `-h` says of the verb."""
 
 SAMPLES = 2048
-"""Of each clip, at most."""
+"""Of each clip, at most, and tokens of each sequence that the model draws itself."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,15 +60,31 @@ def run(args: argparse.Namespace) -> int:
 
     check_target(args.out, args.force)
     checkpoint = load_checkpoint(args.checkpoint)
-    dataset = args.dataset or _at_hand(dataset_of(checkpoint))
-    sequences, label = _sequences(checkpoint, dataset, args.sequences)
     recurrent = convert(checkpoint.model)
+    if args.dataset is None and checkpoint.recipe is None:  # imported, say: no data set is known
+        data, label = "drawn by the model", None
+        sequences = own_sequences(recurrent, args.sequences)
+    else:
+        dataset = args.dataset or _at_hand(dataset_of(checkpoint))
+        data = f"{dataset} test"
+        sequences, label = _sequences(checkpoint, dataset, args.sequences)
     certificate = certify(recurrent, sequences, args.tolerance, label)
     save_converted(checkpoint.path, args.out, recurrent, certificate, args.force)
     unit = UNITS[checkpoint.config.layout.kind]
-    print("\n".join(certificate_table(certificate, f"{dataset} test", unit)))
+    print("\n".join(certificate_table(certificate, data, unit)))
     print(f"written to {args.out}")
     return 0
+
+
+def own_sequences(recurrent: RecurrentModel, n: int) -> Tensor:
+    """n sequences (n, L) int64 that the model draws, for one without a data set; of classes, all of the first."""
+    import torch
+
+    from s4gen.sampling.generation import Generation
+
+    length = min(recurrent.config.layout.length, SAMPLES)
+    drawn = Generation.start(recurrent, n, seed=0, engine="auto").chunks(length)
+    return torch.cat(list(drawn), dim=1)
 
 
 def _sequences(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:

@@ -60,6 +60,9 @@ class TextLayout:
     """The token that is fed before everything: the tokeniser's <eos>."""
     length: int = 1024
     """Tokens of a sequence where one length is wanted: by the benchmark, and by the converter's check."""
+    bare_prompts: bool = False
+    """A prompt is what is fed first; `start` is fed where there is no prompt only. So it is for models that were
+    trained without a token before everything."""
 
     def __post_init__(self) -> None:
         at_least(1, "layout", vocab=self.vocab, length=self.length)

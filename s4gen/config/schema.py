@@ -25,10 +25,9 @@ INITS_OF = {
 }
 INITS = tuple(dict.fromkeys(init for inits in INITS_OF.values() for init in inits))
 DISCRETIZATIONS = ("auto", "zoh", "bilinear")
-DECAYS = ("exp", "softplus", "relu")
+DECAYS = ("exp", "softplus", "relu", "none")
 DT_TRANSFORMS = ("exp", "softplus")
-DIV = 4
-"""Each cluster of the adaptive embedding and softmax has vectors this many times as narrow as the one before."""
+NORMS = ("pre", "post")
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,15 @@ class SSMConfig:
     n_ssm: int = 0
     """Distinct (Lambda, P, B): feature h uses number h mod n_ssm; 0 = one for each feature."""
     decay: str = "exp"
-    """exp, softplus or relu: -Re Lambda as a function of its parameter."""
+    """exp, softplus, relu, or none, which keeps no sign: -Re Lambda as a function of its parameter."""
     dt_transform: str = "exp"
     """exp or softplus: the step size as a function of its parameter."""
     tie_dt: bool = True
     """One step size for each feature; false, for s4d and h3 only: one for each feature and conjugate pair."""
     train_B: bool = True
     """Whether B is trained; false keeps its initial value, and dss, whose B is 1, has none."""
+    tie_Q: bool = True
+    """A = diag(Lambda) - P P^*; false, for s4 only: A = diag(Lambda) - P Q^*, with a Q of its own."""
     norm_length: int = 0
     """For dss only: inputs over which its modes are normalised, such as a sequence's (softmax); 0 = none (exp)."""
 
@@ -97,9 +98,19 @@ class ModelConfig:
     """Tokens that attention sees, the present one included, weighed by their distance (ALiBi); attention only. 0: all
     tokens, alike, as on images, whose embedding knows the places."""
     cutoffs: tuple[int, ...] = ()
-    """Text only: where a vocabulary in the order of frequency is cut into clusters, of which each has vectors DIV times
-    as narrow as the one before (adaptive embedding and softmax). Embedding and softmax share their tables in any case.
-    """
+    """Text only: where a vocabulary in the order of frequency is cut into clusters, of which each has vectors `div`
+    times as narrow as the one before (adaptive embedding and softmax)."""
+    div: int = 4
+    """See cutoffs."""
+    tied: bool = True
+    """Text only: embedding and softmax share their tables. Without, and without cutoffs, the embedding is a plain table
+    and the head a plain linear layer."""
+    norm: str = "pre"
+    """pre: x + f(norm(x)) in each sublayer, and a norm before the head; post: norm(x + f(x)), and none before the head
+    unless the stack is a multi-scale one."""
+    scalar_norm: bool = False
+    """Norms are s (x - mean + m) / std over the features, with one m and one s for all of them; before the head of a
+    multi-scale stack there is a layer norm all the same."""
     pool: tuple[int, ...] = ()
     """A multi-scale stack (SaShiMi): each level has n_layers blocks, and the next one runs once per so many of its
     inputs. Empty: one level."""
@@ -136,6 +147,8 @@ class ModelConfig:
         at_least(1, "model", expand=self.expand, components=self.components)
         at_least(0, "model", neighbourhood=self.neighbourhood, recent=self.recent)
         one_of(HEADS, "model.head", self.head)
+        one_of(NORMS, "model.norm", self.norm)
+        at_least(1, "model", div=self.div)
         _check_stack(self)
         _check_pixels(self)
         if not 0 <= self.dropout < 1:
@@ -146,11 +159,11 @@ class ModelConfig:
             )
         if any(low >= high for low, high in pairwise((0, *self.cutoffs))):
             raise ConfigError("model.cutoffs", f"= {list(self.cutoffs)}: expected increasing numbers from 1")
-        if self.d_model < DIV ** len(self.cutoffs):
+        if self.d_model < self.div ** len(self.cutoffs):
             raise ConfigError(
                 "model.cutoffs",
-                f"= {list(self.cutoffs)}: {len(self.cutoffs)} clusters, each {DIV} times as narrow as the one before, "
-                f"leave no width of model.d_model = {self.d_model}; expected fewer",
+                f"= {list(self.cutoffs)}: {len(self.cutoffs)} clusters, each {self.div} times as narrow as the one "
+                f"before, leave no width of model.d_model = {self.d_model}; expected fewer",
             )
 
 
@@ -196,6 +209,8 @@ def _check_pixels(model: ModelConfig) -> None:
             raise ConfigError(
                 "model.scan", f'has "{scan}", which does not go with model.mixer = "{model.mixer}": expected "raster"'
             )
+    if model.norm == "post":
+        raise ConfigError("model.norm", '= "post" does not go with model.whole_pixels = true: expected "pre"')
     if model.taps and model.mixer in ("attention", "h3"):
         raise ConfigError("model.taps", f'= true does not go with model.mixer = "{model.mixer}": expected false')
 
@@ -229,7 +244,7 @@ class DensityConfig:
 PLURAL = {"image": "images", "text": "text", "audio": "audio"}
 GOES_WITH = {
     "model.window": ("text", "audio"),
-    "model.cutoffs": ("text",),
+    **dict.fromkeys(("model.cutoffs", "model.div", "model.tied"), ("text",)),
     **dict.fromkeys(
         (f"model.{key}" for key in ("whole_pixels", "neighbourhood", "taps", "scan", "head", "components")), ("image",)
     ),
@@ -275,6 +290,8 @@ def check_pair(model: ModelConfig, ssm: SSMConfig) -> None:
         raise ConfigError(
             "ssm.tie_dt", f'= false does not go with model.mixer = "{model.mixer}": expected "s4d" or "h3"'
         )
+    if not ssm.tie_Q and model.mixer != "s4":
+        raise ConfigError("ssm.tie_Q", f'= false does not go with model.mixer = "{model.mixer}": expected "s4"')
     if ssm.norm_length and model.mixer != "dss":
         raise ConfigError(
             "ssm.norm_length",

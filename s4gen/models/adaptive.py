@@ -80,14 +80,19 @@ class AdaptiveEmbedding(nn.Module):
 class AdaptiveSoftmax(nn.Module):
     """Distributions over the vocabulary, with the tables of an `AdaptiveEmbedding` and its clusters' projections.
 
+    Not `tied`, it has tables and projections of its own, of the same shapes.
+
     The head is a softmax over its own tokens and K clusters: logits (h Q) [E_0; G]^T + bias, with a projection Q and
     vectors G of its own. p(token) is its p in the head, or p(its cluster) times its p among the cluster's tokens, whose
     logits are (h P_i) E_i^T + bias. Without cutoffs: the softmax of h E^T + bias. Dropout is on h Q and h P_i. Logits
     are at least float32.
     """
 
-    def __init__(self, embedding: AdaptiveEmbedding, dropout: float = 0.0) -> None:
+    def __init__(self, embedding: AdaptiveEmbedding, dropout: float = 0.0, tied: bool = True) -> None:
         super().__init__()
+        if not tied:
+            self.tables = nn.ParameterList(_like(table) for table in embedding.tables)
+            self.projections = nn.ParameterList(_like(projection) for projection in embedding.projections[1:])
         # In a tuple, so that its parameters are not this module's, too: they are saved and optimised once.
         self._tied = (embedding,)
         bounds, H = embedding.bounds, embedding.d_model
@@ -136,12 +141,20 @@ class AdaptiveSoftmax(nn.Module):
         (embedding,) = self._tied
         biases = self.bias.split([high - low for low, high in pairwise(embedding.bounds)])
         if not self.n_clusters:
-            yield None, embedding.tables[0], self.bias
+            yield None, self._table(0), self.bias
             return
-        weight = torch.cat([embedding.tables[0], self.cluster_weight])
+        weight = torch.cat([self._table(0), self.cluster_weight])
         yield self.projection.T, weight, torch.cat([biases[0], self.cluster_bias])
         for i in range(1, self.n_clusters + 1):
-            yield embedding.projections[i].T, embedding.tables[i], biases[i]
+            yield self._projection(i).T, self._table(i), biases[i]
+
+    def _table(self, i: int) -> Tensor:
+        """The vectors r(T, d_i) of part i's tokens."""
+        return self.tables[i] if hasattr(self, "tables") else self._tied[0].tables[i]
+
+    def _projection(self, i: int) -> Tensor:
+        """The projection r(H, d_i) of cluster i, which is 1 to K."""
+        return self.projections[i - 1] if hasattr(self, "projections") else self._tied[0].projections[i]
 
     def _head(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the head's tokens r(..., c_1) and of the clusters r(..., K), and the log of their normaliser.
@@ -158,16 +171,21 @@ class AdaptiveSoftmax(nn.Module):
 
     def _tail(self, i: int, h: Tensor) -> Tensor:
         """Logits of the tokens of cluster i, which is 1 to K."""
-        return self._against_table(i, self.dropout(F.linear(h, self._tied[0].projections[i].T)))
+        return self._against_table(i, self.dropout(F.linear(h, self._projection(i).T)))
 
     def _against_table(self, i: int, h: Tensor) -> Tensor:
         embedding = self._tied[0]
         bias = self.bias[embedding.bounds[i] : embedding.bounds[i + 1]]
-        return _at_least_float32(F.linear(h, embedding.tables[i], bias))
+        return _at_least_float32(F.linear(h, self._table(i), bias))
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _like(parameter: Tensor) -> nn.Parameter:
+    """Another one with the shape and the initial size of this one."""
+    return nn.Parameter(torch.randn_like(parameter) * parameter.std())
 
 
 def _normal(rows: int, columns: int, fan: int) -> nn.Parameter:

@@ -1,4 +1,4 @@
-"""Pre-norm residual blocks around a sequence mixer."""
+"""Residual blocks around a sequence mixer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.attention import CausalAttention
 from s4gen.models.axial import Axial
 from s4gen.models.h3 import H3
+from s4gen.models.norms import make_norm
 from s4gen.models.raster import Raster
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.models.taps import Taps, TapsState
@@ -63,33 +64,37 @@ class GatedOutput(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """LayerNorm -> linear -> GELU -> dropout -> linear."""
+    """linear -> GELU -> dropout -> linear, and a norm, which is the caller's to apply before or behind."""
 
-    def __init__(self, d_model: int, d_ff: int, dropout: float) -> None:
+    def __init__(self, model: ModelConfig) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(d_model)
-        self.up = nn.Linear(d_model, d_ff)
-        self.dropout = nn.Dropout(dropout)
-        self.down = nn.Linear(d_ff, d_model)
+        self.norm = make_norm(model)
+        self.up = nn.Linear(model.d_model, model.d_ff)
+        self.dropout = nn.Dropout(model.dropout)
+        self.down = nn.Linear(model.d_ff, model.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.dropout(F.gelu(self.up(self.norm(x)))))
+        return self.down(self.dropout(F.gelu(self.up(x))))
 
 
 class Block(nn.Module):
-    """x + output(mixer(norm x) + taps(norm x)), then x + feed_forward(x) where d_ff > 0; taps on images only."""
+    """x + output(mixer(norm x) + taps(norm x)), then x + feed_forward(norm x) where d_ff > 0; taps on images only.
+
+    With model.norm = "post" the norms stand behind the sums: norm(x + output(mixer(x))).
+    """
 
     def __init__(self, model: ModelConfig, ssm: SSMConfig, raster: Raster | None = None, scan: str = "raster") -> None:
         """`raster`, for images read pixel by pixel: their size; `scan`: where the mixer runs on them."""
         super().__init__()
-        self.norm = nn.LayerNorm(model.d_model)
+        self.norm = make_norm(model)
+        self.norm_first = model.norm == "pre"
         self.mixer = _mixer(model, ssm, raster, scan)
         self.output: nn.Module = nn.Identity()
         if model.mixer in SSM_MIXERS:
             self.output = GatedOutput(model.d_model, model.dropout)
         self.taps = Taps(model.d_model, raster) if raster is not None and model.taps else None
         self.dropout = nn.Dropout(model.dropout)
-        self.feed_forward = FeedForward(model.d_model, model.d_ff, model.dropout) if model.d_ff else None
+        self.feed_forward = FeedForward(model) if model.d_ff else None
         if model.zero_start:
             self._start_at_zero()
 
@@ -107,13 +112,17 @@ class Block(nn.Module):
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self.dropout(self.output(mixed))
+        if not self.norm_first:
+            x = self.norm(x)
         if self.feed_forward is None:
             return x
-        return x + self.dropout(self.feed_forward(x))
+        if self.norm_first:
+            return x + self.dropout(self.feed_forward(self.feed_forward.norm(x)))
+        return self.feed_forward.norm(x + self.dropout(self.feed_forward(x)))
 
     def forward(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """x r(B, L, H) -> r(B, L, H) and the state after the last input, or after `lengths` inputs of each row."""
-        u = self.norm(x)
+        u = self.norm(x) if self.norm_first else x
         if self.taps is None:
             mixed, state = self.mixer(u, state, lengths)
             return self._finish(x, mixed), state
@@ -128,7 +137,7 @@ class Block(nn.Module):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """x r(B, H) -> r(B, H) and the new state."""
-        u = self.norm(x)
+        u = self.norm(x) if self.norm_first else x
         if self.taps is None:
             mixed, state = self.mixer.step(u, state)
             return self._finish(x, mixed), state

@@ -31,7 +31,7 @@ class DensityModel(nn.Module):
     """
 
     blocks: nn.ModuleList
-    norm: nn.LayerNorm
+    norm: nn.Module
     head: nn.Module
 
     def __init__(self, config: DensityConfig, bos: int) -> None:
@@ -45,7 +45,12 @@ class DensityModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.norm.weight.device
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that the model works in; some parameters of an imported one are kept in a higher one."""
+        return next(self.parameters()).dtype
 
     def initial_state(self, batch: int, label: Tensor | None = None) -> ModelState:
         """The state before anything was fed."""

@@ -52,7 +52,7 @@ class PixelModel(DensityModel):
         """The state before anything was fed."""
         place = torch.zeros(batch, dtype=torch.int64, device=self.device)
         recent = place.new_zeros(batch, self.stem.history * self.channels - 1)
-        kept = self.norm.weight.new_zeros(batch, self.head.kept)
+        kept = torch.zeros(batch, self.head.kept, dtype=self.dtype, device=self.device)
         blocks = tuple(block.initial_state(batch) for block in self._blocks())
         return ModelState(place, (PixelState(recent, kept), *blocks), self._label(place, label))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Count = int | Tensor  # one number for all rows, or int64 (B,)
@@ -35,16 +36,16 @@ class Pool(nn.Module):
 
     def initial_state(self, batch: int) -> PoolState:
         """Zeros: as long as no window is full, the coarser level adds nothing."""
-        weight, p = self.down.weight, self.stride
-        return PoolState(weight.new_zeros(batch, p - 1, self.d_model), weight.new_zeros(batch, p, self.d_model))
+        bias, p = self.down.bias, self.stride
+        return PoolState(bias.new_zeros(batch, p - 1, self.d_model), bias.new_zeros(batch, p, self.d_model))
 
     def gather(self, windows: Tensor) -> Tensor:
         """Windows r(..., p, H) -> inputs of the coarser level r(..., W)."""
-        return self.down(windows.flatten(-2)).to(windows.dtype)  # under autocast the residual stream stays float32
+        return _linear(self.down, windows.flatten(-2))
 
     def scatter(self, z: Tensor) -> Tensor:
         """Outputs of the coarser level r(..., W) -> what they add to the windows after theirs, r(..., p, H)."""
-        return self.up(z).to(z.dtype).unflatten(-1, (self.stride, self.d_model))
+        return _linear(self.up, z).unflatten(-1, (self.stride, self.d_model))
 
     def windows(self, x: Tensor, last: Tensor, phase: Count, read: Count) -> tuple[Tensor, Tensor]:
         """Inputs of the coarser level r(B, n, W) made of x r(B, L, H), and the new `last`.
@@ -63,6 +64,14 @@ class Pool(nn.Module):
         """
         known = torch.cat((pending, self.scatter(z).flatten(1, 2)), dim=1)
         return take(known, phase, L), take(known, filled * self.stride, self.stride).clone()
+
+
+def _linear(linear: nn.Linear, x: Tensor) -> Tensor:
+    """The linear map in the precision of x, that of the residual stream, also under autocast.
+
+    The weight of an imported model is kept in float64, because it is a quotient (weight normalisation).
+    """
+    return F.linear(x, linear.weight.to(x.dtype), linear.bias).to(x.dtype)
 
 
 def take(x: Tensor, start: Count, n: int) -> Tensor:

@@ -38,6 +38,7 @@ class Sashimi(nn.Module):
     def __init__(self, model: ModelConfig, ssm: SSMConfig, pool: Sequence[int] | None = None) -> None:
         """`pool`: the strides below this level; None: those of the model."""
         super().__init__()
+        self.d_model = model.d_model
         pool = model.pool if pool is None else pool
         self.down = nn.ModuleList(Block(model, ssm) for _ in range(model.n_layers if model.unet and pool else 0))
         self.up = nn.ModuleList(Block(model, ssm) for _ in range(model.n_layers))

@@ -20,7 +20,8 @@ State = Tensor  # r(B, H, N) real form, see s4gen.ssm.realform
 class SSMLayer(nn.Module):
     """What S4D and S4 share: parameters and the outer methods. Lambda = -decay + i frequency.
 
-    Lambda, P and B have S rows, one for each distinct SSM; feature h uses row h mod S.
+    Lambda, P and B have S rows, one for each distinct SSM; feature h uses row h mod S. The precision of D is that of
+    the layer; a parameter may be kept in a higher one (an imported C is), and is rounded where it is used.
     """
 
     B: Tensor
@@ -49,15 +50,17 @@ class SSMLayer(nn.Module):
     @property
     def ssm_parameters(self) -> tuple[str, ...]:
         """Names of the parameters trained with the SSM's own learning rate and no weight decay."""
-        names = ("raw_dt", "raw_decay", "frequency", "B", "P")
+        names = ("raw_dt", "raw_decay", "frequency", "B", "P", "Q")
         return tuple(name for name, _ in self.named_parameters() if name in names)
 
     def continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Lambda, B, C c(H, n) and dt r(H) or r(H, n), in the parameters' own precision."""
-        decay = transforms.positive(self.raw_decay, self._decay_transform)
-        dt = transforms.positive(self.raw_dt, self._dt_transform)
-        Lambda = self.per_feature(torch.complex(-decay, self.frequency))
-        return Lambda, self.per_feature(torch.view_as_complex(self.B)), torch.view_as_complex(self.C), dt
+        """Lambda, B, C c(H, n) and dt r(H) or r(H, n), in the layer's precision."""
+        own = self.D.dtype
+        decay = transforms.positive(self.raw_decay.to(own), self._decay_transform)
+        dt = transforms.positive(self.raw_dt.to(own), self._dt_transform)
+        Lambda = self.per_feature(torch.complex(-decay, self.frequency.to(own)))
+        B, C = torch.view_as_complex(self.B.to(own)), torch.view_as_complex(self.C.to(own))
+        return Lambda, self.per_feature(B), C, dt
 
     def per_feature(self, x: Tensor) -> Tensor:
         """(..., S, n) -> (..., H, n): row h is row h mod S."""
@@ -160,23 +163,29 @@ class S4(SSMLayer):
         super().__init__(d_model, config, Lambda, B)
         rank, n = P.shape
         self.P = nn.Parameter(torch.view_as_real(P).float()[:, None].expand(rank, len(self.B), n, 2).clone())
+        self.Q = None if config.tie_Q else nn.Parameter(self.P.detach().clone())
 
     def low_rank(self) -> Tensor:
         """P c(R, H, n)."""
-        return self.per_feature(torch.view_as_complex(self.P))
+        return self.per_feature(torch.view_as_complex(self.P.to(self.D.dtype)))
+
+    def low_rank_rows(self) -> Tensor | None:
+        """Q c(R, H, n) of A = diag(Lambda) - sum_r P_r Q_r^*; None where it is P."""
+        return None if self.Q is None else self.per_feature(torch.view_as_complex(self.Q.to(self.D.dtype)))
 
     def kernel(self, L: int) -> Tensor:
         """Convolution kernel r(H, L), without D, by two Krylov matrices."""
         Lambda, B, C, dt = self.continuous()
-        return dplr.krylov_kernel(Lambda, self.low_rank(), B, C, dt, L)
+        return dplr.krylov_kernel(Lambda, self.low_rank(), B, C, dt, L, self.low_rank_rows())
 
     def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
         Lambda, B, C, dt = self.continuous()
-        return dplr.block_maps(Lambda, self.low_rank(), B, C, dt, T, last)
+        return dplr.block_maps(Lambda, self.low_rank(), B, C, dt, T, last, self.low_rank_rows())
 
     def stepper(self) -> WoodburyStep:
         Lambda, B, C, dt = self.continuous()
-        return WoodburyStep(dplr.step_constants(Lambda, self.low_rank(), B, C, dt), self.D.clone())
+        constants = dplr.step_constants(Lambda, self.low_rank(), B, C, dt, self.low_rank_rows())
+        return WoodburyStep(constants, self.D.clone())
 
 
 class _Stepper(nn.Module):
@@ -195,7 +204,7 @@ class _Stepper(nn.Module):
         H, N = self.B_bar.shape
         if u.dim() != 2 or u.shape[1] != H:
             raise ValueError(f"u has shape {tuple(u.shape)}, expected (batch, d_model = {H}): one input for each row")
-        _check_state(state, (len(u), H, N))
+        _check_state(state, (u.shape[0], H, N))
         y, state = self._recur(u, state)
         return y + self.D * u, state
 

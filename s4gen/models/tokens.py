@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
-from s4gen.config.schema import DIV
 from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from s4gen.models.blocks import make_blocks
 from s4gen.models.density import DensityModel, ModelState, cross_entropy
 from s4gen.models.embedding import AudioEmbedding, ImageEmbedding, smooth_head
+from s4gen.models.norms import make_norm
 from s4gen.models.pooling import Count, take
 from s4gen.models.sashimi import Sashimi
 from s4gen.models.wavenet import WaveNet
@@ -25,11 +25,11 @@ class TokenModel(DensityModel):
     """Embedding, residual stack and categorical head, all of which run once per token.
 
     For images, bos is a token beyond the others, and the embedding knows the places; for text it is one of the
-    vocabulary, and the head's tables are the embedding's; for audio it is beyond the others. Of images and audio the
-    embedding knows the label, if any.
+    vocabulary, and the head's tables are the embedding's unless model.tied is false; for audio it is beyond the others.
+    Of images and audio the embedding knows the label, if any.
     """
 
-    embedding: ImageEmbedding | AdaptiveEmbedding | AudioEmbedding
+    embedding: ImageEmbedding | AdaptiveEmbedding | AudioEmbedding | nn.Embedding
     head: nn.Linear | AdaptiveSoftmax
 
     def __init__(self, config: DensityConfig) -> None:
@@ -39,12 +39,17 @@ class TokenModel(DensityModel):
             self.embedding = ImageEmbedding(layout, model.d_model)
         elif isinstance(layout, AudioLayout):
             self.embedding = AudioEmbedding(layout, model.d_model, model.recent)
+        elif model.tied or model.cutoffs:
+            self.embedding = AdaptiveEmbedding(layout.vocab, model.d_model, model.cutoffs, model.div, model.dropout)
         else:
-            self.embedding = AdaptiveEmbedding(layout.vocab, model.d_model, model.cutoffs, DIV, model.dropout)
+            self.embedding = nn.Embedding(layout.vocab, model.d_model)
         self.blocks = nn.ModuleList(_stack(model, config.ssm))
-        self.norm = nn.LayerNorm(model.d_model)
+        if model.pool:
+            self.norm = nn.LayerNorm(model.d_model)
+        else:
+            self.norm = make_norm(model) if model.norm == "pre" else nn.Identity()
         if isinstance(self.embedding, AdaptiveEmbedding):
-            self.head = AdaptiveSoftmax(self.embedding, model.dropout)
+            self.head = AdaptiveSoftmax(self.embedding, model.dropout, model.tied)
         else:
             self.head = nn.Linear(model.d_model, layout.vocab)
             if isinstance(layout, AudioLayout):

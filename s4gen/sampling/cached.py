@@ -94,7 +94,7 @@ class CachedTransformer:
 
     def __init__(self, model: DensityModel, batch: int, capacity: int) -> None:
         mixer: Any = model.blocks[0].mixer
-        dtype, device = model.norm.weight.dtype, model.device
+        dtype, device = model.dtype, model.device
         places = max(capacity, _FIRST + 1)
         layer = (2, batch, mixer.n_heads, places, mixer.d_head)
         self.layers = len(model.blocks)

@@ -17,6 +17,7 @@ from s4gen.models.density import DensityModel
 from s4gen.models.embedding import AudioEmbedding
 from s4gen.models.h3 import H3
 from s4gen.models.mixture import LOG_SCALE_GAIN, MixtureHead
+from s4gen.models.norms import ScalarNorm
 from s4gen.models.pixels import PixelModel
 from s4gen.models.sashimi import Sashimi
 from s4gen.models.ssm_layers import DiagonalStep, WoodburyStep
@@ -60,7 +61,10 @@ def flatten(recurrent: RecurrentModel) -> Plan:
     operations = list(_stem(model) if isinstance(model, PixelModel) else _embed(model))
     for i, block in enumerate(model.blocks):
         operations += _level(block, f"layer {i}") if isinstance(block, Sashimi) else _block(block, f"layer {i}")
-    operations += [_norm(model.norm), *_head(model.head)]
+    if isinstance(model.norm, nn.Identity):
+        operations += _head(model.head, "x")
+    else:
+        operations += [_norm(model.norm), *_head(model.head, "h")]
     return Plan(tuple(operations), model.config.layout.vocab, model.bos)
 
 
@@ -71,6 +75,10 @@ def _embed(model: DensityModel) -> Iterator[Operation]:
     embedding = model.embedding
     if isinstance(embedding, AdaptiveEmbedding):
         table = embedding(torch.arange(embedding.bounds[-1], device=embedding.tables[0].device))
+        yield Embed(table, table[:0], table[:0], 1, len(table))
+        return
+    if isinstance(embedding, nn.Embedding):
+        table = embedding.weight
         yield Embed(table, table[:0], table[:0], 1, len(table))
         return
     value = embedding.value.weight
@@ -103,44 +111,52 @@ def _level(stack: Sashimi, name: str) -> Iterator[Operation]:
     for block in stack.down:
         yield from _block(block, name)
     if stack.pool is None or stack.inner is None:
-        yield Keep(_width(stack))
+        yield Keep(stack.d_model)
     else:
         stride = stack.pool.stride
-        yield Down(stride, _width(stack))
+        yield Down(stride, stack.d_model)
         yield Linear(stack.pool.down.weight, stack.pool.down.bias, "window", "x", parts=stride)
         yield from _level(stack.inner, name)
         yield Linear(stack.pool.up.weight, stack.pool.up.bias, "x", "pending", parts=stride)
-        yield Up(_width(stack))
+        yield Up(stack.d_model)
     for block in stack.up:
         yield from _block(block, name)
-    yield AddKept(_width(stack))
-
-
-def _width(stack: Sashimi) -> int:
-    return next(len(module.weight) for module in stack.up.modules() if isinstance(module, nn.LayerNorm))
+    yield AddKept(stack.d_model)
 
 
 def _block(block: nn.Module, name: str) -> Iterator[Operation]:
     if not isinstance(block, Block):
         raise NotFlatError(f"{name} is of type {type(block).__name__}")
-    yield _norm(block.norm)
+    # Norms before the sublayers read x and leave their result in h; those behind them change x, which is read itself.
+    source = "h" if block.norm_first else "x"
+    if block.norm_first:
+        yield _norm(block.norm)
     if block.taps is not None:
         yield Taps(block.taps.weight, block.taps.raster.width)
     if isinstance(block.mixer, H3):
-        yield from _h3(block.mixer, name)
+        yield from _h3(block.mixer, name, source)
     else:
-        yield replace(_ssm(block.mixer, name), tapped=block.taps is not None)
+        yield replace(_ssm(block.mixer, name), tapped=block.taps is not None, source=source)
         if not isinstance(block.output, GatedOutput):
             raise NotFlatError(f"{name} has an output of type {type(block.output).__name__}")
         yield _linear(block.output.linear, "g", "x", "glu")
+    if not block.norm_first:
+        yield _norm(block.norm, "x")
     if block.feed_forward is not None:
-        yield _norm(block.feed_forward.norm)
-        yield _linear(block.feed_forward.up, "h", "g", "gelu")
+        if block.norm_first:
+            yield _norm(block.feed_forward.norm)
+        yield _linear(block.feed_forward.up, source, "g", "gelu")
         yield _linear(block.feed_forward.down, "g", "x")
+        if not block.norm_first:
+            yield _norm(block.feed_forward.norm, "x")
 
 
-def _norm(norm: nn.LayerNorm) -> Operation:
-    return Norm(norm.weight, norm.bias, norm.eps)
+@torch.no_grad()
+def _norm(norm: nn.Module, target: str = "h") -> Operation:
+    if isinstance(norm, ScalarNorm):
+        return Norm(norm.s.expand(norm.d_model), norm.s.new_zeros(norm.d_model), 0.0, norm.m, target)
+    assert isinstance(norm, nn.LayerNorm)
+    return Norm(norm.weight, norm.bias, norm.eps, None, target)
 
 
 def _linear(linear: Any, source: str, target: str, epilogue: str = "") -> Operation:
@@ -148,15 +164,15 @@ def _linear(linear: Any, source: str, target: str, epilogue: str = "") -> Operat
 
 
 @torch.no_grad()
-def _head(head: nn.Module) -> Iterator[Operation]:
+def _head(head: nn.Module, source: str) -> Iterator[Operation]:
     if isinstance(head, MixtureHead):
         yield from _mixture(head)
     elif isinstance(head, CategoricalHead):
         yield from _channels(head)
     elif isinstance(head, AdaptiveSoftmax):
-        yield from _adaptive(head)
+        yield from _adaptive(head, source)
     else:
-        yield _linear(head, "h", "logits")
+        yield _linear(head, source, "logits")
 
 
 def _mixture(head: MixtureHead) -> Iterator[Operation]:
@@ -183,21 +199,21 @@ def _channels(head: CategoricalHead) -> Iterator[Operation]:
     yield Clusters((0,), (head.levels,))
 
 
-def _adaptive(head: AdaptiveSoftmax) -> Iterator[Operation]:
+def _adaptive(head: AdaptiveSoftmax, source: str) -> Iterator[Operation]:
     offsets: list[int] = []
     counts: list[int] = []
     for projection, table, bias in head.parts():
         offset = offsets[-1] + -(-counts[-1] // ALIGNMENT) * ALIGNMENT if offsets else 0
         if projection is not None:
-            yield Linear(projection, projection.new_zeros(len(projection)), "h", "g")
-        yield Linear(table, bias, "h" if projection is None else "g", "logits", offset=offset)
+            yield Linear(projection, projection.new_zeros(len(projection)), source, "g")
+        yield Linear(table, bias, source if projection is None else "g", "logits", offset=offset)
         offsets.append(offset)
         counts.append(len(table))
     yield Clusters(tuple(offsets), tuple(counts))
 
 
-def _h3(mixer: H3, name: str) -> Iterator[Operation]:
-    yield Linear(mixer.qkv.weight, mixer.qkv.bias, "h", "g", parts=3)
+def _h3(mixer: H3, name: str, source: str) -> Iterator[Operation]:
+    yield Linear(mixer.qkv.weight, mixer.qkv.bias, source, "g", parts=3)
     yield Shift(mixer.shift)
     yield replace(_ssm(mixer.ssm, name), gated=True)
     yield _linear(mixer.out, "g", "x")

@@ -4,7 +4,7 @@ There are four buffers: the residual stream x, two scratch vectors h and g, and 
 operations in their order, once:
 
     Embed    x = value[token] + place[place] + label[label]
-    Norm     h = layer norm of x
+    Norm     h = layer norm of x, or x = that
     SSM      state, g = one step of the recurrence on h; then GELU
     Shift    of g = q, k, v, one after another: v *= convolution of k
     SSM      state, g = q times one step of the recurrence on v
@@ -62,18 +62,21 @@ class Embed:
 
 @dataclass(frozen=True)
 class Norm:
-    """h = layer norm of x."""
+    """`target` = weight (x - mean + shift) / sqrt(variance + eps) + bias."""
 
     weight: Tensor  # r(D)
     bias: Tensor  # r(D)
     eps: float
+    shift: Tensor | None = None  # r(1), or none: 0
+    target: str = "h"
+    """h; or x, where norms stand behind the sums."""
 
 
 @dataclass(frozen=True)
 class SSM:
     """s' = diag(a) s - sum_r p_r (q_r . s) + B u and y = C . s' + D u; vectors in real form, see ssm.realform.
 
-    u = h and g = GELU(y), or GELU(g + y) where taps have left something in g; or, gated, u = v and g = q y, of
+    u = h (or x, where that is the `source`) and g = GELU(y), or GELU(g + y) where taps have left something in g; or, gated, u = v and g = q y, of
     g = q, k, v. Without modes, N = 0, it is the skip D alone.
     """
 
@@ -89,6 +92,8 @@ class SSM:
     """row or column, of pixels: s is zero where a row, or an image, begins; down columns each column has its own s."""
     lanes: int = 1
     """States: of a column each, else one."""
+    source: str = "h"
+    """h; or x, where norms stand behind the sums."""
 
 
 @dataclass(frozen=True)

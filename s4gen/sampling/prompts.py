@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from s4gen.config import DensityConfig
+from s4gen.config import DensityConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
 from s4gen.models.rows import padded_rows, row_multiple
@@ -164,9 +164,10 @@ def prefill(recurrent: RecurrentModel, prompts: Prompts) -> Start:
     """
     multiple = row_multiple(recurrent.config.ssm.d_state)
     rows = padded_rows(len(prompts.tokens), multiple)
-    fed = F.pad(prompts.tokens[rows], (1, 0), value=recurrent.bos).to(recurrent.device)
+    tokens, lengths = _behind_bos(recurrent, prompts)
+    fed = tokens[rows].to(recurrent.device)
     lengths, labels = (
-        None if column is None else column[rows].to(recurrent.device) for column in (prompts.lengths, prompts.labels)
+        None if column is None else column[rows].to(recurrent.device) for column in (lengths, prompts.labels)
     )
     least = _shortest(recurrent.config)
     size = max(multiple, _TOKENS // max(least, min(CHUNK, fed.shape[1] - 1)) // multiple * multiple)
@@ -182,6 +183,21 @@ def prefill(recurrent: RecurrentModel, prompts: Prompts) -> Start:
     if not recurrent.step(token, state)[0].isfinite().all():
         raise UserError("the model's output is not a finite number; its training must have diverged")
     return Start(token, state).rows(torch.arange(len(prompts.tokens)))
+
+
+def _behind_bos(recurrent: RecurrentModel, prompts: Prompts) -> tuple[Tensor, Tensor | None]:
+    """What is fed, (m, 1 + P) or less, and each row's length less one, or None: all of it.
+
+    A model with bare prompts begins with the prompt, where there is one.
+    """
+    layout = recurrent.config.layout
+    tokens, lengths = F.pad(prompts.tokens, (1, 0), value=recurrent.bos), prompts.lengths
+    if not isinstance(layout, TextLayout) or not layout.bare_prompts or tokens.shape[1] == 1:
+        return tokens, lengths
+    if lengths is None:
+        return prompts.tokens, None
+    empty = lengths == 0
+    return torch.where(empty[:, None], recurrent.bos, prompts.tokens), (lengths - 1).clamp_min(0)
 
 
 def _shortest(config: DensityConfig) -> int:

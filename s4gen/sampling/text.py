@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from s4gen.config import ModelConfig
+from s4gen.config import ModelConfig, TextLayout
 from s4gen.data.text import StreamDecoder, Tokenizer
 from s4gen.errors import UserError
 from s4gen.sampling.convert import RecurrentModel
@@ -104,7 +104,7 @@ def write(
         raise UserError(f"the repetition penalty is {penalty}, it must be greater than 0; 1 is none")
     encoded = [torch.tensor(tokenizer.encode(prompt), dtype=torch.int64) for prompt in prompts]
     runner = _engine(recurrent, filters, penalty, engine, len(prompts) * max_tokens)
-    end = None if tokenizer.kind == "word" else tokenizer.eos
+    end = tokenizer.eos if tokenizer.ends_texts else None
     for members in _batches(encoded, batch_size, recurrent.config.model):
         texts = [Text(number, encoded[number]) for number in members]
         start = prefill(recurrent, checked_prompts(recurrent, [text.prompt for text in texts]))
@@ -163,5 +163,9 @@ def _written(
 def log_probabilities(recurrent: RecurrentModel, text: Text) -> list[float]:
     """log p of every drawn token under the model itself, without temperature, filters or penalty, in nats."""
     whole = torch.cat([text.prompt, torch.tensor(text.tokens, dtype=torch.int64)])[None].to(recurrent.device)
-    nats = recurrent.source.nats(whole)[0, len(text.prompt) :]
+    layout, known = recurrent.config.layout, len(text.prompt)
+    if known and isinstance(layout, TextLayout) and layout.bare_prompts:
+        nats = recurrent.source.score(whole[:, :-1], whole[:, 1:])[0][0, known - 1 :]
+    else:
+        nats = recurrent.source.nats(whole)[0, known:]
     return [-value for value in nats.tolist()]

@@ -1,6 +1,7 @@
 """S4: diagonal plus low-rank state space models, bilinear; kernel, block maps and O(N) step, side by side.
 
-A = diag(Lambda) - sum_r P_r P_r^*, on the full (conjugate-complete) state. Sources: S4 (arXiv 2111.00396), appendix C.
+A = diag(Lambda) - sum_r P_r Q_r^*, on the full (conjugate-complete) state. Sources: S4 (arXiv 2111.00396), appendix C.
+Q c(R, H, n) is P wherever it is not given, as in every model but the earliest published ones.
 C is always the true output vector; the truncated C~ = C (I - Abar^L) exists only inside `cauchy_kernel`.
 """
 
@@ -30,33 +31,38 @@ class StepConstants(NamedTuple):
     C_bar: Tensor  # r(H, N)
 
 
-def step_constants(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor) -> StepConstants:
+def step_constants(
+    Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, Q: Tensor | None = None
+) -> StepConstants:
     """Discretise by the bilinear rule and invert by Woodbury; computed in complex128 and rounded once.
 
-    Abar = (I - dt/2 A)^-1 (I + dt/2 A). With D = 1/(1 - dt/2 Lambda), E = 1 + dt/2 Lambda, G = 2/dt I + P^* D P:
-        (I - dt/2 A)^-1 = D - D P G^-1 P^* D
-        Abar            = D E - D P (dt/2 P^* + G^-1 P^* D (E - dt/2 P P^*))
-    so Abar stays diagonal plus rank R and Bbar = dt (D B - D P G^-1 P^* D B).
+    Abar = (I - dt/2 A)^-1 (I + dt/2 A). With D = 1/(1 - dt/2 Lambda), E = 1 + dt/2 Lambda, G = 2/dt I + Q^* D P:
+        (I - dt/2 A)^-1 = D - D P G^-1 Q^* D
+        Abar            = D E - D P (dt/2 Q^* + G^-1 Q^* D (E - dt/2 P Q^*))
+    so Abar stays diagonal plus rank R and Bbar = dt (D B - D P G^-1 Q^* D B).
     """
     real = C.real.dtype
-    return StepConstants(*(t.to(real) for t in _exact_constants(Lambda, P, B, C, dt)))
+    return StepConstants(*(t.to(real) for t in exact_constants(Lambda, P, B, C, dt, Q)))
 
 
-def _exact_constants(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor) -> StepConstants:
+def exact_constants(
+    Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, Q: Tensor | None = None
+) -> StepConstants:
     """`step_constants` in float64."""
-    Lambda, P, B, C = (t.to(torch.complex128) for t in (Lambda, P, B, C))
+    Q = P if Q is None else Q
+    Lambda, P, B, C, Q = (t.to(torch.complex128) for t in (Lambda, P, B, C, Q))
     h = dt.to(torch.float64)[:, None]
     D, E = 1 / (1 - h / 2 * Lambda), 1 + h / 2 * Lambda
     DP = column(D * P)  # r(R, H, N)
-    P_row, PD_row = row(P.conj()), row(P.conj() * D)  # x -> P^* x and x -> P^* D x over the full state
-    PDP = torch.einsum("rhn,shn->hrs", P_row, DP)
+    Q_row, QD_row = row(Q.conj()), row(Q.conj() * D)  # x -> Q^* x and x -> Q^* D x over the full state
+    QDP = torch.einsum("rhn,shn->hrs", Q_row, DP)
     identity = torch.eye(P.shape[0], dtype=torch.float64, device=dt.device)
-    G_inv = torch.linalg.inv(2 / h[..., None] * identity + PDP)  # r(H, R, R)
-    PDE_row = row(P.conj() * D * E)
-    q = h / 2 * P_row + torch.einsum("hrs,shn->rhn", G_inv, PDE_row)
-    q = q - h / 2 * torch.einsum("hrs,hst,thn->rhn", G_inv, PDP, P_row)
-    PDB = torch.einsum("rhn,hn->hr", PD_row, column(B))
-    B_bar = h * (column(D * B) - torch.einsum("rhn,hrs,hs->hn", DP, G_inv, PDB))
+    G_inv = torch.linalg.inv(2 / h[..., None] * identity + QDP)  # r(H, R, R)
+    QDE_row = row(Q.conj() * D * E)
+    q = h / 2 * Q_row + torch.einsum("hrs,shn->rhn", G_inv, QDE_row)
+    q = q - h / 2 * torch.einsum("hrs,hst,thn->rhn", G_inv, QDP, Q_row)
+    QDB = torch.einsum("rhn,hn->hr", QD_row, column(B))
+    B_bar = h * (column(D * B) - torch.einsum("rhn,hrs,hs->hn", DP, G_inv, QDB))
     return StepConstants(multiplier(column(D * E)), DP, q, B_bar, row(C))
 
 
@@ -74,15 +80,19 @@ def dense_transition(constants: StepConstants) -> Tensor:
     return diagonal_matrix(constants.a) - torch.einsum("rhi,rhj->hij", constants.p, constants.q)
 
 
-def _discrete(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
+def _discrete(
+    Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, Q: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """What `lowrank.chains` takes: all in float64 but C_bar, and with the heads first."""
-    constants = _exact_constants(Lambda, P, B, C, dt)
+    constants = exact_constants(Lambda, P, B, C, dt, Q)
     log_D, _ = diagonal.discretize(Lambda, B, dt, "bilinear")
     p, q = constants.p.transpose(0, 1), constants.q.transpose(0, 1)
     return log_D, p, q, constants.B_bar, constants.C_bar.to(C.real.dtype)
 
 
-def block_maps(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int) -> BlockMaps:
+def block_maps(
+    Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int, Q: Tensor | None = None
+) -> BlockMaps:
     """Everything `blocks.block_convolve` needs for blocks of length T and a last one of length `last`."""
     exponents = sorted({1, last, T})
 
@@ -92,12 +102,14 @@ def block_maps(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: i
         return kernel, found.inputs.flip(1), found.outputs, *(found.power(k).dense() for k in exponents)
 
     N = 2 * B.shape[-1]
-    kernel, into_state, outputs, *dense = recomputed_by_heads(maps, N * N, *_discrete(Lambda, P, B, C, dt))
+    kernel, into_state, outputs, *dense = recomputed_by_heads(maps, N * N, *_discrete(Lambda, P, B, C, dt, Q))
     powers = dict(zip(exponents, dense, strict=True))
     return BlockMaps(kernel, into_state, outputs.transpose(1, 2), powers[1], powers[T], powers[last])
 
 
-def krylov_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int) -> Tensor:
+def krylov_kernel(
+    Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int, Q: Tensor | None = None
+) -> Tensor:
     """Convolution kernel K[l] = C Abar^l Bbar, r(H, L), as a product of two Krylov matrices.
 
     K[l1 S + l2] = (C Abar^(l1 S)) (Abar^l2 Bbar) with S ~ sqrt(L): both factors by doubling, O(H N sqrt(L)) memory. The
@@ -113,7 +125,7 @@ def krylov_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L
         return ((found.inputs @ left).transpose(1, 2).flatten(1)[:, :L],)
 
     N = 2 * B.shape[-1]
-    return recomputed_by_heads(tile, 2 * N * N, *_discrete(Lambda, P, B, C, dt))[0]
+    return recomputed_by_heads(tile, 2 * N * N, *_discrete(Lambda, P, B, C, dt, Q))[0]
 
 
 # Complex numbers in one tile of Cauchy sums: 2^20 are 8 MB in complex64.
@@ -132,7 +144,7 @@ def cauchy_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L
     def truncated(A: Tensor, C_bar: Tensor) -> tuple[Tensor]:
         return (C_bar - (C_bar[:, None, :] @ power(doublings(A, L), L))[:, 0],)
 
-    constants = _exact_constants(Lambda, P, B, C, dt)
+    constants = exact_constants(Lambda, P, B, C, dt)
     A = dense_transition(constants)
     (C_trunc,) = recomputed_by_heads(truncated, 2 * A[0].numel(), A, constants.C_bar)
     return truncated_cauchy_kernel(Lambda, P, B, row_to_complex(C_trunc).to(C.dtype), dt, L)

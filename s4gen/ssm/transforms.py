@@ -20,6 +20,7 @@ POSITIVE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]
     "exp": (torch.exp, torch.log),
     "softplus": (F.softplus, _softplus_inverse),
     "relu": (lambda x: F.relu(x) + FLOOR, lambda y: y - FLOOR),
+    "none": (lambda x: x, lambda y: y),  # the value itself, which nothing keeps positive
 }
 
 

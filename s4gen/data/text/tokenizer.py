@@ -22,6 +22,7 @@ FORMAT = 1
 
 EOS, UNK = "<eos>", "<unk>"
 KINDS = ("word", "bpe", "bytes")
+"""Those that can be made of a text; one of "numbers" comes with imported weights."""
 
 
 class Tokenizer(ABC):
@@ -33,6 +34,8 @@ class Tokenizer(ABC):
     """What each token writes."""
     eos: int | None
     """The token behind which a text starts: the end of a line for words, the end of a document for the others."""
+    ends_texts: ClassVar[bool] = True
+    """Whether `eos` is the end of a document, so that a text that is drawn ends there."""
 
     @property
     def vocab(self) -> int:
@@ -107,6 +110,7 @@ class WordTokenizer(Tokenizer):
     """
 
     kind = "word"
+    ends_texts = False
 
     def __init__(self, words: Sequence[str]) -> None:
         """words: distinct, `<eos>` first, `<unk>` among them."""
@@ -188,6 +192,10 @@ def _from_fields(fields: dict[str, Any]) -> Tokenizer:
         from s4gen.data.text.bpe import BPETokenizer
 
         return BPETokenizer(fields["tokenizer"])
+    if kind == "numbers":
+        from s4gen.data.text.numbers import NumberTokenizer
+
+        return NumberTokenizer(int(fields["vocab"]), int(fields["eos"]))
     raise ValueError(f"the kind is {kind!r}, expected one of {', '.join(KINDS)}")
 
 

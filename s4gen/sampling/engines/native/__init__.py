@@ -40,7 +40,7 @@ class NativeEngine:
     def __init__(self, recurrent: RecurrentModel, filters: Filters, weights: str = "fp32") -> None:
         if recurrent.device.type != "cpu":
             raise NativeUnavailable(f"the model is on {recurrent.device}, it runs on a CPU")
-        if (dtype := recurrent.source.norm.weight.dtype) != torch.float32:
+        if (dtype := recurrent.source.dtype) != torch.float32:
             raise NativeUnavailable(f"the model is in {dtype}, it runs float32")
         try:
             plan = flatten(recurrent)

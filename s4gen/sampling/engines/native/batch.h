@@ -39,6 +39,7 @@ template <int M> struct Batch {
 
   static void norm(const Plan& plan, const Op& op, const float* x, float* h) {
     const float *gamma = plan.tensor(op, 0), *beta = plan.tensor(op, 1);
+    const float shift = op.modes ? *plan.tensor(op, 2) : 0.0f;
     alignas(64) float part[W][M] = {}, mean[M], scale[M];
     auto fold = [&](float* to) {
       for (int half = W / 2; half; half /= 2)
@@ -60,7 +61,7 @@ template <int M> struct Batch {
     for (int m = 0; m < M; ++m) scale[m] = 1.0f / std::sqrt(scale[m] / op.in + op.eps);
     for (uint64_t i = 0; i < op.in; ++i)
       for (int m = 0; m < M; m += L) {
-        const V d = (load<V>(x + i * M + m) - load<V>(mean + m)) * load<V>(scale + m);
+        const V d = ((load<V>(x + i * M + m) - load<V>(mean + m)) + splat<V>(shift)) * load<V>(scale + m);
         store(h + i * M + m, fma(d, splat<V>(gamma[i]), splat<V>(beta[i])));
       }
   }
@@ -205,7 +206,7 @@ template <int M> struct Batch {
     for (size_t i = 0; i < plan.ops.size(); ++i) {
       const Op& op = plan.ops[i];
       if (op.kind == EMBED) embed(plan, op, x, input);
-      else if (op.kind == NORM) norm(plan, op, x, h);
+      else if (op.kind == NORM) norm(plan, op, x, op.dst == X ? x : h);
       else if (op.kind == SSM) ssm(plan, op, state, spot);
       else if (op.kind == SHIFT) shift(plan, op, g, state);
       else if (op.kind == CLUSTERS) clusters(plan, op, logits);

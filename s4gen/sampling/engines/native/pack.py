@@ -114,11 +114,13 @@ def _record(operation: Operation, weights: str) -> Record:
             sizes = (_EMBED, "x", "x", _STORE, width, width, classes)
             numbers = _numbers(*sizes, channels=channels, levels=levels, period=period)
             return numbers, 0.0, (_columns(value), _columns(place), _columns(label))
-        case Norm(weight, bias, eps):
-            return _numbers(_NORM, "x", "h", _STORE, len(weight), len(weight)), eps, (_columns(weight), _columns(bias))
+        case Norm(weight, bias, eps, shift, target):
+            tensors = (_columns(weight), _columns(bias), *([] if shift is None else [_columns(shift)]))
+            numbers = _numbers(_NORM, "x", target, _STORE, len(weight), len(weight), modes=shift is not None)
+            return numbers, eps, tensors
         case SSM():
             heads, modes, rank = len(operation.D), operation.B.shape[1] // 2, len(operation.p)
-            source = "g" if operation.gated else "h"
+            source = "g" if operation.gated else operation.source
             epilogue = _GATE if operation.gated else _GELU_SUM if operation.tapped else _GELU
             numbers = _numbers(_SSM, source, "g", epilogue, heads, heads, modes, rank)
             return numbers, 0.0, (_coefficients(operation), _columns(operation.D), _low_rank(operation))

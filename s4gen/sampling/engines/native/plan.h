@@ -167,11 +167,12 @@ struct Plan {
         if (op.modes) tensor_at(op, 2, product({op.modes, out, 4}), n);  // labels
         break;
       case NORM:
-        if (op.src != X || op.dst != H || op.in != op.out || !(op.eps > 0)) reject("a norm is wrong");
+        if (op.src != X || (op.dst != H && op.dst != X) || op.in != op.out || !(op.eps >= 0)) reject("a norm is wrong");
         tensor_at(op, 0, out * 4, n), tensor_at(op, 1, out * 4, n);
+        if (op.modes) tensor_at(op, 2, 4, n);  // what is added to the centred numbers
         break;
       case SSM:
-        if (op.src != (op.epilogue == GATE ? G : H) || op.dst != G || op.in != op.out || op.modes > (1u << 16) ||
+        if ((op.epilogue == GATE ? op.src != G : op.src != H && op.src != X) || op.dst != G || op.in != op.out || op.modes > (1u << 16) ||
             op.rank > MAX_RANK || (op.epilogue > GELU && op.epilogue != GATE && op.epilogue != GELU_SUM))
           reject("a state space layer is wrong");
         if (op.epilogue == GELU_SUM && content_[G] != op.in) reject("a state space layer adds to what is not there");
@@ -229,7 +230,7 @@ struct Plan {
           if (up && op.out != ops[around.down].period * padded(around.width)) reject("a level returns another width");
           around.returned |= up;
           op.state = down ? around.window : around.pending;
-        } else if ((op.src != H && op.src != G) || (adds ? op.dst != sum : op.dst != G && op.dst != LOGITS) ||
+        } else if ((op.src != H && op.src != G && op.src != X) || (adds ? op.dst != sum : op.dst != G && op.dst != LOGITS) ||
                    op.src == op.dst) {
           reject("a linear layer reads or writes the wrong buffer");
         }

@@ -47,8 +47,9 @@ void solo_norm(const Plan& plan, const Op& op, const float* x, float* h) {
     square = fma(d, d, square);
   }
   const float scale = 1.0f / std::sqrt(folded(reinterpret_cast<const float*>(&square)) / op.in + op.eps);
+  const float shift = op.modes ? *plan.tensor(op, 2) : 0.0f;
   for (uint64_t i = 0; i < D; i += W)
-    store(h + i, fma((load<v16>(x + i) - mean) * scale, load<v16>(gamma + i), load<v16>(beta + i)));
+    store(h + i, fma(((load<v16>(x + i) - mean) + shift) * scale, load<v16>(gamma + i), load<v16>(beta + i)));
 }
 
 void solo_shift(const Plan& plan, const Op& op, float* g, float* state, Range blocks) {
@@ -189,6 +190,12 @@ void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input,
   for (int r = 0; plan.pixel && r < R; ++r) spots[r] = spot_of(*plan.pixel, input[r]);
   for (size_t i = 0; i < plan.ops.size(); ++i) {
     const Op& op = plan.ops[i];
+    if (op.kind == NORM && op.dst == X) {  // which all of them share: some may still read it as it was
+      team.barrier();
+      for (int r = thread; r < R; r += threads) solo_norm(plan, op, buffers.at(X, r), buffers.at(X, r));
+      team.barrier();
+      continue;
+    }
     if (op.kind == NORM) {  // cheap, so everybody has a copy of its own
       for (int r = 0; r < R; ++r) solo_norm(plan, op, buffers.at(X, r), buffers.at(H, r));
       continue;

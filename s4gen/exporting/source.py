@@ -1,0 +1,40 @@
+"""All of generation as a folder of C++: the plan, the engine's source, a short main program and a Makefile."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from s4gen.errors import UserError
+from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.engines.native.build import FLAGS, SOURCE
+from s4gen.sampling.engines.native.pack import pack
+from s4gen.sampling.flatten import NotFlatError, flatten
+
+MAIN = Path(__file__).with_name("native") / "main.cpp"
+
+
+def write_native(recurrent: RecurrentModel, folder: Path) -> None:
+    """Fill a folder with what `make` turns into the program `generate`, which needs a C++ compiler and nothing else.
+
+    The flags are those of the native engine, so that on one machine both give the same bits.
+
+    Raises:
+        UserError: the model has a layer that the native engine does not know.
+    """
+    try:
+        plan = flatten(recurrent)
+    except NotFlatError as error:
+        raise UserError(f"the native engine does not run this model, so there is no source for it: {error}") from None
+    (folder / "plan.bin").write_bytes(pack(plan).numpy().tobytes())
+    for source in (*SOURCE.parent.glob("*.h"), SOURCE, MAIN):
+        shutil.copyfile(source, folder / source.name)
+    length = recurrent.config.layout.length
+    makefile = (
+        f"# make && ./generate 2 {length} 0   (sequences, tokens of each, seed; then temperature, top-k, top-p, min-p)"
+        "\n"
+        f"CXX ?= g++\n\ngenerate: main.cpp engine.cpp $(wildcard *.h)\n"
+        f"\t$(CXX) {' '.join(FLAGS)} -DLENGTH={length} main.cpp -o generate\n\n"
+        ".PHONY: clean\nclean:\n\trm -f generate\n"
+    )
+    (folder / "Makefile").write_text(makefile, encoding="utf-8")

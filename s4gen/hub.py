@@ -1,0 +1,298 @@
+"""Checkpoints to and from the Hugging Face hub, or any folder: `from_pretrained`, `save_pretrained`, `push_to_hub`.
+
+A repository of the hub holds the files of a checkpoint (s4gen.checkpoint) and a model card; nothing in it is a pickle,
+so nothing in it can run. Tokens, revisions, the cache and offline mode are those of `huggingface_hub`.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from s4gen.checkpoint import LAYER_FORMAT, TOKENIZER_FILE, fill_checkpoint, load_checkpoint, read_json
+from s4gen.config import AudioLayout, DensityConfig, ImageLayout, TextLayout
+from s4gen.data.text import Tokenizer, from_json
+from s4gen.errors import UserError
+from s4gen.layers import S4, S4D, load_layer
+from s4gen.models.density import DensityModel
+from s4gen.models.pixels import PixelModel
+from s4gen.models.tokens import TokenModel
+from s4gen.shipped import shipped_names
+
+FILES = ("config.json", "model.safetensors", TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md")
+CARRIED = (TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md")
+"""What belongs to a model and is not in it."""
+PIPELINES = {"image": "unconditional-image-generation", "text": "text-generation", "audio": None}
+"""Under which the hub lists a model of this kind."""
+UNITS = ("bits_per_dim", "bits_per_sample", "word_perplexity")
+CONNECT_SECONDS = 3
+"""To wait for the hub before it counts as out of reach; huggingface_hub by itself tries for half a minute."""
+
+
+class HubModel(ModelHubMixin, library_name="s4gen"):
+    """A density model that knows how to save itself: what `from_pretrained` returns is one."""
+
+    beside: Mapping[str, bytes]
+    """The files `CARRIED` of the checkpoint that it came from, by name."""
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        assert isinstance(self, DensityModel)
+        write_files(save_directory, self, self.beside)
+
+    @classmethod
+    def _from_pretrained(  # type: ignore[override]
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **fields: Any,  # of config.json, which the mixin reads, too
+    ) -> DensityModel:
+        folder = Path(model_id)
+        if not folder.is_dir():
+            folder = Path(
+                snapshot_download(
+                    model_id,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                    allow_patterns=list(FILES),
+                )
+            )
+        return _with_hub(folder)
+
+
+class HubTokenModel(HubModel, TokenModel):
+    """A `TokenModel` with `save_pretrained` and `push_to_hub`."""
+
+
+class HubPixelModel(HubModel, PixelModel):
+    """A `PixelModel` with `save_pretrained` and `push_to_hub`."""
+
+
+def from_pretrained(
+    name_or_folder: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> DensityModel | S4D | S4:
+    """A model, in evaluation mode on the CPU, with the methods `save_pretrained` and `push_to_hub`.
+
+    Args:
+        name_or_folder: a folder with a checkpoint, the name of a shipped one, or user/name on the hub. Of a folder
+            with a single layer, that layer.
+        revision: a branch, tag or commit of the hub's repository.
+        token: for what is private; None: the one that `hf auth login` has stored, if any.
+        cache_dir: where downloads are kept; None: where huggingface_hub keeps them.
+        local_files_only: look into the cache alone; the environment variable HF_HUB_OFFLINE=1 does the same.
+        force_download: download also what is in the cache.
+
+    Raises:
+        UserError: there is no such model, no network and nothing in the cache, or the files are damaged.
+    """
+    name = str(name_or_folder)
+    if not Path(name).is_dir() and name in shipped_names("checkpoints"):
+        return _with_hub(Path(name))
+    if not Path(name).is_dir() and Path(name).exists():
+        raise UserError(
+            f"{name} is a file; expected a folder with a checkpoint (s4gen import makes one of other files)"
+        )
+    if Path(name).is_dir():
+        if read_json(Path(name) / "config.json").get("format") == LAYER_FORMAT:
+            return load_layer(name)
+        return _with_hub(Path(name))
+    if "/" not in name:
+        raise UserError(_no_name(name))
+    try:
+        model: DensityModel = HubModel.from_pretrained(  # type: ignore[assignment]
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only or not _reachable(),
+            force_download=force_download,
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise UserError(_explained(error, name, revision)) from None
+    return model
+
+
+def save_pretrained(model: DensityModel, folder: str | Path, *, tokenizer: Tokenizer | None = None) -> None:
+    """Write a model to a folder, which `from_pretrained` and every verb of the command line reads.
+
+    `tokenizer` is that of a language model which does not come from a checkpoint; files of another one are replaced.
+
+    Raises:
+        UserError: a language model has no tokeniser, or the folder cannot be written.
+    """
+    files = _beside(model, tokenizer)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_files(Path(folder), model, files)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from None
+
+
+def push_to_hub(model: DensityModel, name: str, *, tokenizer: Tokenizer | None = None, **options: Any) -> str:
+    """Upload a model to user/name on the hub, which is made if need be; returns the address of the commit.
+
+    `options` are those of the mixin's `push_to_hub`: commit_message, private, token, branch, create_pr.
+
+    Raises:
+        UserError: there is no network, or the hub refuses; of a language model, there is no tokeniser.
+    """
+    kept, model.__dict__["beside"] = model.__dict__.get("beside"), _beside(model, tokenizer)
+    before = type(model)
+    try:
+        model.__class__ = HUB_TYPES.get(before, before)
+        assert isinstance(model, HubModel)
+        return model.push_to_hub(name, **options)
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        raise UserError(_explained(error, name, None)) from None
+    finally:
+        model.__class__, model.__dict__["beside"] = before, kept
+
+
+HUB_TYPES: dict[type, type] = {TokenModel: HubTokenModel, PixelModel: HubPixelModel}
+
+
+def _with_hub(folder: Path) -> DensityModel:
+    """The model in a folder, or of a shipped name, as one that can save itself."""
+    checkpoint = load_checkpoint(folder)
+    model, place = checkpoint.model, checkpoint.path
+    beside = {name: (place / name).read_bytes() for name in CARRIED if (place / name).is_file()}
+    # The same object with two methods more: these classes add no state but `beside`.
+    model.__class__ = HUB_TYPES[type(model)]
+    model.__dict__["beside"] = beside
+    return model
+
+
+def _beside(model: DensityModel, tokenizer: Tokenizer | None) -> dict[str, bytes]:
+    files = dict(model.__dict__.get("beside") or {})
+    if tokenizer is not None:
+        files[TOKENIZER_FILE] = tokenizer.to_json().encode("utf-8")
+    if isinstance(model.config.layout, TextLayout) and TOKENIZER_FILE not in files:
+        raise UserError("a language model is of no use without its tokeniser: give it, tokenizer=...")
+    return files
+
+
+def write_files(folder: Path, model: DensityModel, beside: Mapping[str, bytes]) -> None:
+    """Write the files of a checkpoint into a folder, its card with what the hub shows in its head."""
+    metrics = json.loads(beside.get("metrics.json", b"{}"))
+    if "dataset" not in metrics and (recipe := beside.get("recipe.toml")):
+        dataset = tomllib.loads(recipe.decode("utf-8")).get("data", {}).get("dataset", "")
+        known: dict[str, Any] = {"dataset": dataset, **metrics}
+    else:
+        known = metrics
+    card = beside.get("README.md", b"").decode("utf-8") or f"# A density model of {model.config.layout.kind}\n"
+    tokenizer = from_json(beside[TOKENIZER_FILE].decode("utf-8")) if TOKENIZER_FILE in beside else None
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        fill_checkpoint(
+            Path(made),
+            model,
+            recipe=None,
+            metrics=metrics,
+            card=card_with_metadata(card, model.config, known, folder.name),
+            tokenizer=tokenizer,
+        )
+        if recipe := beside.get("recipe.toml"):
+            (Path(made) / "recipe.toml").write_bytes(recipe)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+            if (Path(made) / name).is_file():
+                (Path(made) / name).rename(folder / name)
+
+
+def card_with_metadata(card: str, config: DensityConfig, metrics: Mapping[str, Any], name: str) -> str:
+    """The card with a head for the hub: library, tags, kind of model, and what was measured. What is there is kept."""
+    given, text = {}, card
+    if card.startswith("---"):
+        parsed = ModelCard(card, ignore_metadata_errors=True)
+        given, text = parsed.data.to_dict(), parsed.text
+    layout = config.layout
+    data: dict[str, Any] = {"library_name": "s4gen", "tags": _tags(config)}
+    if pipeline := PIPELINES[layout.kind]:
+        data["pipeline_tag"] = pipeline
+    if results := _results(metrics, pipeline or "audio-generation"):
+        data |= {"model_name": given.get("model_name", name), "eval_results": results}
+    head = ModelCardData(**{**data, **given}).to_yaml()
+    return f"---\n{head}\n---\n\n{text.lstrip()}"
+
+
+def _tags(config: DensityConfig) -> list[str]:
+    layout, model = config.layout, config.model
+    kinds = {ImageLayout: "image", TextLayout: "text", AudioLayout: "audio"}
+    tags = ["density-estimation", "autoregressive", kinds[type(layout)], model.mixer]
+    return [*tags, "state-space-model", *(["sashimi"] if model.pool else [])]
+
+
+def _results(metrics: Mapping[str, Any], task: str) -> list[EvalResult]:
+    """What a checkpoint's metrics say of a test split, in the units that it was measured in."""
+    tables = [metrics, metrics.get("test", {}), (metrics.get("test") or {}).get("stream", {})]
+    found = {unit: table[unit] for table in tables if isinstance(table, Mapping) for unit in UNITS if unit in table}
+    dataset = str(metrics.get("dataset", "test split"))
+    return [EvalResult(task, dataset, dataset, unit, value) for unit, value in found.items()]
+
+
+def _no_name(name: str) -> str:
+    names = ", ".join(shipped_names("checkpoints"))
+    return f"{name} is no folder, no shipped checkpoint ({names}), and no name on the hub, which is user/name"
+
+
+def _reachable() -> bool:
+    """Whether something answers where the hub is. Behind a proxy that is for the proxy to find out."""
+    if getproxies().keys() - {"no"}:
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or {"http": 80}.get(address.scheme, 443)
+    try:
+        socket.create_connection((address.hostname, port), timeout=CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _explained(error: Exception, name: str, revision: str | None) -> str:
+    """One sentence about what went wrong on the way to the hub."""
+    if isinstance(error, GatedRepoError):
+        return f"{name} is on the hub, and you have to ask its owner for access; then give a token"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{name} on the hub has no revision {revision!r}: give a branch, a tag or a commit that it has"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"there is no {name} on the hub, or it is private and needs a token; and no folder of that name"
+    if isinstance(error, HFValidationError):
+        return _no_name(name)
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return f"the hub refused {name}: {str(error).strip().splitlines()[0]}"
+    if isinstance(error, UserError):
+        return str(error)
+    return (
+        f"{name} is no folder here and not in the cache, and the hub cannot be reached (no network, or offline mode is "
+        "on): connect, or give the path of a folder"
+    )

@@ -1,0 +1,213 @@
+"""State space layers for models of your own: S4D and S4, as any other `torch.nn` layer.
+
+    layer = S4D(256)                          # options by keywords
+    y, state = layer(u)                       # u (batch, length, 256) -> y of the same shape, in parallel
+    y, state = layer(more, state)             # the next chunk of the same sequences
+    y, state = layer.step(u_t, state)         # or one input at a time, u_t (batch, 256)
+
+All three compute the same function, at any length. A state is a value: nothing is kept in the layer. A page about it is
+docs/layers.md.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from s4gen.config import SSMConfig
+from s4gen.errors import UserError
+from s4gen.models.blocks import GatedOutput
+from s4gen.models.ssm_layers import S4 as S4Core
+from s4gen.models.ssm_layers import S4D as S4DCore
+from s4gen.models.ssm_layers import SSMLayer
+
+__all__ = ["S4", "S4D", "load_layer"]
+
+FORMAT, FORMAT_VERSION = "s4gen-layer", 1
+
+
+class _Layer(nn.Module):
+    """What both have in common: the state space layer `ssm`, and `output`, which mixes the features behind it."""
+
+    def __init__(self, ssm: SSMLayer, options: dict[str, Any], mix: bool, dropout: float, transposed: bool) -> None:
+        super().__init__()
+        self.d_model, self.d_state, self.transposed = ssm.d_model, ssm.d_state, transposed
+        self.ssm = ssm
+        self.output: nn.Module = GatedOutput(ssm.d_model, dropout) if mix else nn.Identity()
+        self._options = options | {"mix": mix, "dropout": dropout, "transposed": transposed}
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The state before any input, zeros r(batch, d_model, d_state)."""
+        return self.ssm.initial_state(batch)
+
+    def forward(self, u: Tensor, state: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run over whole sequences, or over the next chunk of them, in parallel.
+
+        Args:
+            u: r(B, L, d_model), L >= 1; r(B, d_model, L) if the layer is `transposed`.
+            state: r(B, d_model, d_state) after what came before; None: nothing did.
+            lengths: int64 (B,), where rows end earlier: the state of a row is the one after so many inputs.
+
+        Returns:
+            y, of the shape of u, and the state after the last input.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        y, state = self.ssm(u.transpose(1, 2) if self.transposed else u, state, lengths)
+        y = self.output(y)
+        return (y.transpose(1, 2) if self.transposed else y), state
+
+    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One input of each sequence, u r(B, d_model): y r(B, d_model) and the new state.
+
+        The system is discretised anew in every call, so that gradients flow through it; for many steps with fixed
+        weights take `recurrent()`.
+        """
+        y, state = self.ssm.step(u, state)
+        return self.output(y), state
+
+    def recurrent(self) -> Recurrent:
+        """A frozen twin with Abar, Bbar and Cbar made once: the same `initial_state` and `step`, only faster."""
+        return Recurrent(self)
+
+    def extra_repr(self) -> str:
+        return f"d_model={self.d_model}, d_state={self.d_state}"
+
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write options and weights to a folder; `load_layer` reads them.
+
+        Raises:
+            UserError: `path` exists (and `overwrite` is not set, or it is no layer), or cannot be written.
+        """
+        from s4gen.checkpoint import check_target, save_tensors, write_atomic
+
+        check_target(path, overwrite)
+        config = {"format": FORMAT, "format_version": FORMAT_VERSION, "layer": type(self).__name__}
+
+        def fill(folder: Path) -> None:
+            text = json.dumps(config | {"options": self._options}, indent=2)
+            (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+            save_tensors(folder / "model.safetensors", self.state_dict())
+
+        write_atomic(path, fill)
+
+
+class S4D(_Layer):
+    """The diagonal state space layer (arXiv 2206.11893), and behind it, unless `mix` is false, GELU and a gated linear
+    layer, which mix the features; without these each feature runs through a system of its own, u + its past.
+
+    Args:
+        d_model: features, each with a system of its own.
+        d_state: real numbers of state per feature, even.
+        init: initial Lambda: legs, lin, inv, inv2, quad, real or random.
+        discretization: zoh or bilinear.
+        dt_min, dt_max: bounds of the initial step sizes; about 1 / dt_max to 1 / dt_min inputs are remembered.
+        n_ssm: distinct (Lambda, B), which features share in turn; 0: one for each feature.
+        decay, dt_transform: -Re Lambda and the step size as functions of their parameters: exp or softplus.
+        tie_dt: one step size for each feature; false: one for each feature and conjugate pair.
+        train_B: whether B is trained.
+        mix: whether GELU, dropout and a gated linear layer (GLU) follow.
+        dropout: in `mix`, the probability of dropping a feature in training.
+        transposed: sequences are (batch, d_model, length), as of a convolution.
+
+    Raises UserError, whose message names the option, for a value that cannot be.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_state: int = 64,
+        init: str = "legs",
+        discretization: str = "zoh",
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        n_ssm: int = 0,
+        decay: str = "exp",
+        dt_transform: str = "exp",
+        tie_dt: bool = True,
+        train_B: bool = True,
+        mix: bool = True,
+        dropout: float = 0.0,
+        transposed: bool = False,
+    ) -> None:
+        options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        options = {name: options[name] for name in options if name not in ("mix", "dropout", "transposed")}
+        config = SSMConfig(**{name: value for name, value in options.items() if name != "d_model"})
+        super().__init__(S4DCore(d_model, config), options, mix, dropout, transposed)
+
+
+class S4(_Layer):
+    """The diagonal plus low-rank state space layer (arXiv 2111.00396), bilinear, and what mixes features behind it.
+
+    Args:
+        init: the HiPPO measure that Lambda, P and B begin with: legs, legt, lagt or fourier.
+
+    All other options are those of `S4D`. Raises UserError, whose message names the option, for a value that cannot be.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_state: int = 64,
+        init: str = "legs",
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        n_ssm: int = 0,
+        decay: str = "exp",
+        dt_transform: str = "exp",
+        train_B: bool = True,
+        mix: bool = True,
+        dropout: float = 0.0,
+        transposed: bool = False,
+    ) -> None:
+        options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        options = {name: options[name] for name in options if name not in ("mix", "dropout", "transposed")}
+        config = SSMConfig(**{name: value for name, value in options.items() if name != "d_model"})
+        super().__init__(S4Core(d_model, config), options, mix, dropout, transposed)
+
+
+class Recurrent(nn.Module):
+    """A layer with fixed weights, to be stepped: x' = Abar x + Bbar u, y = output(Cbar x' + D u)."""
+
+    def __init__(self, layer: _Layer) -> None:
+        super().__init__()
+        self.stepper = layer.ssm.discretized()
+        self.output = layer.output
+
+    def initial_state(self, batch: int) -> Tensor:
+        """Zeros r(batch, d_model, d_state)."""
+        return self.stepper.initial_state(batch)
+
+    @torch.no_grad()
+    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """u r(B, d_model) -> y r(B, d_model), new state."""
+        y, state = self.stepper.step(u, state)
+        return self.output(y), state
+
+
+def load_layer(path: str | Path) -> S4D | S4:
+    """The layer that `save` wrote, in evaluation mode.
+
+    Raises:
+        UserError: there is none at `path`, or it is damaged.
+    """
+    from s4gen.checkpoint import check_tensors, load_tensors, read_json
+
+    folder = Path(path)
+    config = read_json(folder / "config.json")
+    kinds: dict[str, type[S4D | S4]] = {"S4D": S4D, "S4": S4}
+    if config.get("format") != FORMAT or config.get("layer") not in kinds:
+        raise UserError(f"{folder / 'config.json'} is not of a layer; a whole model is read by s4gen.from_pretrained")
+    with torch.random.fork_rng(devices=[]):
+        layer = kinds[config["layer"]](**config["options"])
+    tensors = load_tensors(folder / "model.safetensors")
+    check_tensors(tensors, layer.state_dict(), folder / "model.safetensors")
+    layer.load_state_dict(tensors, assign=True)
+    return layer.eval()
