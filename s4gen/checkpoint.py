@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,8 @@ __all__ = [
 FORMAT = "s4gen-checkpoint"
 CLASSIFIER_FORMAT = "s4gen-classifier"
 """What stands beside density models without being one (s4gen.classify)."""
+EXACT = "float64"
+"""In config.json: the tensors that are kept in float64 beside a model in float32."""
 LAYER_FORMAT = "s4gen-layer"
 """What s4gen.layers saves."""
 FORMAT_VERSION = 1
@@ -140,6 +142,8 @@ def fill_checkpoint(
         "s4gen_version": s4gen.__version__,
         "density": density_config_to_dict(model.config),
     }
+    if exact := _exact(model):
+        config[EXACT] = exact
     save_tensors(folder / "model.safetensors", model.state_dict())
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -152,6 +156,13 @@ def fill_checkpoint(
         (folder / CURVE_FILE).write_bytes(curve)
 
 
+def _exact(model: DensityModel) -> list[str]:
+    """Names of the parameters that a model keeps in float64 while it works in float32, as an imported one may."""
+    if model.dtype != torch.float32:
+        return []
+    return [name for name, tensor in model.state_dict().items() if tensor.dtype == torch.float64]
+
+
 def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
     """The checkpoint of this path or shipped name. The global random state is left as it was.
 
@@ -159,10 +170,10 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
         UserError: there is none, it is damaged, or it is of another format version.
     """
     path = resolve_checkpoint(name_or_path)
-    config, tensors, recipe, metrics = read_consistent(path, _read)
+    config, tensors, recipe, metrics, exact = read_consistent(path, _read)
     with torch.random.fork_rng(devices=[]):
         model = build_model(config)
-    tensors = fitting(tensors, model.state_dict(), path / "model.safetensors")
+    tensors = fitting(tensors, model.state_dict(), path / "model.safetensors", exact)
     model.load_state_dict(tensors, assign=True)
     return Checkpoint(path, config, model.eval(), recipe, metrics)
 
@@ -242,12 +253,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read(folder: Path) -> tuple[DensityConfig, dict[str, Tensor], Recipe | None, dict[str, Any]]:
+def _read(folder: Path) -> tuple[DensityConfig, dict[str, Tensor], Recipe | None, dict[str, Any], tuple[str, ...]]:
     config = _read_config(folder / "config.json")
+    exact = read_json(folder / "config.json").get(EXACT)
     tensors = load_tensors(folder / "model.safetensors")
     recipe = load_recipe(folder / "recipe.toml") if (folder / "recipe.toml").exists() else None
     metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
-    return config, tensors, recipe, metrics
+    return config, tensors, recipe, metrics, tuple(map(str, exact)) if isinstance(exact, list) else ()
 
 
 def _read_config(path: Path) -> DensityConfig:
@@ -304,8 +316,12 @@ def _read_bytes(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def fitting(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def fitting(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, exact: Collection[str] = ()
+) -> dict[str, Tensor]:
     """The tensors in the precision of those of the model in config.json; another one is said, once for the file.
+
+    Those whose names are in `exact` are kept as they are found.
 
     Raises:
         UserError: one is missing, one too many, of another shape, or of numbers of another kind.
@@ -319,7 +335,8 @@ def fitting(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: P
         if tensor.shape != expected[name].shape:
             got, wanted = tuple(tensor.shape), tuple(expected[name].shape)
             raise UserError(f"{path} does not fit config.json: tensor {name} has shape {got}, expected {wanted}")
-    return _in_precision(found, expected, path)
+    others = {name: tensor for name, tensor in expected.items() if name not in exact}
+    return _in_precision(found, others, path)
 
 
 def _in_precision(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from s4gen.checkpoint import LAYER_FORMAT, TOKENIZER_FILE, fill_checkpoint, load_checkpoint, read_json
+from s4gen.checkpoint import CURVE_FILE, LAYER_FORMAT, TOKENIZER_FILE, fill_checkpoint, load_checkpoint, read_json
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, TextLayout
 from s4gen.data.text import Tokenizer, from_json
 from s4gen.errors import UserError
@@ -37,9 +37,9 @@ from s4gen.models.pixels import PixelModel
 from s4gen.models.tokens import TokenModel
 from s4gen.shipped import shipped_names
 
-FILES = ("config.json", "model.safetensors", TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md")
-CARRIED = (TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md")
+CARRIED = (TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md", CURVE_FILE)
 """What belongs to a model and is not in it."""
+FILES = ("config.json", "model.safetensors", *CARRIED)
 PIPELINES = {"image": "unconditional-image-generation", "text": "text-generation", "audio": None}
 """Under which the hub lists a model of this kind."""
 UNITS = ("bits_per_dim", "bits_per_sample", "word_perplexity")
@@ -220,6 +220,7 @@ def write_files(folder: Path, model: DensityModel, beside: Mapping[str, bytes]) 
             metrics=metrics,
             card=card_with_metadata(card, model.config, known, folder.name),
             tokenizer=tokenizer,
+            curve=beside.get(CURVE_FILE),
         )
         if recipe := beside.get("recipe.toml"):
             (Path(made) / "recipe.toml").write_bytes(recipe)

@@ -198,7 +198,7 @@ def load_layer(path: str | Path) -> S4D | S4:
     Raises:
         UserError: there is none at `path`, or it is damaged.
     """
-    from s4gen.checkpoint import check_tensors, load_tensors, read_json
+    from s4gen.checkpoint import fitting, load_tensors, read_json
 
     folder = Path(path)
     config = read_json(folder / "config.json")
@@ -208,6 +208,6 @@ def load_layer(path: str | Path) -> S4D | S4:
     with torch.random.fork_rng(devices=[]):
         layer = kinds[config["layer"]](**config["options"])
     tensors = load_tensors(folder / "model.safetensors")
-    check_tensors(tensors, layer.state_dict(), folder / "model.safetensors")
+    tensors = fitting(tensors, layer.state_dict(), folder / "model.safetensors")
     layer.load_state_dict(tensors, assign=True)
     return layer.eval()

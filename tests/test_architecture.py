@@ -25,6 +25,7 @@ FLOORS = [
         "plots",
         "report",
         "layers",
+        "hub",
     },
     {"train", "sampling", "importing"},
     {"demo", "bench_core", "exporting"},

@@ -1,4 +1,4 @@
-"""Write a model for other programs: its step as ONNX or for PyTorch alone, or its whole generation as C++."""
+"""`s4gen export`: a model for other programs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.errors import UserError
+from s4gen.folders import user_path
 
 if TYPE_CHECKING:
     from s4gen.exporting.programs import Check
 
+SUMMARY = "Write a model for other programs: its step as ONNX or for PyTorch alone, or its whole generation as C++."
 FORMATS = ("onnx", "torch", "native")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or the name of a shipped checkpoint")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    parser.add_argument("out", metavar="OUT", type=user_path, help="folder to write")
     parser.add_argument(
         "--format",
         choices=FORMATS,

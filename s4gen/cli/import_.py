@@ -1,25 +1,29 @@
-"""Read weights of state-spaces/s4 as a checkpoint."""
+"""`s4gen import`: weights of state-spaces/s4 as a checkpoint."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.cli.output import print_json
+from s4gen.folders import user_path
 
 if TYPE_CHECKING:
     from s4gen.importing import Imported
 
+SUMMARY = "Read weights of state-spaces/s4 as a checkpoint."
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=Path, help="a state dict (.pt), or a Lightning checkpoint (.ckpt)")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder of the checkpoint")
+    parser.add_argument(
+        "file", metavar="FILE", type=user_path, help="a state dict (.pt), or a Lightning checkpoint (.ckpt)"
+    )
+    parser.add_argument("out", metavar="OUT", type=user_path, help="folder of the checkpoint")
     parser.add_argument(
         "--config",
         metavar="JSON|YAML",
-        type=Path,
+        type=user_path,
         help="the model's configuration, for what the weights do not tell (default: what a .ckpt holds beside them)",
     )
     parser.add_argument(

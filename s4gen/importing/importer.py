@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from s4gen.checkpoint import check_tensors, save_checkpoint
+from s4gen.checkpoint import fitting, save_checkpoint
 from s4gen.config import AudioLayout, DensityConfig, Layout, ModelConfig, SSMConfig, TextLayout
 from s4gen.data.text.numbers import NumberTokenizer
 from s4gen.errors import UserError
@@ -124,7 +124,7 @@ def _read_model(ledger: Ledger, options: Options, dt: str | None) -> Imported:
     layout = _layout(ends, stack, options, notes)
     model = build_model(DensityConfig(layout, _model_config(stack, shape, ends, notes), ssm))
     tensors = stack.tensors | ends.tensors
-    check_tensors(tensors, model.state_dict(), Path(ledger.where))
+    tensors = fitting(tensors, model.state_dict(), Path(ledger.where), exact=tensors)  # C and pools are in float64
     model.load_state_dict(tensors, assign=True)
     _compare(options, ends, shape, stack)
     imported = Imported(model.eval(), stack.version, ledger.fate, notes)

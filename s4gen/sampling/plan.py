@@ -76,8 +76,8 @@ class Norm:
 class SSM:
     """s' = diag(a) s - sum_r p_r (q_r . s) + B u and y = C . s' + D u; vectors in real form, see ssm.realform.
 
-    u = h (or x, where that is the `source`) and g = GELU(y), or GELU(g + y) where taps have left something in g; or, gated, u = v and g = q y, of
-    g = q, k, v. Without modes, N = 0, it is the skip D alone.
+    u = h (or x, where that is the `source`) and g = GELU(y), or GELU(g + y) where taps have left something in g; or,
+    gated, u = v and g = q y, of g = q, k, v. Without modes, N = 0, it is the skip D alone.
     """
 
     a: Tensor  # r(H, N): real parts, then imaginary parts
