@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,13 @@ def test_forward_changes_no_parameter() -> None:
 def test_what_cannot_be_is_one_sentence(make: Any, message: str) -> None:
     with pytest.raises((UserError, ValueError), match=message):
         make()
+
+
+def test_the_page_about_the_layers_runs() -> None:
+    """Its blocks of Python, one after another."""
+    page = (Path(__file__).parents[1] / "docs" / "layers.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert tuple(names["logits"].shape) == (8, 10)
+    assert len(names["groups"][0]["params"]) == 4

@@ -19,6 +19,8 @@ from s4gen.sampling.convert import RecurrentModel
 
 TOLERANCE = 1e-5
 """Allowed difference of a log-probability, times its size where that is above 1."""
+IMPOSSIBLE = -80.0
+"""A log-probability below which there is none: float32 has no exponential of much less."""
 CHECKED = 64
 """Tokens drawn greedily, and as many read, to compare on."""
 
@@ -139,4 +141,6 @@ def check(recurrent: RecurrentModel, step: Step, run: Run) -> Check:
 
 
 def _difference(got: Tensor, want: Tensor) -> float:
+    """Of log-probabilities; those of what is next to impossible count as equal, one of them may be -inf."""
+    got, want = got.clamp_min(IMPOSSIBLE), want.clamp_min(IMPOSSIBLE)
     return float(((got - want).abs() / want.abs().clamp_min(1)).max())

@@ -14,6 +14,7 @@ from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path, tree_u
 
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
+from s4gen.models.pixels import PixelModel
 from s4gen.models.sashimi import Sashimi, SashimiState
 from s4gen.sampling.convert import RecurrentModel
 
@@ -67,7 +68,11 @@ class Step(nn.Module):
 
     def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         spec: TreeSpec = self._spec
-        logits, new = self.model.step(token, tree_unflatten(list(state), spec))
+        before = tree_unflatten(list(state), spec)
+        if isinstance(self.model, PixelModel):  # as if a pixel began in every step; what began in none is thrown away
+            logits, new = self.model.step_due(token, before, True)
+        else:
+            logits, new = self.model.step(token, before)
         return logits.log_softmax(-1), *(leaf for _, leaf in tree_flatten_with_path(new)[0])
 
 

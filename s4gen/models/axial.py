@@ -104,7 +104,7 @@ class Axial(nn.Module):
 
     def step(self, u: Tensor, state: AxialState) -> tuple[Tensor, AxialState]:
         """One pixel: u r(B, H), state -> y r(B, H), new state."""
-        rows, column = torch.arange(len(u), device=u.device), state.place % self.raster.width
+        rows, column = torch.arange(u.shape[0], device=u.device), state.place % self.raster.width
         if self.axis == "row":
             lane, fresh = torch.zeros_like(column), column == 0
         else:
