@@ -78,6 +78,7 @@ def _cache_of_its_own() -> Iterator[None]:
     """One for the session, so that the full CIFAR-10 is decoded once."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", folder)
+        patch.delenv("S4GEN_CACHE", raising=False)
         yield
 
 
