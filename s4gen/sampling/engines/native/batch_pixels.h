@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "mixture.h"
 #include "pixels.h"
 #include "plan.h"
 #include "steps.h"

@@ -41,12 +41,19 @@ class Session {
   // Rings begin anew with the places: those come in first.
   void exchange(size_t layer, float* canonical, bool inward) {
     const Op& op = stateful(layer);
-    for (uint64_t row = 0; row < rows_; ++row)
-      for (uint64_t i = 0; i < outer(op); ++i)
-        for (uint64_t j = 0; j < inner(op); ++j) {
-          float &ours = *cell(op, row, number(op, row, i, j)), &theirs = canonical[(row * outer(op) + i) * inner(op) + j];
-          (inward ? ours : theirs) = inward ? theirs : ours;
+    const uint64_t size = outer(op) * inner(op), M = lanes_ ? lanes_ : 1;
+    constexpr uint64_t BLOCK = 64;  // numbers at a time, of all rows of a group: states are large, and rows far apart
+    uint64_t at[BLOCK];
+    for (uint64_t row = 0; row < rows_; row += M)
+      for (uint64_t first = 0; first < size; first += BLOCK) {
+        const uint64_t n = std::min(BLOCK, size - first);
+        for (uint64_t i = 0; i < n; ++i) at[i] = number(op, row, (first + i) / inner(op), (first + i) % inner(op)) * M;
+        for (uint64_t m = 0; m < std::min(M, rows_ - row); ++m) {
+          float *ours = state_.at((row * plan_->state) + op.state * M + m), *theirs = canonical + (row + m) * size + first;
+          for (uint64_t i = 0; inward && i < n; ++i) ours[at[i]] = theirs[i];
+          for (uint64_t i = 0; !inward && i < n; ++i) theirs[i] = ours[at[i]];
         }
+      }
   }
   void exchange_places(int64_t* places, bool inward) {
     for (uint64_t r = 0; inward && r < rows_; ++r)
@@ -141,7 +148,7 @@ class Session {
 
   uint64_t padded_rows() const { return lanes_ ? (rows_ + lanes_ - 1) / lanes_ * lanes_ : rows_; }
 
-  // Where in an operation's state of a row the canonical number j of i is.
+  // Where in an operation's state of a row the canonical number j of i is; of all rows of a group in the same place.
   uint64_t number(const Op& op, uint64_t row, uint64_t i, uint64_t j) const {
     const uint64_t N = op.modes, D = padded(op.in);
     if (op.kind == SSM) {
@@ -155,11 +162,6 @@ class Session {
       return j < all ? behind + j % parts * padded(N) + j / parts : j - all;
     }
     return i * D + j;
-  }
-
-  float* cell(const Op& op, uint64_t row, uint64_t number) const {
-    const uint64_t M = lanes_ ? lanes_ : 1, group = row / M;
-    return state_.at((group * plan_->state + op.state + number) * M + row % M);
   }
 
   void finish(const Work& work, uint64_t row, uint64_t step, const float* logits, int thread) {

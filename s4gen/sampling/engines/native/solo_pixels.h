@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "mixture.h"
 #include "pixels.h"
 #include "plan.h"
 #include "steps.h"
@@ -161,8 +162,10 @@ void solo_channel(const Plan& plan, const Op& op, const Spot& spot, float* state
   float* kept = state + op.state;
   const float* tables[1 + MAX_CHANNELS] = {plan.tensor(op, 0) + spot.channel * D};
   int n = op.modes != 0;
-  for (uint64_t c = 0; op.modes && c < spot.channel; ++c)
-    tables[n++] = plan.tensor(op, 1) + (c * pixel.levels + value_of(pixel, state[pixel.state + slot_of(pixel, spot, c)])) * D;
+  for (uint64_t c = 0; op.modes && c < spot.channel; ++c) {
+    const float token = state[pixel.state + slot_of(pixel, spot, c)];
+    tables[n++] = plan.tensor(op, 1) + (c * pixel.levels + value_of(pixel, token)) * D;
+  }
   for (uint64_t i = 0; i < D; i += W) {
     const bool mine = i / W >= blocks.begin && i / W < blocks.end;
     v16 sum = spot.begins ? load<v16>(h + i) : load<v16>(kept + i);
