@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.output import print_json
 from s4gen.cli.subject import is_preset
-from s4gen.config import DensityConfig, ImageLayout, TextLayout, load_preset, recipe_to_dict
+from s4gen.config import DensityConfig, ImageLayout, Layout, TextLayout, load_preset, recipe_to_dict
 
 if TYPE_CHECKING:
     from s4gen.models.density import DensityModel
@@ -68,7 +68,7 @@ def preset_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
 
 def _model_facts(config: DensityConfig, model: DensityModel) -> dict[str, dict[str, Any]]:
     facts: dict[str, dict[str, Any]] = {
-        "layout": {"kind": config.layout.kind} | dataclasses.asdict(config.layout) | {"length": config.layout.length},
+        "layout": {"kind": config.layout.kind} | _layout_facts(config.layout) | {"length": config.layout.length},
         "model": dataclasses.asdict(config.model),
     }
     if config.model.mixer not in ("attention", "wavenet"):
@@ -93,6 +93,14 @@ def count_operations(model: DensityModel) -> dict[str, int]:
         f"forward_per_{what}": flops.forward,
         f"training_step_per_{what}": flops.training,
     }
+
+
+def _layout_facts(layout: Layout) -> dict[str, Any]:
+    """The fields of a layout; of text, what is rarely so only where it is so."""
+    facts = dataclasses.asdict(layout)
+    if not facts.get("bare_prompts", True):
+        del facts["bare_prompts"]
+    return facts
 
 
 def count_parameters(model: DensityModel) -> dict[str, int]:
