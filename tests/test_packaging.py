@@ -77,7 +77,7 @@ def test_the_installed_package_is_typed_and_licensed(unpacked_wheel: Path) -> No
         "[console_scripts]",
         "s4gen",
         "=",
-        "s4gen.cli:main",
+        "s4gen.__main__:program",
     ]
 
 

@@ -69,3 +69,21 @@ def test_generated_digits_are_recognised(capsys: Capture, tmp_path: Path) -> Non
     )
     clips = json.loads((tmp_path / "digits" / "samples.json").read_text())
     assert abs(sum(clip["recognised"] == clip["class"] for clip in clips) - wanted) <= 20
+
+
+def test_the_model_of_photographs_knows_what_they_look_like(capsys: Capture) -> None:
+    """On the images inside the package it needs less than half of the 8 bits that a value has."""
+    found = json.loads(output(capsys, "eval", "cifar10-small", "--dataset", "cifar10-mini", "--limit", "20", "--json"))
+    assert 2.5 < found["bits_per_dim"] < 4
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_model_of_photographs_has_the_bits_of_its_card(capsys: Capture) -> None:
+    """All 10,000 test images, some minutes of one core."""
+    said = load_checkpoint("cifar10-small").metrics["test"]
+    card = (find("checkpoints", "cifar10-small") / "README.md").read_text(encoding="utf-8")
+    found = json.loads(output(capsys, "eval", "cifar10-small", "--json"))
+    assert found["n_sequences"] == said["n_sequences"] == 10_000
+    assert found["bits_per_dim"] == pytest.approx(said["bits_per_dim"], abs=1e-4)
+    assert f"**{found['bits_per_dim']:.3f} ± {found['stderr']:.3f}**" in card
