@@ -160,3 +160,27 @@ def test_what_cannot_be_exported_is_one_sentence(
     assert main(["export", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1 and message in printed.err
+
+
+def test_the_program_without_python_refuses_what_makes_no_sense(tmp_path: Path) -> None:
+    """One line and the usage, exit code 2; output that is lost is an error, too. It finds its plan from anywhere."""
+    try:
+        find_compiler()
+    except NativeUnavailable:
+        pytest.skip("no C++ compiler")
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    checkpoint = saved(shaken(KINDS["image"]()), tmp_path)
+    assert main(["export", checkpoint, str(tmp_path / "out"), "--format", "native"]) == 0
+    subprocess.run(["make", "-s"], cwd=tmp_path / "out", check=True, capture_output=True)
+    program = str(tmp_path / "out" / "generate")
+    for words in (["-1"], ["1", "abc"], ["1", "0"], ["-h"], ["1e6", "1e6"], ["1", "5", "0", "-1"], ["1"] * 9):
+        done = subprocess.run([program, *words], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert "usage: ./generate [SEQUENCES]" in done.stderr
+    assert subprocess.run([program, "1", "3"], cwd="/", capture_output=True).returncode == 0
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            assert subprocess.run([program, "1", "3"], stdout=full, stderr=subprocess.DEVNULL).returncode == 1
+    (tmp_path / "out" / "plan.bin").unlink()
+    assert "plan.bin is not there" in subprocess.run([program], capture_output=True, text=True).stderr

@@ -20,7 +20,7 @@ from s4gen.checkpoint import load_checkpoint
 from s4gen.cli import main
 from s4gen.config import AudioLayout
 from s4gen.errors import UserError
-from s4gen.importing import import_weights, save_imported
+from s4gen.importing import import_weights, kernels, save_imported
 from s4gen.importing.options import Options, flattened
 from s4gen.models.density import DensityModel
 from s4gen.sampling.convert import recurrent_of
@@ -334,3 +334,14 @@ def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(command) == 2
     assert "exists; choose another name, or replace it with --force" in capsys.readouterr().err
     assert main([*command, "--force"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("kind", "s4d"), ("kind", "diag"), ("version", "v3.0.0"), ("version", "v2")]
+)
+def test_a_configuration_of_another_model_is_refused(key: str, value: str) -> None:
+    """Else what it says of the step sizes, which the weights do not tell, would be believed."""
+    options = Options({"kind": "s4", "version": "HEAD e757cef"} | {key: value}, "theirs.json")
+    with pytest.raises(UserError, match=rf"theirs.json: {key} = .*is it another model's\?"):
+        kernels._check_kind(options, "HEAD", "s4")
+    kernels._check_kind(Options({}, "theirs.json"), "v2", "s4d")

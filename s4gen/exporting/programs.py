@@ -19,6 +19,9 @@ from s4gen.sampling.convert import RecurrentModel
 
 TOLERANCE = 1e-5
 """Allowed difference of a log-probability, times its size where that is above 1."""
+TOLERANCE_OF_MIXTURES = 1e-3
+"""The same for a mixture of logistics. A value has there the difference of two edges close to each other, of which
+float32 leaves four digits; two programs that round an exponential differently differ by that."""
 IMPOSSIBLE = -80.0
 """A log-probability below which there is none: float32 has no exponential of much less."""
 CHECKED = 64
@@ -110,7 +113,7 @@ def check(recurrent: RecurrentModel, step: Step, run: Run) -> Check:
     """Draw greedily with both, and score sequences of two rows with both.
 
     Raises:
-        UserError: the tokens differ, or log-probabilities differ by more than `TOLERANCE`.
+        UserError: the tokens differ, or log-probabilities differ by more than is allowed.
     """
     token, ours = torch.full((1,), recurrent.bos), recurrent.initial_state(1)
     theirs: Sequence[Tensor] = step.initial(recurrent, 1)
@@ -128,9 +131,10 @@ def check(recurrent: RecurrentModel, step: Step, run: Run) -> Check:
         log_p, theirs = run(fed, theirs)
         worst = max(worst, _difference(log_p, logits.log_softmax(-1)))
         fed = torch.multinomial(logits.softmax(-1), 1, generator=random)[:, 0]
-    if not all(drawn) or not worst <= TOLERANCE:
+    allowed = TOLERANCE_OF_MIXTURES if recurrent.config.model.head == "mixture" else TOLERANCE
+    if not all(drawn) or not worst <= allowed:
         raise UserError(
-            f"the exported step is not the model's: log-probabilities differ by {worst:.1e}, where {TOLERANCE:g} is "
+            f"the exported step is not the model's: log-probabilities differ by {worst:.1e}, where {allowed:g} is "
             f"allowed, and {sum(drawn)} of {len(drawn)} greedy tokens are the same"
         )
     theirs, began = step.initial(recurrent, 1), time.perf_counter()

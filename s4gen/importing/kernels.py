@@ -76,6 +76,22 @@ def version_of(ledger: Ledger) -> str:
     )
 
 
+def _check_kind(options: Options, version: str, kind: str) -> None:
+    """Refuse a configuration that is of layers of another kind, or of another version, than the weights.
+
+    Raises:
+        UserError: it is; what it says of the step sizes would be believed otherwise.
+    """
+    said = {"kind": options.get("kind", kind), "version": options.get("version", version)}
+    known = {"head": HEAD, "v3": V3, "v2": V2}
+    release = known.get(str(said["version"]).lower().split(" ")[0].split(".")[0], version)
+    for name, given, found in (("kind", said["kind"], kind), ("version", release, version)):
+        if given != found and (name == "version" or given in ("s4", "s4d")):
+            raise UserError(
+                f"{options.source}: {name} = {said[name]!r}, but the weights are of {found}; is it another model's?"
+            )
+
+
 def read_kernel(ledger: Ledger, block: str, version: str, options: Options, dt_transform: str) -> Kernel:
     """The layer of the block with this prefix, such as "model.layers.3".
 
@@ -91,6 +107,7 @@ def read_kernel(ledger: Ledger, block: str, version: str, options: Options, dt_t
             "stepped; expected 1"
         )
     is_s4 = f"{prefix}P" in ledger
+    _check_kind(options, version, "s4" if is_s4 else "s4d")
     parameters = {"D": ledger.take(f"{layer}D", H)}
     dt, dt_transform = _dt(ledger, prefix, H, n, dt_transform)
     parameters["raw_dt"] = dt

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from s4gen.atomic import write_file_atomic
 from s4gen.checkpoint import Checkpoint, load_checkpoint
-from s4gen.config import Layout, Recipe, TextLayout, load_recipe, recipe_to_toml
+from s4gen.config import Layout, Recipe, TextLayout, is_text, load_recipe, recipe_to_toml
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
 from s4gen.train.optim import schedule
@@ -32,8 +32,8 @@ def tokenizer_of(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer | None:
     Raises:
         UserError: the recipe asks for another kind, or for another number of tokens.
     """
-    if not isinstance(checkpoint.config.layout, TextLayout):
-        return None
+    if not isinstance(checkpoint.config.layout, TextLayout) or not is_text(recipe.data.dataset):
+        return None  # that one is of text and the other is not, `check_layout` says
     known, data = checkpoint.tokenizer(), recipe.data
     if known.kind != data.tokenizer or data.vocab_size not in (0, known.vocab):
         size = f" data.vocab_size={known.vocab}" if known.kind == "bpe" else ""

@@ -18,23 +18,43 @@ static double uniform(uint64_t seed, uint64_t sequence, uint64_t t) {
   return (c[t % 4] >> 11) * (1.0 / 9007199254740992.0);
 }
 
-int main(int argc, char** argv) {
-  auto number = [&](int i, double otherwise) { return argc > i ? std::atof(argv[i]) : otherwise; };
-  const uint64_t rows = number(1, 1), steps = number(2, LENGTH), seed = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 0;
-  std::ifstream file("plan.bin", std::ios::binary);
+static int refuse(const char* why) {
+  std::fprintf(stderr, "%s\nusage: ./generate [SEQUENCES] [TOKENS] [SEED] [TEMPERATURE] [TOP_K] [TOP_P] [MIN_P] [LABEL]\n", why);
+  return 2;
+}
+
+int main(int argc, char** argv) try {
+  // SEQUENCES, TOKENS, SEED, .., LABEL; a word that is no number, or outside of these bounds, is refused.
+  double value[9] = {0, 1, LENGTH, 0, 1, 0, 1, 0, 0};
+  const double least[9] = {0, 1, 1, 0, 0, 0, 0, 0, 0}, most[9] = {0, 1e6, 1e9, 9e15, 1e9, 1e9, 1, 1, 1e9};
+  if (argc > 9) return refuse("too many arguments");
+  for (int i = 1; i < argc; ++i) {
+    char* end = nullptr;
+    value[i] = std::strtod(argv[i], &end);
+    if (end == argv[i] || *end || !(value[i] >= least[i] && value[i] <= most[i])) return refuse("not a number that will do");
+  }
+  auto number = [&](int i) { return value[i]; };
+  const uint64_t rows = number(1), steps = number(2), seed = number(3);
+  if (rows * steps > 1000000000) return refuse("more than 1000000000 tokens in all");
+  const std::string folder = std::string(argv[0]).substr(0, std::string(argv[0]).find_last_of('/') + 1);
+  std::ifstream file(folder + "plan.bin", std::ios::binary);
+  if (!file) return refuse("plan.bin is not there: it lies beside the program");
   const std::vector<uint8_t> plan{std::istreambuf_iterator<char>(file), {}};
   char error[256] = "";
   Engine* engine = nullptr;
   Session* session = nullptr;
-  std::vector<int64_t> token(rows), label(rows, number(8, 0)), out(rows * steps);
+  std::vector<int64_t> token(rows), label(rows, number(8)), out(rows * steps);
   std::vector<double> u(rows * steps);
   for (uint64_t i = 0; i < rows * steps; ++i) u[i] = uniform(seed, i / steps, i % steps);
   bool failed = s4_open(plan.data(), plan.size(), &engine, error, sizeof error);
   if (!failed) std::fill(token.begin(), token.end(), engine->plan->header.bos);
   failed = failed || s4_begin(engine, rows, 0, 1, &session, error, sizeof error) ||
            (argc > 8 && s4_labels(session, label.data(), error, sizeof error)) ||
-           s4_advance(session, token.data(), u.data(), steps, number(4, 1), number(5, 0), number(6, 1), number(7, 0),
+           s4_advance(session, token.data(), u.data(), steps, number(4), number(5), number(6), number(7),
                       out.data(), error, sizeof error);
   if (failed) return std::fprintf(stderr, "%s\n", error), 1;
   for (uint64_t i = 0; i < rows * steps; ++i) std::printf("%lld%c", (long long)out[i], (i + 1) % steps ? ' ' : '\n');
+  if (std::fflush(stdout) || std::ferror(stdout)) return std::fprintf(stderr, "the output could not be written\n"), 1;
+} catch (const std::exception& problem) {
+  return std::fprintf(stderr, "%s\n", problem.what()), 1;
 }
