@@ -10,8 +10,12 @@ import onnxruntime
 here = Path(__file__).parent
 about = json.loads((here / "about.json").read_text())
 session = onnxruntime.InferenceSession(here / "step.onnx", providers=["CPUExecutionProvider"])
-count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-temperature = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0  # 0: the likeliest token
+try:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    temperature = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0  # 0: the likeliest token
+except ValueError:
+    print("usage: python generate.py [TOKENS] [TEMPERATURE], both numbers", file=sys.stderr)
+    sys.exit(2)
 
 state = {s["name"]: np.full((1, *s["shape"]), s["fill"], s["type"]) for s in about["state"]}
 token, random = np.array([about["start"]]), np.random.default_rng(0)

@@ -135,7 +135,8 @@ def read_weights(path: Path) -> Contents:
         UserError: there is no such file, it is cut or damaged, would run code, or holds no state dict.
     """
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+        problem = "it is a folder" if path.is_dir() else "there is no such file"
+        raise UserError(f"{path}: {problem}; give a .pt or a .ckpt")
     try:
         whole = _loaded(path)
     except CodeInFileError as error:
