@@ -62,7 +62,7 @@ def test_what_was_pushed_comes_back(what: str, found: dict[str, Any]) -> None:
         ("private", "there is no private/tiny2 on the hub, or it is private and needs a token"),
         ("no such name", "there is no me/nothing on the hub"),
         ("no such revision", "me/tiny on the hub has no revision 'other'"),
-        ("no name", "nothing is no folder, no shipped checkpoint (fsdd-digits, "),
+        ("no name", "nothing is no folder, no shipped checkpoint (cifar10-small, "),
         ("not cached", "me/again is no folder here and not in the cache, and the hub cannot be reached"),
         ("unplugged", "me/again is no folder here and not in the cache, and the hub cannot be reached"),
     ],

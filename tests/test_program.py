@@ -122,8 +122,8 @@ def test_an_output_that_cannot_be_written_to_is_one_line(command: str, code: int
 @pytest.mark.parametrize("delay", [0.02, 0.1, 0.4])
 def test_ctrl_c_at_the_start_is_one_line(delay: float, tiny: Path) -> None:
     """From the program's first line on; what happens before it is up to Python."""
-    code = "import sys; print(flush=True); sys.argv = ['s4gen', 'eval', sys.argv[1], '--mode', 'recurrent']\n"
-    code += "from s4gen.__main__ import program\nsys.exit(program())"
+    code = "import sys; sys.argv = ['s4gen', 'eval', sys.argv[1], '--mode', 'recurrent']\n"
+    code += "from s4gen.__main__ import program\nprint(flush=True)\nsys.exit(program())"
     command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + code]
     process = subprocess.Popen(
         [*command, str(tiny)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT

@@ -509,9 +509,11 @@ def test_what_needs_classes_or_a_time_scale_is_refused_without(capsys: Capture, 
 
 
 def test_what_is_for_sound_is_refused_for_images(capsys: Capture, room: Path) -> None:
-    for option in (["--seconds", "3"], ["--classes", "x"], ["--rate", "2"], ["--select"]):
+    for option in (["--seconds", "3"], ["--rate", "2"], ["--select"]):
         line = refusal(capsys, "sample", "mnist-small", "-o", "x.png", *option)
         assert line == f"{option[0]} is for audio, and mnist-small is a model of images; leave it out"
+    line = refusal(capsys, "sample", "mnist-small", "-o", "x.png", "--classes", "x")
+    assert line == "--classes: mnist-small is not conditional on classes; leave it out"
     for name in ("x.wav", "-"):
         line = refusal(capsys, "sample", "mnist-small", "-o", name)
         assert line == f"{name}: images are written as PNG; use a name that ends so, or a folder"
@@ -521,7 +523,7 @@ def test_every_option_of_one_kind_is_an_argument() -> None:
     parser = argparse.ArgumentParser()
     sample.add_arguments(parser)
     given = vars(parser.parse_args(["x"]))
-    assert all(given[name] is None for names in sample.OPTIONS.values() for name in names)
+    assert all(given[name] is None for name in sample.OPTIONS)
 
 
 # Training
