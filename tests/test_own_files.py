@@ -20,7 +20,7 @@ from s4gen.data.audio import AudioFormat, AudioSet, load_audio
 from s4gen.data.audio.reading import EXTENSIONS, read_prompt
 from s4gen.data.audio.write import write_audio
 from s4gen.data.splits import SPLITS, are_splits, split_of, suspicious
-from s4gen.data.text import Corpus, open_corpus, prepare_tokenizer
+from s4gen.data.text import Corpus, load_tokens, open_corpus, prepare_tokenizer
 from s4gen.data.tree import names_below, natural
 from s4gen.errors import UserError
 
@@ -318,6 +318,15 @@ def test_text_in_utf_16_is_named(encoding: str, suffix: str, tmp_path: Path) -> 
         UserError, match=r"is text in UTF-(16|32)(LE|BE)?: expected UTF-8; convert it, .* iconv -f UTF-"
     ):
         prepare_tokenizer(str(path), "word", shown=False)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_mark_of_utf_16_is_named_even_where_bytes_are_read(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(("hello\n" * 30).encode(encoding))
+    tokenizer = prepare_tokenizer(str(path), "bytes", shown=False)
+    with pytest.raises(UserError, match=r"is text in UTF-(16|32): expected UTF-8"):
+        load_tokens(str(path), "train", tokenizer, shown=False)
 
 
 def test_the_byte_tokeniser_takes_any_encoding(tmp_path: Path) -> None:

@@ -76,13 +76,14 @@ def _mark(file: BinaryIO, path: Path) -> int:
     """Bytes of the byte order mark at the beginning of an open file.
 
     Raises:
-        UserError: it is JSON Lines in UTF-16, of which no line can be read. (Other text may be meant as bytes.)
+        UserError: it is JSON Lines in UTF-16, of which no line can be read, or other text whose mark says that it is in
+        UTF-16 or UTF-32. (Without a mark, bytes may be meant.)
     """
     try:
         begin = file.read(256)
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, error) from error
-    if is_jsonl(path):
+    if is_jsonl(path) or begin.startswith(tuple(WIDE_MARKS)):
         refuse_wide(begin, path)
     return len(BYTE_ORDER_MARK) if begin.startswith(BYTE_ORDER_MARK) else 0
 
