@@ -67,7 +67,7 @@ CLASSIFIER_FORMAT = "s4gen-classifier"
 EXACT = "float64"
 """In config.json: the tensors that are kept in float64 beside a model in float32."""
 LAYER_FORMAT = "s4gen-layer"
-"""What s4gen.layers saves."""
+"""The format of a single layer that `s4gen.layers` saved."""
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
 CURVE_FILE = "curve.png"

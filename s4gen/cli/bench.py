@@ -14,7 +14,7 @@ from s4gen.errors import UserError
 from s4gen.folders import user_path
 
 SUMMARY = "Measure speed and memory: recurrence against convolution and Transformers, or S4 against its ancestors."
-"""What `-h` says of the verb."""
+"""The command line shows this sentence for `-h`."""
 
 # Of what does not go with --ancestors.
 DEFAULTS = {

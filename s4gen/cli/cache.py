@@ -12,7 +12,7 @@ from s4gen.cli.output import print_json
 from s4gen.folders import cache_folder
 
 SUMMARY = "Say what is in the cache: downloads, prepared data, the compiled engine; or remove it."
-"""What `-h` says of the verb."""
+"""The command line shows this sentence for `-h`."""
 
 
 OURS = (
@@ -27,7 +27,7 @@ OURS = (
     "cifar-10-batches-py",
     "cifar-10-python.tar.gz",
 )
-"""What s4gen puts there. Whatever else is in the folder belongs to somebody else, who may have named his home."""
+"""s4gen itself makes only these. Anything else in the folder is somebody else's, and is never removed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

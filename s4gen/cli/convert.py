@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from s4gen.sampling.convert import Certificate, RecurrentModel
 
 SUMMARY = "Convert a checkpoint to its recurrent form and certify that both forms agree."
-"""What `-h` says of the verb."""
+"""The command line shows this sentence for `-h`."""
 
 SAMPLES = 2048
-"""Of each clip, at most, and tokens of each sequence that the model draws itself."""
+"""At most so many samples of each clip are compared, and so many tokens of each sequence that the model draws."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

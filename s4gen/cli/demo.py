@@ -8,7 +8,7 @@ from pathlib import Path
 from s4gen.folders import user_path
 
 SUMMARY = "Train, convert, sample and measure in a few minutes, on images that come with s4gen."
-"""What `-h` says of the verb."""
+"""The command line shows this sentence for `-h`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SUMMARY = (
     "Measure bits per dimension of real images, perplexity of real text, or bits per sample of recordings, exactly."
 )
-"""What `-h` says of the verb."""
+"""The command line shows this sentence for `-h`."""
 
 GOES_WITH = {
     "--chunk": ("text",),

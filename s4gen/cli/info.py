@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 SUMMARY = "Say what a checkpoint or a model preset is."
-"""What `-h` says of the verb."""
+"""The command line shows this sentence for `-h`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

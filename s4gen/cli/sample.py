@@ -12,7 +12,7 @@ from s4gen.errors import UserError
 from s4gen.folders import user_path
 
 SUMMARY = "Draw images, texts or sound, or complete given ones."
-"""What `-h` says of the verb."""
+"""The command line shows this sentence for `-h`."""
 
 ENDINGS = {"image": (".png",), "text": (".txt", ".jsonl"), "audio": (".wav", ".flac")}
 OPTIONS = {

@@ -13,7 +13,7 @@ from s4gen.errors import UserError
 SUMMARY = (
     "Prepare text: make its tokeniser, and the tokens of its splits, which training and evaluation then find ready."
 )
-"""What `-h` says of the verb."""
+"""The command line shows this sentence for `-h`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

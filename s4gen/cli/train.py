@@ -12,7 +12,7 @@ from s4gen.errors import UserError
 from s4gen.folders import user_path
 
 SUMMARY = "Train a density model from a recipe."
-"""What `-h` says of the verb."""
+"""The command line shows this sentence for `-h`."""
 
 if TYPE_CHECKING:
     from torch import Tensor
