@@ -101,7 +101,10 @@ def test_an_exported_step_that_is_another_model_is_refused(tmp_path: Path) -> No
         programs.check(recurrent, step, run)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "imported"])
+# Each compiles the whole engine: one of them is enough for `make test`.
+@pytest.mark.parametrize(
+    "kind", ["image", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("text", "sound", "imported"))]
+)
 def test_the_program_without_python_draws_what_sample_draws(kind: str, tmp_path: Path) -> None:
     """Token by token, from a seed, also with filters; of an imported SaShiMi with scalar norms, too."""
     try:
