@@ -158,12 +158,15 @@ class PixelModel(DensityModel):
         return self.head.log_probs(kept[rows, last], known[rows, last], channel[rows, last]), state
 
     def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        return self.step_due(token, state, bool((state.place % self.channels == 0).any()))
+        begins = state.place % self.channels == 0
+        return self.step_due(token, state, bool(begins.any()), bool(begins.all()))
 
-    def step_due(self, token: Tensor, state: ModelState, due: bool) -> tuple[Tensor, ModelState]:
+    def step_due(
+        self, token: Tensor, state: ModelState, due: bool, everywhere: bool = False
+    ) -> tuple[Tensor, ModelState]:
         """`step` for a caller who knows whether a pixel begins in some row; no branch depends on a tensor.
 
-        A row in which none begins keeps what it has.
+        A row in which none begins keeps what it has; where one begins `everywhere`, no row has to be looked at.
         """
         (recent, kept), C = state.blocks[0], self.channels
         known = torch.cat((recent, token[:, None]), dim=1)
@@ -177,7 +180,7 @@ class PixelModel(DensityModel):
                 after.append(new)
             fresh = self.head.prepare(self.norm(x), base[:, 0])
             begun = (fresh, tuple(after))
-            kept, blocks = begun if C == 1 else where_rows(channel == 0, begun, (kept, blocks))
+            kept, blocks = begun if C == 1 or everywhere else where_rows(channel == 0, begun, (kept, blocks))
         # The channels that are known stand at the end of what was fed.
         back = channel[:, None] - torch.arange(C, device=token.device)
         values = known.gather(1, (known.shape[1] - back).clamp_max(known.shape[1] - 1))
