@@ -12,6 +12,7 @@ docs/layers.md.
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,17 @@ FORMAT, FORMAT_VERSION = "s4gen-layer", 1
 class _Layer(nn.Module):
     """What both have in common: the state space layer `ssm`, and `output`, which mixes the features behind it."""
 
-    def __init__(self, ssm: SSMLayer, options: dict[str, Any], mix: bool, dropout: float, transposed: bool) -> None:
+    def __init__(
+        self, core: type[S4DCore | S4Core], given: dict[str, Any], mix: bool, dropout: float, transposed: bool
+    ) -> None:
+        """`given` holds the arguments of the constructor; of those, `ssm` is made of d_model and what SSMConfig has."""
         super().__init__()
+        options = {field.name: given[field.name] for field in fields(SSMConfig) if field.name in given}
+        ssm: SSMLayer = core(given["d_model"], SSMConfig(**options))
         self.d_model, self.d_state, self.transposed = ssm.d_model, ssm.d_state, transposed
         self.ssm = ssm
         self.output: nn.Module = GatedOutput(ssm.d_model, dropout) if mix else nn.Identity()
-        self._options = options | {"mix": mix, "dropout": dropout, "transposed": transposed}
+        self._options = {"d_model": ssm.d_model, **options, "mix": mix, "dropout": dropout, "transposed": transposed}
 
     def initial_state(self, batch: int) -> Tensor:
         """The state before any input, zeros r(batch, d_model, d_state)."""
@@ -136,10 +142,7 @@ class S4D(_Layer):
         dropout: float = 0.0,
         transposed: bool = False,
     ) -> None:
-        options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        options = {name: options[name] for name in options if name not in ("mix", "dropout", "transposed")}
-        config = SSMConfig(**{name: value for name, value in options.items() if name != "d_model"})
-        super().__init__(S4DCore(d_model, config), options, mix, dropout, transposed)
+        super().__init__(S4DCore, locals(), mix, dropout, transposed)
 
 
 class S4(_Layer):
@@ -167,10 +170,7 @@ class S4(_Layer):
         dropout: float = 0.0,
         transposed: bool = False,
     ) -> None:
-        options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        options = {name: options[name] for name in options if name not in ("mix", "dropout", "transposed")}
-        config = SSMConfig(**{name: value for name, value in options.items() if name != "d_model"})
-        super().__init__(S4Core(d_model, config), options, mix, dropout, transposed)
+        super().__init__(S4Core, locals(), mix, dropout, transposed)
 
 
 class Recurrent(nn.Module):

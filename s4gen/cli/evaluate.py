@@ -27,7 +27,7 @@ GOES_WITH = {
     "--windows": ("text",),
     "--rate": ("audio",),
 }
-"""What is for models of these kinds only."""
+"""Each of these options goes with models of these kinds alone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ OPTIONS = {
     **dict.fromkeys(("seconds", "rate", "select"), ("audio",)),
     "classes": ("image", "audio"),
 }
-"""What is for models of these kinds alone."""
+"""Each of these options goes with models of these kinds alone."""
 WRITTEN = {
     "image": "images are written as PNG; use a name that ends so, or a folder",
     "text": "texts are written as .txt or .jsonl; use a name that ends so",

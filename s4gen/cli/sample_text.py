@@ -141,7 +141,7 @@ def decoded(content: bytes) -> str:
 
 
 def unescaped(string: str) -> str:
-    """What somebody means who writes \\n on a command line: a line feed; \\t, \\r and \\\\ likewise."""
+    """Turn \\n, as somebody writes it on a command line, into a line feed; \\t, \\r and \\\\ likewise."""
     meant = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
     return re.sub(r"\\([ntr\\])", lambda found: meant[found[1]], string)
 

@@ -12,7 +12,7 @@ from s4gen.config.schema import ModelConfig, SSMConfig, check_pair, check_window
 IMAGE_SETS = ("mnist", "cifar10", "mnist-mini", "cifar10-mini")
 TEXT_SETS = ("wikitext-2", "wikitext-103", "wikitext-mini")
 TEXT_SUFFIXES = tuple(f"{suffix}{packed}" for packed in ("", ".gz") for suffix in (".txt", ".jsonl", ".md", ".text"))
-"""Of files of text, in capitals or not."""
+"""A path with one of these endings, in capitals or not, is a file of text."""
 AUDIO_SETS = ("fsdd", "fsdd-mini", "sc09", "youtubemix", "beethoven")
 AUDIO_PREFIX = "audio:"
 IMAGE_PREFIX = "images:"

@@ -30,7 +30,7 @@ CLASSES = {
 DATASETS = (*LAYOUTS, *(f"{name}-mini" for name in LAYOUTS))
 """Names of data sets; the mini ones are the first images of each, and come inside the package."""
 SPLITS = ("train", "test")
-"""Of the data sets with a name; the user's own have a validation split, too."""
+"""Every data set with a name has these splits; the user's own have a validation split, too."""
 
 
 def load_images(dataset: str, split: str, form: ImageForm | None = None, shown: bool = False) -> ImageSet:

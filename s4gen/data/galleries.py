@@ -59,7 +59,7 @@ class Gallery:
     classes: tuple[str, ...] = ()
     """Names of the labels 0, 1, ...; empty where pictures have none."""
     notes: tuple[str, ...] = ()
-    """What somebody should know of how the set was understood, a line each."""
+    """Each line tells the user something about how the set was understood."""
 
 
 @dataclass

@@ -75,6 +75,15 @@ class DensityModel(nn.Module):
         Without a state, bos is put in front, so P may be 0. With lengths int64 (B,), prompts end after that many
         tokens, whatever token stands beyond; a row of length 0 needs bos, so a fresh start. A state knows its labels.
         """
+        if state is None:
+            x = self._with_bos(x)
+            lengths = None if lengths is None else lengths + 1
+        return self._read_prompt(x, state, lengths, label)
+
+    def _read_prompt(
+        self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None, label: Tensor | None
+    ) -> tuple[Tensor, ModelState]:
+        """`prefill` of tokens int64 (B, L) as they are fed, L >= 1, of which each row has `lengths`, at least 1."""
         raise NotImplementedError
 
     def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:

@@ -91,7 +91,7 @@ class PixelModel(DensityModel):
         if n == 0:
             return before.blocks[0].kept[:, None][:, :0], blocks
         # A pixel begins with the token that ends the one before it, and `history` pixels end there.
-        pixels = take(known[..., None], -start % C, (self.stem.history + n - 1) * C)[..., 0].unflatten(1, (-1, C))
+        pixels = take(known, -start % C, (self.stem.history + n - 1) * C).unflatten(1, (-1, C))
         first = self.begun(start)
         place = (first[:, None] if isinstance(first, Tensor) else first) + torch.arange(n, device=known.device)
         end = before.place + (L if lengths is None else lengths)
@@ -120,7 +120,7 @@ class PixelModel(DensityModel):
         read: Count = L if lengths is None else lengths
         end = before.place + read
         last = kept[rows, self.begun(end) - self.begun(before.place)]
-        after = PixelState(take(known[..., None], read, recent.shape[1])[..., 0].clone(), last)
+        after = PixelState(take(known, read, recent.shape[1]).clone(), last)
         values = self._values(known[rows[:, None, None], index])
         return kept[rows[:, None], pixel], values, channel, ModelState(end, (after, *blocks), before.label)
 
@@ -142,19 +142,12 @@ class PixelModel(DensityModel):
         kept, _ = self._read(torch.cat((before, pixels[:, :-1]), dim=1), place, known, None, None)
         return self.head.nats(kept, pixels).flatten(1)
 
-    def prefill(
-        self,
-        x: Tensor,
-        state: ModelState | None = None,
-        lengths: Tensor | None = None,
-        label: Tensor | None = None,
+    def _read_prompt(
+        self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None, label: Tensor | None
     ) -> tuple[Tensor, ModelState]:
-        if state is None:
-            x = self._with_bos(x)
-            lengths = None if lengths is None else lengths + 1
-        kept, known, channel, state = self._contexts(x, state, lengths, label)
-        last = torch.full_like(state.place, x.shape[1] - 1) if lengths is None else lengths - 1
-        rows = torch.arange(len(x), device=x.device)
+        kept, known, channel, state = self._contexts(tokens, state, lengths, label)
+        last = torch.full_like(state.place, tokens.shape[1] - 1) if lengths is None else lengths - 1
+        rows = torch.arange(len(tokens), device=tokens.device)
         return self.head.log_probs(kept[rows, last], known[rows, last], channel[rows, last]), state
 
     def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:

@@ -75,8 +75,8 @@ def _linear(linear: nn.Linear, x: Tensor) -> Tensor:
 
 
 def take(x: Tensor, start: Count, n: int) -> Tensor:
-    """n places in a row of x (B, L, H), from `start` on. Beyond the end stands the last place, again and again."""
+    """n places in a row of x (B, L, ...), from `start` on. Beyond the end stands the last place, again and again."""
     if isinstance(start, int):
         return x[:, start : start + n]
-    place = start[:, None] + torch.arange(n, device=x.device)
-    return x.gather(1, place.clamp_max(x.shape[1] - 1)[..., None].expand(-1, -1, x.shape[2]))
+    place = (start[:, None] + torch.arange(n, device=x.device)).clamp_max(x.shape[1] - 1)
+    return x.gather(1, place.view(*place.shape, *[1] * (x.dim() - 2)).expand(*place.shape, *x.shape[2:]))

@@ -110,18 +110,13 @@ class TokenModel(DensityModel):
         parts = zip(self.norm(x).flatten(0, 1).split(rows), target.flatten().split(rows), strict=True)
         return torch.cat([self.head.nats(*part) for part in parts]).view(target.shape), state
 
-    def prefill(
-        self,
-        x: Tensor,
-        state: ModelState | None = None,
-        lengths: Tensor | None = None,
-        label: Tensor | None = None,
+    def _read_prompt(
+        self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None, label: Tensor | None
     ) -> tuple[Tensor, ModelState]:
-        if state is None:
-            x = self._with_bos(x)
-            lengths = None if lengths is None else lengths + 1
-        hidden, state = self._hidden(x, state, lengths, label)
-        last = hidden[:, -1] if lengths is None else hidden[torch.arange(len(x), device=x.device), lengths - 1]
+        hidden, state = self._hidden(tokens, state, lengths, label)
+        last = (
+            hidden[:, -1] if lengths is None else hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
+        )
         return self._logits(last), state
 
     def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
@@ -138,7 +133,7 @@ def _last(before: Tensor | tuple[()], tokens: Tensor, read: Count) -> Tensor | t
     """The last tokens int64 (B, n) after `read` of tokens (B, L) have followed `before` int64 (B, n)."""
     if not isinstance(before, Tensor):
         return ()
-    return take(torch.cat((before, tokens), dim=1)[..., None], read, before.shape[1])[..., 0].clone()
+    return take(torch.cat((before, tokens), dim=1), read, before.shape[1]).clone()
 
 
 def _given(x: Tensor | tuple[()]) -> Tensor | None:

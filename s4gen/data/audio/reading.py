@@ -53,7 +53,7 @@ class Recording:
 
 @dataclass
 class Heard:
-    """What becomes known of a recording while it is read."""
+    """Facts about a recording that show only while it is read."""
 
     broke_off: bool = False
     """It ended before the end that its header names."""
