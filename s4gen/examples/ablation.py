@@ -3,12 +3,15 @@
     python -m s4gen.examples.ablation --minutes 10 [--rows ROW ...] [--seeds 0 1] [-o DIR]
 
 Every row changes a few keys of the recipe cifar10-small, trains for the same time, and is scored on the first 500 test
-images. A row that is finished is not run again, so the program can be stopped and started; one that was stopped on the
-way goes on. train/README.md shows what came out.
+images. How long a step of each row takes is measured first, one row after the other, and kept in speeds.json; each row
+then takes as many steps as fit into the time. So nothing else should run during the first minutes, and whatever runs
+beside the trainings afterwards does not change their result. A row that is finished is not run again, so the program
+can be stopped and started; one that was stopped on the way goes on. train/README.md shows what came out.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -27,9 +30,13 @@ from s4gen.data.images import to_sequence
 from s4gen.errors import UserError
 from s4gen.evaluation import evaluate
 from s4gen.examples.arguments import Parser
+from s4gen.train.loop import open_task
 from s4gen.train.metrics import read_metrics
+from s4gen.train.pace import filling, seconds_per_step
 
 TEST_IMAGES, BATCH = 500, 20
+MEASURING = 30.0
+"""Seconds that are spent on measuring the steps of a row."""
 COMMON = ("train.batch_size=4", "model.n_layers=4", "optim.ema_decay=0.995", "train.n_samples=0")
 
 TOKENS = ("model.whole_pixels=false", "model.neighbourhood=0", "model.taps=false", "model.scan=['raster']")
@@ -72,7 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := [row for row in args.rows if row not in ROWS]:
         return parser.refuse(f"no row is called {unknown[0]!r}; expected one of {', '.join(map(repr, ROWS))}")
     try:
-        found = [measured(row, seed, args.minutes, args.out) for seed in args.seeds for row in args.rows]
+        speeds = measured_speeds(args.rows, args.out / "speeds.json")
+        found = [measured(row, seed, args.minutes, speeds[row], args.out) for seed in args.seeds for row in args.rows]
     except UserError as error:
         return parser.refuse(str(error))
     if any(one is None for one in found):
@@ -82,63 +90,76 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def recipe_of(row: str, seed: int, minutes: float) -> Recipe:
-    """The recipe that a row trains."""
+def recipe_of(row: str, seed: int, minutes: float, per_step: float) -> Recipe:
+    """The recipe that a row trains, with as many steps as fit into the minutes at `per_step` seconds each."""
     every = 10**9  # nothing is evaluated on the way: that would cost the rows unequal time
     overrides = (f"train.minutes={minutes}", f"train.seed={seed}", f"train.eval_every={every}", "data.validation=1000")
-    return load_recipe("cifar10-small", (*COMMON, *overrides, "train.save_every=100", *ROWS[row]))
+    recipe = filling(load_recipe("cifar10-small", (*COMMON, *overrides, "train.save_every=100", *ROWS[row])), per_step)
+    # without the minutes, training takes the steps as they are and does not measure again
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, minutes=None))
 
 
-def measured(row: str, seed: int, minutes: float, out: Path) -> dict[str, Any] | None:
+def measured_speeds(rows: list[str], path: Path) -> dict[str, float]:
+    """Seconds per step of every row, read from `path` where they are there, else measured and written to it."""
+    speeds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for row in rows:
+        if row not in speeds:
+            recipe, device = recipe_of(row, 0, 1.0, 1.0), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            speeds[row] = seconds_per_step(recipe, open_task(recipe, device, shown=False), device, MEASURING)
+            print(f"{row}: {speeds[row]:.3f} s a step", file=sys.stderr)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file_atomic(path, (json.dumps(speeds, indent=2) + "\n").encode())
+    return speeds
+
+
+def measured(row: str, seed: int, minutes: float, per_step: float, out: Path) -> dict[str, Any] | None:
     """Train a row, or go on with it, and score it; None if it was interrupted."""
     folder = out / f"{list(ROWS).index(row):02d}-{minutes:g}min-seed{seed}"
     result = folder / "result.json"
     if not result.is_file():
         print(f"{row}, seed {seed}: {folder}", file=sys.stderr)
         resume = (folder / "checkpoint").is_dir()
-        recipe = None if resume else recipe_of(row, seed, minutes)
+        recipe = None if resume else recipe_of(row, seed, minutes, per_step)
         if not train.run(recipe, folder, resume=resume, overwrite=True, progress=shows_progress()):
             return None
-        write_file_atomic(result, (json.dumps(_scored(row, seed, minutes, folder), indent=2) + "\n").encode())
+        write_file_atomic(result, (json.dumps(_scored(row, seed, per_step, folder), indent=2) + "\n").encode())
     found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return found | {"folder": str(folder)}
 
 
-def _scored(row: str, seed: int, minutes: float, folder: Path) -> dict[str, Any]:
+def _scored(row: str, seed: int, per_step: float, folder: Path) -> dict[str, Any]:
     checkpoint = load_checkpoint(folder / "checkpoint")
     test = to_sequence(load_images("cifar10", "test").images[:TEST_IMAGES])
     score = evaluate(checkpoint.model.log_prob, test, BATCH, "conv")
     return {
         "row": row,
         "seed": seed,
-        "minutes": minutes,
-        "seconds": checkpoint.metrics["train_seconds"],
         "steps": checkpoint.metrics["step"],
+        "seconds_per_step": per_step,
         "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         "bits_per_dim": score.bits_per_dim,
         "stderr": score.stderr,
-        "threads": torch.get_num_threads(),
     }
 
 
 def write_results(out: Path, found: list[dict[str, Any]]) -> None:
     """table.md and results.json, with all rows; curves.png, training loss against time."""
     lines = [
-        f"| row | parameters | steps of 4 images | seconds | bits/dim, first {TEST_IMAGES} test images | seed |",
+        f"| row | parameters | steps of 4 images | seconds a step | bits/dim, first {TEST_IMAGES} test images | seed |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     curves = {}
     for one in found:
         bits = f"{one['bits_per_dim']:.3f} ± {one['stderr']:.3f}"
-        counts = f"{one['parameters']:,} | {one['steps']:,} | {one['seconds']:.0f}"
+        counts = f"{one['parameters']:,} | {one['steps']:,} | {one['seconds_per_step']:.3f}"
         lines.append(f"| {one['row']} | {counts} | {bits} | {one['seed']} |")
         name = one["row"] if one["seed"] == found[0]["seed"] else f"{one['row']}, seed {one['seed']}"
         rows = [row for row in read_metrics(Path(one["folder"])) if row["split"] == "train"]
-        curves[name] = [(row["seconds"], row["bits_per_dim"]) for row in rows]
+        curves[name] = [(row["step"] * one["seconds_per_step"] / 60, row["bits_per_dim"]) for row in rows]
     write_file_atomic(out / "table.md", ("\n".join(lines) + "\n").encode())
     plain = [{key: value for key, value in one.items() if key != "folder"} for one in found]
     write_file_atomic(out / "results.json", (json.dumps(plain, indent=2) + "\n").encode())
-    write_file_atomic(out / "curves.png", plots.learning_curves(curves, "seconds of training", "bits/dim"))
+    write_file_atomic(out / "curves.png", plots.learning_curves(curves, "minutes of training", "bits/dim"))
 
 
 if __name__ == "__main__":

@@ -26,10 +26,19 @@ def fitted(recipe: Recipe, task: Task, device: torch.device) -> Recipe:
     """
     if recipe.train.minutes is None:
         return recipe
-    seconds = 60 * recipe.train.minutes
-    per_step = seconds_per_step(recipe, task, device, seconds / 20)
-    steps = max(1, round(seconds / per_step))
-    print(f"s4gen: {per_step:.3f} s a step, so {steps:,} steps in {recipe.train.minutes:g} minutes", file=sys.stderr)
+    per_step = seconds_per_step(recipe, task, device, 60 * recipe.train.minutes / 20)
+    found = filling(recipe, per_step)
+    print(
+        f"s4gen: {per_step:.3f} s a step, so {found.train.steps:,} steps in {recipe.train.minutes:g} minutes",
+        file=sys.stderr,
+    )
+    return found
+
+
+def filling(recipe: Recipe, per_step: float) -> Recipe:
+    """Give the recipe as many steps of `per_step` seconds as fit into its `train.minutes`, which have to be set."""
+    assert recipe.train.minutes is not None
+    steps = max(1, round(60 * recipe.train.minutes / per_step))
     train = dataclasses.replace(recipe.train, steps=steps)
     warmup = min(recipe.optim.warmup_steps, math.ceil(steps / 10))
     return dataclasses.replace(recipe, train=train, optim=dataclasses.replace(recipe.optim, warmup_steps=warmup))
