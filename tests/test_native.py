@@ -29,9 +29,9 @@ from s4gen.sampling.engines.native import (
     NativeSession,
     NativeUnavailable,
     build,
-    lanes_for,
     measured_limits,
 )
+from s4gen.sampling.engines.native.lanes import SOLO, StepTimes, lanes_for
 from s4gen.sampling.engines.native.pack import pack
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.flatten import flatten
@@ -281,10 +281,26 @@ def test_a_wide_vocabulary_is_cut_by_mass_as_in_python() -> None:
 
 
 def test_few_rows_share_all_threads_and_many_share_vectors() -> None:
-    assert [lanes_for([rows], 2) for rows in (1, 4, 16, 32, 64, 1000)] == [0, 0, 0, 16, 32, 32]
-    assert [lanes_for([rows], 1) for rows in (8, 16, 32, 64)] == [0, 16, 32, 32]
-    assert [lanes_for(rows, 1) for rows in ([16, 16], [1] * 16, [31, 1], [9] * 4)] == [16, 0, 32, 0]
-    assert lanes_for([64], 8) == 0 or -(-64 // lanes_for([64], 8)) >= 4  # groups for at least half of the threads
+    times = StepTimes(one=1.0, solo=4.0, group={8: 8.0, 16: 12.0, 32: 14.0})
+    assert [lanes_for([rows], 2, times) for rows in (1, 4, 16, 32, 64, 1000)] == [0, 0, 0, 16, 32, 32]
+    assert [lanes_for([rows], 1, times) for rows in (8, 16, 32, 64)] == [0, 16, 32, 32]
+    assert [lanes_for(rows, 1, times) for rows in ([16, 16], [1] * 16, [31, 1], [9] * 4)] == [16, 0, 32, 0]
+    assert lanes_for([64], 8, times) == 0 or -(-64 // lanes_for([64], 8, times)) >= 4  # groups for half of the threads
+    quick = StepTimes(one=1.0, solo=1.5, group=times.group)
+    assert [lanes_for(rows, 1, quick) for rows in ([16], [32], [64], [1] * 16, [16] * 4)] == [0, 0, 0, 0, 0]
+    assert lanes_for([32], 1, StepTimes(one=1.0, solo=2.0, group=times.group)) == 32
+
+
+def test_the_times_of_a_step_are_measured_once_and_only_for_many_rows() -> None:
+    recurrent = recurrent_of("s4d")
+    engine = NativeEngine(recurrent, KEEP_ALL)
+    engine.begin(recurrent.initial_state(SOLO))
+    assert "_times" not in vars(engine)
+    engine.begin(recurrent.initial_state(SOLO + 1))
+    times = vars(engine)["_times"]
+    assert times.one > 0 and times.solo > 0 and min(times.group.values()) > 0 and sorted(times.group) == [8, 16, 32]
+    engine.begin(recurrent.initial_state(40))
+    assert vars(engine)["_times"] is times
 
 
 def test_the_state_that_was_given_is_left_alone_and_a_copy_comes_back() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ctypes import byref, c_void_p
 
 import torch
@@ -14,6 +16,7 @@ from s4gen.errors import UserError
 from s4gen.models.density import ModelState
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines.native.build import NativeUnavailable, library
+from s4gen.sampling.engines.native.lanes import LANES, SOLO, StepTimes, arranged, lanes_for
 from s4gen.sampling.engines.native.layers import rebuilt, taken_apart
 from s4gen.sampling.engines.native.pack import WEIGHTS, pack
 from s4gen.sampling.filters import Filters
@@ -23,6 +26,8 @@ from s4gen.sampling.states import chosen_rows
 __all__ = ["WEIGHTS", "NativeEngine", "NativeSession", "NativeUnavailable", "measured_limits"]
 
 _ERROR_BYTES = 256
+_TIMED_STEPS, _TIMED_SECONDS = 12, 0.02
+"""At most; a step of every kind of pixel and level is among so many."""
 _GROUP_COST = {8: 8.0, 16: 12.0, 32: 14.0}
 """One thread's time for a group of so many rows side by side in vectors, however many of them are live; that of one row
 after another is 1 for each. Measured with AVX-512 on models of d_model 128 and 256, between the two."""
@@ -48,45 +53,39 @@ class NativeEngine:
             raise NativeUnavailable(str(error)) from None
         self.name = "native" if weights == "fp32" else f"native-{weights}"
         self._native, self._filters = library(), filters
-        self._model, self._vocab, self._period = recurrent.stepper, plan.vocab, plan.period
+        self._model, self._vocab, self._bos, self._period = recurrent.stepper, plan.vocab, plan.bos, plan.period
         data = pack(plan, weights)
         self._handle = c_void_p()
         _checked(self._native.s4_open, data, len(data), byref(self._handle))
         weakref.finalize(self, self._native.s4_close, self._handle)
 
     def begin(self, state: ModelState) -> NativeSession:
-        phases = (state.place % self._period).unique(return_counts=True)[1]
-        return NativeSession(self, state, lanes_for(phases.tolist(), torch.get_num_threads()))
+        phases = (state.place % self._period).unique(return_counts=True)[1].tolist()
+        lanes = lanes_for(phases, torch.get_num_threads(), self._times) if max(phases) > SOLO else 0
+        return NativeSession(self, state, lanes)
 
+    @functools.cached_property
+    def _times(self) -> StepTimes:
+        """What a step of this model takes on this machine; measured when it is first needed."""
+        return StepTimes(self._time(1, 0), self._time(SOLO, 0), {lanes: self._time(lanes, lanes) for lanes in LANES})
 
-def lanes_for(rows: Sequence[int], threads: int) -> int:
-    """Rows side by side in one vector, or 0: one row after another by all threads together. What takes least time.
+    def _time(self, rows: int, lanes: int) -> float:
+        """Take the mean of a few steps from the beginning, in seconds of the processor.
 
-    Args:
-        rows: how many there are of each phase, as only rows of one phase can lie side by side.
-    """
-    costs = {lanes: cost * -(-sum(-(-n // lanes) for n in rows) // threads) for lanes, cost in _GROUP_COST.items()}
-    best = min(costs, key=lambda lanes: costs[lanes])
-    return best if costs[best] < sum(rows) / threads else 0
-
-
-_Index = Tensor | slice
-_ALL = slice(None)
-
-
-def _arranged(phase: Tensor, lanes: int) -> tuple[_Index, _Index]:
-    """Which row stands in every slot, and in which slot every row: rows of one phase together, in groups of their own.
-
-    A row may stand in more than one slot, to fill its group.
-    """
-    if (phase == phase[:1]).all():
-        return _ALL, _ALL
-    groups = []
-    for rows in (torch.nonzero(phase == own)[:, 0] for own in phase.unique()):
-        groups += [rows, rows[-1:].expand(-len(rows) % max(lanes, 1))]
-    slots, own = torch.cat(groups), torch.empty_like(phase)
-    own[slots] = torch.arange(len(slots))
-    return slots, own
+        These are the same on a busy machine, or nearly so.
+        """
+        handle = c_void_p()
+        _checked(self._native.s4_begin, self._handle, rows, lanes, 1, byref(handle))
+        try:
+            token, logits = torch.full((rows,), self._bos), torch.empty(rows, self._vocab)
+            taken: list[float] = []
+            while len(taken) < 1 + _TIMED_STEPS and (len(taken) < 2 or sum(taken[1:]) < _TIMED_SECONDS):
+                before = time.thread_time()
+                _checked(self._native.s4_feed, handle, token, logits)
+                taken.append(time.thread_time() - before)
+        finally:
+            self._native.s4_end(handle)
+        return sum(taken[1:]) / len(taken[1:])  # the first step reads the weights for the first time
 
 
 class NativeSession:
@@ -99,7 +98,7 @@ class NativeSession:
     def __init__(self, engine: NativeEngine, state: ModelState, lanes: int) -> None:
         self._engine, self._native = engine, engine._native
         self._rows, self._label = len(state.place), state.label
-        self._slots, self._own = _arranged(state.place % engine._period, lanes)
+        self._slots, self._own = arranged(state.place % engine._period, lanes)
         if isinstance(self._slots, Tensor):
             state = chosen_rows(state, self._slots)
         self._n_slots = len(state.place)

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 
 #include "batch_pixels.h"
 #include "draw.h"
@@ -17,10 +16,11 @@
 namespace {
 
 template <int M> struct Batch {
-  static constexpr int C = M >= W ? M / W : 1;  // vectors of rows
-  using V = std::conditional_t<M >= W, v16, v8>;
-  static constexpr int L = M / C;                  // rows in a vector
-  static constexpr int TILE = C == 1 ? 16 : 8 / (C / 2);  // outputs at a time: 16 accumulators
+  static constexpr int L = std::min(M, LANES), C = M / L;  // rows in a vector, and vectors
+  using V = typename VectorOf<L>::type;
+  static constexpr int MANY = std::min(C, LANES < 8 && REGISTERS == 32 ? 4 : 2);  // vectors of rows whose sums are made together
+  static constexpr int TILE = std::min(W, SUMS / MANY);                           // with so many outputs
+  static constexpr int FEW = REGISTERS == 32 ? std::min(C, 2) : 1;                // vectors of rows of a recurrence at a time
 
   float *x, *h, *g, *logits, *out, *panel;  // [feature][row]; out: sums; panel: weights as float32
 
@@ -89,13 +89,12 @@ template <int M> struct Batch {
         return splat<V>(l[((n * rank + r) * 4 + i) * W]);
       };
       const V skip = splat<V>(plan.tensor(op, 1)[head]);
-      float* s = lane + head * modes * 2 * M;
-      V y[C];
-      UNROLLED for (int c = 0; c < C; ++c) y[c] = load<V>(u + head * M + c * L);
-      ssm_step<V, C>(modes, rank, get, low, s, M, y, skip, uint64_t(modes) * 2 * M);
-      UNROLLED for (int c = 0; c < C; ++c) {
-        float* to = g + head * M + c * L;
-        store(to, of_ssm(op, y[c], load<V>(to)));
+      for (int m = 0; m < M; m += FEW * L) {
+        const uint64_t at = head * M + m;
+        V y[FEW];
+        UNROLLED for (int c = 0; c < FEW; ++c) y[c] = load<V>(u + at + c * L);
+        ssm_step<V, FEW>(modes, rank, get, low, lane + head * modes * 2 * M + m, M, y, skip, uint64_t(modes) * 2 * M);
+        UNROLLED for (int c = 0; c < FEW; ++c) store(g + at + c * L, of_ssm(op, y[c], load<V>(g + at + c * L)));
       }
     }
   }
@@ -104,28 +103,31 @@ template <int M> struct Batch {
   // Meanwhile the next weights are fetched: `next`, so many words for each input.
   static void sums(const float* w, uint64_t stride, uint64_t K, const float* x, float* to, bool first,
                    const uint32_t* next, uint64_t next_stride) {
-    for (int o = 0; o < W; o += TILE) {
-      V acc[TILE][C];
-      UNROLLED for (int i = 0; i < TILE; ++i)
-        UNROLLED for (int c = 0; c < C; ++c) acc[i][c] = first ? V{} : load<V>(to + (o + i) * M + c * L);
-      for (uint64_t k = 0; k < K; ++k) {
-        if (o == 0) __builtin_prefetch(next + k * next_stride);
-        V row[C];
-        UNROLLED for (int c = 0; c < C; ++c) row[c] = load<V>(x + k * M + c * L);
-        UNROLLED for (int i = 0; i < TILE; ++i) {
-          const V weight = splat<V>(w[k * stride + o + i]);
-          UNROLLED for (int c = 0; c < C; ++c) acc[i][c] = fma(weight, row[c], acc[i][c]);
+    for (int o = 0; o < W; o += TILE)
+      for (int m = 0; m < M; m += MANY * L) {
+        V acc[TILE][MANY];
+        UNROLLED for (int i = 0; i < TILE; ++i)
+          UNROLLED for (int c = 0; c < MANY; ++c) acc[i][c] = first ? V{} : load<V>(to + (o + i) * M + m + c * L);
+        for (uint64_t k = 0; k < K; ++k) {
+          if (o == 0 && m == 0) __builtin_prefetch(next + k * next_stride);
+          V row[MANY];
+          UNROLLED for (int c = 0; c < MANY; ++c) row[c] = load<V>(x + k * M + m + c * L);
+          UNROLLED for (int i = 0; i < TILE; ++i) {
+            const V weight = splat<V>(w[k * stride + o + i]);
+            UNROLLED for (int c = 0; c < MANY; ++c) acc[i][c] = fma(weight, row[c], acc[i][c]);
+          }
         }
+        UNROLLED for (int i = 0; i < TILE; ++i)
+          UNROLLED for (int c = 0; c < MANY; ++c) store(to + (o + i) * M + m + c * L, acc[i][c]);
       }
-      UNROLLED for (int i = 0; i < TILE; ++i)
-        UNROLLED for (int c = 0; c < C; ++c) store(to + (o + i) * M + c * L, acc[i][c]);
-    }
   }
 
   // K weights of 16 outputs as float32 in the panel; those beyond K that fill a word are zeros.
   template <int PER> void widen(Weights w, uint64_t K) const {
     for (uint64_t k = 0; k < K; k += PER)
-      UNROLLED for (int j = 0; j < PER; ++j) store(panel + (k + j) * W, weight_of<PER>(w.at + k / PER * w.stride, j));
+      UNROLLED for (int j = 0; j < PER; ++j)
+        for (int p = 0; p < W; p += LANES)
+          store(panel + (k + j) * W + p, weight_of<Full, PER>(w.at + k / PER * w.stride + p, j));
   }
 
   template <int PER> void linear(const Plan& plan, const Op& op, float* state) const {

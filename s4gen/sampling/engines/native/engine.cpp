@@ -10,7 +10,6 @@
 // C++17, GCC or Clang (vector extensions), no other library than the standard one and POSIX madvise.
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -30,10 +29,6 @@ namespace {
 
 // ------------------------------------------------------------------------------------- what this machine can do at most
 
-double elapsed(std::chrono::steady_clock::time_point since) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
-}
-
 // Bytes per second of reading `bytes` again and again, each thread its share; the best of several passes.
 double read_bandwidth(uint64_t bytes, int threads, double seconds) {
   Team team(threads);
@@ -41,18 +36,16 @@ double read_bandwidth(uint64_t bytes, int threads, double seconds) {
   Floats buffer(n);
   std::vector<float> sink(threads);
   double best = 0;
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   do {
-    const auto pass = std::chrono::steady_clock::now();
-    team.run([&](int thread) {
+    const auto pass = Clock::now();
+    team.run(threads, [&](int thread) {
       const Range mine = share(n / (4 * W), thread, threads);
-      v16 a = {}, b = {}, c = {}, d = {};
-      for (uint64_t i = mine.begin; i < mine.end; ++i) {
-        const float* p = buffer.at(i * 4 * W);
-        a += load<v16>(p), b += load<v16>(p + W), c += load<v16>(p + 2 * W), d += load<v16>(p + 3 * W);
-      }
-      const v16 sum = (a + b) + (c + d);
-      sink[thread] = folded(reinterpret_cast<const float*>(&sum));
+      Full sum[4 * FULLS] = {};
+      for (uint64_t i = mine.begin; i < mine.end; ++i)
+        UNROLLED for (int j = 0; j < 4 * FULLS; ++j) sum[j] += load<Full>(buffer.at(i * 4 * W + j * LANES));
+      for (int j = FULLS; j < 4 * FULLS; ++j) sum[j % FULLS] += sum[j];
+      sink[thread] = folded(sum);
     });
     best = std::max(best, n * sizeof(float) / elapsed(pass));
   } while (elapsed(start) < seconds);
@@ -66,10 +59,10 @@ double product_rate(int threads, double seconds) {
   std::vector<Floats> data;
   for (int t = 0; t < threads; ++t) data.emplace_back(K * W + K * M + W * M);
   double best = 0;
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   do {
-    const auto pass = std::chrono::steady_clock::now();
-    team.run([&](int thread) {
+    const auto pass = Clock::now();
+    team.run(threads, [&](int thread) {
       float* p = data[thread].at();
       const uint32_t* weights = reinterpret_cast<const uint32_t*>(p);
       for (int i = 0; i < REPEATS; ++i) Batch<M>::sums(p, W, K, p + K * W, p + K * W + K * M, true, weights, W);

@@ -14,6 +14,7 @@
 
 #include "batch.h"
 #include "draw.h"
+#include "pace.h"
 #include "plan.h"
 #include "solo.h"
 #include "team.h"
@@ -26,7 +27,7 @@ class Session {
   // lanes 0: solo; else rows per group of the batch form.
   Session(std::shared_ptr<const Plan> plan, uint64_t rows, int lanes, int threads)
       : plan_(std::move(plan)), rows_(rows), lanes_(lanes), team_(std::max(1, threads)),
-        input_(padded_rows(), Input{plan_->header.bos, 0, 0, 0}), state_(product({plan_->state, padded_rows()})) {
+        pace_(team_.size()), input_(padded_rows(), Input{plan_->header.bos, 0, 0, 0}), state_(product({plan_->state, padded_rows()})) {
     const uint64_t wide = plan_->wide, M = lanes ? lanes : SOLO;
     for (int t = 0; t < team_.size(); ++t) {
       scratch_.emplace_back(5 * M * wide + W * DEPTH + wide);
@@ -83,9 +84,12 @@ class Session {
     failed_ = false;
     next_ = 0;
     const Work work{u, steps, filters, out, logits, plan_->ops.back().kind == MIXTURE && filters && filters->keep_all()};
-    team_.run([&](int thread) {
+    if (lanes_ == 0) {
+      solo(work);
+      return !failed_;
+    }
+    team_.run(team_.size(), [&](int thread) {
       switch (lanes_) {
-        case 0: return solo(work, thread);
         case 8: return batch<8>(work, thread);
         case 16: return batch<16>(work, thread);
         default: return batch<32>(work, thread);
@@ -135,10 +139,13 @@ class Session {
     }
   };
 
+  static constexpr uint64_t STEPS_AT_ONCE = 16;
+
   std::shared_ptr<const Plan> plan_;
   uint64_t rows_;
   int lanes_;
   Team team_;
+  Pace pace_;
   std::vector<Input> input_;
   Floats state_;
   std::vector<Floats> scratch_;
@@ -176,20 +183,29 @@ class Session {
     work.out[row * work.steps + step] = input_[row].token = std::max<int64_t>(drawn, 0);
   }
 
-  void solo(const Work& work, int thread) {
+  // In parts, so that the number of threads can change: a step takes a burst of its own where it is long.
+  void solo(const Work& work) {
+    for (uint64_t step = 0, n; step < work.steps; step += n) {
+      n = std::min<uint64_t>(work.steps - step, STEPS_AT_ONCE);
+      const auto begin = Clock::now();
+      team_.run(pace_.threads(), [&](int thread) { solo(work, step, step + n, thread, pace_.threads()); });
+      pace_.took(elapsed(begin), n);
+    }
+  }
+  void solo(const Work& work, uint64_t first, uint64_t last, int thread, int threads) {
     const uint64_t wide = plan_->wide, n = SOLO * wide;
     float *mine = scratch_[thread].at(), *shared = scratch_[0].at();
     SoloBuffers buffers{shared, mine + n, shared + 2 * n, shared + 3 * n, mine + 4 * n, wide, {}};
-    for (uint64_t step = 0; step < work.steps; ++step)
+    for (uint64_t step = first; step < last; ++step)
       for (uint64_t row = 0, n; row < rows_; row += n) {
         for (n = 1; n < SOLO && row + n < rows_ && plan_->together(input_[row].place, input_[row + n].place);) ++n;
         n = n == 3 ? 2 : n;
         for (uint64_t r = 0; r < n; ++r) buffers.state[r] = state_.at((row + r) * plan_->state);
         const Uniforms u = work.uniforms(row, step);
-        if (n == 1) solo_step<1>(*plan_, buffers, &input_[row], u, thread, team_);
-        else if (n == 2) solo_step<2>(*plan_, buffers, &input_[row], u, thread, team_);
-        else solo_step<4>(*plan_, buffers, &input_[row], u, thread, team_);
-        for (uint64_t r = thread; r < n; r += team_.size()) finish(work, row + r, step, buffers.at(LOGITS, r), thread);
+        if (n == 1) solo_step<1>(*plan_, buffers, &input_[row], u, thread, threads, team_);
+        else if (n == 2) solo_step<2>(*plan_, buffers, &input_[row], u, thread, threads, team_);
+        else solo_step<4>(*plan_, buffers, &input_[row], u, thread, threads, team_);
+        for (uint64_t r = thread; r < n; r += threads) finish(work, row + r, step, buffers.at(LOGITS, r), thread);
         team_.barrier();
       }
   }

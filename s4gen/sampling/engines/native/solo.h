@@ -29,76 +29,83 @@ struct SoloBuffers {  // [row][width]
   float* at(const Op& op, uint32_t place, int row) const { return place < WINDOW ? at(place, row) : state[row] + op.state; }
 };
 
+// Adds of(x) to 16 partial sums, for all n numbers x from `from`, the last block of them filled up with zeros first.
+template <class Of> inline float summed(const float* from, uint64_t n, Of of) {
+  Full sum[FULLS] = {};
+  const uint64_t full = n / W * W;
+  for (uint64_t i = 0; i < full; i += W)
+    UNROLLED for (int p = 0; p < FULLS; ++p) sum[p] = of(load<Full>(from + i + p * LANES), sum[p]);
+  alignas(64) float partial[W];
+  std::memcpy(partial, sum, sizeof partial);
+  for (uint64_t i = full; i < n; ++i) partial[i - full] = of(splat<Full>(from[i]), splat<Full>(partial[i - full]))[0];
+  std::memcpy(sum, partial, sizeof partial);
+  return folded(sum);
+}
+
 void solo_norm(const Plan& plan, const Op& op, const float* x, float* h) {
-  const uint64_t D = padded(op.in), full = op.in / W * W;
   const float *gamma = plan.tensor(op, 0), *beta = plan.tensor(op, 1);
-  v16 sum = {};
-  for (uint64_t i = 0; i < full; i += W) sum += load<v16>(x + i);
-  for (uint64_t i = full; i < op.in; ++i) sum[i - full] += x[i];
-  const float mean = folded(reinterpret_cast<const float*>(&sum)) / op.in;
-  v16 square = {};
-  for (uint64_t i = 0; i < full; i += W) {
-    const v16 d = load<v16>(x + i) - mean;
-    square = fma(d, d, square);
-  }
-  if (full < op.in) {
-    v16 d = {};
-    for (uint64_t i = full; i < op.in; ++i) d[i - full] = x[i] - mean;
-    square = fma(d, d, square);
-  }
-  const float scale = 1.0f / std::sqrt(folded(reinterpret_cast<const float*>(&square)) / op.in + op.eps);
-  const float shift = op.modes ? *plan.tensor(op, 2) : 0.0f;
-  for (uint64_t i = 0; i < D; i += W)
-    store(h + i, fma(((load<v16>(x + i) - mean) + shift) * scale, load<v16>(gamma + i), load<v16>(beta + i)));
+  const float mean = summed(x, op.in, [](Full v, Full sum) { return sum + v; }) / op.in;
+  const float square = summed(x, op.in, [&](Full v, Full sum) { return fma(v - mean, v - mean, sum); });
+  const float scale = 1.0f / std::sqrt(square / op.in + op.eps), shift = op.modes ? *plan.tensor(op, 2) : 0.0f;
+  for (uint64_t i = 0; i < padded(op.in); i += LANES)
+    store(h + i, fma(((load<Full>(x + i) - mean) + shift) * scale, load<Full>(gamma + i), load<Full>(beta + i)));
 }
 
 void solo_shift(const Plan& plan, const Op& op, float* g, float* state, Range blocks) {
   const uint64_t D = padded(op.in);
-  for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += W) {
+  for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += LANES) {
     const float* taps = plan.tensor(op, 0) + i;
-    auto tap = [&](int n) __attribute__((always_inline)) { return load<v16>(taps + n * D); };
+    auto tap = [&](int n) __attribute__((always_inline)) { return load<Full>(taps + n * D); };
     float* v = g + 2 * D + i;
-    store(v, shifted<v16>(op.period, tap, state + op.state + i, D, load<v16>(g + D + i)) * load<v16>(v));
+    store(v, shifted<Full>(op.period, tap, state + op.state + i, D, load<Full>(g + D + i)) * load<Full>(v));
   }
 }
 
 void solo_ssm(const Plan& plan, const Op& op, const float* u, float* g, float* lane, Range blocks) {
   const int modes = op.modes, rank = op.rank;
-  for (uint64_t b = blocks.begin; b < blocks.end; ++b) {
-    const float* c = plan.tensor(op, 0) + b * modes * 6 * W;
-    const float* l = rank ? plan.tensor(op, 2) + b * modes * rank * 4 * W : nullptr;
-    auto get = [&](int n, int i) __attribute__((always_inline)) { return load<v16>(c + (n * 6 + i) * W); };
-    auto low = [&](int r, int n, int i) __attribute__((always_inline)) {
-      return load<v16>(l + ((n * rank + r) * 4 + i) * W);
+  const uint64_t ahead = uint64_t(modes) * 2 * W;
+  for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += LANES) {
+    const uint64_t b = i / W, part = i % W;  // of a block, the heads that fill a register
+    const float* c = plan.tensor(op, 0) + b * modes * 6 * W + part;
+    const float* l = rank ? plan.tensor(op, 2) + b * modes * rank * 4 * W + part : nullptr;
+    auto get = [&](int n, int j) __attribute__((always_inline)) { return load<Full>(c + (n * 6 + j) * W); };
+    auto low = [&](int r, int n, int j) __attribute__((always_inline)) {
+      return load<Full>(l + ((n * rank + r) * 4 + j) * W);
     };
-    float* s = lane + b * modes * 2 * W;
-    const uint64_t ahead = uint64_t(modes) * 2 * W;
-    const v16 skip = load<v16>(plan.tensor(op, 1) + b * W);
-    v16 y = load<v16>(u + b * W);
-    if (rank == 0) ssm_step<v16, 1>(modes, 0, get, low, s, W, &y, skip, ahead);
-    else if (rank == 1) ssm_step<v16, 1>(modes, 1, get, low, s, W, &y, skip, ahead);
-    else ssm_step<v16, 1>(modes, rank, get, low, s, W, &y, skip, ahead);
-    float* to = g + b * W;
-    store(to, of_ssm(op, y, load<v16>(to)));
+    float* s = lane + b * ahead + part;
+    const Full skip = load<Full>(plan.tensor(op, 1) + i);
+    Full y = load<Full>(u + i);
+    if (rank == 0) ssm_step<Full, 1>(modes, 0, get, low, s, W, &y, skip, ahead);
+    else if (rank == 1) ssm_step<Full, 1>(modes, 1, get, low, s, W, &y, skip, ahead);
+    else ssm_step<Full, 1>(modes, rank, get, low, s, W, &y, skip, ahead);
+    store(g + i, of_ssm(op, y, load<Full>(g + i)));
   }
 }
 
-// Adds the inputs from k on, DEPTH at most, to the sums of B blocks of 16 outputs for R rows: each weight is loaded once.
-template <int R, int B, int PER>
-void solo_blocks(const Plan& plan, const Op& op, const SoloBuffers& buffers, uint64_t k0, uint64_t block) {
-  const Weights w = weights_at(plan, op, k0, block);
+// Adds the inputs from k on, DEPTH at most, to the sums of N outputs from `first` on for R rows: each weight is loaded once.
+// Where N is less than what lies side by side, reading leaps, which processors do not foresee: then the weights of `next`,
+// the group of blocks that is read after this one, are fetched meanwhile, as many of them.
+template <int R, int N, int PER>
+void solo_outputs(const Plan& plan, const Op& op, const SoloBuffers& buffers, uint64_t k0, uint64_t first,
+                  const uint32_t* next) {
+  constexpr int B = N / LANES;
+  const Weights w = weights_at(plan, op, k0, first / W);
+  const uint32_t* words = w.at + first % W;
   const uint64_t K = std::min<uint64_t>(DEPTH, op.in - k0);
   const float* x[R];
-  float* out = buffers.out + block * W;
-  v16 acc[B][R];
+  float* out = buffers.out + first;
+  Full acc[B][R];
   UNROLLED for (int r = 0; r < R; ++r) {
     x[r] = buffers.at(op, op.src, r) + k0;
-    UNROLLED for (int b = 0; b < B; ++b) acc[b][r] = k0 ? load<v16>(out + r * buffers.wide + b * W) : v16{};
+    UNROLLED for (int b = 0; b < B; ++b) acc[b][r] = k0 ? load<Full>(out + r * buffers.wide + b * LANES) : Full{};
   }
+  next += first % (GROUP * W);
   auto add = [&](uint64_t k, int j) __attribute__((always_inline)) {
+    if (N < GROUP * W && j == 0)
+      UNROLLED for (int line = 0; line < N; line += W) __builtin_prefetch(next + k / PER * w.stride + line);
     UNROLLED for (int b = 0; b < B; ++b) {
-      const v16 weight = weight_of<PER>(w.at + k / PER * w.stride + b * W, j);
-      UNROLLED for (int r = 0; r < R; ++r) acc[b][r] = fma(weight, splat<v16>(x[r][k + j]), acc[b][r]);
+      const Full weight = weight_of<Full, PER>(words + k / PER * w.stride + b * LANES, j);
+      UNROLLED for (int r = 0; r < R; ++r) acc[b][r] = fma(weight, splat<Full>(x[r][k + j]), acc[b][r]);
     }
   };
   uint64_t k = 0;
@@ -106,46 +113,51 @@ void solo_blocks(const Plan& plan, const Op& op, const SoloBuffers& buffers, uin
     UNROLLED for (int j = 0; j < PER; ++j) add(k, j);
   for (int j = 0; k + j < K; ++j) add(k, j);
   UNROLLED for (int r = 0; r < R; ++r)
-    UNROLLED for (int b = 0; b < B; ++b) store(out + r * buffers.wide + b * W, acc[b][r]);
+    UNROLLED for (int b = 0; b < B; ++b) store(out + r * buffers.wide + b * LANES, acc[b][r]);
 }
 
 // What becomes of the sums from `begin` to `end`.
 void solo_epilogue(const Plan& plan, const Op& op, float* out, float* y, uint64_t begin, uint64_t end) {
   const float *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
-  for (uint64_t o = begin; o < end; o += W) {
-    v16 v = load<v16>(out + o);
-    if (scale) v *= load<v16>(scale + o);
-    store(out + o, v + load<v16>(bias + o));
+  for (uint64_t o = begin; o < end; o += LANES) {
+    Full v = load<Full>(out + o);
+    if (scale) v *= load<Full>(scale + o);
+    store(out + o, v + load<Full>(bias + o));
   }
   if (op.epilogue == GLU_ADD) {
-    for (uint64_t o = begin; o < end; o += 2 * W) {
-      float* to = y + o / 2;
-      store(to, fma(load<v16>(out + o), sigmoid(load<v16>(out + o + W)), load<v16>(to)));
+    for (uint64_t o = begin; o < end; o += o % W + LANES < W ? LANES : LANES + W) {
+      float* to = y + o / (2 * W) * W + o % W;
+      store(to, fma(load<Full>(out + o), sigmoid(load<Full>(out + o + W)), load<Full>(to)));
     }
   } else if (op.epilogue == GELU) {
-    for (uint64_t o = begin; o < end; o += W) store(y + o, gelu(load<v16>(out + o)));
+    for (uint64_t o = begin; o < end; o += LANES) store(y + o, gelu(load<Full>(out + o)));
   } else if (op.epilogue == ADD_GELU) {
-    for (uint64_t o = begin; o < end; o += W) store(y + o, load<v16>(y + o) + gelu(load<v16>(out + o)));
+    for (uint64_t o = begin; o < end; o += LANES) store(y + o, load<Full>(y + o) + gelu(load<Full>(out + o)));
   } else {
-    for (uint64_t o = begin; o < end; o += W)
-      store(y + o, op.epilogue == ADD ? load<v16>(y + o) + load<v16>(out + o) : load<v16>(out + o));
+    for (uint64_t o = begin; o < end; o += LANES)
+      store(y + o, op.epilogue == ADD ? load<Full>(y + o) + load<Full>(out + o) : load<Full>(out + o));
   }
 }
 
 template <int R, int PER>
 void solo_linear(const Plan& plan, const Op& op, const SoloBuffers& buffers, int thread, int threads) {
+  constexpr int MOST = std::min<int>(GROUP * W, SUMS / R * LANES);  // outputs whose sums fit into the registers
   const uint64_t unit = op.epilogue == GLU_ADD ? 2 : 1;  // a value and its gate stay together
   const Range mine = share(padded(op.out) / W / unit, thread, threads);
-  const uint64_t begin = mine.begin * unit, end = mine.end * unit;
+  const uint64_t begin = mine.begin * unit * W, end = mine.end * unit * W;
   for (uint64_t k = 0; k < op.in; k += DEPTH)
-    for (uint64_t block = begin; block < end;) {
-      const uint64_t n = std::min(GROUP - block % GROUP, end - block);  // no further than its group of blocks
-      if (n == 4) solo_blocks<R, 4, PER>(plan, op, buffers, k, block), block += 4;
-      else if (n >= 2) solo_blocks<R, 2, PER>(plan, op, buffers, k, block), block += 2;
-      else solo_blocks<R, 1, PER>(plan, op, buffers, k, block), block += 1;
+    for (uint64_t o = begin; o < end;) {
+      const uint64_t n = std::min(GROUP * W - o % (GROUP * W), end - o), after = o - o % (GROUP * W) + GROUP * W;
+      // `n` goes no further than the group of blocks.
+      const uint32_t* next = after < end        ? weights_at(plan, op, k, after / W).at
+                             : k + DEPTH < op.in ? weights_at(plan, op, k + DEPTH, begin / W).at
+                                                 : plan.tensor<uint32_t>(op, 0);
+      if (MOST >= 4 * W && n >= 4 * W) solo_outputs<R, std::min(MOST, 4 * W), PER>(plan, op, buffers, k, o, next), o += 4 * W;
+      else if (MOST >= 2 * W && n >= 2 * W) solo_outputs<R, std::min(MOST, 2 * W), PER>(plan, op, buffers, k, o, next), o += 2 * W;
+      else solo_outputs<R, std::min(MOST, W), PER>(plan, op, buffers, k, o, next), o += std::min(MOST, W);
     }
   for (int r = 0; r < R; ++r)
-    solo_epilogue(plan, op, buffers.out + r * buffers.wide, buffers.at(op, op.dst, r) + op.offset, begin * W, end * W);
+    solo_epilogue(plan, op, buffers.out + r * buffers.wide, buffers.at(op, op.dst, r) + op.offset, begin, end);
 }
 
 // Logits of the parts -> log-probabilities of the tokens, one after another.
@@ -184,8 +196,8 @@ void solo_pixels(const Plan& plan, const Op& op, const SoloBuffers& buffers, con
 
 // With `u` a mixture draws, and its token stands in the place of the first logit.
 template <int R>
-void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input, Uniforms u, int thread, Team& team) {
-  const int threads = team.size();
+void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input, Uniforms u, int thread, int threads,
+               Team& team) {
   Spot spots[R];
   for (int r = 0; plan.pixel && r < R; ++r) spots[r] = spot_of(*plan.pixel, input[r]);
   for (size_t i = 0; i < plan.ops.size(); ++i) {
@@ -204,10 +216,10 @@ void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input,
       const Range mine = share(padded(op.out) / W, thread, threads);
       for (int r = 0; r < R; ++r) {
         const Sources from = sources(plan, op, input[r]);
-        for (uint64_t i = mine.begin * W; i < mine.end * W; i += W) {
-          v16 x = load<v16>(from.value + i);
-          if (from.place) x += load<v16>(from.place + i);
-          if (from.label) x += load<v16>(from.label + i);
+        for (uint64_t i = mine.begin * W; i < mine.end * W; i += LANES) {
+          Full x = load<Full>(from.value + i);
+          if (from.place) x += load<Full>(from.place + i);
+          if (from.label) x += load<Full>(from.label + i);
           store(buffers.at(X, r) + i, x);
         }
       }

@@ -25,9 +25,9 @@ void solo_where(const Plan& plan, const Op& op, const Spot& spot, int64_t label,
     tables[n++] = plan.tensor(op, 2) + (c * plan.pixel->levels + value_of(*plan.pixel, token)) * D;
   }
   if (plan.pixel->modes) tables[n++] = plan.tensor(op, 3) + static_cast<uint64_t>(label) * D;
-  for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += W) {
-    v16 sum = load<v16>(tables[0] + i);
-    for (int t = 1; t < n; ++t) sum += load<v16>(tables[t] + i);
+  for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += LANES) {
+    Full sum = load<Full>(tables[0] + i);
+    for (int t = 1; t < n; ++t) sum += load<Full>(tables[t] + i);
     store(x + i, sum);
   }
 }
@@ -50,12 +50,12 @@ void solo_neighbours(const Plan& plan, const Op& op, const Spot& spot, float* st
 void solo_taps(const Plan& plan, const Op& op, const Spot& spot, const float* h, float* g, float* state, Range blocks) {
   const uint64_t D = padded(op.in);
   const auto slots = taps_at(*plan.pixel, spot);
-  for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += W) {
+  for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += LANES) {
     float* ring = state + op.state + i;
-    v16 sum = {};
+    Full sum = {};
     for (int t = 0; t < PIXEL_TAPS; ++t)
-      if (slots[t] >= 0) sum = fma(load<v16>(plan.tensor(op, 0) + t * D + i), load<v16>(ring + slots[t] * D), sum);
-    store(ring + spot.pixel * D, load<v16>(h + i));
+      if (slots[t] >= 0) sum = fma(load<Full>(plan.tensor(op, 0) + t * D + i), load<Full>(ring + slots[t] * D), sum);
+    store(ring + spot.pixel * D, load<Full>(h + i));
     store(g + i, sum);
   }
 }
@@ -64,11 +64,11 @@ void solo_components(const Plan& plan, const Op& op, const float* g, float* stat
   const uint64_t C = plan.pixel->channels, K = padded(op.modes);
   const float* base = state + op.state;
   float* kept = state + op.state + padded(C);
-  const v16 sum = splat<v16>(log_sum(g, op.modes));
+  const Full sum = splat<Full>(log_sum(g, op.modes));
   for (uint64_t part = 0; part < plan.parts(); ++part) {
-    const v16 prediction = splat<v16>(part >= 1 && part <= C ? base[part - 1] : 0.0f);
-    for (uint64_t k = 0; k < K; k += W)
-      store(kept + part * K + k, prepared(part, C, load_anywhere<v16>(g + part * op.modes + k), sum, prediction));
+    const Full prediction = splat<Full>(part >= 1 && part <= C ? base[part - 1] : 0.0f);
+    for (uint64_t k = 0; k < K; k += LANES)
+      store(kept + part * K + k, prepared(part, C, load_anywhere<Full>(g + part * op.modes + k), sum, prediction));
   }
 }
 
@@ -83,18 +83,18 @@ void solo_mix(const Plan& plan, const Op& op, const Spot& spot, const float* sta
     known[c] = value_of(pixel, state[pixel.state + slot_of(pixel, spot, c)]);
     residual[c] = amplitude(pixel, float(known[c])) - base[c];
   }
-  for (uint64_t k = 0; k < K; k += W)
-    mix<v16>(
-        pixel, spot.channel, [&](uint64_t part) { return load<v16>(kept + part * K + k); },
-        [&](uint64_t c) { return splat<v16>(residual[c]); },
-        [&](uint64_t c, bool upper) { return splat<v16>(edges[known[c] + upper]); },
-        [&](uint64_t c) { return splat<v16>(known[c] > 0 && known[c] + 1 < pixel.levels); },
-        [&](int part, v16 value) { store(made + part * K + k, value); });
-  const v16 sum = splat<v16>(log_sum(made + ENDS * K, op.modes));
-  for (uint64_t k = 0; k < K; k += W)
+  for (uint64_t k = 0; k < K; k += LANES)
+    mix<Full>(
+        pixel, spot.channel, [&](uint64_t part) { return load<Full>(kept + part * K + k); },
+        [&](uint64_t c) { return splat<Full>(residual[c]); },
+        [&](uint64_t c, bool upper) { return splat<Full>(edges[known[c] + upper]); },
+        [&](uint64_t c) { return splat<Full>(known[c] > 0 && known[c] + 1 < pixel.levels); },
+        [&](int part, Full value) { store(made + part * K + k, value); });
+  const Full sum = splat<Full>(log_sum(made + ENDS * K, op.modes));
+  for (uint64_t k = 0; k < K; k += LANES)
     normalise(
-        sum, [&](int part) { return load<v16>(made + part * K + k); },
-        [&](int part, v16 value) { store(made + part * K + k, value); });
+        sum, [&](int part) { return load<Full>(made + part * K + k); },
+        [&](int part, Full value) { store(made + part * K + k, value); });
 }
 
 // The value drawn with u, or -1: the mixture is not made of numbers. Of a span 16 parts are looked at together.
@@ -102,13 +102,14 @@ float solo_drawn(const Plan& plan, const Op& op, const Spot& spot, const float* 
   const uint64_t K = padded(op.modes);
   const float* edges = plan.tensor(op, 0);
   solo_mix(plan, op, spot, state, made);
-  auto get = [&](int part, int k) { return splat<v16>(made[part * K + k]); };
+  auto get = [&](int part, int k) { return splat<Full>(made[part * K + k]); };
   const Target target(u);
   uint64_t first = 0;
   for (uint64_t step = span_of(op.out) / W; step; step /= W) {
-    v16 edge = load_anywhere<v16>(edges + std::min<uint64_t>(first, op.out) + 1);
-    for (uint64_t i = 0; step > 1 && i < W; ++i) edge[i] = edges[std::min<uint64_t>(first + (i + 1) * step, op.out)];
-    const v16 sum = beyond(op.modes, get, edge, splat<v16>(target.sign));
+    alignas(64) float edge[W], sum[W];
+    for (uint64_t i = 0; i < W; ++i) edge[i] = edges[std::min<uint64_t>(first + (i + 1) * step, op.out)];
+    for (int p = 0; p < W; p += LANES)
+      store(sum + p, beyond(op.modes, get, load<Full>(edge + p), splat<Full>(target.sign)));
     if (sum[0] != sum[0]) return -1;
     int part = 0;
     for (int half = W / 2; half; half /= 2)
@@ -127,31 +128,31 @@ void solo_mixture(const Plan& plan, const Op& op, const Spot& spot, const float*
   float *made = scratch, *below = made + MIXTURE_PARTS * K, *above = below + padded(V) + 2 * W;
   solo_mix(plan, op, spot, state, made);
   for (uint64_t k = 0; k < op.modes; ++k) {
-    const v16 mean = splat<v16>(made[MEAN * K + k]), inverse = splat<v16>(made[INVERSE * K + k]);
-    const v16 weight = splat<v16>(made[WEIGHT * K + k] * made[SHARE * K + k]);
-    for (uint64_t v = begin; v < (end < V ? end + W : end); v += W) {  // of the next block, the first edge
-      const Sides<v16> sides((load<v16>(edges + v) - mean) * inverse);
+    const Full mean = splat<Full>(made[MEAN * K + k]), inverse = splat<Full>(made[INVERSE * K + k]);
+    const Full weight = splat<Full>(made[WEIGHT * K + k] * made[SHARE * K + k]);
+    for (uint64_t v = begin; v < (end < V ? end + LANES : end); v += LANES) {  // of the next block, the first edge
+      const Sides<Full> sides((load<Full>(edges + v) - mean) * inverse);
       store(below + v, sides.below);
       store(above + v, sides.above);
     }
     // Beyond the ends there is no value, so these have no share but all that lies there.
     if (begin == 0) above[0] = 1.0f / made[SHARE * K + k];
     if (end >= V) below[V] = 1.0f / made[SHARE * K + k];
-    for (uint64_t v = begin; v < end; v += W) {
-      const v16 sum = k ? load<v16>(logits + v) : v16{};
-      store(logits + v, fma(load_anywhere<v16>(below + v + 1) * weight, load<v16>(above + v), sum));
+    for (uint64_t v = begin; v < end; v += LANES) {
+      const Full sum = k ? load<Full>(logits + v) : Full{};
+      store(logits + v, fma(load_anywhere<Full>(below + v + 1) * weight, load<Full>(above + v), sum));
     }
   }
   for (uint64_t v = V; v < end; ++v) logits[v] = 1;
-  v16 least = splat<v16>(1.0f);
-  for (uint64_t v = begin; v < end; v += W) least = smaller(least, load<v16>(logits + v));
+  Full least = splat<Full>(1.0f);
+  for (uint64_t v = begin; v < end; v += LANES) least = smaller(least, load<Full>(logits + v));
   const bool near = !any_below(least, FAR);
-  for (uint64_t v = begin; v < end; v += W)
-    store(logits + v, log_probability(load<v16>(logits + v), near, [&] {
-            v16 ends = {};
-            for (int i = 0; i < W; ++i) ends[i] = v + i == 0 || v + i + 1 == V;
-            auto get = [&](int part, int k) { return splat<v16>(made[part * K + k]); };
-            return far_log(op.modes, get, load<v16>(edges + v), load_anywhere<v16>(edges + v + 1), ends);
+  for (uint64_t v = begin; v < end; v += LANES)
+    store(logits + v, log_probability(load<Full>(logits + v), near, [&] {
+            Full ends = {};
+            for (int i = 0; i < LANES; ++i) ends[i] = v + i == 0 || v + i + 1 == V;
+            auto get = [&](int part, int k) { return splat<Full>(made[part * K + k]); };
+            return far_log(op.modes, get, load<Full>(edges + v), load_anywhere<Full>(edges + v + 1), ends);
           }));
 }
 
@@ -166,11 +167,11 @@ void solo_channel(const Plan& plan, const Op& op, const Spot& spot, float* state
     const float token = state[pixel.state + slot_of(pixel, spot, c)];
     tables[n++] = plan.tensor(op, 1) + (c * pixel.levels + value_of(pixel, token)) * D;
   }
-  for (uint64_t i = 0; i < D; i += W) {
+  for (uint64_t i = 0; i < D; i += LANES) {
     const bool mine = i / W >= blocks.begin && i / W < blocks.end;
-    v16 sum = spot.begins ? load<v16>(h + i) : load<v16>(kept + i);
+    Full sum = spot.begins ? load<Full>(h + i) : load<Full>(kept + i);
     if (mine && spot.begins) store(kept + i, sum);
-    for (int t = 0; t < n; ++t) sum += load<v16>(tables[t] + i);
+    for (int t = 0; t < n; ++t) sum += load<Full>(tables[t] + i);
     store(h + i, sum);
     if (mine) store(g + i, sum);
   }

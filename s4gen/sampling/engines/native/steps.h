@@ -52,7 +52,7 @@ void cross(const Op& op, uint64_t phase, float* x, float* state, uint64_t size, 
   }
 }
 
-// One step of 16 heads (solo, C = 1) or of one head for C vectors of rows (batch): the same sums. get(n, i) is
+// One step of a register full of heads (solo, C = 1) or of one head for C vectors of rows (batch): the same sums. get(n, i) is
 // coefficient i of mode n, low(r, n, i) that of the low-rank part; `s` holds 2 parts of each mode, `stride` floats
 // apart; u is replaced by y. `ahead`: the state that comes next is fetched meanwhile.
 template <class V, int C, class Get, class Low>
@@ -134,15 +134,17 @@ Weights weights_at(const Plan& plan, const Op& op, uint64_t k, uint64_t block) {
 // log(sum(exp(l))) of `count` numbers, in 16 partial sums.
 float log_sum(const float* l, uint64_t count) {
   const float top = *std::max_element(l, l + count);
-  v16 sum = {};
+  Full sum[FULLS] = {};
   for (uint64_t i = 0; i < count; i += W) {
-    v16 part = splat<v16>(-std::numeric_limits<float>::infinity());
-    std::memcpy(&part, l + i, std::min<uint64_t>(W, count - i) * sizeof(float));
-    part = exponential(part - top);
-    for (uint64_t j = count - i; j < W; ++j) part[j] = 0;
-    sum += part;
+    const uint64_t n = std::min<uint64_t>(W, count - i);
+    alignas(64) float block[W], share[W];
+    std::memcpy(block, l + i, n * sizeof(float));
+    std::fill(block + n, block + W, top);  // left out below
+    for (int p = 0; p < W; p += LANES) store(share + p, exponential(load<Full>(block + p) - top));
+    std::fill(share + n, share + W, 0.0f);
+    UNROLLED for (int p = 0; p < FULLS; ++p) sum[p] += load<Full>(share + p * LANES);
   }
-  return top + std::log(folded(reinterpret_cast<const float*>(&sum)));
+  return top + std::log(folded(sum));
 }
 
 // The same of M rows, V being a vector of them: l[i][row] -> to[row].

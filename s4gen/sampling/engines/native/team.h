@@ -1,4 +1,4 @@
-// A team of threads.
+// A team of threads that share the machine with others.
 
 #pragma once
 
@@ -13,13 +13,56 @@
 
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
+inline double elapsed(Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); }
+
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
 #endif
 }
 
-// A persistent team: run(job) calls job(thread) on all of them, the caller being thread 0.
+// Threads wait here for something that another one brings about: awake for a while, as it mostly comes at once, then
+// asleep, so that on a busy machine the one that is waited for gets the processor.
+class Meeting {
+ public:
+  template <class Done> void wait(Done done, double awake) {
+    if (comes(done)) return;
+    for (const auto begin = Clock::now(); elapsed(begin) < awake;)
+      if (comes(done)) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    sleepers_.fetch_add(1);
+    while (!done()) asleep_.wait(lock);
+    sleepers_.fetch_sub(1);
+  }
+
+  // To be called after what the others wait for has come about, by a store in the order that all threads agree on: so
+  // either the sleeper has seen it, or it is counted here.
+  void announce() {
+    if (sleepers_.load() == 0) return;
+    { std::lock_guard<std::mutex> lock(mutex_); }
+    asleep_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable asleep_;
+  std::atomic<int> sleepers_{0};
+
+  // Whether it has come about after the time that reading a clock takes.
+  template <class Done> static bool comes(Done done) {
+    for (int spins = 0; spins < 32; ++spins) {
+      if (done()) return true;
+      relax();
+    }
+    return false;
+  }
+};
+
+// A persistent team: run(n, job) calls job(thread) on its first n threads, the caller being thread 0.
 class Team {
  public:
   explicit Team(int size) : size_(size) {
@@ -27,67 +70,65 @@ class Team {
   }
   ~Team() {
     stop_ = true;
-    wake();
+    begin(size_);
     for (auto& thread : threads_) thread.join();
   }
   int size() const { return size_; }
 
-  template <class Job> void run(Job&& job) {
+  template <class Job> void run(int n, Job&& job) {
     job_ = [](void* j, int thread) { (*static_cast<std::remove_reference_t<Job>*>(j))(thread); };
     argument_ = &job;
-    busy_.store(size_ - 1, std::memory_order_relaxed);
-    wake();
+    active_ = n;
+    busy_ = n - 1;
+    if (n > 1) begin(n);
     job_(argument_, 0);
-    wait([this] { return busy_.load(std::memory_order_acquire) == 0; });
+    if (n > 1) end_.wait([this] { return busy_.load() == 0; }, AWAKE);
   }
 
-  // All threads of the team meet here.
+  // The threads of a run meet here.
   void barrier() {
-    if (size_ == 1) return;
+    const int n = active_;
+    if (n == 1) return;
     const uint32_t phase = phase_.load(std::memory_order_acquire);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n - 1) {
       arrived_.store(0, std::memory_order_relaxed);
-      phase_.store(phase + 1, std::memory_order_release);
+      phase_.store(phase + 1);
+      inside_.announce();
     } else {
-      wait([&] { return phase_.load(std::memory_order_acquire) != phase; });
+      inside_.wait([&] { return phase_.load() != phase; }, AWAKE);
     }
   }
 
  private:
+  static constexpr double AWAKE = 20e-6, AWAKE_BETWEEN_RUNS = 200e-6;  // seconds; streaming asks for one step at a time
+
   const int size_;
   std::vector<std::thread> threads_;
   void (*job_)(void*, int) = nullptr;
   void* argument_ = nullptr;
+  int active_ = 1;  // read by the threads of a run alone
   std::atomic<bool> stop_{false};
-  alignas(64) std::atomic<uint64_t> epoch_{0};
+  alignas(64) std::atomic<uint64_t> run_{0};  // its number, and in the low bits of how many threads it is
   alignas(64) std::atomic<int> busy_{0};
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
-  std::mutex mutex_;
-  std::condition_variable asleep_;
+  Meeting start_, inside_, end_;
 
-  template <class Done> static void wait(Done done) {
-    for (int spins = 0; !done(); ++spins) spins < 4096 ? relax() : std::this_thread::yield();
-  }
+  static constexpr uint64_t NEXT = 1 << 16;  // more than there are threads
 
-  void wake() {
-    { std::lock_guard<std::mutex> lock(mutex_); epoch_.fetch_add(1, std::memory_order_release); }
-    asleep_.notify_all();
+  void begin(int n) {
+    run_ = run_ / NEXT * NEXT + NEXT + n;
+    start_.announce();
   }
 
   void work(int thread) {
     for (uint64_t seen = 0;;) {
-      // Streaming asks for one step at a time: stay awake for a while.
-      const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
-      while (epoch_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until) relax();
-      {
-        std::unique_lock<std::mutex> lock(mutex_);
-        asleep_.wait(lock, [&] { return epoch_.load(std::memory_order_acquire) != seen; });
-      }
-      seen = epoch_.load(std::memory_order_acquire);
+      start_.wait([&] { return run_.load() != seen; }, AWAKE_BETWEEN_RUNS);
+      seen = run_;
       if (stop_) return;
+      if (thread >= static_cast<int>(seen % NEXT)) continue;
       job_(argument_, thread);
-      busy_.fetch_sub(1, std::memory_order_release);
+      if (busy_.fetch_sub(1) == 1) end_.announce();
     }
   }
 };

@@ -13,6 +13,8 @@
 #endif
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace {
@@ -20,14 +22,41 @@ namespace {
 // Accumulators in an array become registers only where every index is known: such loops must be unrolled.
 #define UNROLLED _Pragma("GCC unroll 16")
 
-constexpr int W = 16;  // features or rows in one vector; the compiler splits it where registers are shorter
-typedef float v16 __attribute__((vector_size(64)));
-typedef float v8 __attribute__((vector_size(32)));
+constexpr int W = 16;  // features in one block of the layout, the same on every machine
+
+// What the target's registers hold: how many float32 each, and how many of them there are.
+#if defined(__AVX512F__)
+constexpr int LANES = 16, REGISTERS = 32;
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr int LANES = 8, REGISTERS = 16;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, REGISTERS = 32;
+#else
+constexpr int LANES = 4, REGISTERS = 16;
+#endif
+constexpr int SUMS = REGISTERS / 2;  // registers for sums: the others hold what is multiplied
+
+template <int N> struct VectorOf;  // of N float32
+template <> struct VectorOf<4> {
+  typedef float type __attribute__((vector_size(16)));
+  typedef int32_t integers __attribute__((vector_size(16)));
+  typedef uint32_t words __attribute__((vector_size(16)));
+};
+template <> struct VectorOf<8> {
+  typedef float type __attribute__((vector_size(32)));
+  typedef int32_t integers __attribute__((vector_size(32)));
+  typedef uint32_t words __attribute__((vector_size(32)));
+};
+template <> struct VectorOf<16> {
+  typedef float type __attribute__((vector_size(64)));
+  typedef int32_t integers __attribute__((vector_size(64)));
+  typedef uint32_t words __attribute__((vector_size(64)));
+};
+using Full = VectorOf<LANES>::type;  // fills a register
+constexpr int FULLS = W / LANES;     // make a block
 
 template <class V> constexpr int width = sizeof(V) / sizeof(float);
-template <class V> struct IntegersOf;
-template <> struct IntegersOf<v16> { typedef int32_t type __attribute__((vector_size(64))); };
-template <> struct IntegersOf<v8> { typedef int32_t type __attribute__((vector_size(32))); };
+template <class V> using IntegersOf = typename VectorOf<width<V>>::integers;
 
 template <class V, class T> inline V load(const T* p) {  // aligned
   V r;
@@ -57,14 +86,24 @@ template <class V> inline V fma(V a, V b, V c) {
 #endif
 }
 
-// Where x86 intrinsics say the same, nothing is left to the compiler's mood (GCC 12 tears long loops of these apart).
-#if defined(__FMA__)
-template <> inline v8 splat<v8>(float x) { return (v8)_mm256_set1_ps(x); }
-template <> inline v8 fma(v8 a, v8 b, v8 c) { return (v8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+// Where intrinsics say the same, nothing is left to the compiler's mood (GCC 12 tears long loops of these apart).
+#if defined(__AVX2__) && defined(__FMA__)
+using Eight = VectorOf<8>::type;
+template <> inline Eight splat<Eight>(float x) { return (Eight)_mm256_set1_ps(x); }
+template <> inline Eight fma(Eight a, Eight b, Eight c) {
+  return (Eight)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
 #endif
 #if defined(__AVX512F__)
-template <> inline v16 splat<v16>(float x) { return (v16)_mm512_set1_ps(x); }
-template <> inline v16 fma(v16 a, v16 b, v16 c) { return (v16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+template <> inline Full splat<Full>(float x) { return (Full)_mm512_set1_ps(x); }
+template <> inline Full fma(Full a, Full b, Full c) { return (Full)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+#elif defined(__aarch64__)
+template <> inline Full splat<Full>(float x) { return (Full)vdupq_n_f32(x); }
+template <> inline Full fma(Full a, Full b, Full c) {
+  return (Full)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+#elif defined(__SSE2__) && !defined(__AVX2__)
+template <> inline Full splat<Full>(float x) { return (Full)_mm_set1_ps(x); }
 #endif
 
 // c0 x^n + .. + cn.
@@ -76,7 +115,7 @@ template <class V, class... Rest> inline V polynomial(V x, float c0, Rest... res
 
 // exp(x): 2^k e^r with |r| <= ln 2 / 2 and a Taylor polynomial in r; relative error 2e-7. For x from -87 to 87.
 template <class V> inline V bounded_exponential(V x) {
-  using I = typename IntegersOf<V>::type;
+  using I = IntegersOf<V>;
   const V magic = splat<V>(12582912.0f);  // 1.5 2^23: adding it rounds to an integer
   const V shifted = fma(x, splat<V>(1.44269504088896341f), magic);
   const V k = shifted - magic;
@@ -103,7 +142,7 @@ template <class V> inline V exponential(V x) {
 // log(x) of positive x, none of them denormal: exponent, and a polynomial (Cephes' logf) in the rest; error 1e-7 of the
 // larger one of 1 and the result.
 template <class V> inline V logarithm(V x) {
-  using I = typename IntegersOf<V>::type;
+  using I = IntegersOf<V>;
   I bits;
   std::memcpy(&bits, &x, sizeof bits);
   const I exponent = (bits - 0x3f3504f3) >> 23;  // of which the rest lies between sqrt(1/2) and sqrt(2)
@@ -136,17 +175,16 @@ template <class V> inline V gelu(V x) {
   return x * (z < 0 ? half : splat<V>(1.0f) - half);
 }
 
-// Weight j of the PER weights that each of 16 words holds: a float32, two bfloat16 or four int8, the first one lowest.
-template <int PER> inline v16 weight_of(const uint32_t* words, int j) {
-  typedef uint32_t u32 __attribute__((vector_size(64)));
-  typedef int32_t i32 __attribute__((vector_size(64)));
-  u32 word = load<u32>(words);
-  v16 r;
+// Weight j of the PER weights that each of the words holds: a float32, two bfloat16 or four int8, the first one lowest.
+template <class V, int PER> inline V weight_of(const uint32_t* words, int j) {
+  using I = IntegersOf<V>;
+  auto word = load<typename VectorOf<width<V>>::words>(words);
+  V r;
   if (PER == 4) {
-    i32 value;
+    I value;
     word <<= 24 - 8 * j;
     std::memcpy(&value, &word, sizeof value);
-    return __builtin_convertvector(value >> 24, v16);
+    return __builtin_convertvector(value >> 24, V);
   }
   if (PER == 2) word = j ? word & 0xffff0000u : word << 16;  // bfloat16 is the upper half of a float32
   std::memcpy(&r, &word, sizeof r);
@@ -154,7 +192,7 @@ template <int PER> inline v16 weight_of(const uint32_t* words, int j) {
 }
 
 // The sum of 16 partial sums, in the order that both forms use.
-inline float folded(const float* p) {
+inline float folded(const Full* p) {
   float s[W];
   std::memcpy(s, p, sizeof s);
   for (int half = W / 2; half; half /= 2)
