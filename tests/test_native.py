@@ -105,6 +105,13 @@ POOLED = {
     ),
 }
 MODELS |= POOLED
+MODELS |= {
+    "audio, its last 7 samples": (
+        ModelConfig("s4d", d_model=16, n_layers=1, d_ff=5, pool=(2,), recent=7),
+        SSMConfig(d_state=4, dt_min=0.01, dt_max=0.5),
+    ),
+    "audio, its last sample": (ModelConfig("s4d", d_model=5, n_layers=1, recent=1), SSMConfig(d_state=2)),
+}
 LAYOUTS |= {
     "pixels": ImageLayout(3, 2, 3, levels=19),
     "grey": ImageLayout(4, 3, 1, levels=19),

@@ -79,11 +79,14 @@ class AudioEmbedding(nn.Module):
         if self.label is not None and label is not None:
             x = x + self.label(label)[:, None]
         if self.samples is not None and before is not None:
-            known = torch.cat((before, tokens), dim=1)
-            amplitude = known.to(x.dtype) * (2 / (self.layout.vocab - 1)) - 1
-            amplitude = torch.where(known == self.bos, 0, amplitude)
+            amplitude = self.amplitude(torch.cat((before, tokens), dim=1)).to(x.dtype)
             x = x + self.samples(amplitude.unfold(1, self.samples.in_features, 1)).to(x.dtype)
         return x
+
+    def amplitude(self, tokens: Tensor) -> Tensor:
+        """Codes int64 (...) as numbers r(...) from -1 to 1; bos is 0."""
+        amplitude = tokens.to(self.value.weight.dtype) * (2 / (self.layout.vocab - 1)) - 1
+        return torch.where(tokens == self.bos, 0, amplitude)
 
 
 def smooth_codes(levels: int, d_model: int) -> Tensor:

@@ -40,6 +40,7 @@ from s4gen.sampling.plan import (
     Operation,
     Pixel,
     Plan,
+    Samples,
     Shift,
     Taps,
     Up,
@@ -84,9 +85,11 @@ def _embed(model: DensityModel) -> Iterator[Operation]:
     value = embedding.value.weight
     label = value[:0] if embedding.label is None else embedding.label.weight
     if isinstance(embedding, AudioEmbedding):
-        if embedding.samples is not None:
-            raise NotFlatError("the embedding reads the last samples (model.recent)")
         yield Embed(value, value[:0], label, 1, embedding.layout.vocab)
+        if embedding.samples is not None:
+            amplitude = embedding.amplitude(torch.arange(embedding.bos + 1, device=value.device))
+            yield Samples(amplitude, embedding.samples.in_features)
+            yield Linear(embedding.samples.weight, value.new_zeros(len(embedding.samples.weight)), "h", "x")
         return
     layout = embedding.layout
     place = torch.arange(layout.length, device=value.device)

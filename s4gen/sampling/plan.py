@@ -4,6 +4,7 @@ There are four buffers: the residual stream x, two scratch vectors h and g, and 
 operations in their order, once:
 
     Embed    x = value[token] + place[place] + label[label]
+    Samples  h = the last tokens as amplitudes
     Norm     h = layer norm of x, or x = that
     SSM      state, g = one step of the recurrence on h; then GELU
     Shift    of g = q, k, v, one after another: v *= convolution of k
@@ -58,6 +59,14 @@ class Embed:
     label: Tensor  # r(classes, D), no classes without it
     channels: int
     levels: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """h = amplitude of the last `count` tokens, the oldest first; the one that is fed is the last of them."""
+
+    amplitude: Tensor  # r(vocab + 1), of bos too
+    count: int
 
 
 @dataclass(frozen=True)
@@ -256,6 +265,7 @@ class Channel:
 
 Operation = (
     Embed
+    | Samples
     | Norm
     | SSM
     | Shift

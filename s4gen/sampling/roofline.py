@@ -34,6 +34,7 @@ from s4gen.sampling.plan import (
     Operation,
     Pixel,
     Plan,
+    Samples,
     Shift,
     Taps,
     Up,
@@ -127,6 +128,8 @@ def _work(operation: Operation) -> Work:
             constants, state = _FLOAT * sum(tensor.numel() for tensor in (a, B, C, D, p, q)), _FLOAT * B.numel()
             operations = (7 + 4 * len(p)) * B.numel() + gated * D.numel()
             return Work(0, 0, constants, kept=lanes * state, moved=2 * state, operations=operations)
+        case Samples(_, count):
+            return replace(_NOTHING, kept=_FLOAT * count, moved=_FLOAT * count)
         case Shift(taps):
             # The keys before the present one, and after all taps the product with v.
             keys, operations = _FLOAT * taps[:, 1:].numel(), 2 * taps.numel() + len(taps)

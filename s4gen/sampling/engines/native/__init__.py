@@ -150,7 +150,7 @@ class NativeSession:
             _checked(self._native.s4_state, self._handle, i, layer, False)
         label = self._label.clone() if isinstance(self._label, Tensor) else ()
         own = [layer[self._own] for layer in layers]
-        return ModelState(place[self._own], rebuilt(self._engine._model, place[self._own], own), label)
+        return rebuilt(self._engine._model, place[self._own], label, own)
 
     def _tokens(self, token: Tensor) -> Tensor:
         if token.shape != (self._rows,):

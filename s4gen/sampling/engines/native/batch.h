@@ -162,6 +162,15 @@ template <int M> struct Batch {
     }
   }
 
+  static void samples(const Plan& plan, const Op& op, float* state, const Input* input, float* h) {
+    for (int m = 0; m < M; ++m) {
+      float* ring = state + op.state * M + m;
+      const uint64_t slot = last_samples(
+          plan, op, input[m], [&](uint64_t at) { return ring[at * M]; }, [&](uint64_t i, float x) { h[i * M + m] = x; });
+      ring[slot * M] = input[m].token;
+    }
+  }
+
   static void clusters(const Plan& plan, const Op& op, float* logits) {
     const Part* parts = plan.tensor<Part>(op, 0);
     uint64_t end = parts[0].count - op.modes;
@@ -212,6 +221,7 @@ template <int M> struct Batch {
       else if (op.kind == SSM) ssm(plan, op, state, spot);
       else if (op.kind == SHIFT) shift(plan, op, g, state);
       else if (op.kind == CLUSTERS) clusters(plan, op, logits);
+      else if (op.kind == SAMPLES) samples(plan, op, state, input, h);
       else if (op.kind == PIXEL) {
         for (int m = 0; m < M; ++m) state[(op.state + spot.token) * M + m] = input[m].token;
         if (!spot.begins) i = op.up - 1;

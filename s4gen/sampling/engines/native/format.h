@@ -12,7 +12,7 @@
 namespace {
 
 enum Kind : uint32_t {
-  EMBED, NORM, SSM, LINEAR, CLUSTERS, SHIFT, DOWN, UP, KEEP, ADD_KEPT,
+  EMBED, NORM, SSM, LINEAR, CLUSTERS, SHIFT, SAMPLES, DOWN, UP, KEEP, ADD_KEPT,
   PIXEL, WHERE, NEIGHBOURS, TAPS, COMPONENTS, MIXTURE, CHANNEL, N_KINDS
 };
 // Residual stream, private scratch, shared scratch, output; the rest is state: of the level around the operation, or of

@@ -3,7 +3,8 @@
 Of each state space layer r(B, H, N), as it is, and before it, of H3, the keys r(B, taps - 1, H). Of each level with a
 coarser one r(B, 2 p, H): a ring of the last p inputs, the one at place t in row t mod p, and what is pending for the
 window under way. Of whole pixels the last tokens come first, then of each layer the last features that its taps read,
-if any, and its state, of all columns where it has one for each; what is kept of the pixel under way comes last.
+if any, and its state, of all columns where it has one for each; what is kept of the pixel under way comes last. Of
+sound, the last tokens come first where the embedding reads them.
 """
 
 from __future__ import annotations
@@ -34,15 +35,20 @@ def taken_apart(model: DensityModel, state: ModelState) -> list[Tensor]:
     if isinstance(model, PixelModel):
         layers = [*_pixels_apart(model, state)]
     else:
-        layers = []
+        layers = [_in_vocabulary(state.recent, model.bos)] if isinstance(state.recent, Tensor) else []
         for block, own in zip(model.blocks, state.blocks, strict=True):
             layers += _apart(block, own, state.place) if isinstance(block, Sashimi) else _mixer_apart(own, state.place)
     return [layer.float().contiguous() for layer in layers]
 
 
-def rebuilt(model: DensityModel, place: Tensor, layers: Iterable[Tensor]) -> tuple[Any, ...]:
-    """The states of the model's blocks from the tensors, with the model at `place` int64 (B,)."""
+def rebuilt(model: DensityModel, place: Tensor, label: Tensor | tuple[()], layers: Iterable[Tensor]) -> ModelState:
+    """Make the state of the model, which is at `place` int64 (B,), from the tensors."""
     left = iter(layers)
+    recent = next(left).to(torch.int64) if model.config.model.recent else ()
+    return ModelState(place, _blocks_together(model, place, left), label, recent)
+
+
+def _blocks_together(model: DensityModel, place: Tensor, left: Iterator[Tensor]) -> tuple[Any, ...]:
     if isinstance(model, PixelModel):
         recent, begun = next(left).to(torch.int64), model.begun(place)
         blocks = [_block_together(block, begun, left) for block in model.blocks]
@@ -55,9 +61,7 @@ def rebuilt(model: DensityModel, place: Tensor, layers: Iterable[Tensor]) -> tup
 
 def _pixels_apart(model: PixelModel, state: ModelState) -> Iterator[Tensor]:
     recent, kept = state.blocks[0]
-    if not ((recent >= 0) & (recent <= model.bos)).all():
-        raise UserError("the last tokens are none of the vocabulary; the state is damaged")
-    yield recent
+    yield _in_vocabulary(recent, model.bos)
     begun = model.begun(state.place)
     for own in state.blocks[1:]:
         if isinstance(own, TappedState):
@@ -65,6 +69,12 @@ def _pixels_apart(model: PixelModel, state: ModelState) -> Iterator[Tensor]:
             yield own.taps.last
         yield from _mixer_apart(own.mixer if isinstance(own, TappedState) else own, begun)
     yield kept
+
+
+def _in_vocabulary(recent: Tensor, bos: int) -> Tensor:
+    if not ((recent >= 0) & (recent <= bos)).all():
+        raise UserError("the last tokens are none of the vocabulary; the state is damaged")
+    return recent
 
 
 def _check_place(own: Tensor, place: Tensor) -> None:

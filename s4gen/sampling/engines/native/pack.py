@@ -32,6 +32,7 @@ from s4gen.sampling.plan import (
     Operation,
     Pixel,
     Plan,
+    Samples,
     Shift,
     Taps,
     Up,
@@ -48,8 +49,8 @@ _FAR = 1e30
 _HEADER = struct.Struct("<8s4IQ32x")
 _RECORD = struct.Struct("<12If3I4Q24xI4x")
 _PLACES = {"x": 0, "h": 1, "g": 2, "logits": 3, "window": 4, "pending": 5, "kept": 6}
-_EMBED, _NORM, _SSM, _LINEAR, _CLUSTERS, _SHIFT, _DOWN, _UP, _KEEP, _ADD_KEPT = range(10)
-_PIXEL, _WHERE, _NEIGHBOURS, _TAPS, _COMPONENTS, _MIXTURE, _CHANNEL = range(10, 17)
+_EMBED, _NORM, _SSM, _LINEAR, _CLUSTERS, _SHIFT, _SAMPLES, _DOWN, _UP, _KEEP, _ADD_KEPT = range(11)
+_PIXEL, _WHERE, _NEIGHBOURS, _TAPS, _COMPONENTS, _MIXTURE, _CHANNEL = range(11, 18)
 _STORE, _GELU, _ADD, _GLU_ADD, _GATE, _GELU_SUM, _ADD_GELU = range(7)
 _AXES = {"raster": 0, "row": 1, "column": 2}
 
@@ -75,7 +76,7 @@ def pack(plan: Plan, weights: str = "fp32") -> Tensor:
         pointers = (*offsets, *[0] * (4 - len(offsets)))
         heads.append(_RECORD.pack(*numbers, eps, offset, height, width, *pointers, axis))
         places += [*zip(offsets, own, strict=True)]
-    header = _HEADER.pack(b"s4plan", 1, len(records), plan.vocab, plan.bos, at)
+    header = _HEADER.pack(b"s4plan", 2, len(records), plan.vocab, plan.bos, at)
     front = torch.frombuffer(bytearray(header + b"".join(heads)), dtype=torch.uint8)
     packed = torch.zeros(at, dtype=torch.uint8)
     packed[: len(front)] = front
@@ -127,6 +128,8 @@ def _record(operation: Operation, weights: str) -> Record:
         case Shift(taps):
             heads, n = taps.shape
             return _numbers(_SHIFT, "g", "g", _STORE, heads, heads, period=n), 0.0, (_columns(taps.mT),)
+        case Samples(amplitude, count):
+            return _numbers(_SAMPLES, "x", "h", _STORE, count, count, levels=len(amplitude)), 0.0, (amplitude.float(),)
         case Clusters(offsets, counts):
             K = len(offsets) - 1
             numbers = _numbers(_CLUSTERS, "logits", "logits", _STORE, offsets[-1] + counts[-1], sum(counts) - K, K)

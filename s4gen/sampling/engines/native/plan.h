@@ -29,7 +29,7 @@ struct Plan {
   Plan(const uint8_t* bytes, uint64_t n) {
     if (n < sizeof(Header)) reject("it is shorter than its header");
     std::memcpy(&header, bytes, sizeof header);
-    if (std::memcmp(header.magic, "s4plan\0", 8) != 0 || header.version != 1) reject("this is not a plan of version 1");
+    if (std::memcmp(header.magic, "s4plan\0", 8) != 0 || header.version != 2) reject("this is not a plan of version 2");
     if (header.bytes != n) reject("its length is not what its header says");
     const uint64_t limit = (n - sizeof(Header)) / sizeof(Op);
     if (header.n_ops < 2 || header.n_ops > limit) reject("the number of operations is wrong");
@@ -120,6 +120,13 @@ struct Plan {
         op.state = state;
         state += product({op.period - 1, in});
         return;
+      case SAMPLES:
+        if (pixel || op.dst != H || op.in != op.out || op.levels != header.vocab + 1 || op.levels <= header.bos)
+          reject("the last samples are read wrongly");
+        tensor_at(op, 0, product({op.levels, 4}), n);
+        op.state = state;
+        state += in;
+        break;
       case CLUSTERS: {
         if (op.src != LOGITS || op.dst != LOGITS || op.modes > MAX_CLUSTERS) reject("the clusters are wrong");
         tensor_at(op, 0, (op.modes + 1) * sizeof(Part), n);
@@ -184,7 +191,7 @@ struct Plan {
 
   // Whether its input is in a buffer that an operation before it must have filled.
   static bool reads(const Op& op) {
-    return op.kind != EMBED && op.kind != UP && op.kind != PIXEL && op.kind != WHERE && op.kind != NEIGHBOURS &&
+    return op.kind != EMBED && op.kind != SAMPLES && op.kind != UP && op.kind != PIXEL && op.kind != WHERE && op.kind != NEIGHBOURS &&
            op.kind != MIXTURE;
   }
   void of_pixels(Op& op, uint64_t n) {

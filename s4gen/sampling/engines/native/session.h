@@ -37,7 +37,7 @@ class Session {
 
   // Canonical state of one operation, float32: rows times its `outer` times its `inner`. SSM: (lanes heads, 2 modes), real
   // parts before imaginary ones. DOWN: (2 stride, width), the window before what is pending. Oldest first are SHIFT: (taps
-  // - 1, heads), PIXEL: the last tokens, all but one of the ring, and TAPS: (ring, width). COMPONENTS and CHANNEL: what is
+  // - 1, heads), PIXEL and SAMPLES: the last tokens, all but one of the ring, and TAPS: (ring, width). COMPONENTS and CHANNEL: what is
   // kept of a pixel; of a mixture all numbers of a component side by side, and the prediction behind all of them.
   // Rings begin anew with the places: those come in first.
   void exchange(size_t layer, float* canonical, bool inward) {
@@ -101,7 +101,7 @@ class Session {
   uint64_t rows() const { return rows_; }
 
   static bool lasts(const Op& op) {
-    return (op.kind == SSM && op.modes) || op.kind == SHIFT || op.kind == DOWN || op.kind == PIXEL || op.kind == TAPS ||
+    return (op.kind == SSM && op.modes) || op.kind == SHIFT || op.kind == SAMPLES || op.kind == DOWN || op.kind == PIXEL || op.kind == TAPS ||
            op.kind == COMPONENTS || op.kind == CHANNEL;
   }
   // The operations with a state that lasts, in their order; `outer` and `inner`: its shape, without the rows.
@@ -115,14 +115,15 @@ class Session {
       case SSM: return plan_->lanes(op) * op.in;
       case SHIFT: return op.period - 1;
       case DOWN: return 2 * uint64_t(op.period);
-      case PIXEL: return op.in - 1;
+      case PIXEL:
+      case SAMPLES: return op.in - 1;
       case TAPS: return plan_->pixel->width + uint64_t(1);
       default: return 1;
     }
   }
   uint64_t inner(const Op& op) const {
     if (op.kind == COMPONENTS) return plan_->parts() * op.modes + plan_->pixel->channels;
-    return op.kind == SSM ? 2 * uint64_t(op.modes) : op.kind == PIXEL ? 1 : op.in;
+    return op.kind == SSM ? 2 * uint64_t(op.modes) : op.kind == PIXEL || op.kind == SAMPLES ? 1 : op.in;
   }
 
  private:
@@ -162,6 +163,7 @@ class Session {
       const uint64_t lane = i / op.in * D * 2 * N, head = i % op.in;
       return lane + (lanes_ ? (head * N + j % N) * 2 + j / N : ((head / W * N + j % N) * 2 + j / N) * W + head % W);
     }
+    if (op.kind == SAMPLES) return (static_cast<uint64_t>(input_[row].place - input_[row].since) % op.in + 1 + i) % op.in;
     if (op.kind == PIXEL) return (spot_of(op, input_[row]).token + 1 + i) % op.in;
     if (op.kind == TAPS) return (spot_of(*plan_->pixel, input_[row]).pixel + i) % outer(op) * D + j;
     if (op.kind == COMPONENTS) {

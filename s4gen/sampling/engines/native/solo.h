@@ -238,6 +238,13 @@ void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input,
     } else if (op.kind == SHIFT) {
       const Range mine = share(padded(op.in) / W, thread, threads);
       for (int r = 0; r < R; ++r) solo_shift(plan, op, buffers.at(G, r), buffers.state[r], mine);
+    } else if (op.kind == SAMPLES) {
+      for (int r = 0; r < R; ++r) {  // everybody has a copy of h
+        float *ring = buffers.state[r] + op.state, *h = buffers.at(H, r);
+        const uint64_t slot = last_samples(
+            plan, op, input[r], [&](uint64_t at) { return ring[at]; }, [&](uint64_t i, float x) { h[i] = x; });
+        if (r % threads == thread) ring[slot] = input[r].token;
+      }
     } else if (op.kind == CLUSTERS) {
       for (int r = thread; r < R; r += threads) solo_clusters(plan, op, buffers.at(LOGITS, r));
     } else if (op.kind == PIXEL) {

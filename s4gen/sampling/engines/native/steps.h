@@ -34,6 +34,17 @@ Sources sources(const Plan& plan, const Op& op, const Input& input) {
           op.modes ? plan.tensor(op, 2) + static_cast<uint64_t>(label) * D : nullptr};
 }
 
+// The amplitudes of the last tokens, oldest first, to(i, ..): of those in the ring kept(slot), and of the one that is fed,
+// whose slot is returned. In that slot nothing is read, so it may be written meanwhile.
+template <class Kept, class To> uint64_t last_samples(const Plan& plan, const Op& op, const Input& input, Kept kept, To to) {
+  const float* amplitude = plan.tensor(op, 0);
+  const uint64_t n = op.in, slot = static_cast<uint64_t>(input.place - input.since) % n;
+  auto of = [&](float token) { return amplitude[static_cast<uint64_t>(token > 0 ? std::min<float>(token, op.levels - 1) : 0)]; };
+  for (uint64_t i = 0; i + 1 < n; ++i) to(i, of(kept((slot + 1 + i) % n)));
+  to(n - 1, of(static_cast<float>(input.token)));
+  return slot;
+}
+
 // What DOWN, UP, KEEP and ADD_KEPT do with the numbers x[begin..end) of `size` and their level's state; nothing is mixed,
 // so that both forms do it alike.
 void cross(const Op& op, uint64_t phase, float* x, float* state, uint64_t size, uint64_t begin, uint64_t end) {
