@@ -171,11 +171,11 @@ def test_zig_has_its_own_names_for_targets(processor: Callable[..., None]) -> No
     processor("x86_64", *targets._V4)
     zig, gcc = Compiler(("zig",), is_zig=True), Compiler(("g++",))
     assert gcc.options("x86-64-v3")[0] == "-march=x86-64-v3" and gcc.options("baseline") == []
-    assert zig.options("x86-64-v3")[0] == "-mcpu=x86_64_v3" and zig.options("baseline") == ["-mcpu=baseline"]
-    assert zig.options("native") == ["-mcpu=native", "-mprefer-vector-width=512"]
+    assert zig.options("x86-64-v3")[1] == "-mcpu=x86_64_v3" and zig.options("baseline") == ["-s", "-mcpu=baseline"]
+    assert zig.options("native") == ["-s", "-mcpu=native", "-mprefer-vector-width=512"]
     processor("aarch64")
     assert gcc.options("armv8-a") == ["-march=armv8-a"] and gcc.options("native") == ["-mcpu=native"]
-    assert zig.options("armv8-a") == ["-mcpu=generic"]
+    assert zig.options("armv8-a") == ["-s", "-mcpu=generic"]
 
 
 @needs_compiler

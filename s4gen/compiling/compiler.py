@@ -63,9 +63,10 @@ class Compiler:
         told = targets.options(target)
         if not self.is_zig:
             return told
-        # Without a word it would compile for this very processor, and it knows x86-64-v3 as x86_64_v3.
+        # Without a word it would compile for this very processor, it knows x86-64-v3 as x86_64_v3, and a
+        # library with all that is for debuggers has 4 MB.
         name = target.replace("-", "_") if target.startswith("x86-64") else target.replace("armv8-a", "generic")
-        return [f"-mcpu={name}", *(option for option in told if not option.startswith(("-march=", "-mcpu=")))]
+        return ["-s", f"-mcpu={name}", *(option for option in told if not option.startswith(("-march=", "-mcpu=")))]
 
     def shipped_options(self) -> list[str]:
         """What it is told for a library that goes to other machines of this kind."""

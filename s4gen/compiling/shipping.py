@@ -28,8 +28,8 @@ def compile_all(folder: Path) -> list[Path]:
     """Compile the engine for every level of this machine's kind of processor into a folder; it need not run them.
 
     Raises:
-        NativeUnavailable: there is no compiler here, or none that knows all levels; or these are no libraries of Linux,
-            the one system that they were tried on.
+        NativeUnavailable: there is no compiler here, or it does not know one of the levels.
+        OSError: the folder cannot be written to.
     """
     compiler = find_compiler()
     made = []
