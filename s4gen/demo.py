@@ -28,6 +28,7 @@ from s4gen.models.density import DensityModel
 from s4gen.report import Picture, Section, Table, Text, write_report
 from s4gen.sampling import bench, bench_report
 from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurrent
+from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
 from s4gen.shipped import shipped_names
 from s4gen.train.loop import open_task
@@ -185,15 +186,16 @@ def _sample(demo: Demo, recurrent: RecurrentModel, test: Tensor, name: str, whos
     layout = recurrent.config.layout
     assert isinstance(layout, ImageLayout)
     demo.say(f"sampling from {whose}")
+    engine = make_engine("auto", recurrent, tokens=_SAMPLES * layout.length)
     began = time.perf_counter()
-    drawn = generate(recurrent, _SAMPLES, seed=0, engine="auto")
+    drawn = generate(recurrent, _SAMPLES, seed=0, engine=engine)
     seconds = time.perf_counter() - began
     speed = f"{_SAMPLES * layout.length / seconds:,.0f} tokens/s, {_SAMPLES / seconds:.1f} images/s"
     demo.say(f"  {_SAMPLES} images in {seconds:.1f} s: {speed}")
     known = layout.length // layout.height * (layout.height // 2)
     given = test[:_COMPLETED]
     prompt = given[:, :known].repeat_interleave(_COMPLETIONS, dim=0)
-    completed = generate(recurrent, len(prompt), seed=0, prompt=prompt, engine="auto").view(
+    completed = generate(recurrent, len(prompt), seed=0, prompt=prompt, engine=engine).view(
         _COMPLETED, _COMPLETIONS, -1
     )
     upper = given.clone()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import grp
 import os
+import pwd
 import stat
 import sys
 import tempfile
@@ -80,6 +82,32 @@ def _temporary_cache(why: str) -> Path:
         f"s4gen: {why}, so downloads and what is prepared go to {folder}; set S4GEN_CACHE for another", file=sys.stderr
     )
     return folder
+
+
+def stranger_of(path: Path) -> str:
+    """Who else could have written what is here, in words; "" for nobody but this user and root.
+
+    A group of the user's own name with nobody else in it, as many systems make for every user, is the user.
+
+    Raises:
+        OSError: there is nothing here.
+    """
+    status, me = path.stat(), os.getuid()
+    if status.st_uid not in (me, 0):
+        return "it belongs to somebody else"
+    if status.st_mode & stat.S_IWOTH:
+        return "everybody can write to it"
+    if status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid, me):
+        return "a group can write to it"
+    return ""
+
+
+def _is_private(group: int, user: int) -> bool:
+    try:
+        name, found = pwd.getpwuid(user).pw_name, grp.getgrgid(group)
+    except KeyError:
+        return False
+    return found.gr_name == name and set(found.gr_mem) <= {name}
 
 
 @contextlib.contextmanager

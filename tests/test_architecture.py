@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "s4gen"
 
 FLOORS = [
     {"errors"},
-    {"config", "shipped", "atomic", "fitting", "folders", "progress", "apart", "memory", "timing"},
+    {"compiling", "config", "shipped", "atomic", "fitting", "folders", "progress", "apart", "memory", "timing"},
     {"ssm"},
     {"models"},
     {

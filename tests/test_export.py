@@ -16,6 +16,7 @@ from test_import import MODELS, written
 
 from s4gen.checkpoint import save_checkpoint
 from s4gen.cli import main
+from s4gen.compiling.compiler import find_compiler
 from s4gen.config import AudioLayout, DensityConfig, ModelConfig, SSMConfig, TextLayout
 from s4gen.data.text import ByteTokenizer
 from s4gen.errors import UserError
@@ -24,7 +25,6 @@ from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.sampling.convert import convert, load_recurrent
 from s4gen.sampling.engines.native import NativeUnavailable
-from s4gen.sampling.engines.native.build import find_compiler
 from s4gen.sampling.generate import generate
 
 SMALL = SSMConfig(d_state=4, dt_min=0.01, dt_max=0.5)

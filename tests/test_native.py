@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from engines import shaken
 from tiny import noisy_model
 
+from s4gen.compiling.compiler import SOURCE, find_compiler
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
@@ -694,57 +694,13 @@ def test_the_limits_of_the_machine_are_numbers() -> None:
     assert bandwidth > 1e8 and rate > 1e8
 
 
-def test_without_a_compiler_the_reason_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(NativeUnavailable, match=r"no C\+\+ compiler"):
-        build.library.__wrapped__()
-
-
-def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("S4GEN_CACHE", str(tmp_path))
-    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-fno-such-flag"))
-    with pytest.raises(NativeUnavailable, match="no-such-flag"):
-        build.library.__wrapped__()
-    assert not list(tmp_path.glob("*.so"))
-
-
-def test_a_cache_that_cannot_be_written_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("S4GEN_CACHE", str(tmp_path / "file"))
-    with pytest.raises(NativeUnavailable, match="could not be written"):
-        build.library.__wrapped__()
-
-
-def test_two_processes_that_start_at_once_both_get_a_whole_library(tmp_path: Path) -> None:
-    """With a small source in place of the engine's, so that it takes no time; a damaged library is built again."""
-    source = tmp_path / "engine.cpp"
-    source.write_text('extern "C" {' + "".join(f"void {name}() {{}}" for name in build._SIGNATURES) + "}")
-    script = (
-        "from pathlib import Path; from s4gen.sampling.engines.native import build; import sys; "
-        "build.SOURCE = Path(sys.argv[1]); build.library(); print('loaded')"
-    )
-    cache = tmp_path / "cache"
-    command = [sys.executable, "-c", script, str(source)]
-    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "S4GEN_CACHE": str(cache)}
-
-    def start() -> subprocess.Popen[str]:
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-
-    assert [process.communicate()[0] for process in [start(), start()]] == ["loaded\n", "loaded\n"]
-    (library,) = cache.iterdir()
-    library.write_bytes(b"half a library")
-    assert start().communicate()[0] == "loaded\n"
-    assert library.stat().st_size > 1000
-
-
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The engine without Python, built with sanitizers."""
     path = tmp_path_factory.mktemp("driver") / "driver"
     source = Path(__file__).with_name("native_driver.cpp")
     options = ["-std=c++17", "-O0", f"-fsanitize={request.param}", "-ffp-contract=off", "-Wall", "-Wno-psabi"]
-    command = [build.find_compiler(), *options, "-fno-sanitize-recover=all", f"-I{build.SOURCE.parent}"]
+    command = [*find_compiler().command, *options, "-fno-sanitize-recover=all", f"-I{SOURCE.parent}"]
     done = subprocess.run([*command, str(source), "-pthread", "-o", str(path)], capture_output=True, text=True)
     if "cannot find" in done.stderr:
         pytest.skip("this compiler has no sanitizers")

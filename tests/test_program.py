@@ -19,6 +19,7 @@ from s4gen import cli, folders
 from s4gen.checkpoint import save_checkpoint
 from s4gen.cli import main
 from s4gen.cli.sample_text import decoded, read_prompts, unescaped
+from s4gen.compiling import loading
 from s4gen.config import (
     DataConfig,
     DensityConfig,
@@ -35,7 +36,6 @@ from s4gen.errors import UserError
 from s4gen.folders import cache_folder, user_path
 from s4gen.models.build import build_model
 from s4gen.sampling.convert import convert
-from s4gen.sampling.engines.native import build
 from s4gen.sampling.generate import generate
 
 Capture = pytest.CaptureFixture[str]
@@ -270,7 +270,7 @@ def test_everything_is_cached_in_one_folder(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("S4GEN_CACHE", str(tmp_path / "mine"))
     assert cache_folder() == tmp_path / "mine"
     assert token_file.token_cache().parent == tmp_path / "mine"
-    assert build.cache_folder is cache_folder
+    assert loading.cache_folder is cache_folder
     monkeypatch.delenv("S4GEN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "s4gen"

@@ -21,7 +21,7 @@ OURS = (
     "images",
     "wikitext",
     "hub",
-    "engine-*.so",
+    "engine-*",
     "cifar10-*.npz",
     "MNIST",
     "cifar-10-batches-py",

@@ -38,10 +38,10 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     if chosen and (labels is None or args.classes):
         labels = torch_labels(chosen, n)
     drawn = layout.length - (0 if prompt is None else prompt.shape[1])
-    started = time.perf_counter()
     recurrent = recurrent.to(best_device())
     filters = Filters(args.temperature, args.top_k, args.top_p, args.min_p)
     engine = make_engine(args.engine, recurrent, filters, tokens=n * drawn)
+    started = time.perf_counter()
     images = generate(
         recurrent,
         n,

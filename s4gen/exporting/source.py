@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from s4gen.compiling import targets
+from s4gen.compiling.compiler import FLAGS, SOURCE, sources
 from s4gen.errors import UserError
 from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.engines.native.build import FLAGS, SOURCE
 from s4gen.sampling.engines.native.pack import pack
 from s4gen.sampling.flatten import NotFlatError, flatten
 
@@ -27,14 +28,15 @@ def write_native(recurrent: RecurrentModel, folder: Path) -> None:
     except NotFlatError as error:
         raise UserError(f"the native engine does not run this model, so there is no source for it: {error}") from None
     (folder / "plan.bin").write_bytes(pack(plan).numpy().tobytes())
-    for source in (*SOURCE.parent.glob("*.h"), SOURCE, MAIN):
+    for source in (*sources(SOURCE), MAIN):
         shutil.copyfile(source, folder / source.name)
     length = recurrent.config.layout.length
     makefile = (
         f"# make && ./generate 2 {length} 0   (sequences, tokens of each, seed; then temperature, top-k, top-p, min-p)"
         "\n"
-        f"CXX ?= g++\n\ngenerate: main.cpp engine.cpp $(wildcard *.h)\n"
-        f"\t$(CXX) {' '.join(FLAGS)} -DLENGTH={length} main.cpp -o generate\n\n"
+        f"CXX ?= g++\n# for the processor that compiles\nTARGET ?= {' '.join(targets.options(targets.NATIVE))}\n\n"
+        "generate: main.cpp engine.cpp $(wildcard *.h)\n"
+        f"\t$(CXX) {' '.join(FLAGS)} $(TARGET) -DLENGTH={length} main.cpp -o generate\n\n"
         ".PHONY: clean\nclean:\n\trm -f generate\n"
     )
     (folder / "Makefile").write_text(makefile, encoding="utf-8")

@@ -7,6 +7,7 @@ turns of all its levels: what is shown is the mean.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from s4gen import timing
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, density_config_to_dict
 from s4gen.errors import UserError
 from s4gen.sampling.baselines import matched_transformer, parameter_count
+from s4gen.sampling.engines.native import NativeUnavailable
+from s4gen.sampling.engines.native.build import library
 from s4gen.sampling.limits import Job, limits_apart
 from s4gen.sampling.measure import AGAIN, CACHED, Row, Task, measure_apart
 from s4gen.sampling.scoring import LOSSY
@@ -210,6 +213,9 @@ def run(
     ways = [*engines, *(way for baseline in baselines for way in BASELINES[baseline])]
     if not compiled_transformer:
         ways = [way for way in ways if way != "transformer-bf16"]
+    if device.type == "cpu" and any(engine.startswith("native") for engine in engines):
+        with contextlib.suppress(NativeUnavailable):  # its rows will say why
+            library()  # where it must be compiled, that is seen, and part of no row
     rows: list[Row] = []
     for batch in dict.fromkeys(batches):
         for way in ways:

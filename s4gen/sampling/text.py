@@ -86,7 +86,7 @@ def write(
     engine: str = "auto",
     batch_size: int = 64,
 ) -> Iterator[tuple[Text, str]]:
-    """Continue every prompt; yields the texts with each piece that can be shown of them, and "" when one has ended.
+    """Continue every prompt; the texts come with each piece that can be shown of them, and with "" when one has ended.
 
     Texts of a batch grow side by side. Each ends after `max_tokens`, at a stop string, or, unless the tokeniser's
     `<eos>` is the end of a line, at `<eos>`. An empty prompt means the start of a text, behind `<eos>`.
@@ -105,13 +105,17 @@ def write(
     encoded = [torch.tensor(tokenizer.encode(prompt), dtype=torch.int64) for prompt in prompts]
     runner = _engine(recurrent, filters, penalty, engine, len(prompts) * max_tokens)
     end = tokenizer.eos if tokenizer.ends_texts else None
-    for members in _batches(encoded, batch_size, recurrent.config.model):
-        texts = [Text(number, encoded[number]) for number in members]
-        start = prefill(recurrent, checked_prompts(recurrent, [text.prompt for text in texts]))
-        if isinstance(runner, PenalisedEngine):
-            start = remembering(start, [text.prompt for text in texts], tokenizer.vocab)
-        generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=start)
-        yield from _written(generation, texts, [Writer(tokenizer, stop) for _ in texts], max_tokens, end)
+
+    def pieces() -> Iterator[tuple[Text, str]]:
+        for members in _batches(encoded, batch_size, recurrent.config.model):
+            texts = [Text(number, encoded[number]) for number in members]
+            start = prefill(recurrent, checked_prompts(recurrent, [text.prompt for text in texts]))
+            if isinstance(runner, PenalisedEngine):
+                start = remembering(start, [text.prompt for text in texts], tokenizer.vocab)
+            generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=start)
+            yield from _written(generation, texts, [Writer(tokenizer, stop) for _ in texts], max_tokens, end)
+
+    return pieces()  # once the engine is made: that may take longer than to write
 
 
 def _engine(recurrent: RecurrentModel, filters: Filters, penalty: float, name: str, tokens: int) -> Engine:

@@ -12,10 +12,11 @@ from ctypes import byref, c_void_p
 import torch
 from torch import Tensor
 
+from s4gen.compiling.compiler import NativeUnavailable
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
 from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.engines.native.build import NativeUnavailable, library
+from s4gen.sampling.engines.native.build import library
 from s4gen.sampling.engines.native.lanes import LANES, SOLO, StepTimes, arranged, lanes_for
 from s4gen.sampling.engines.native.layers import rebuilt, taken_apart
 from s4gen.sampling.engines.native.pack import WEIGHTS, pack
@@ -34,15 +35,20 @@ after another is 1 for each. Measured with AVX-512 on models of d_model 128 and 
 
 
 class NativeEngine:
-    """Compiled by the system's C++ compiler for this processor on first use; linear weights in fp32, bf16 or int8.
+    """A library that came with s4gen or is compiled on first use; linear weights in fp32, bf16 or int8.
+
+    `target` is what it is made for (see `build.library`).
 
     Raises:
-        NativeUnavailable: no compiler, a model on a GPU or not in float32, or a layer that no plan knows.
+        UserError: there is no such target, or this processor cannot run it.
+        NativeUnavailable: no library and no compiler, a model on a GPU or not in float32, a layer that no plan knows.
     """
 
     row_multiple = 1
 
-    def __init__(self, recurrent: RecurrentModel, filters: Filters, weights: str = "fp32") -> None:
+    def __init__(
+        self, recurrent: RecurrentModel, filters: Filters, weights: str = "fp32", target: str | None = None
+    ) -> None:
         if recurrent.device.type != "cpu":
             raise NativeUnavailable(f"the model is on {recurrent.device}, it runs on a CPU")
         if (dtype := recurrent.source.dtype) != torch.float32:
@@ -52,7 +58,7 @@ class NativeEngine:
         except NotFlatError as error:
             raise NativeUnavailable(str(error)) from None
         self.name = "native" if weights == "fp32" else f"native-{weights}"
-        self._native, self._filters = library(), filters
+        self._native, self._filters = library(target), filters
         self._model, self._vocab, self._bos, self._period = recurrent.stepper, plan.vocab, plan.bos, plan.period
         data = pack(plan, weights)
         self._handle = c_void_p()
