@@ -17,12 +17,15 @@ class _NoBar:
     def update(self, n: int) -> None:
         pass
 
-    def set_postfix_str(self, text: str) -> None:
+    def set_postfix_str(self, text: str, refresh: bool = False) -> None:
         pass
 
 
 def progress_bar(total: int, unit: str, shown: bool, desc: str = "", initial: int = 0) -> Any:
-    """A context manager with tqdm's `update(n)` and `set_postfix_str(text)`; `initial` was done before."""
+    """A context manager with tqdm's `update(n)` and `set_postfix_str(text)`; `initial` was done before.
+
+    A text is shown when the bar is drawn next; with `set_postfix_str(text, refresh=True)` at once.
+    """
     if not shown:
         return _NoBar()
     try:

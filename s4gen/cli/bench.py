@@ -23,6 +23,8 @@ DEFAULTS = {
     "length": None,
     "engine": ["eager", "compiled", "native"],
     "baseline": ["conv", "transformer"],
+    "no_baseline": False,
+    "position": None,
     "plot": None,
     "force": False,
 }
@@ -53,12 +55,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the recurrent mode; bf16 and int8 weights lose something, which is measured too (default: eager "
         "compiled native)",
     )
-    parser.add_argument(
+    compared = parser.add_mutually_exclusive_group()
+    compared.add_argument(
         "--baseline",
-        nargs="*",
+        nargs="+",
         choices=("conv", "transformer"),
         help="conv: the convolution again for each token; transformer: of equal size, with a key-value cache (float32 "
         "and bf16) and without (default: both)",
+    )
+    compared.add_argument("--no-baseline", action="store_true", help="measure the engines alone")
+    parser.add_argument(
+        "--position",
+        metavar="P",
+        type=whole(1),
+        nargs="*",
+        help="measure also what one token costs at these positions, after a random sequence of this length has been "
+        "read, which takes long for a large model (without numbers: 100 1000 10000 100000; default: no positions)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
@@ -88,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         batches=args.batch,
         lengths=args.length,
         engines=args.engine,
-        baselines=args.baseline,
+        baselines=() if args.no_baseline else args.baseline,
+        positions=positions_of(args.position),
         progress=True,
     )
     if args.plot is not None:
@@ -100,6 +113,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def positions_of(given: list[int] | None) -> tuple[int, ...]:
+    """The positions that `--position` asks for: none without it, and the usual ones where it names none."""
+    from s4gen.sampling import bench
+
+    return () if given is None else tuple(given) or bench.POSITIONS
+
+
 def compare_ancestors(args: argparse.Namespace) -> int:
     """`--ancestors`: the table on standard output, or its JSON.
 
@@ -108,7 +128,7 @@ def compare_ancestors(args: argparse.Namespace) -> int:
     """
     given = [name for name, default in DEFAULTS.items() if getattr(args, name) != default]
     if given:
-        names = ", ".join(str(args.subject) if name == "subject" else f"--{name}" for name in given)
+        names = ", ".join(str(args.subject) if name == "subject" else "--" + name.replace("_", "-") for name in given)
         raise UserError(f"--ancestors measures no model, and goes with --json alone: leave out {names}")
     from s4gen.sampling import ancestors
 

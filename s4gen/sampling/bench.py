@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from s4gen import timing
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, density_config_to_dict
 from s4gen.errors import UserError
+from s4gen.progress import progress_bar
 from s4gen.sampling.baselines import matched_transformer, parameter_count
 from s4gen.sampling.engines.native import NativeUnavailable
 from s4gen.sampling.engines.native.build import library
@@ -184,7 +184,7 @@ def run(
     baselines: Sequence[str] = tuple(BASELINES),
     device: str | torch.device | None = None,
     budget: float = 3.0,
-    positions: Sequence[int] = POSITIONS,
+    positions: Sequence[int] = (),
     compiled_transformer: bool = True,
     progress: bool = False,
 ) -> BenchResult:
@@ -198,10 +198,10 @@ def run(
             token at the first length.
         device: None: the GPU where there is one, else the CPU.
         budget: seconds of measuring per row, start-up and compilation apart.
-        positions: where to measure the cost of a single token, at the smallest batch size; may be empty.
+        positions: where to measure the cost of a single token, at the smallest batch size.
         compiled_transformer: False leaves out what takes a minute to compile: the Transformer with a cache runs
             eagerly, and not in bf16, which is slower so.
-        progress: a line on standard error before each way.
+        progress: on standard error a bar with the time that is left, and what is being measured.
 
     Raises:
         UserError: an unknown engine or baseline, a size below 1, or a model that is not recurrent.
@@ -216,27 +216,32 @@ def run(
     if device.type == "cpu" and any(engine.startswith("native") for engine in engines):
         with contextlib.suppress(NativeUnavailable):  # its rows will say why
             library()  # where it must be compiled, that is seen, and part of no row
+    tasks = [
+        Task(
+            way=way,
+            config=transformer if way.startswith("transformer") else config,
+            checkpoint=checkpoint,
+            batch=batch,
+            lengths=lengths if way in CACHED else lengths[:1],
+            device=str(device),
+            threads=torch.get_num_threads(),
+            budget=budget,
+            positions=tuple(positions) if batch == min(batches) else (),
+            loss=batch == min(batches),
+            compiled=compiled_transformer,
+        )
+        for batch in dict.fromkeys(batches)
+        for way in ways
+    ]
     rows: list[Row] = []
-    for batch in dict.fromkeys(batches):
-        for way in ways:
-            if progress:
-                print(f"s4gen: measuring batch {batch}, {way} ...", file=sys.stderr, flush=True)
-            task = Task(
-                way=way,
-                config=transformer if way.startswith("transformer") else config,
-                checkpoint=checkpoint,
-                batch=batch,
-                lengths=lengths if way in CACHED else lengths[:1],
-                device=str(device),
-                threads=torch.get_num_threads(),
-                budget=budget,
-                positions=tuple(positions) if batch == min(batches) else (),
-                loss=batch == min(batches),
-                compiled=compiled_transformer,
-            )
+    with progress_bar(len(tasks) + 1, "row", progress, "measuring") as bar:
+        for task in tasks:
+            bar.set_postfix_str(f"{way_title(task.way)}, batch {task.batch}", refresh=True)
             rows += measure_apart(task)
-    if progress:
-        print("s4gen: measuring what the machine allows ...", file=sys.stderr, flush=True)
+            bar.update(1)
+        bar.set_postfix_str("what the machine allows", refresh=True)
+        rows = _with_limits(rows, config, transformer, checkpoint, device)
+        bar.update(1)
     return BenchResult(
         name=name,
         config=config,
@@ -246,7 +251,7 @@ def run(
         machine=timing.machine(device),
         engines=tuple(engines),
         positions=tuple(sorted(positions)),
-        rows=_with_limits(rows, config, transformer, checkpoint, device),
+        rows=rows,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from s4gen.apart import DiedError, run_apart
+from s4gen.compiling import targets
 from s4gen.config import DensityConfig
 from s4gen.models.build import build_model
 from s4gen.sampling.engines.native import NativeUnavailable, measured_limits
@@ -22,6 +23,7 @@ from s4gen.sampling.roofline import (
     groups,
     limit,
     measure_rates,
+    rates_reached,
     transformer_work,
     working_set,
 )
@@ -64,9 +66,16 @@ def limits(job: Job) -> dict[Case, Limit]:
         working_set(work, precision_of(way), rows) for (way, batch, _), work in works.items() for rows in groups(batch)
     }
     extra = _native_limits(job.threads) if device.type == "cpu" else None
+    precisions = {precision_of(way) for way, _, _ in works}
     with torch.inference_mode():
-        rates = measure_rates(sizes, {precision_of(way) for way, _, _ in works}, device, _SECONDS, extra)
-    return {case: limit(work, precision_of(case[0]), case[1], rates) for case, work in works.items()}
+        rates = measure_rates(sizes, precisions, device, _SECONDS, extra)
+    # An engine made for less than this processor has cannot reach what PyTorch reaches on it.
+    narrowed = extra is not None and targets.wanted() not in (None, targets.NATIVE)
+    of_native = rates_reached(extra, sizes, precisions) if extra is not None and narrowed else rates
+    return {
+        (way, batch, length): limit(work, precision_of(way), batch, of_native if way.startswith("native") else rates)
+        for (way, batch, length), work in works.items()
+    }
 
 
 def precision_of(way: str) -> str:
