@@ -25,6 +25,7 @@ from s4gen.train.footprint import check_memory
 from s4gen.train.images import ImageTask
 from s4gen.train.metrics import MetricsLog
 from s4gen.train.pace import fitted
+from s4gen.train.precision import settled
 from s4gen.train.session import Session
 from s4gen.train.speed import Speed
 from s4gen.train.step import training_step
@@ -66,6 +67,7 @@ def run(
         )
     if resume:
         session = sessions.resume(out, device)
+        settled(session.recipe, device)  # it is settled, but may be slow on this machine
         starting.lengthen(session, out, steps)
         task = open_task(session.recipe, device, session.tokenizer, progress)
         check_memory(session.recipe, task, device)
@@ -75,6 +77,7 @@ def run(
         task = open_task(recipe, device, None if first is None else starting.tokenizer_of(first, recipe), progress)
         if first is not None:
             starting.check_layout(first, task.layout)
+        recipe = settled(recipe, device)
         check_memory(recipe, task, device)
         recipe = fitted(recipe, task, device)
         session = sessions.start(recipe, task.layout, device, task.tokenizer)

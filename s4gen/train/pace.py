@@ -10,6 +10,7 @@ import time
 import torch
 
 from s4gen.config import Recipe
+from s4gen.train.precision import settled
 from s4gen.train.session import start
 from s4gen.train.step import training_step
 from s4gen.train.tasks import Task
@@ -50,7 +51,7 @@ def seconds_per_step(recipe: Recipe, task: Task, device: torch.device, budget: f
     The first step, which compiles what is to be compiled, is not counted, and others that warm up only if there is
     time for no more.
     """
-    session = start(recipe, task.layout, device, task.tokenizer)
+    session = start(settled(recipe, device), task.layout, device, task.tokenizer)
     session.model.train()
     times: list[float] = []
     for step in range(1 + WARM_UP + MEASURED):

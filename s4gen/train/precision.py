@@ -1,0 +1,49 @@
+"""Which numbers the projections of a training run are multiplied in, where its recipe leaves that open."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+
+import torch
+
+from s4gen.config import Recipe
+from s4gen.timing import product_rate
+
+_BUDGET = 0.1
+"""Seconds of measuring, for each of the two precisions."""
+
+
+def settled(recipe: Recipe, device: torch.device) -> Recipe:
+    """Return the recipe with fp32 or bf16 in the place of `auto`, and say on standard error what is taken, and why.
+
+    It is bf16 where this device multiplies matrices faster in it, which processors without instructions for bf16 do
+    many times slower. A recipe that asks for bf16 there keeps it, with a warning that names the measured ratio.
+    """
+    asked = recipe.train.precision
+    if asked == "fp32":
+        return recipe
+    ratio = bf16_ratio(device)
+    if asked == "bf16":
+        if ratio < 1:
+            _say_once(
+                f"s4gen: warning: bf16 is slow here: products take {1 / ratio:.1f} times as long as in fp32; "
+                "train.precision=auto avoids that"
+            )
+        return recipe
+    precision = "bf16" if ratio > 1 else "fp32"
+    than = f"{ratio:.1f} times as fast as fp32 here" if ratio > 1 else f"{1 / ratio:.1f} times slower here"
+    _say_once(f"s4gen: precision {precision} (products in bf16 are {than})")
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision=precision))
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+@functools.cache
+def bf16_ratio(device: torch.device) -> float:
+    """How many times as many products of matrices a second the device makes in bf16 as in float32, measured once."""
+    return product_rate(torch.bfloat16, device, _BUDGET) / product_rate(torch.float32, device, _BUDGET)
