@@ -16,6 +16,7 @@ from torch import Tensor
 Offset = tuple[int, int]
 
 LEFT, ABOVE, ABOVE_LEFT, ABOVE_RIGHT = (0, -1), (-1, 0), (-1, -1), (-1, 1)
+NEAREST = (LEFT, ABOVE_LEFT, ABOVE, ABOVE_RIGHT)
 REACH = 3
 """How many columns a neighbourhood extends to either side."""
 

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from s4gen.config import ImageLayout
 from s4gen.models.mixture import median_edge
-from s4gen.models.raster import ABOVE, ABOVE_LEFT, LEFT, Raster, neighbourhood
+from s4gen.models.raster import ABOVE, ABOVE_LEFT, ABOVE_RIGHT, LEFT, NEAREST, Raster, neighbourhood
 
 
 class PixelStem(nn.Module):
-    """x_k = linear(neighbours of pixel k) + row + column; with `symbols`, a table's row for the left value as well, and
-    where there are classes that of the label.
+    """x_k = linear(neighbours of pixel k) + row + column + tables' rows of the nearest values, and of the label if any.
+
+    The tables, with `symbols`, know the exact values at left, above left, above and above right, which a number from -1
+    to 1 shows a model only roughly: whether a value is the same as another one, say.
 
     The neighbours are all channels of the earlier pixels in `raster.neighbourhood`, as numbers from -1 to 1, and for
     each one whether it lies inside of the image (then 1, else everything about it is 0).
@@ -23,12 +25,14 @@ class PixelStem(nn.Module):
         self.layout = layout
         self.raster = Raster(layout.height, layout.width)
         self.offsets = neighbourhood(rows, layout.width)
-        self.history = max(map(self.raster.distance, (*self.offsets, LEFT, ABOVE, ABOVE_LEFT)))
+        self.nearest = tuple(offset for offset in NEAREST if offset != ABOVE_RIGHT or layout.width > 1)
+        self.history = max(map(self.raster.distance, (*self.offsets, *self.nearest)))
         """How many pixels before the present one have to be known."""
         self.linear = nn.Linear(len(self.offsets) * (layout.channels + 1), d_model)
         self.row = nn.Embedding(layout.height, d_model)
         self.column = nn.Embedding(layout.width, d_model)
-        self.value = nn.Embedding(layout.channels * layout.levels, d_model) if symbols else None
+        values = len(self.nearest) * layout.channels * layout.levels
+        self.value = nn.Embedding(values, d_model) if symbols else None
         self.label = nn.Embedding(len(layout.classes), d_model) if layout.classes else None
         for table in (self.row, self.column, self.value, self.label):
             if table is not None:
@@ -53,9 +57,11 @@ class PixelStem(nn.Module):
         place = place % self.raster.pixels
         x = x + self.row(place // self.layout.width) + self.column(place % self.layout.width)
         if self.value is not None:
-            channel = self.layout.levels * torch.arange(self.layout.channels, device=pixels.device)
-            left = at(pixels, LEFT).clamp_max(self.layout.levels - 1) + channel  # the first token, bos, is no value
-            x = x + self.value(left).sum(2) * inside[..., :1]
+            near = torch.stack([at(pixels, offset) for offset in self.nearest], dim=2)  # (B, n, nearest, C)
+            near = near.clamp_max(self.layout.levels - 1)  # the first token, bos, is no value
+            table = self.layout.levels * torch.arange(near[0, 0].numel(), device=pixels.device).view_as(near[0, 0])
+            shown = self.raster.inside(place, self.nearest)
+            x = x + (self.value(near + table).sum(3) * shown[..., None]).sum(2)
         if self.label is not None and isinstance(label, Tensor):
             x = x + self.label(label)[:, None]
         return x, self._predict(at(amplitude, LEFT), at(amplitude, ABOVE), at(amplitude, ABOVE_LEFT), place)

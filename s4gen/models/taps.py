@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.models.pooling import Count, take
-from s4gen.models.raster import ABOVE, ABOVE_LEFT, ABOVE_RIGHT, LEFT, Raster
+from s4gen.models.raster import NEAREST, Raster
 
 
 class _WeightedShifts(torch.autograd.Function):
@@ -46,9 +46,6 @@ class _WeightedShifts(torch.autograd.Function):
         return into_x, torch.stack(into_weight, dim=1), None
 
 
-OFFSETS = (LEFT, ABOVE_LEFT, ABOVE, ABOVE_RIGHT)
-
-
 class TapsState(NamedTuple):
     """What is kept from pixel to pixel."""
 
@@ -62,8 +59,8 @@ class Taps(nn.Module):
     def __init__(self, d_model: int, raster: Raster) -> None:
         super().__init__()
         self.raster = raster
-        self.distances = [raster.distance(offset) for offset in OFFSETS]
-        self.weight = nn.Parameter(0.02 * torch.randn(len(OFFSETS), d_model))
+        self.distances = [raster.distance(offset) for offset in NEAREST]
+        self.weight = nn.Parameter(0.02 * torch.randn(len(NEAREST), d_model))
 
     def initial_state(self, batch: int) -> TapsState:
         """Before the first pixel of an image."""
@@ -80,7 +77,7 @@ class Taps(nn.Module):
         n, kept = u.shape[1], self.raster.width + 1
         before = self.initial_state(len(u)) if state is None else state
         start = before.place[:1] if state is None else before.place  # without a state all rows are at the same place
-        inside = self.raster.inside(start[:, None] + torch.arange(n, device=u.device), OFFSETS)  # (1 or B, n, 4)
+        inside = self.raster.inside(start[:, None] + torch.arange(n, device=u.device), NEAREST)  # (1 or B, n, 4)
         known = torch.cat((before.last, u), dim=1)
         # The mask goes to the weights, which are smaller than the features: one product for each tap is enough.
         masked = inside.mT[..., None] * self.weight[:, None]  # (1 or B, 4, n, D)
@@ -90,7 +87,7 @@ class Taps(nn.Module):
 
     def step(self, u: Tensor, state: TapsState) -> tuple[Tensor, TapsState]:
         """One pixel: u r(B, D), state -> y r(B, D), new state."""
-        inside = self.raster.inside(state.place, OFFSETS)
+        inside = self.raster.inside(state.place, NEAREST)
         kept = self.raster.width + 1
         neighbours = state.last[:, [kept - distance for distance in self.distances]]  # (B, 4, D)
         y = (neighbours * inside[..., None] * self.weight).sum(dim=1)

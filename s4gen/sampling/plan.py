@@ -196,14 +196,15 @@ class Pixel:
 
 @dataclass(frozen=True)
 class Where:
-    """x = row[row] + column[column] + sum_c value[c * levels + value of channel c to the left] + label[label].
+    """x = row[row] + column[column] + sum_(i, c) value[(i C + c) levels + value of channel c at i] + label[label].
 
-    The sum is left out where there is no pixel to the left.
+    The i are the pixels at left, above left, above and above right (in an image of one column the first three), those
+    outside of the image left out.
     """
 
     row: Tensor  # r(height, D)
     column: Tensor  # r(width, D)
-    value: Tensor  # r(channels * levels, D), or none
+    value: Tensor  # r(pixels * channels * levels, D), or none
     label: Tensor  # r(classes, D), no classes without it
 
 
@@ -222,7 +223,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Taps:
-    """g = sum_i weight[i] * (h of the pixel at `taps.OFFSETS[i]`), of those inside of the image; h enters the ring."""
+    """g = sum_i weight[i] * (h of the pixel at `raster.NEAREST[i]`), if inside of the image; h enters the ring."""
 
     weight: Tensor  # r(4, D)
     width: int

@@ -35,11 +35,12 @@ template <int M, class V> struct PixelBatch {
     const uint64_t D = padded(op.out);
     const float *row = plan.tensor(op, 0) + spot.row * D, *column = plan.tensor(op, 1) + spot.column * D;
     for (uint64_t i = 0; i < op.out; ++i) std::fill_n(x + i * M, M, row[i] + column[i]);
-    for (uint64_t c = 0; op.modes && spot.column > 0 && c < pixel.channels; ++c)
+    for_near_values(pixel, op, spot, [&](uint64_t number, uint64_t slot) {
       for (int m = 0; m < M; ++m) {
-        const float* table = plan.tensor(op, 2) + (c * pixel.levels + value(slot_of(pixel, spot, LEFT, c), m)) * D;
+        const float* table = plan.tensor(op, 2) + (number * pixel.levels + value(slot, m)) * D;
         for (uint64_t i = 0; i < op.out; ++i) x[i * M + m] += table[i];
       }
+    });
     for (int m = 0; pixel.modes && m < M; ++m) {
       const float* table = plan.tensor(op, 3) + static_cast<uint64_t>(input[m].label) * D;
       for (uint64_t i = 0; i < op.out; ++i) x[i * M + m] += table[i];
@@ -70,7 +71,7 @@ template <int M, class V> struct PixelBatch {
       float* ring = state + (op.state + i) * M;
       for (int m = 0; m < M; m += L) {
         V sum = {};
-        for (int t = 0; t < PIXEL_TAPS; ++t)
+        for (int t = 0; t < NEAREST; ++t)
           if (slots[t] >= 0) sum = fma(splat<V>(plan.tensor(op, 0)[t * D + i]), load<V>(ring + slots[t] * D * M + m), sum);
         store(ring + spot.pixel * D * M + m, load<V>(h + i * M + m));
         store(g + i * M + m, sum);

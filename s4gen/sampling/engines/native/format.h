@@ -26,7 +26,7 @@ enum Precision : uint32_t { FP32, BF16, INT8, N_PRECISIONS };
 constexpr uint64_t PER_WORD[N_PRECISIONS] = {1, 2, 4};  // weights of one output in 32 bits
 constexpr int MAX_RANK = 4, TENSORS = 4, MAX_CLUSTERS = 16, MAX_LEVELS = 16, MAX_TAPS = 64;
 constexpr int MAX_CHANNELS = 16, MIXTURE_PARTS = 6;
-constexpr int PIXEL_TAPS = 4;  // left, above left, above, above right
+constexpr int NEAREST = 4;  // pixels: left, above left, above, above right
 
 struct Header {
   char magic[8];

@@ -52,16 +52,24 @@ inline uint64_t value_of(const Op& pixel, float token) {
 // A value as a number from -1 to 1.
 template <class V> inline V amplitude(const Op& pixel, V value) { return value * (2.0f / (pixel.levels - 1)) - 1.0f; }
 
-constexpr std::array<Offset, PIXEL_TAPS> TAPPED = {{{0, -1}, {-1, -1}, {-1, 0}, {-1, 1}}};
-constexpr Offset LEFT = TAPPED[0], ABOVE_LEFT = TAPPED[1], ABOVE = TAPPED[2];
+constexpr std::array<Offset, NEAREST> NEAR = {{{0, -1}, {-1, -1}, {-1, 0}, {-1, 1}}};
+constexpr Offset LEFT = NEAR[0], ABOVE_LEFT = NEAR[1], ABOVE = NEAR[2];
+
+// use(table, slot) for each channel of those nearest pixels that WHERE has tables for, and that lie inside of the image: the
+// number of the table, and the slot in the ring of tokens.
+template <class Use> inline void for_near_values(const Op& pixel, const Op& where, const Spot& spot, Use use) {
+  for (uint64_t table = 0; table * pixel.levels < where.modes; ++table)
+    if (const Offset offset = NEAR[table / pixel.channels]; inside(pixel, spot, offset))
+      use(table, slot_of(pixel, spot, offset, table % pixel.channels));
+}
 
 // Of each tap the slot in its ring; -1: outside of the image. That above left is read where the present pixel goes.
-inline std::array<int64_t, PIXEL_TAPS> taps_at(const Op& pixel, const Spot& spot) {
-  std::array<int64_t, PIXEL_TAPS> slots;
+inline std::array<int64_t, NEAREST> taps_at(const Op& pixel, const Spot& spot) {
+  std::array<int64_t, NEAREST> slots;
   const int64_t width = pixel.width, ring = width + 1;
-  for (int i = 0; i < PIXEL_TAPS; ++i) {
-    const int64_t back = -(TAPPED[i].rows * width + TAPPED[i].columns);
-    slots[i] = inside(pixel, spot, TAPPED[i]) ? (int64_t(spot.pixel) + ring - back) % ring : -1;
+  for (int i = 0; i < NEAREST; ++i) {
+    const int64_t back = -(NEAR[i].rows * width + NEAR[i].columns);
+    slots[i] = inside(pixel, spot, NEAR[i]) ? (int64_t(spot.pixel) + ring - back) % ring : -1;
   }
   return slots;
 }

@@ -207,7 +207,8 @@ struct Plan {
     } else if (op.kind == WHERE) {
       if (op.dst != X || op.in != op.out) reject("the place is read wrongly");
       tensor_at(op, 0, product({pixel->height, out, 4}), n), tensor_at(op, 1, product({pixel->width, out, 4}), n);
-      if (op.modes && op.modes != product({pixel->channels, pixel->levels})) reject("the values of a pixel are wrong");
+      if (const uint64_t values = product({pixel->channels, pixel->levels}); op.modes % values || op.modes / values > NEAREST)
+        reject("the values of a pixel are wrong");
       tensor_at(op, 2, product({op.modes, out, 4}), n), tensor_at(op, 3, product({pixel->modes, out, 4}), n);
       content_[X] = op.out;
     } else if (op.kind == NEIGHBOURS) {
@@ -221,7 +222,7 @@ struct Plan {
       content_[H] = op.out;
     } else {
       if (op.src != H || op.dst != G || op.in != op.out) reject("taps are wrong");
-      tensor_at(op, 0, product({PIXEL_TAPS, in, 4}), n);
+      tensor_at(op, 0, product({NEAREST, in, 4}), n);
       op.state = state;
       state += product({pixel->width + uint64_t(1), in});
       content_[G] = op.out;

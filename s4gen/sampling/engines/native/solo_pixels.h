@@ -18,13 +18,13 @@ namespace {
 void solo_where(const Plan& plan, const Op& op, const Spot& spot, int64_t label, const float* state, float* x,
                 Range blocks) {
   const uint64_t D = padded(op.out);
-  const float* tables[3 + MAX_CHANNELS] = {plan.tensor(op, 0) + spot.row * D, plan.tensor(op, 1) + spot.column * D};
+  const Op& pixel = *plan.pixel;
+  const float* tables[3 + NEAREST * MAX_CHANNELS] = {plan.tensor(op, 0) + spot.row * D, plan.tensor(op, 1) + spot.column * D};
   int n = 2;
-  for (uint64_t c = 0; op.modes && spot.column > 0 && c < plan.pixel->channels; ++c) {
-    const float token = state[plan.pixel->state + slot_of(*plan.pixel, spot, LEFT, c)];
-    tables[n++] = plan.tensor(op, 2) + (c * plan.pixel->levels + value_of(*plan.pixel, token)) * D;
-  }
-  if (plan.pixel->modes) tables[n++] = plan.tensor(op, 3) + static_cast<uint64_t>(label) * D;
+  for_near_values(pixel, op, spot, [&](uint64_t table, uint64_t slot) {
+    tables[n++] = plan.tensor(op, 2) + (table * pixel.levels + value_of(pixel, state[pixel.state + slot])) * D;
+  });
+  if (pixel.modes) tables[n++] = plan.tensor(op, 3) + static_cast<uint64_t>(label) * D;
   for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += LANES) {
     Full sum = load<Full>(tables[0] + i);
     for (int t = 1; t < n; ++t) sum += load<Full>(tables[t] + i);
@@ -53,7 +53,7 @@ void solo_taps(const Plan& plan, const Op& op, const Spot& spot, const float* h,
   for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += LANES) {
     float* ring = state + op.state + i;
     Full sum = {};
-    for (int t = 0; t < PIXEL_TAPS; ++t)
+    for (int t = 0; t < NEAREST; ++t)
       if (slots[t] >= 0) sum = fma(load<Full>(plan.tensor(op, 0) + t * D + i), load<Full>(ring + slots[t] * D), sum);
     store(ring + spot.pixel * D, load<Full>(h + i));
     store(g + i, sum);
