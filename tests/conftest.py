@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -46,31 +45,15 @@ def _only_its_own_data(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> Iterator[None]:
-    """A shell's background job ignores Ctrl-C, and its children inherit that: then no test could interrupt anything."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell's background job ignores Ctrl-C, and its children inherit that: then no test could interrupt anything.
+
+    With handlers in this process, the processes that it starts begin with the system's own.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(autouse=True)
-def _no_process_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a failed test leaves running, or open, would otherwise fail the next one by its ResourceWarning."""
-    started: list[subprocess.Popen[Any]] = []
-    start = subprocess.Popen.__init__
-
-    def remembered(self: subprocess.Popen[Any], *args: Any, **kwargs: Any) -> None:
-        start(self, *args, **kwargs)
-        started.append(self)
-
-    monkeypatch.setattr(subprocess.Popen, "__init__", remembered)
-    yield
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

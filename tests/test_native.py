@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from engines import shaken
+from processes import running
 from tiny import noisy_model
 
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
@@ -705,13 +707,15 @@ def test_two_processes_that_start_at_once_both_get_a_whole_library(tmp_path: Pat
     command = [sys.executable, "-c", script, str(source)]
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "S4GEN_CACHE": str(cache)}
 
-    def start() -> subprocess.Popen[str]:
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    def loading() -> AbstractContextManager[subprocess.Popen[str]]:
+        return running(command, env=environment)
 
-    assert [process.communicate()[0] for process in [start(), start()]] == ["loaded\n", "loaded\n"]
+    with loading() as one, loading() as other:
+        assert [process.communicate() for process in (one, other)] == [("loaded\n", "")] * 2
     (library,) = cache.iterdir()
     library.write_bytes(b"half a library")
-    assert start().communicate()[0] == "loaded\n"
+    with loading() as third:
+        assert third.communicate() == ("loaded\n", "")
     assert library.stat().st_size > 1000
 
 
