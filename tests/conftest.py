@@ -8,6 +8,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -15,7 +16,15 @@ import pytest
 import torch
 from hypothesis import settings
 
+from s4gen.folders import cache_folder
+from s4gen.sampling.engines.native import NativeUnavailable
+from s4gen.sampling.engines.native.build import library
+
 os.environ["MPLBACKEND"] = "Agg"
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that run tests at once
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that it starts
+    torch.set_num_threads(1)
 
 # The same examples every time, and no deadline: other processes share the cores.
 settings.register_profile("s4gen", derandomize=True, deadline=None, max_examples=50)
@@ -35,6 +44,15 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """PyTorch parts large products between its threads, which must not change how they are rounded."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -58,11 +76,24 @@ def _interruptible() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_its_own() -> Iterator[None]:
-    """One for the session, so that the full CIFAR-10 is decoded once."""
+    """One for the session, so that the full CIFAR-10 is decoded once; with the engine, which takes long to compile."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", folder)
+        compiled = _compiled_engine()
         patch.delenv("S4GEN_CACHE", raising=False)
+        patch.setenv("XDG_CACHE_HOME", folder)
+        if compiled is not None:
+            cache_folder().mkdir()
+            (cache_folder() / compiled.name).symlink_to(compiled)
         yield
+
+
+def _compiled_engine() -> Path | None:
+    """The library of the native engine in the user's cache, for this processor; None where there is none."""
+    try:
+        path = Path(library()._name)
+    except NativeUnavailable:
+        return None
+    return path if path.parent == cache_folder() else None
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -141,6 +141,7 @@ def test_batches_do_not_show_in_completions(recurrent: RecurrentModel, engine: s
     assert all(torch.equal(a, b) for a, b in zip(together, split, strict=True))
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("mixer", SSM_MIXERS)
 @pytest.mark.parametrize("chunk", [8, 16, 4096])
 def test_a_row_is_read_bit_for_bit_alike_whatever_is_read_beside_it(
@@ -157,6 +158,7 @@ def test_a_row_is_read_bit_for_bit_alike_whatever_is_read_beside_it(
         assert all(torch.equal(a[i], b[0]) for a, b in zip(tensors(together), tensors(part), strict=True))
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("chunk", [33, 4096])
 def test_a_row_is_read_bit_for_bit_alike_at_every_level(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a short chunk the coarse levels see so little that products could be rounded by the number of rows."""
@@ -187,6 +189,7 @@ def test_chunks_do_not_change_what_is_read(kind: str, chunk: int, monkeypatch: p
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("kind", PIXELS)
 @pytest.mark.parametrize("chunk", [16, 4096])
 def test_a_row_of_pixels_is_read_bit_for_bit_alike_whatever_is_read_beside_it(

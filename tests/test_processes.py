@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -36,7 +37,7 @@ def test_a_failed_test_fails_no_other_and_ignored_signals_are_heeded_again(tmp_p
     (tmp_path / "test_inner.py").write_text(FAILING)
     options = ["-p", "no:cacheprovider", "-W", "error", "--rootdir", str(tmp_path), "-q", "test_inner.py"]
     command = ["bash", "-c", 'trap "" INT TERM; exec "$@"', "-", sys.executable, "-m", "pytest", *options]
-    environment = {"PYTHONPATH": str(TESTS), "PATH": "/usr/local/bin:/usr/bin:/bin"}
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "1 failed, 3 passed" in done.stdout, done.stdout + done.stderr
     assert "TimeoutExpired" in done.stdout and "ResourceWarning" not in done.stdout

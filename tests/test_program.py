@@ -377,6 +377,7 @@ def test_a_path_that_the_system_refuses_is_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the hub is asked again and again, with pauses
     (tmp_path / "file").touch()
     for arguments in (
         ["info", name],
