@@ -203,6 +203,7 @@ def _hold(out: Path, ready: Any) -> None:
         signal.pause()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # of Python 3.12 and later
 def test_a_second_writer_is_refused_until_the_first_is_gone_however_it_died(tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "run"
     run(recipe(steps=2), out, progress=False)
