@@ -123,10 +123,20 @@ def test_an_output_that_cannot_be_written_to_is_one_line(command: str, code: int
 @pytest.mark.parametrize("delay", [0.02, 0.1, 0.4])
 def test_ctrl_c_at_the_start_is_one_line(delay: float, tiny: Path) -> None:
     """From the program's first line on; what happens before it is up to Python."""
-    code = "import sys; sys.argv = ['s4gen', 'eval', sys.argv[1], '--mode', 'recurrent']\n"
-    code += "from s4gen.__main__ import program\nprint(flush=True)\nsys.exit(program())"
-    command = [sys.executable, "-c", code]
-    with running([*command, tiny], cwd=ROOT) as process:
+    code = """
+import signal, sys
+from s4gen.__main__ import program
+
+def tell(*handler):
+    signal.signal = set_handler
+    set_handler(*handler)
+    print(flush=True)
+
+set_handler, signal.signal = signal.signal, tell
+sys.argv = ["s4gen", "eval", sys.argv[1], "--mode", "recurrent"]
+sys.exit(program())
+"""
+    with running([sys.executable, "-c", code, tiny], cwd=ROOT) as process:
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(delay)
