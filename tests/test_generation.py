@@ -121,14 +121,15 @@ def test_far_numbers_need_none_of_those_before() -> None:
 # Prompts
 
 
-@pytest.mark.parametrize("engine", ENGINES_HERE)
 @pytest.mark.parametrize("kind", [*SSM_MIXERS, *PIXELS])
-def test_prompts_of_unequal_lengths_are_continued_as_each_alone(engine: str, kind: str) -> None:
+def test_prompts_of_unequal_lengths_are_continued_as_each_alone(kind: str) -> None:
     recurrent = convert(model_of(kind))
     prompts = prompts_of(recurrent)
-    together = complete(recurrent, prompts, seed=2, max_tokens=20, engine=engine)
-    for i, (prompt, completed) in enumerate(zip(prompts, together, strict=True)):
-        assert torch.equal(completed, by_definition(recurrent, prompt, i, 2, 20))
+    alone = [by_definition(recurrent, prompt, i, 2, 20) for i, prompt in enumerate(prompts)]
+    for engine in ENGINES_HERE:
+        together = complete(recurrent, prompts, seed=2, max_tokens=20, engine=engine)
+        for completed, expected in zip(together, alone, strict=True):
+            assert torch.equal(completed, expected), engine
 
 
 @pytest.mark.parametrize("engine", WITH_COMPILED)
@@ -317,18 +318,18 @@ def test_nothing_asked_is_nothing_done(recurrent: RecurrentModel) -> None:
 LABELS = [2, 0, 1, 1, 0, 2, 2, 0, 1]
 
 
-@pytest.mark.parametrize("engine", ENGINES_HERE)
 @pytest.mark.parametrize("kind", SOUNDING)
-def test_each_sequence_is_of_its_own_class(engine: str, kind: str) -> None:
+def test_each_sequence_is_of_its_own_class(kind: str) -> None:
     """Through a prompt of its own length and behind it; windows of all rows are at other places."""
     recurrent, labels = convert(sounding_model(kind)), torch.tensor(LABELS)
     prompts = prompts_of(recurrent)
-    settings: dict[str, Any] = {"seed": 2, "max_tokens": 20, "labels": labels, "engine": engine}
-    together = complete(recurrent, prompts, **settings)
-    for i, (prompt, completed) in enumerate(zip(prompts, together, strict=True)):
-        assert torch.equal(completed, by_definition(recurrent, prompt, i, 2, 20, LABELS[i]))
-    split = complete(recurrent, prompts, batch_size=4, **settings)
-    assert all(torch.equal(a, b) for a, b in zip(together, split, strict=True))
+    alone = [by_definition(recurrent, prompt, i, 2, 20, LABELS[i]) for i, prompt in enumerate(prompts)]
+    for engine in ENGINES_HERE:
+        settings: dict[str, Any] = {"seed": 2, "max_tokens": 20, "labels": labels, "engine": engine}
+        for batch_size in (64, 4):
+            completions = complete(recurrent, prompts, batch_size=batch_size, **settings)
+            for completed, expected in zip(completions, alone, strict=True):
+                assert torch.equal(completed, expected), (engine, batch_size)
 
 
 @pytest.mark.parametrize("given", [0, 1, 13])
