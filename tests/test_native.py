@@ -748,7 +748,7 @@ def fuzz(driver: Path, folder: Path, fuzzes: int) -> None:
 
 
 @pytest.mark.parametrize("driver", ["address,undefined"], indirect=True)
-@pytest.mark.parametrize("fuzzes", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fuzzes", [100, pytest.param(400, marks=pytest.mark.slow)])
 def test_no_plan_makes_it_read_or_write_what_is_not_its_own(driver: Path, tmp_path: Path, fuzzes: int) -> None:
     fuzz(driver, tmp_path, fuzzes)
 
