@@ -16,8 +16,10 @@ READY := .venv/.installed
 demo: $(READY)
 	$(BIN)/s4gen demo
 
+# A process for each core (four at most), each with one thread: the models of tests are too small to gain by more.
+# Each has a run of neighbouring tests, which share what is set up for a module; who is done first takes from the others.
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

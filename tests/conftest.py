@@ -6,9 +6,9 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,7 +16,15 @@ import pytest
 import torch
 from hypothesis import settings
 
+from s4gen.folders import cache_folder
+from s4gen.sampling.engines.native import NativeUnavailable
+from s4gen.sampling.engines.native.build import library
+
 os.environ["MPLBACKEND"] = "Agg"
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that run tests at once
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that it starts
+    torch.set_num_threads(1)
 
 # The same examples every time, and no deadline: other processes share the cores.
 settings.register_profile("s4gen", derandomize=True, deadline=None, max_examples=50)
@@ -38,6 +46,15 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """PyTorch parts large products between its threads, which must not change how they are rounded."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _only_its_own_data(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if not request.node.get_closest_marker("data"):
@@ -46,40 +63,37 @@ def _only_its_own_data(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> Iterator[None]:
-    """A shell's background job ignores Ctrl-C, and its children inherit that: then no test could interrupt anything."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell's background job ignores Ctrl-C, and its children inherit that: then no test could interrupt anything.
+
+    With handlers in this process, the processes that it starts begin with the system's own.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(autouse=True)
-def _no_process_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a failed test leaves running, or open, would otherwise fail the next one by its ResourceWarning."""
-    started: list[subprocess.Popen[Any]] = []
-    start = subprocess.Popen.__init__
-
-    def remembered(self: subprocess.Popen[Any], *args: Any, **kwargs: Any) -> None:
-        start(self, *args, **kwargs)
-        started.append(self)
-
-    monkeypatch.setattr(subprocess.Popen, "__init__", remembered)
-    yield
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_its_own() -> Iterator[None]:
-    """One for the session, so that the full CIFAR-10 is decoded once."""
+    """One for the session, so that the full CIFAR-10 is decoded once; with the engine, which takes long to compile."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", folder)
+        compiled = _compiled_engine()
         patch.delenv("S4GEN_CACHE", raising=False)
+        patch.setenv("XDG_CACHE_HOME", folder)
+        if compiled is not None:
+            cache_folder().mkdir()
+            (cache_folder() / compiled.name).symlink_to(compiled)
         yield
+
+
+def _compiled_engine() -> Path | None:
+    """The library of the native engine in the user's cache, for this processor; None where there is none."""
+    try:
+        path = Path(library()._name)
+    except NativeUnavailable:
+        return None
+    return path if path.parent == cache_folder() else None
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from processes import running
 from sounds import noise, tone
 
 from s4gen.data.audio import AudioFormat
@@ -104,14 +105,12 @@ def test_control_c_in_the_middle_of_generation_leaves_a_file_that_plays(tmp_path
         "        out.append(np.full(500, 0.25)); print(out.samples, flush=True)\n"
     )
     path = tmp_path / "a.wav"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for _ in range(5):
-        process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    with running([sys.executable, "-c", program, path]) as process:
+        assert process.stdout is not None
+        for _ in range(5):
+            process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
     assert said.rstrip().endswith("KeyboardInterrupt")
     samples, rate = soundfile.read(path)
     assert len(samples) >= 2500

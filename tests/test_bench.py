@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from s4gen import timing
+from s4gen.apart import DiedError
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
@@ -618,9 +619,15 @@ def test_a_process_that_dies_becomes_a_row_without_numbers() -> None:
     assert math.isnan(row.ms_per_step) and "died" in row.note
 
 
-def test_limits_whose_process_dies_are_unknown() -> None:
-    job = limits.Job((("eager", 1, 24),), _Deadly(), None, tiny(), "cpu", 1)  # type: ignore[arg-type]
-    assert limits.limits_apart(job) == {}
+def test_limits_whose_process_dies_are_unknown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def died(*_: object) -> None:
+        raise DiedError("its process died")
+
+    monkeypatch.setattr(limits, "run_apart", died)
+    assert limits.limits_apart(limits.Job((("eager", 1, 24),), tiny(), None, tiny(), "cpu", 1)) == {}
+    assert capsys.readouterr().err == "s4gen: no limits measured: its process died\n"
 
 
 class _Deadly:

@@ -36,6 +36,7 @@ from s4gen.config import (
 from s4gen.data import load_images, to_sequence
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
+from s4gen.train import loop
 
 MODEL = ModelConfig(d_model=8, n_layers=1, d_ff=0)
 SSM = SSMConfig(d_state=4)
@@ -434,15 +435,20 @@ def test_train_writes_a_checkpoint_that_the_other_verbs_read(
     assert hint.endswith("did you mean runs/small/checkpoint?")
 
 
-def test_a_stopped_run_says_how_to_go_on_and_is_not_a_success(capsys: pytest.CaptureFixture[str], room: Path) -> None:
+def test_a_stopped_run_says_how_to_go_on_and_is_not_a_success(
+    capsys: pytest.CaptureFixture[str], room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (room / "small.toml").write_text(recipe_to_toml(RECIPE))
-    code = "import signal, os, sys; from s4gen.train import loop; from s4gen.cli import main\n"
-    code += "step = loop.training_step\n"
-    code += "def stop(*args):\n    os.kill(os.getpid(), signal.SIGTERM)\n    return step(*args)\n"
-    code += f"loop.training_step = stop\nsys.exit(main({['train', 'small.toml', '--out', 'run']!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 130, done.stderr
-    assert "s4gen train --resume run" in done.stderr
+    step = loop.training_step
+
+    def stopped(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return step(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_step", stopped)
+        assert main(["train", "small.toml", "--out", "run"]) == 130
+    assert "s4gen train --resume run" in capsys.readouterr().err
     assert output(capsys, "train", "--resume", "run") == ""
     assert json.loads((room / "run/checkpoint/metrics.json").read_text())["step"] == 2
 
@@ -585,4 +591,4 @@ def test_ctrl_c_in_the_shell_ends_with_130(room: Path) -> None:
     code += "def run(args):\n    os.kill(os.getpid(), signal.SIGINT)\n    import time; time.sleep(10)\n"
     code += "cli.info.run = run\nsys.exit(cli.main(['info', 'tiny']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "s4gen: interrupted\n"), signal.SIGINT
+    assert (done.returncode, done.stderr) == (130, "s4gen: interrupted\n")

@@ -16,10 +16,10 @@ from s4gen.cli import sample
 from s4gen.errors import UserError
 from s4gen.sampling import engines
 from s4gen.sampling.convert import RecurrentModel, convert
-from s4gen.sampling.engines import ENGINES, Engine, make_engine, native
+from s4gen.sampling.engines import ENGINES, Engine, graphed, make_engine, native
 from s4gen.sampling.engines.compiled import CompiledEngine
 from s4gen.sampling.engines.eager import EagerEngine
-from s4gen.sampling.engines.graphed import STEPS, GraphedSession
+from s4gen.sampling.engines.graphed import GraphedSession
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.randomness import draw
 from s4gen.sampling.states import chosen_rows, tensors
@@ -118,6 +118,7 @@ def test_states_are_values(recurrent: RecurrentModel, engine: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(kept, tensors(given), strict=True))
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("engine", ENGINES_HERE)
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_may_stand_at_different_places_and_do_not_disturb_each_other(engine: str, kind: str) -> None:
@@ -342,6 +343,14 @@ def test_an_error_that_is_not_the_compiler_s_is_raised_as_itself(
 
 # The CUDA graph's buffers, with a capture that only calls
 
+STEPS = 40
+"""That a buffer holds in these tests: more than a sequence has, and far fewer than in earnest."""
+
+
+@pytest.fixture
+def short_buffers(compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphed, "STEPS", STEPS)
+
 
 def calls(function: Callable[[], None]) -> Callable[[], None]:
     """Like a capture, it runs the function a few times on whatever is in the buffers."""
@@ -350,16 +359,16 @@ def calls(function: Callable[[], None]) -> Callable[[], None]:
     return function
 
 
-def graphed(recurrent: RecurrentModel, rows: int, filters: Filters = KEEP_ALL) -> GraphedSession:
+def graphed_session(recurrent: RecurrentModel, rows: int, filters: Filters = KEEP_ALL) -> GraphedSession:
     return GraphedSession(CompiledEngine(recurrent, filters), recurrent.initial_state(rows), calls)
 
 
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("short_buffers")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cuts", [[5], [STEPS], [STEPS + 1], [1, STEPS, 3]])
 def test_a_graphed_session_computes_what_the_eager_one_does(kind: str, cuts: list[int]) -> None:
     recurrent = convert(model_of(kind))
-    eager, session = begun("eager", recurrent, 4, FILTERS), graphed(recurrent, 4, FILTERS)
+    eager, session = begun("eager", recurrent, 4, FILTERS), graphed_session(recurrent, 4, FILTERS)
     token = first(recurrent, 4)
     for seed, steps in enumerate(cuts):
         u = random_numbers(4, steps, seed)
@@ -372,7 +381,7 @@ def test_a_graphed_session_computes_what_the_eager_one_does(kind: str, cuts: lis
     assert not any(tensor.is_inference() for tensor in (drawn, *tensors(session.state())))
 
 
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("short_buffers")
 @pytest.mark.parametrize("kind", ["sashimi", *PIXELS])
 def test_a_graphed_session_runs_the_parts_that_are_due_in_any_row(kind: str) -> None:
     recurrent = convert(model_of(kind))
@@ -397,7 +406,7 @@ def test_two_graphed_sessions_of_one_engine_do_not_share_buffers(recurrent: Recu
 @pytest.mark.usefixtures("compiler")
 def test_a_graphed_session_leaves_its_tensors_where_they_are(recurrent: RecurrentModel) -> None:
     """A replay reads and writes the addresses of the capture."""
-    session = graphed(recurrent, 4)
+    session = graphed_session(recurrent, 4)
     buffers = [session._token, session._u, session._drawn, session._column, *tensors(session._state)]
     before = [buffer.data_ptr() for buffer in buffers]
     session.advance(first(recurrent, 4), random_numbers(4, 9))
@@ -409,7 +418,7 @@ def test_a_graphed_session_leaves_its_tensors_where_they_are(recurrent: Recurren
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_step_in_place_compiles(recurrent: RecurrentModel, capsys: pytest.CaptureFixture[str]) -> None:
-    session, u = graphed(recurrent, 4, FILTERS), random_numbers(4, 30)
+    session, u = graphed_session(recurrent, 4, FILTERS), random_numbers(4, 30)
     expected = begun("eager", recurrent, 4, FILTERS).advance(first(recurrent, 4), u)
     assert torch.equal(session.advance(first(recurrent, 4), u), expected)
     assert capsys.readouterr().err == ""

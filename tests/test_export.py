@@ -101,34 +101,55 @@ def test_an_exported_step_that_is_another_model_is_refused(tmp_path: Path) -> No
         programs.check(recurrent, step, run)
 
 
-# Each compiles the whole engine: one of them is enough for `make test`.
-@pytest.mark.parametrize(
-    "kind", ["image", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("text", "sound", "imported"))]
-)
-def test_the_program_without_python_draws_what_sample_draws(kind: str, tmp_path: Path) -> None:
-    """Token by token, from a seed, also with filters; of an imported SaShiMi with scalar norms, too."""
+def compiled(checkpoint: str, folder: Path) -> Path:
+    """The folder of the program without Python, which is compiled: the whole engine, for many seconds."""
     try:
         find_compiler()
     except NativeUnavailable:
         pytest.skip("no C++ compiler")
     if shutil.which("make") is None:
         pytest.skip("no make")
+    assert main(["export", checkpoint, str(folder / "out"), "--format", "native"]) == 0
+    subprocess.run(["make", "-s"], cwd=folder / "out", check=True, capture_output=True)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def program_of_images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A checkpoint and the folder of its program, which the tests of `make test` share."""
+    folder = tmp_path_factory.mktemp("program")
+    checkpoint = saved(shaken(KINDS["image"]()), folder)
+    return checkpoint, compiled(checkpoint, folder)
+
+
+def assert_draws_what_sample_draws(checkpoint: str, folder: Path) -> None:
+    """Token by token, from a seed, also with filters."""
+    recurrent = load_recurrent(checkpoint)
+    length = min(recurrent.config.layout.length, 40)
+    for options, arguments in (({}, []), ({"temperature": 0.7, "top_k": 3, "top_p": 0.9}, ["0.7", "3", "0.9"])):
+        command = ["./generate", "3", str(length), "5", *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        drawn = torch.tensor([[int(word) for word in line.split()] for line in done.stdout.splitlines()])
+        assert torch.equal(drawn, generate(recurrent, n=3, seed=5, engine="native", **options)[:, :length])
+
+
+def test_the_program_without_python_draws_what_sample_draws(program_of_images: tuple[str, Path]) -> None:
+    assert_draws_what_sample_draws(*program_of_images)
+
+
+# Each compiles the whole engine again.
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text", "sound", "imported"])
+def test_the_program_without_python_draws_what_sample_draws_of_every_kind(kind: str, tmp_path: Path) -> None:
+    """Of an imported SaShiMi with scalar norms, too."""
     if kind == "imported":
         checkpoint = str(tmp_path / "model")
         weights, config = written(MODELS["SaShiMi, v3, post-norm"], tmp_path)
         assert main(["import", str(weights), checkpoint, "--config", str(config)]) == 0
     else:
         checkpoint = saved(shaken(KINDS[kind]()), tmp_path)
-    assert main(["export", checkpoint, str(tmp_path / "out"), "--format", "native"]) == 0
-    subprocess.run(["make", "-s"], cwd=tmp_path / "out", check=True, capture_output=True)
-    recurrent = load_recurrent(checkpoint)
-    length = min(recurrent.config.layout.length, 40)
-    for options, arguments in (({}, []), ({"temperature": 0.7, "top_k": 3, "top_p": 0.9}, ["0.7", "3", "0.9"])):
-        command = ["./generate", "3", str(length), "5", *arguments]
-        done = subprocess.run(command, cwd=tmp_path / "out", capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        drawn = torch.tensor([[int(word) for word in line.split()] for line in done.stdout.splitlines()])
-        assert torch.equal(drawn, generate(recurrent, n=3, seed=5, engine="native", **options)[:, :length])
+    assert_draws_what_sample_draws(checkpoint, compiled(checkpoint, tmp_path))
 
 
 def test_the_folder_says_what_a_program_needs_to_know(tmp_path: Path) -> None:
@@ -165,17 +186,11 @@ def test_what_cannot_be_exported_is_one_sentence(
     assert printed.err.count("\n") == 1 and message in printed.err
 
 
-def test_the_program_without_python_refuses_what_makes_no_sense(tmp_path: Path) -> None:
+def test_the_program_without_python_refuses_what_makes_no_sense(
+    program_of_images: tuple[str, Path], tmp_path: Path
+) -> None:
     """One line and the usage, exit code 2; output that is lost is an error, too. It finds its plan from anywhere."""
-    try:
-        find_compiler()
-    except NativeUnavailable:
-        pytest.skip("no C++ compiler")
-    if shutil.which("make") is None:
-        pytest.skip("no make")
-    checkpoint = saved(shaken(KINDS["image"]()), tmp_path)
-    assert main(["export", checkpoint, str(tmp_path / "out"), "--format", "native"]) == 0
-    subprocess.run(["make", "-s"], cwd=tmp_path / "out", check=True, capture_output=True)
+    shutil.copytree(program_of_images[1], tmp_path / "out")
     program = str(tmp_path / "out" / "generate")
     for words in (["-1"], ["1", "abc"], ["1", "0"], ["-h"], ["1e6", "1e6"], ["1", "5", "0", "-1"], ["1"] * 9):
         done = subprocess.run([program, *words], capture_output=True, text=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from engines import shaken
+from processes import running
 from tiny import noisy_model
 
 from s4gen.compiling.compiler import SOURCE, find_compiler
@@ -723,8 +725,9 @@ def fuzz(driver: Path, folder: Path, fuzzes: int) -> None:
 
 
 @pytest.mark.parametrize("driver", ["address,undefined"], indirect=True)
-def test_no_plan_makes_it_read_or_write_what_is_not_its_own(driver: Path, tmp_path: Path) -> None:
-    fuzz(driver, tmp_path, 400)
+@pytest.mark.parametrize("fuzzes", [100, pytest.param(400, marks=pytest.mark.slow)])
+def test_no_plan_makes_it_read_or_write_what_is_not_its_own(driver: Path, tmp_path: Path, fuzzes: int) -> None:
+    fuzz(driver, tmp_path, fuzzes)
 
 
 @pytest.mark.slow

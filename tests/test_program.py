@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import running
 from refusals import assert_refused_in_one_line
 
 from s4gen import cli, folders
@@ -122,17 +123,25 @@ def test_an_output_that_cannot_be_written_to_is_one_line(command: str, code: int
 @pytest.mark.parametrize("delay", [0.02, 0.1, 0.4])
 def test_ctrl_c_at_the_start_is_one_line(delay: float, tiny: Path) -> None:
     """From the program's first line on; what happens before it is up to Python."""
-    code = "import sys; sys.argv = ['s4gen', 'eval', sys.argv[1], '--mode', 'recurrent']\n"
-    code += "from s4gen.__main__ import program\nprint(flush=True)\nsys.exit(program())"
-    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + code]
-    process = subprocess.Popen(
-        [*command, str(tiny)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(delay)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    code = """
+import signal, sys
+from s4gen.__main__ import program
+
+def tell(*handler):
+    signal.signal = set_handler
+    set_handler(*handler)
+    print(flush=True)
+
+set_handler, signal.signal = signal.signal, tell
+sys.argv = ["s4gen", "eval", sys.argv[1], "--mode", "recurrent"]
+sys.exit(program())
+"""
+    with running([sys.executable, "-c", code, tiny], cwd=ROOT) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert [line for line in said.splitlines() if "scoring" not in line] == ["s4gen: interrupted"]
 
@@ -150,13 +159,8 @@ def test_an_interrupt_that_a_module_turns_into_an_import_error_is_one(
         return 0
 
     monkeypatch.setattr(cli.info, "run", run)
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        assert main(["info", "x"]) == 130
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+    assert main(["info", "x"]) == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert capsys.readouterr().err == "s4gen: interrupted\n"
 
 
@@ -383,6 +387,7 @@ def test_a_path_that_the_system_refuses_is_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the hub is asked again and again, with pauses
     (tmp_path / "file").touch()
     for arguments in (
         ["info", name],

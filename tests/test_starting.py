@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -204,6 +203,7 @@ def _hold(out: Path, ready: Any) -> None:
         signal.pause()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # of Python 3.12 and later
 def test_a_second_writer_is_refused_until_the_first_is_gone_however_it_died(tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "run"
     run(recipe(steps=2), out, progress=False)
@@ -211,16 +211,17 @@ def test_a_second_writer_is_refused_until_the_first_is_gone_however_it_died(tmp_
     ready = context.Event()
     other = context.Process(target=_hold, args=(out, ready))
     other.start()
-    assert ready.wait(60)
-    for settings in ({"overwrite": True}, {"resume": True, "steps": 5}):
-        with pytest.raises(
-            UserError, match=rf"^another run is writing to {out}: wait until it ends, or choose another"
-        ):
-            run(None if "resume" in settings else recipe(), out, progress=False, **settings)
-    assert_refused_in_one_line(main, ["train", "--resume", str(out)], "another run is writing to", capsys)
-    assert other.pid is not None
-    os.kill(other.pid, signal.SIGKILL)
-    other.join()
+    try:
+        assert ready.wait(60)
+        for settings in ({"overwrite": True}, {"resume": True, "steps": 5}):
+            with pytest.raises(
+                UserError, match=rf"^another run is writing to {out}: wait until it ends, or choose another"
+            ):
+                run(None if "resume" in settings else recipe(), out, progress=False, **settings)
+        assert_refused_in_one_line(main, ["train", "--resume", str(out)], "another run is writing to", capsys)
+    finally:
+        other.kill()
+        other.join()
     run(None, out, resume=True, steps=3, progress=False)
     steps = [row["step"] for row in read_metrics(out) if row["split"] == "train"]
     assert steps == [1, 2, 3]

@@ -15,6 +15,7 @@ from s4gen.cli import main
 from s4gen.config import DataConfig, DensityConfig, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
 from s4gen.data.text import ByteTokenizer, from_json, layout_of, prepare_tokenizer
 from s4gen.models.build import build_model
+from s4gen.sampling import bench, limits, measure
 
 MODEL = ModelConfig(d_model=16, n_layers=1, d_ff=0, cutoffs=(20, 200))
 SSM = SSMConfig(d_state=4)
@@ -320,7 +321,9 @@ def test_info_of_a_checkpoint_of_text_is_json_too(capsys: Capture, room: Path) -
 
 
 @pytest.mark.parametrize("mixer", ["s4d", "s4", "h3", "attention"])
-def test_every_mixer_is_trained_measured_and_sampled(capsys: Capture, room: Path, mixer: str) -> None:
+def test_every_mixer_is_trained_measured_and_sampled(
+    capsys: Capture, room: Path, mixer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = [f"model.mixer={mixer}", "model.d_model=16", "model.n_layers=1", "model.window=8", "ssm.init=legs"]
     settings += [
         "train.steps=2",
@@ -341,6 +344,8 @@ def test_every_mixer_is_trained_measured_and_sampled(capsys: Capture, room: Path
     stepped = json.loads(output(capsys, *command, "--mode", "recurrent"))
     assert stepped["nats"] == pytest.approx(found[0]["nats"], rel=1e-5)
     assert output(capsys, "sample", "run/checkpoint", "--prompt", "The", "--max-tokens", "5", "--engine", "eager")
+    monkeypatch.setattr(bench, "measure_apart", measure.measure)
+    monkeypatch.setattr(bench, "limits_apart", limits.limits)
     measured = output(
         capsys, "bench", "run/checkpoint", "--batch", "1", "--length", "9", "--engine", "eager", "--baseline", "conv"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from processes import running
 
 from s4gen.data.text import (
     SPLITS,
@@ -180,14 +183,8 @@ reading.BLOCK, token_file.SAVE_EVERY = 1 << 10, 3 << 10
 """
 
 
-def start(program: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM + program],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def started(program: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return running([sys.executable, "-c", PROGRAM + program], cwd=ROOT)
 
 
 def test_a_killed_process_leaves_nothing_that_looks_whole_and_its_lock_is_free(tmp_path: Path) -> None:
@@ -201,7 +198,7 @@ class Killed(ByteTokenizer):
         return super().encode_bytes(data)
 prepare_tokens(open_corpus("wikitext-mini", "test"), Killed(), Path({str(tmp_path)!r}), False)
 """
-    with start(killed) as process:
+    with started(killed) as process:
         assert process.wait() == -signal.SIGKILL
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"lock", "partial", "progress.json"}
     corpus = open_corpus("wikitext-mini", "test")
@@ -224,14 +221,14 @@ class Slow(ByteTokenizer):
 found = prepare_tokens(open_corpus("wikitext-mini", "test"), Slow(), Path({str(tmp_path / "cache")!r}), False)
 print(len(found), found.path.stat().st_ino)
 """
-    first = start(program)
-    assert first.stdout is not None
-    assert first.stdout.readline() == "block\n"
-    second = start(program)
-    assert second.stderr is not None
-    assert "waiting for another process that prepares wikitext-mini-test-" in second.stderr.readline()
-    (tmp_path / "go").touch()
-    (one, _), (two, _) = first.communicate(), second.communicate()
+    with started(program) as first, contextlib.ExitStack() as beside:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "block\n"
+        second = beside.enter_context(started(program))
+        assert second.stderr is not None
+        assert "waiting for another process that prepares wikitext-mini-test-" in second.stderr.readline()
+        (tmp_path / "go").touch()
+        (one, _), (two, _) = first.communicate(), second.communicate()
     assert two.splitlines() == one.splitlines()[-1:]
 
 
@@ -240,14 +237,13 @@ def test_a_reader_never_meets_a_half_file(tmp_path: Path) -> None:
     program = f"""
 found = prepare_tokens(open_corpus("wikitext-mini", "test"), ByteTokenizer(), Path({str(tmp_path)!r}), False)
 """
-    process = start(program)
     lengths = set()
-    while process.poll() is None:
-        for folder in tmp_path.glob("wikitext-mini-test-*"):
-            found = token_file._read(folder)
-            lengths.add(None if found is None else len(found))
-        time.sleep(1e-3)
-    process.communicate()
+    with started(program) as process:
+        while process.poll() is None:
+            for folder in tmp_path.glob("wikitext-mini-test-*"):
+                found = token_file._read(folder)
+                lengths.add(None if found is None else len(found))
+            time.sleep(1e-3)
     assert process.returncode == 0
     assert lengths <= {None, 41_634}
     assert None in lengths

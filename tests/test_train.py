@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from interrupted import stop_after
+from processes import running
 
 from s4gen.checkpoint import load_checkpoint, load_tensors
 from s4gen.config import DataConfig, ImageLayout, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
@@ -129,12 +129,12 @@ def test_a_signal_saves_and_ends_cleanly(tmp_path: Path, name: str) -> None:
     """In a process of its own, as a person would press Ctrl-C."""
     source = Path(__file__).with_name("train_forever.py")
     out = tmp_path / "out"
-    child = subprocess.Popen([sys.executable, str(source), str(out)], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not read_metrics(out) and time.monotonic() < deadline and child.poll() is None:
-        time.sleep(0.1)
-    child.send_signal(getattr(signal, name))
-    _, message = child.communicate(timeout=60)
+    with running([sys.executable, source, out]) as child:
+        deadline = time.monotonic() + 120
+        while not read_metrics(out) and time.monotonic() < deadline and child.poll() is None:
+            time.sleep(0.1)
+        child.send_signal(getattr(signal, name))
+        _, message = child.communicate(timeout=60)
     assert child.returncode == 0, message
     saved = json.loads((out / "checkpoint" / "training.json").read_text())["step"]
     assert saved >= read_metrics(out)[-1]["step"] > 0
@@ -151,6 +151,21 @@ def test_handlers_come_back_after_training() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """As in the background of a script, whose Ctrl-C is meant for the script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_on_signal() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_output_folder_in_use_is_refused(tmp_path: Path) -> None:

@@ -26,12 +26,16 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM inside the block; the earlier handlers come back after it."""
+    """Catch SIGINT and SIGTERM inside the block; the earlier handlers come back after it.
+
+    A signal that is ignored, as Ctrl-C is by what a script runs in the background, stays so.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
         yield request
         return
-    old = {number: signal.signal(number, request._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, request._handle) for number in heeded}
     try:
         yield request
     finally:
