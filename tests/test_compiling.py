@@ -161,6 +161,9 @@ def test_the_compiler_is_cxx_then_the_system_s_then_zig(monkeypatch: pytest.Monk
     monkeypatch.setenv("CXX", "own --with words")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "ziglang")
     assert find_compiler().command == (str(own), "--with", "words")
+    for words in ("own -m ziglang c++", str(fake_compiler(tmp_path, "", "zig")) + " c++"):
+        monkeypatch.setenv("CXX", words)
+        assert find_compiler().is_zig
     monkeypatch.delenv("CXX")
     assert find_compiler() == Compiler((str(gxx),))
     gxx.unlink()
