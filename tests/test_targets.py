@@ -1,4 +1,4 @@
-"""The engine for every processor that can be tried here draws the eager engine's tokens, from source and from a wheel."""
+"""For every processor that can be tried here the engine draws the eager one's tokens, from source and from a wheel."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ FLAGS = (
 )
 LIBRARY_FLAGS = ("-shared", "-fPIC")
 SHIPPED_FLAGS = ("-static-libstdc++", "-Wl,--exclude-libs,ALL", "-Wl,--gc-sections", "-s")
-"""For a library that goes to other machines: it takes along what it needs of the C++ library, which it does not show."""
+"""For a library that goes to other machines: it takes along what it needs of the C++ library, and hides it."""
 OLDEST_GLIBC = "2.17"
 """For which zig links such a library; other compilers link for the C library that they find."""
 
