@@ -343,7 +343,7 @@ def start(source: Path, **environment: str) -> subprocess.Popen[str]:
         (
             sample_images,
             "s4gen.sampling.engines",
-            ["mnist-small", "--prompt", "test", "--prompt-rows", "27", "-n", "1"],
+            ["mnist-small", "-n", "1"],
         ),
         (sample_text, "s4gen.sampling.text", ["wikitext2-small", "--max-tokens", "2"]),
     ],
