@@ -8,17 +8,23 @@ import platform
 import pwd
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from s4gen.cli import main
+from s4gen.cli import main, sample_images, sample_text
 from s4gen.compiling import compiler, loading, targets, waiting
 from s4gen.compiling.compiler import Compiler, NativeUnavailable, find_compiler
 from s4gen.errors import UserError
 from s4gen.folders import stranger_of
+from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.engines import Engine
+from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.engines.native import build
+from s4gen.sampling.filters import Filters
 
 try:
     HERE: Compiler | None = find_compiler()
@@ -161,6 +167,9 @@ def test_the_compiler_is_cxx_then_the_system_s_then_zig(monkeypatch: pytest.Monk
     monkeypatch.setenv("CXX", "own --with words")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "ziglang")
     assert find_compiler().command == (str(own), "--with", "words")
+    for words in ("own -m ziglang c++", str(fake_compiler(tmp_path, "", "zig")) + " c++"):
+        monkeypatch.setenv("CXX", words)
+        assert find_compiler().is_zig
     monkeypatch.delenv("CXX")
     assert find_compiler() == Compiler((str(gxx),))
     gxx.unlink()
@@ -323,3 +332,37 @@ def start(source: Path, **environment: str) -> subprocess.Popen[str]:
     )
     command = [sys.executable, "-c", script, str(source)]
     return subprocess.Popen(command, env={**os.environ, **environment}, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+# Clocks
+
+
+@pytest.mark.parametrize(
+    ("verb", "module", "options"),
+    [
+        (
+            sample_images,
+            "s4gen.sampling.engines",
+            ["mnist-small", "-n", "1"],
+        ),
+        (sample_text, "s4gen.sampling.text", ["wikitext2-small", "--max-tokens", "2"]),
+    ],
+)
+def test_no_clock_runs_while_the_engine_is_made(
+    verb: ModuleType, module: str, options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    events: list[str] = []
+
+    def make(_: str, recurrent: RecurrentModel, filters: Filters, tokens: int) -> Engine:
+        events.append("engine")
+        return EagerEngine(recurrent, filters)
+
+    def clock() -> float:
+        events.append("clock")
+        return time.perf_counter()
+
+    monkeypatch.setattr(f"{module}.make_engine", make)
+    monkeypatch.setattr(verb, "time", SimpleNamespace(perf_counter=clock))
+    name = "out.png" if verb is sample_images else "out.txt"
+    assert main(["sample", *options, "-o", str(tmp_path / name)]) == 0
+    assert events == ["engine", "clock", "clock"]

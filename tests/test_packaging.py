@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ from zipfile import ZipFile
 import pytest
 
 import s4gen
+from s4gen.compiling.shipping import tag_of
 from s4gen.shipped import KINDS, shipped_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,14 +37,36 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
 
 @pytest.fixture(scope="module")
 def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, unpacked as pip would."""
+    """The wheel of this checkout, without a compiled engine, unpacked as pip would."""
     folder = tmp_path_factory.mktemp("wheel")
-    built = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+    command = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder)
+    built = run(*command, cwd=ROOT, HATCH_BUILD_NO_HOOKS="true")
     assert built.returncode == 0, built.stderr
     (wheel,) = folder.glob("s4gen-*.whl")
     with ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
     return folder / "site"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ziglang") is not None, reason="ziglang is a compiler")
+def test_without_a_compiler_the_wheel_is_a_pure_one_and_says_so(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path)
+    built = run(*command, cwd=ROOT, PATH=str(tmp_path), CXX="")
+    assert [path.name for path in tmp_path.iterdir()] == [f"s4gen-{s4gen.__version__}-py3-none-any.whl"]
+    assert "s4gen: a wheel without a compiled engine: there is no C++ compiler here" in built.stderr
+
+
+@pytest.mark.parametrize(
+    ("needed", "tag"),
+    [
+        (["GLIBC_2.2.5", "GLIBC_2.34", "GLIBC_2.4", "GLIBCXX_3.4.30"], f"py3-none-manylinux_2_34_{platform.machine()}"),
+        ([], f"py3-none-linux_{platform.machine()}"),
+    ],
+)
+def test_a_wheel_with_libraries_says_which_c_library_they_need(needed: list[str], tag: str, tmp_path: Path) -> None:
+    library = tmp_path / "library.so"
+    library.write_bytes("\0".join(["", *needed, ""]).encode())
+    assert tag_of([library]) == tag
 
 
 def test_the_wheel_installs_one_package(unpacked_wheel: Path) -> None:

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=ENGINES,
         default="auto",
-        help="auto: the native engine where there is a C++ compiler (default: auto)",
+        help="auto: the native engine where it came with s4gen or can be compiled (default: auto)",
     )
     parser.add_argument("--force", action="store_true", help="write over what is at PATH")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import shlex
@@ -30,10 +29,10 @@ FLAGS = (
     "-pthread",
 )
 LIBRARY_FLAGS = ("-shared", "-fPIC")
-SHIPPED_FLAGS = ("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-s")
-"""For a library that goes to other machines: it needs nothing there but the C library."""
+SHIPPED_FLAGS = ("-static-libstdc++", "-Wl,--exclude-libs,ALL", "-Wl,--gc-sections", "-s")
+"""For a library that goes to other machines: it takes along what it needs of the C++ library, and hides it."""
 OLDEST_GLIBC = "2.17"
-"""For which zig links such a library; other compilers link for the one that they find."""
+"""For which zig links such a library; other compilers link for the C library that they find."""
 
 
 class NativeUnavailable(Exception):  # noqa: N818 - it is a state of the machine, not somebody's error
@@ -50,12 +49,10 @@ class Compiler:
     @property
     def name(self) -> str:
         """For messages."""
-        return "ziglang" if self.is_zig else self.command[0]
+        return "zig" if self.is_zig else self.command[0]
 
     def version(self) -> str:
         """What it says of itself; another text means other code."""
-        if self.is_zig:
-            return f"ziglang {importlib.metadata.version('ziglang')}"
         return subprocess.run([*self.command, "--version"], capture_output=True, text=True, errors="replace").stdout
 
     def options(self, target: str) -> list[str]:
@@ -70,8 +67,7 @@ class Compiler:
 
     def shipped_options(self) -> list[str]:
         """What it is told for a library that goes to other machines of this kind."""
-        oldest = ["-target", f"{targets.kind()}-linux-gnu.{OLDEST_GLIBC}"] if self.is_zig else []
-        return [*oldest, *SHIPPED_FLAGS]
+        return ["-target", f"{targets.kind()}-linux-gnu.{OLDEST_GLIBC}"] if self.is_zig else list(SHIPPED_FLAGS)
 
 
 def find_compiler() -> Compiler:
@@ -82,7 +78,7 @@ def find_compiler() -> Compiler:
     """
     for words in (shlex.split(os.environ.get("CXX", "")), ["c++"], ["g++"], ["clang++"]):
         if words and (found := shutil.which(words[0])):
-            return Compiler((found, *words[1:]))
+            return Compiler((found, *words[1:]), is_zig=Path(words[0]).stem == "zig" or "ziglang" in words)
     if importlib.util.find_spec("ziglang"):
         return Compiler((sys.executable, "-m", "ziglang", "c++"), is_zig=True)
     raise NativeUnavailable("there is no C++ compiler here; install g++ or clang++, set CXX, or pip install ziglang")

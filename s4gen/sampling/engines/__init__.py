@@ -57,12 +57,12 @@ class Engine(Protocol):
 def make_engine(name: str, recurrent: RecurrentModel, filters: Filters = KEEP_ALL, tokens: int = 0) -> Engine:
     """The engine of that name.
 
-    "auto" is the native engine where there is a compiler for it; else compiled, where `tokens` tokens in all earn the
-    compilation back; else eager. Where a native engine asked for by name is not available, one line on standard error
-    says why, and the eager engine takes its place.
+    "auto" is the native engine where there is a library or a compiler for it; else compiled, where `tokens` tokens in
+    all earn the compilation back; else eager. Where a native engine asked for by name is not available, one line on
+    standard error says why, and the eager engine takes its place.
 
     Raises:
-        UserError: there is no engine of this name.
+        UserError: there is no engine of this name, or S4GEN_TARGET names none that this processor runs.
     """
     if name not in ENGINES:
         raise UserError(f"there is no engine {name!r}; the engines are {', '.join(ENGINES)}")
