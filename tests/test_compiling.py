@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from processes import running
 
 from s4gen.cli import main, sample_images, sample_text
 from s4gen.compiling import compiler, loading, targets, waiting
@@ -301,13 +303,15 @@ def test_a_damaged_library_is_built_again(kept: float, tiny: Path, tmp_path: Pat
     whole = path.read_bytes()
     path.unlink()  # this process has it in its memory
     path.write_bytes(whole[: int(kept * len(whole))])
-    assert start(tiny).communicate()[0] == f"{path}\n"
+    with start(tiny) as process:
+        assert process.communicate()[0] == f"{path}\n"
     assert path.read_bytes() == whole
 
 
 @needs_compiler
 def test_two_processes_that_start_at_once_both_get_a_whole_library(tiny: Path, tmp_path: Path) -> None:
-    said = [process.communicate()[0] for process in [start(tiny), start(tiny)]]
+    with start(tiny) as one, start(tiny) as other:
+        said = [process.communicate()[0] for process in (one, other)]
     assert said[0] == said[1] and Path(said[0].strip()).parent == tmp_path / "cache"
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
@@ -319,19 +323,19 @@ def test_without_a_home_folder_it_is_built_in_a_private_one(
     for name in ("S4GEN_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "file").touch()
-    process = start(tiny, HOME=str(tmp_path / "file"), TMPDIR=str(tmp_path))
-    out = Path(process.communicate()[0].strip())
+    with start(tiny, HOME=str(tmp_path / "file"), TMPDIR=str(tmp_path)) as process:
+        out = Path(process.communicate()[0].strip())
     assert out.parent == tmp_path / f"s4gen-cache-{os.getuid()}" and out.parent.stat().st_mode & 0o777 == 0o700
 
 
-def start(source: Path, **environment: str) -> subprocess.Popen[str]:
+def start(source: Path, **environment: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """A process that loads the library of another source, and prints where it is."""
     script = (
         "from pathlib import Path; from s4gen.compiling import loading; import sys; "
         "loading.SOURCE = Path(sys.argv[1]); print(loading.load(None)._name)"
     )
     command = [sys.executable, "-c", script, str(source)]
-    return subprocess.Popen(command, env={**os.environ, **environment}, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return running(command, env={**os.environ, **environment}, cwd=ROOT)
 
 
 # Clocks
