@@ -15,12 +15,16 @@ class Pace {
 
   int threads() const { return now_; }
 
+  // Steps to take before the next call of `took`: few in a trial, so that it can end early.
+  int steps() const { return now_ == settled_ ? 16 : 2; }
+
   // So many more steps of `threads()` have taken so long.
   void took(double seconds, double steps) {
     if (most_ == 1) return;
     seconds_ += seconds, steps_ += steps;
-    if (seconds_ < BURST) return;
     const double each = seconds_ / steps_;
+    const bool hopeless = now_ != settled_ && seconds_ > GLANCE && each > HOPELESS * usual_;
+    if (seconds_ < BURST && !hopeless) return;
     seconds_ = steps_ = 0;
     if (now_ == settled_) {
       usual_ = usual_ > 0 ? usual_ + (each - usual_) / 4 : each;
@@ -30,14 +34,15 @@ class Pace {
     if (each < CLEARLY * usual_) {
       settled_ = now_, usual_ = each, between_ = 1;
     } else {
-      between_ = std::min(2 * between_, MOST_BETWEEN);
+      between_ = std::min(4 * between_, MOST_BETWEEN);
     }
     left_ = between_;
     now_ = settled_;
   }
 
  private:
-  static constexpr double BURST = 5e-3, CLEARLY = 0.95;  // seconds; share of the usual time
+  static constexpr double BURST = 5e-3, GLANCE = 5e-4;        // seconds
+  static constexpr double CLEARLY = 0.95, HOPELESS = 1.2;     // shares of the usual time
   static constexpr int MOST_BETWEEN = 64;                // bursts from one trial to the next
 
   int most_, settled_, now_, left_ = 1, between_ = 1;

@@ -140,8 +140,6 @@ class Session {
     }
   };
 
-  static constexpr uint64_t STEPS_AT_ONCE = 16;
-
   std::shared_ptr<const Plan> plan_;
   uint64_t rows_;
   int lanes_;
@@ -185,10 +183,10 @@ class Session {
     work.out[row * work.steps + step] = input_[row].token = std::max<int64_t>(drawn, 0);
   }
 
-  // In parts, so that the number of threads can change: a step takes a burst of its own where it is long.
+  // In parts, between which the number of threads can change.
   void solo(const Work& work) {
     for (uint64_t step = 0, n; step < work.steps; step += n) {
-      n = std::min<uint64_t>(work.steps - step, STEPS_AT_ONCE);
+      n = std::min<uint64_t>(work.steps - step, pace_.steps());
       const auto begin = Clock::now();
       team_.run(pace_.threads(), [&](int thread) { solo(work, step, step + n, thread, pace_.threads()); });
       pace_.took(elapsed(begin), n);
