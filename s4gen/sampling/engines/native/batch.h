@@ -103,13 +103,15 @@ template <int M> struct Batch {
   // Meanwhile the next weights are fetched: `next`, so many words for each input.
   static void sums(const float* w, uint64_t stride, uint64_t K, const float* x, float* to, bool first,
                    const uint32_t* next, uint64_t next_stride) {
+    constexpr int PASSES = W / TILE * (C / MANY);  // in each of them, a part of the next weights is fetched
+    int pass = 0;
     for (int o = 0; o < W; o += TILE)
-      for (int m = 0; m < M; m += MANY * L) {
+      for (int m = 0; m < M; m += MANY * L, ++pass) {
         V acc[TILE][MANY];
         UNROLLED for (int i = 0; i < TILE; ++i)
           UNROLLED for (int c = 0; c < MANY; ++c) acc[i][c] = first ? V{} : load<V>(to + (o + i) * M + m + c * L);
         for (uint64_t k = 0; k < K; ++k) {
-          if (o == 0 && m == 0) __builtin_prefetch(next + k * next_stride);
+          if (k % PASSES == 0) __builtin_prefetch(next + (pass * K + k) / PASSES * next_stride);
           V row[MANY];
           UNROLLED for (int c = 0; c < MANY; ++c) row[c] = load<V>(x + k * M + m + c * L);
           UNROLLED for (int i = 0; i < TILE; ++i) {
