@@ -12,6 +12,8 @@ LANES = (8, 16, 32)
 """The numbers of rows that the engine can put side by side."""
 SOLO = 4
 """Rows that it takes together, at most, when they lie one after another."""
+WAITING = 1.25
+"""How many times as long as their share of the work threads take that wait for each other in every operation."""
 
 Index = Tensor | slice
 ALL = slice(None)
@@ -38,6 +40,8 @@ def lanes_for(rows: Sequence[int], threads: int, times: StepTimes) -> int:
         rows: how many rows there are of each phase, as only rows of one phase can lie side by side.
     """
     alone = sum(n // SOLO * times.solo + n % SOLO * times.one for n in rows) / threads
+    if threads > 1:
+        alone *= WAITING
     together = {n: own * -(-sum(-(-count // n) for count in rows) // threads) for n, own in times.group.items()}
     best = min(together, key=lambda lanes: together[lanes])
     return best if together[best] < alone else 0
