@@ -46,14 +46,22 @@ STACKS = {
 
 
 def recipe(stack: str = "sashimi", data: dict[str, Any] | None = None, **train: Any) -> Recipe:
-    settings = {"steps": 4, "batch_size": 4, "log_every": 1, "eval_every": 2, "eval_limit": 3, "save_every": 2}
+    settings = {
+        "steps": 4,
+        "precision": "fp32",
+        "batch_size": 4,
+        "log_every": 1,
+        "eval_every": 2,
+        "eval_limit": 3,
+        "save_every": 2,
+    }
     known = {"labels": True, "tail": 0.01, "validation": 4, "rate": 1000}
     return Recipe(
         STACKS[stack],
         SSMConfig(d_state=4, init="legs"),
         DataConfig("fsdd-mini", **{**known, **(data or {})}),
         OptimConfig(warmup_steps=2),
-        TrainConfig(**{**settings, "n_samples": 0, **train}),
+        TrainConfig(**{**settings, "n_samples": 0, "precision": "fp32", **train}),
     )
 
 

@@ -489,6 +489,7 @@ def test_bench_prints_one_json_object_and_a_plot(
         "lengths": [9, 16],
         "engines": ["eager", "native"],
         "baselines": ["conv"],
+        "positions": (),
         "progress": True,
     }
     assert refusal(*arguments).startswith("p.png exists")

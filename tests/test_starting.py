@@ -27,13 +27,21 @@ Capture = pytest.CaptureFixture[str]
 
 def recipe(dataset: str = "mnist-mini", data: dict[str, Any] | None = None, **train: Any) -> Recipe:
     held_out = {} if kind_of(dataset) == "text" else {"validation": 3}
-    settings = {"steps": 4, "batch_size": 4, "log_every": 1, "eval_every": 4, "eval_limit": 3, "save_every": 2}
+    settings = {
+        "steps": 4,
+        "precision": "fp32",
+        "batch_size": 4,
+        "log_every": 1,
+        "eval_every": 4,
+        "eval_limit": 3,
+        "save_every": 2,
+    }
     return Recipe(
         ModelConfig(d_model=8, n_layers=1, d_ff=8),
         SSMConfig(d_state=4),
         DataConfig(dataset, **{**held_out, **(data or {})}),
         OptimConfig(warmup_steps=2),
-        TrainConfig(**{**settings, "n_samples": 0, **train}),
+        TrainConfig(**{**settings, "n_samples": 0, "precision": "fp32", **train}),
     )
 
 

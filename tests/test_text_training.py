@@ -50,7 +50,7 @@ def recipe(mixer: str = "s4d", **train: Any) -> Recipe:
         SSMConfig(d_state=4),
         DataConfig("wikitext-mini", vocab_size=900),
         OptimConfig(warmup_steps=2),
-        TrainConfig(**{**settings, "save_every": 2, "n_samples": 0, **train}),
+        TrainConfig(**{**settings, "save_every": 2, "n_samples": 0, "precision": "fp32", **train}),
     )
 
 

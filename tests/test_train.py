@@ -30,13 +30,21 @@ CPU = torch.device("cpu")
 
 
 def recipe(**train: Any) -> Recipe:
-    settings = {"steps": 6, "batch_size": 4, "log_every": 1, "eval_every": 3, "eval_limit": 3, "save_every": 2}
+    settings = {
+        "steps": 6,
+        "precision": "fp32",
+        "batch_size": 4,
+        "log_every": 1,
+        "eval_every": 3,
+        "eval_limit": 3,
+        "save_every": 2,
+    }
     return Recipe(
         ModelConfig(d_model=8, n_layers=1, d_ff=8, dropout=0.1),  # dropout: the random state matters
         SSMConfig(d_state=4),
         DataConfig(dataset="mnist-mini", validation=3),
         OptimConfig(warmup_steps=2),
-        TrainConfig(**{**settings, "n_samples": 0, **train}),
+        TrainConfig(**{**settings, "n_samples": 0, "precision": "fp32", **train}),
     )
 
 
