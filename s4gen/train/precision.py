@@ -9,10 +9,11 @@ import sys
 import torch
 
 from s4gen.config import Recipe
-from s4gen.timing import product_rate
+from s4gen.timing import best_seconds
 
-_BUDGET = 0.1
-"""Seconds of measuring, for each of the two precisions."""
+_MATRIX, _BUDGET = 256, 0.05
+"""The size of the matrices whose products are timed, and for how many seconds, in each of the two precisions. They are
+small, because without instructions for bf16 a product can take a hundred times as long as in fp32."""
 
 
 def settled(recipe: Recipe, device: torch.device) -> Recipe:
@@ -46,4 +47,10 @@ def _say_once(line: str) -> None:
 @functools.cache
 def bf16_ratio(device: torch.device) -> float:
     """How many times as many products of matrices a second the device makes in bf16 as in float32, measured once."""
-    return product_rate(torch.bfloat16, device, _BUDGET) / product_rate(torch.float32, device, _BUDGET)
+    fp32, bf16 = (
+        best_seconds(functools.partial(torch.mm, matrix, matrix), device, _BUDGET)
+        for matrix in (
+            torch.ones(_MATRIX, _MATRIX, dtype=dtype, device=device) for dtype in (torch.float32, torch.bfloat16)
+        )
+    )
+    return fp32 / bf16
