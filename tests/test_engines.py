@@ -16,7 +16,7 @@ from s4gen.cli import sample
 from s4gen.errors import UserError
 from s4gen.sampling import engines
 from s4gen.sampling.convert import RecurrentModel, convert
-from s4gen.sampling.engines import ENGINES, Engine, graphed, make_engine, native
+from s4gen.sampling.engines import ENGINES, Engine, eager, graphed, make_engine, native
 from s4gen.sampling.engines.compiled import CompiledEngine
 from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.engines.graphed import GraphedSession
@@ -422,3 +422,27 @@ def test_the_step_in_place_compiles(recurrent: RecurrentModel, capsys: pytest.Ca
     expected = begun("eager", recurrent, 4, FILTERS).advance(first(recurrent, 4), u)
     assert torch.equal(session.advance(first(recurrent, 4), u), expected)
     assert capsys.readouterr().err == ""
+
+
+def test_few_rows_of_a_small_model_are_stepped_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    model = convert(noisy_model("s4d"))
+    parameters = sum(parameter.numel() for parameter in model.stepper.parameters())
+    monkeypatch.setattr(eager, "ONE_THREAD", 3 * parameters)
+    step = RecurrentModel.step
+
+    def watched(self: RecurrentModel, *arguments: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return step(self, *arguments)
+
+    monkeypatch.setattr(RecurrentModel, "step", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for rows in (2, 3):
+            session = EagerEngine(model, KEEP_ALL).begin(model.initial_state(rows))
+            session.advance(torch.full((rows,), model.bos), torch.zeros(rows, 1, dtype=torch.float64))
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 2]
