@@ -72,11 +72,10 @@ class NativeEngine:
 
     @functools.cached_property
     def _times(self) -> StepTimes:
-        """What a step of this model takes on this machine, the better of two rounds; measured when it is first needed."""
+        """What a step takes here, the better of two rounds; measured when it is first needed."""
         layouts = [(1, 0), (SOLO, 0), *((lanes, lanes) for lanes in LANES)]
-        one, solo, *groups = map(
-            min, zip(*([self._time(*layout) for layout in layouts] for _ in range(2)), strict=True)
-        )
+        rounds = [[self._time(*layout) for layout in layouts] for _ in range(2)]
+        one, solo, *groups = map(min, zip(*rounds, strict=True))
         return StepTimes(one, solo, dict(zip(LANES, groups, strict=True)))
 
     def _time(self, rows: int, lanes: int) -> float:
