@@ -37,8 +37,14 @@ class _Layer(nn.Module):
     def __init__(
         self, core: type[S4DCore | S4Core], given: dict[str, Any], mix: bool, dropout: float, transposed: bool
     ) -> None:
-        """`given` holds the arguments of the constructor; of those, `ssm` is made of d_model and what SSMConfig has."""
+        """`given` holds the arguments of the constructor; of those, `ssm` is made of d_model and what SSMConfig has.
+
+        Raises:
+            ValueError: d_model is below 1.
+        """
         super().__init__()
+        if given["d_model"] < 1:
+            raise ValueError(f"d_model = {given['d_model']}: expected at least 1")
         options = {field.name: given[field.name] for field in fields(SSMConfig) if field.name in given}
         ssm: SSMLayer = core(given["d_model"], SSMConfig(**options))
         self.d_model, self.d_state, self.transposed = ssm.d_model, ssm.d_state, transposed

@@ -165,3 +165,10 @@ def test_the_page_about_the_layers_runs() -> None:
         exec(block, names)
     assert tuple(names["logits"].shape) == (8, 10)
     assert len(names["groups"][0]["params"]) == 4
+
+
+@pytest.mark.parametrize("layer", [S4D, S4])
+@pytest.mark.parametrize("d_model", [0, -3])
+def test_a_layer_without_features_is_refused(layer: type[S4D | S4], d_model: int) -> None:
+    with pytest.raises(ValueError, match=f"d_model = {d_model}: expected at least 1"):
+        layer(d_model)

@@ -68,7 +68,7 @@ def test_a_run_begins_with_the_weights_of_the_checkpoint(done: Path, tmp_path: P
         run(still, out, start=start, progress=False)
         for name, tensor in weights(out).items():
             torch.testing.assert_close(tensor, weights(done)[name], atol=1e-6, rtol=0, msg=name)
-        (line,) = capsys.readouterr().err.splitlines()
+        line, _ = capsys.readouterr().err.splitlines()
         assert line == f"s4gen: --start {done / 'checkpoint'}: 24 of the model's 24 tensors taken"
 
 
@@ -215,6 +215,7 @@ def _hold(out: Path, ready: Any) -> None:
 def test_a_second_writer_is_refused_until_the_first_is_gone_however_it_died(tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "run"
     run(recipe(steps=2), out, progress=False)
+    capsys.readouterr()
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     other = context.Process(target=_hold, args=(out, ready))

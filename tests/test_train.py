@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -103,7 +104,7 @@ def test_training_learns(tmp_path: Path) -> None:
     assert held[-1] < 3.5
 
 
-def test_a_run_writes_what_it_says(tmp_path: Path) -> None:
+def test_a_run_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     calls = []
 
     def sampler(model: DensityModel, n: int, seed: int) -> torch.Tensor:
@@ -112,6 +113,8 @@ def test_a_run_writes_what_it_says(tmp_path: Path) -> None:
 
     out = tmp_path / "out"
     run(recipe(n_samples=2), out, sampler=sampler, progress=False)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(rf"s4gen: trained 6 steps: .* on held-out data; {out / 'checkpoint'}", said)
     assert calls == [(False, 2, 0), (False, 2, 0)]
     assert sorted(f.name for f in (out / "samples").iterdir()) == ["step-000003.png", "step-000006.png"]
     checkpoint = load_checkpoint(out / "checkpoint")

@@ -210,4 +210,7 @@ class _Run:
                 f"{why}best at step {session.best.step} of {steps}, {found}: {self.out / sessions.BEST}",
                 file=sys.stderr,
             )
+        else:
+            found = f": {self.task.say(self.latest.values)} on held-out data" if self.latest else ""
+            print(f"s4gen: trained {session.step} steps{found}; {self.out / sessions.CHECKPOINT}", file=sys.stderr)
         return self._ended()
