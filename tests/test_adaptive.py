@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import reference_numbers
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load, save
@@ -25,7 +24,7 @@ from s4gen.models.ssm_layers import S4
 from s4gen.ssm import dplr
 from s4gen.ssm.realform import row, row_to_complex
 
-FIXTURES = Path(os.environ.get("S4GEN_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
+FIXTURES = reference_numbers.BESIDE
 SHAPES = [(), (7,), (5, 20, 33)]
 """Cutoffs: plain, a single cluster, the three of WikiText-103."""
 

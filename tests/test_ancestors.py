@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_numbers import reference_file
 from torch import Tensor
 
 from s4gen.apart import DiedError
@@ -29,9 +29,6 @@ from s4gen.models.ssm_layers import S4
 from s4gen.sampling import ancestors
 from s4gen.sampling.measure import Task, measure
 from s4gen.ssm import blocks, diagonal, dplr, dss, hippo, lssl, reference
-
-FIXTURES = Path(os.environ.get("S4GEN_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
-needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="no reference fixtures here; set S4GEN_FIXTURES")
 
 
 def relative(got: Tensor, want: Tensor) -> float:
@@ -177,13 +174,12 @@ def test_gradients_of_dss_equal_finite_differences() -> None:
 
 def dss_fixture(name: str) -> tuple[list[Tensor], Any]:
     """Lambda, B, C, dt (head h uses row h mod S) and the file."""
-    data = np.load(FIXTURES / f"kernels_s4d_{name}.npz", allow_pickle=False)
+    data = np.load(reference_file(f"kernels_s4d_{name}.npz"), allow_pickle=False)
     copies = len(data["dt"]) // len(data["Lambda"])
     Lambda, B = (torch.from_numpy(np.tile(data[key], (copies, 1))).to(torch.complex128) for key in ("Lambda", "B"))
     return [Lambda, B, torch.from_numpy(data["C"]).to(torch.complex128), torch.from_numpy(data["dt"])], data
 
 
-@needs_fixtures
 @pytest.mark.parametrize(("wide", "bound"), [(torch.complex128, 1e-9), (torch.complex64, 5e-5)])
 @pytest.mark.parametrize("name", ["dss", "dss_posreal", "realdiag_zoh"])
 def test_dss_equals_the_fixtures(name: str, wide: torch.dtype, bound: float) -> None:
@@ -200,7 +196,6 @@ def test_dss_equals_the_fixtures(name: str, wide: torch.dtype, bound: float) -> 
     assert relative(by_steps(dss.step_constants(*system, norm_length), u)[0] + skip, y) < bound
 
 
-@needs_fixtures
 def test_the_real_diagonal_fixture_is_the_definition() -> None:
     (Lambda, B, C, dt), data = dss_fixture("realdiag_zoh")
     u, D, y = (torch.from_numpy(data[key]).double() for key in ("u", "D", "y"))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from reference_numbers import reference_file
 
 from s4gen.config import ModelConfig, SSMConfig
 from s4gen.config.schema import INITS, INITS_OF, ConfigError, check_pair
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.ssm import hippo, inits, reference
 
-FIXTURES = Path(os.environ.get("S4GEN_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures")) / "hippo.npz"
-needs_fixtures = pytest.mark.skipif(not FIXTURES.is_file(), reason="no reference fixtures here; set S4GEN_FIXTURES")
+FIXTURES = reference_file("hippo.npz")
 every_measure = pytest.mark.parametrize("measure", sorted(hippo.MEASURES))
 
 
@@ -121,7 +118,6 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         inits.s4d("hippo", 8)
 
 
-@needs_fixtures
 @every_measure
 @pytest.mark.parametrize("N", [8, 64])
 def test_every_measure_equals_the_fixture(measure: str, N: int) -> None:
@@ -149,7 +145,6 @@ def test_every_measure_equals_the_fixture(measure: str, N: int) -> None:
     np.testing.assert_allclose(P.conj() * B_n, theirs.conj() * B_theirs, rtol=rtol, atol=1e-11)
 
 
-@needs_fixtures
 @pytest.mark.parametrize("init", sorted(set(inits.S4D_INITS) - {"random"}))
 def test_s4d_initial_values_equal_the_fixture(init: str) -> None:
     data = np.load(FIXTURES, allow_pickle=False)

@@ -6,7 +6,6 @@ Two of the files are in tests/reference; the others are beside the project, or w
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from engines import ENGINES_HERE
+from reference_numbers import BESIDE, OWN
 
 from s4gen.checkpoint import load_checkpoint
 from s4gen.cli import main
@@ -22,8 +22,6 @@ from s4gen.sampling.convert import recurrent_of
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.filters import Filters
 
-OWN = Path(__file__).parent / "reference"
-BESIDE = Path(os.environ.get("S4GEN_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
 FOUND = {path.stem: path.parent for folder in (BESIDE, OWN) for path in sorted(folder.glob("*.json"))}
 CHECKPOINTS = [name for name in FOUND if name.startswith("ckpt_")]
 

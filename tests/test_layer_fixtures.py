@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from reference_numbers import reference_file
 from torch import Tensor, nn
 
 from s4gen.config import SSMConfig
@@ -17,9 +16,6 @@ from s4gen.models.blocks import GatedOutput
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.ssm import dplr
 from s4gen.ssm.realform import column, column_to_complex, row, row_to_complex
-
-FIXTURES = Path(os.environ.get("S4GEN_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
-pytestmark = pytest.mark.skipif(not FIXTURES.is_dir(), reason="no reference fixtures here; set S4GEN_FIXTURES")
 
 
 class Layer(nn.Module):
@@ -39,8 +35,8 @@ class Layer(nn.Module):
 
 
 def from_reference(name: str, stored: str, dtype: torch.dtype) -> tuple[Layer, dict[str, Any]]:
-    options = json.loads((FIXTURES / f"{name}.json").read_text())
-    weights = torch.load(FIXTURES / f"{name}_{stored}.pt", weights_only=True)
+    options = json.loads(reference_file(f"{name}.json").read_text())
+    weights = torch.load(reference_file(f"{name}_{stored}.pt"), weights_only=True)
     kernel = {key.removeprefix("layer.kernel."): value for key, value in weights.items() if "kernel" in key}
     config = SSMConfig(
         d_state=options["d_state"],
@@ -82,7 +78,7 @@ def test_layers_equal_the_fixtures(name: str, stored: str, dtype: torch.dtype, b
     layer, options = from_reference(name, stored, dtype)
     if stored == "Ctilde":
         bound = max(bound, 1e-5)  # it was rounded to float32 after it had been made from C
-    want = np.load(FIXTURES / f"{name}.npz", allow_pickle=False)
+    want = np.load(reference_file(f"{name}.npz"), allow_pickle=False)
     x, cut = torch.from_numpy(want["x"]).to(dtype), options["split"]
 
     def state(tensor: Tensor) -> Tensor:
@@ -112,8 +108,8 @@ def test_layers_equal_the_fixtures(name: str, stored: str, dtype: torch.dtype, b
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-9), (torch.float32, 5e-5)])
 def test_the_minimal_s4d_equals_its_fixture(dtype: torch.dtype, bound: float) -> None:
     """Its Lambda is the other member of each pair and B is folded into C: conjugate both C and Lambda."""
-    weights = torch.load(FIXTURES / "minimal_s4d.pt", weights_only=True)
-    want = np.load(FIXTURES / "minimal_s4d.npz", allow_pickle=False)
+    weights = torch.load(reference_file("minimal_s4d.pt"), weights_only=True)
+    want = np.load(reference_file("minimal_s4d.npz"), allow_pickle=False)
     ssm, output = S4D(8, SSMConfig(d_state=16)), GatedOutput(8, 0.0)
     B = torch.zeros(8, 8, 2)
     B[..., 0] = 1

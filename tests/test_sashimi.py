@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import reference_numbers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ from s4gen.models.sashimi import Sashimi, SashimiState
 from s4gen.ssm import dplr
 from s4gen.ssm.realform import row, row_to_complex
 
-FIXTURES = Path(os.environ.get("S4GEN_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
+FIXTURES = reference_numbers.BESIDE
 POOLS = {  # pool, expand, unet
     "4-4": ([4, 4], 2, False),
     "3": ([3], 1, False),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_numbers import reference_file, reference_files
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from s4gen.ssm import blocks, diagonal, dplr, hippo, realform, reference
 from s4gen.ssm.recompute import TOGETHER, recomputed, recomputed_by_heads
-
-FIXTURES = Path(os.environ.get("S4GEN_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
 
 
 def relative(got: Tensor, want: Tensor) -> float:
@@ -193,8 +191,7 @@ def test_gradients_of_all_kernels_equal_finite_differences() -> None:
 
 
 def fixture_files(pattern: str) -> list[Path]:
-    files = sorted(FIXTURES.glob(pattern))
-    return [f for f in files if "dss" not in f.name and "realdiag" not in f.name]
+    return [f for f in reference_files(pattern) if "dss" not in f.name and "realdiag" not in f.name]
 
 
 def fixture_system(path: Path, real: torch.dtype) -> tuple[dict[str, Tensor], Tensor, str]:
@@ -211,7 +208,6 @@ def fixture_system(path: Path, real: torch.dtype) -> tuple[dict[str, Tensor], Te
     return system, torch.from_numpy(data["K"]), str(data["discretization"])
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason="no reference fixtures here; set S4GEN_FIXTURES")
 @pytest.mark.parametrize(("real", "bound"), [(torch.float64, 1e-9), (torch.float32, 5e-5)])
 @pytest.mark.parametrize("path", fixture_files("kernels_*.npz"), ids=lambda path: path.stem)
 def test_kernels_equal_the_fixtures(path: Path, real: torch.dtype, bound: float) -> None:
@@ -231,7 +227,6 @@ def test_kernels_equal_the_fixtures(path: Path, real: torch.dtype, bound: float)
         assert relative(impulse_response(maps, H, L, real).double(), K[:, :L]) < bound
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason="no reference fixtures here; set S4GEN_FIXTURES")
 @pytest.mark.parametrize("path", fixture_files("kernels_*.npz"), ids=lambda path: path.stem)
 def test_state_in_and_out_equals_the_fixtures(path: Path) -> None:
     """Output and final state from a random initial state, where the fixture has one."""
@@ -254,10 +249,9 @@ def test_state_in_and_out_equals_the_fixtures(path: Path) -> None:
     torch.testing.assert_close(realform.column_to_complex(x[0]), wanted, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.skipif(not FIXTURES.is_dir(), reason="no reference fixtures here; set S4GEN_FIXTURES")
 @pytest.mark.parametrize("N", [8, 64])
 def test_hippo_legs_equals_the_fixture(N: int) -> None:
-    data = np.load(FIXTURES / "hippo.npz", allow_pickle=False)
+    data = np.load(reference_file("hippo.npz"), allow_pickle=False)
     A, B = hippo.legs(N)
     Lambda, P, B_basis = hippo.nplr("legs", N)
     prefix = f"legs_N{N}_"
