@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import runpy
 from pathlib import Path
@@ -29,5 +30,5 @@ def test_the_toy_is_learnt(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [[int(value) for value in line.split()[1:]] for line in printed.splitlines() if line.startswith("sampled")]
     assert len(rows) == 4
     for row in rows:
-        steps = {(after - before) % 8 for before, after in zip(row[1:-1], row[2:], strict=True)}
+        steps = {(after - before) % 8 for before, after in itertools.pairwise(row)}
         assert steps in ({1}, {7})

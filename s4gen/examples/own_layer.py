@@ -2,8 +2,8 @@
 
     python -m s4gen.examples.own_layer
 
-`forward` reads many inputs at once, `step` one; both take a state and give the next one. The layer here is a running mean
-with a learnt rate for each feature: y_k = a y_(k-1) + (1 - a) u_k.
+`forward` reads many inputs at once, `step` one; both take a state and give the next one. The layer here is a running
+mean with a learnt rate for each feature: y_k = a y_(k-1) + (1 - a) u_k.
 """
 
 import torch

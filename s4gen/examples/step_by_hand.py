@@ -1,9 +1,9 @@
-"""One state space layer computed three ways: by its convolution, by its own `step`, and by a recurrence written out here.
+"""One state space layer computed three ways: by its convolution, by its `step`, and by a recurrence written out here.
 
     python -m s4gen.examples.step_by_hand
 
-The system is x' = Λ x + B u, y = C x + D u, diagonal (S4D, arXiv 2206.11893). A step of size Δ with u held constant makes
-of it x_k = Ā x_(k-1) + B̄ u_k, with Ā = exp(Δ Λ) and B̄ = (Ā - 1) / Λ · B (zero-order hold, section 3.1 there).
+The system is x' = Λ x + B u, y = C x + D u, diagonal (S4D, arXiv 2206.11893). A step of size Δ, in which u is held
+constant, makes of it x_k = Ā x_(k-1) + B̄ u_k, with Ā = exp(Δ Λ) and B̄ = (Ā - 1) / Λ · B (zero-order hold).
 """
 
 import torch
@@ -11,9 +11,7 @@ import torch
 from s4gen.layers import S4D
 
 torch.manual_seed(0)
-layer = S4D(
-    4, d_state=8, mix=False
-)  # 4 features, each with a state of 8 real numbers: 4 complex modes and their conjugates
+layer = S4D(4, d_state=8, mix=False)  # 4 features, each with 8 real numbers of state: 4 modes and their conjugates
 u = torch.randn(1, 20, 4)  # (batch, length, features)
 
 with torch.no_grad():
@@ -30,7 +28,7 @@ with torch.no_grad():
     x, by_hand = torch.zeros_like(Lambda), []
     for u_k in u[0]:
         x = Abar * x + Bbar * u_k[:, None]
-        # Only one mode of each conjugate pair is kept; the other one adds the conjugate, so the sum is twice the real part.
+        # Of each conjugate pair one mode is kept. The other adds the conjugate: the sum is twice the real part.
         by_hand.append(2 * (C * x).sum(1).real + layer.ssm.D * u_k)
 
 for name, y in (("step", torch.stack(stepped, 1)), ("by hand", torch.stack(by_hand)[None])):
