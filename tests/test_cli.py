@@ -12,7 +12,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -464,6 +465,8 @@ def test_bench_prints_one_json_object_and_a_plot(
     calls: list[dict[str, Any]] = []
 
     class Result:
+        rows: ClassVar = [SimpleNamespace(ms_per_step=1.0)]
+
         def to_dict(self) -> dict[str, Any]:
             return {"rows": [{"ms_per_step": float("nan")}]}
 
@@ -494,6 +497,8 @@ def test_bench_prints_one_json_object_and_a_plot(
     }
     assert refusal(*arguments).startswith("p.png exists")
     assert output(capsys, *arguments, "--force") == "a table\n"
+    Result.rows = [SimpleNamespace(ms_per_step=float("nan"), note=note) for note in ("no engine", "no engine", "died")]
+    assert refusal(*arguments, "--force") == "nothing could be measured: no engine; died"
 
 
 def test_bench_measures_a_preset_that_has_a_layout(refusal: Any, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,9 +115,13 @@ def test_a_mac_says_the_same_in_other_words(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.parametrize(
     ("machine", "target", "message"),
     [
-        ("x86_64", "x86-64-v5", "S4GEN_TARGET = x86-64-v5 is no target on x86_64; there are native, x86-64-v4, x86-64"),
-        ("x86_64", "armv8-a", "S4GEN_TARGET = armv8-a is no target on x86_64; there are native, x86-64-v4"),
-        ("aarch64", "x86-64-v3", "S4GEN_TARGET = x86-64-v3 is no target on aarch64; there are native, armv8-a, base"),
+        (
+            "x86_64",
+            "x86-64-v5",
+            "S4GEN_TARGET = 'x86-64-v5' is no target on x86_64; there are native, x86-64-v4, x86-64",
+        ),
+        ("x86_64", "armv8-a", "S4GEN_TARGET = 'armv8-a' is no target on x86_64; there are native, x86-64-v4"),
+        ("aarch64", "x86-64-v3", "S4GEN_TARGET = 'x86-64-v3' is no target on aarch64; there are native, armv8-a, base"),
         ("x86_64", "x86-64-v3", "S4GEN_TARGET = x86-64-v3 needs what this processor has not (abm avx avx2 bmi1 bmi2 "),
     ],
 )
@@ -200,6 +204,53 @@ def test_a_compiler_that_fails_is_quoted(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("sys.exit('ld: final link failed: No space left on device')", "there is no room on the disk"),
+        ("sys.exit('c++: fatal error: Killed signal terminated program cc1plus')", "was killed while it compiled"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was killed while it compiled"),
+    ],
+)
+def test_a_compiler_that_was_stopped_is_not_asked_for_less(
+    script: str, message: str, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another target would fare no better, and what came of that would be taken ever after."""
+    count = tmp_path / "calls"
+    counting = f"open({str(count)!r}, 'a').write('x' * ('-shared' in sys.argv))\nif '-shared' in sys.argv: "
+    monkeypatch.setenv("CXX", str(fake_compiler(tmp_path, counting + script)))
+    with pytest.raises(NativeUnavailable, match=message):
+        loading.load(None)
+    assert count.read_text() == "x" and not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("'unbalanced", "CXX = .* is no command: No closing quotation"), ("", "cannot be started: Exec format error")],
+)
+def test_what_is_no_compiler_is_one_line(
+    command: str, message: str, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "cxx"
+    program.write_bytes(b"\x7fELF nothing")
+    program.chmod(0o755)
+    monkeypatch.setattr(compiler.Compiler, "version", lambda self: "")
+    monkeypatch.setenv("CXX", command or str(program))
+    with pytest.raises(NativeUnavailable, match=message):
+        loading.load(None)
+
+
+@needs_compiler
+def test_what_a_compilation_left_behind_is_removed_after_a_while(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir(mode=0o700)
+    old, new = (tmp_path / "cache" / f"engine-unfinished-{name}.so" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    loading.load(None)
+    assert not old.exists() and new.exists()
+
+
 @needs_compiler
 def test_a_flag_that_the_compiler_does_not_know_is_left_out_with_one_line(
     tiny: Path,
@@ -262,7 +313,7 @@ def test_no_code_is_run_from_a_folder_that_others_write_to(
     monkeypatch.setattr("s4gen.folders._is_private", lambda *_: False)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(mode)
-    with pytest.raises(NativeUnavailable, match=f"not safe to run code from, {who} can write to it; chmod go-w it"):
+    with pytest.raises(NativeUnavailable, match=f"not safe to run code from, {who} can write to it; set S4GEN_CACHE"):
         loading.load(None)
     assert not list((tmp_path / "cache").iterdir())
 

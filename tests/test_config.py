@@ -99,7 +99,7 @@ def of_text(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
 
 
 def of_audio(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
-    recent = draw(st.integers(0, 10**6))
+    recent = draw(st.integers(0, 4096))
     model = dataclasses.replace(model, window=draw(st.integers(1, 10**6)), mixers=1, recent=recent)
     if model.mixer not in POOLED:
         return model
@@ -417,6 +417,7 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
             '[model]\nwhole_pixels = true\nmixer = "wavenet"',
             'model.whole_pixels = true does not go with model.mixer = "wavenet": leave one of them out',
         ),
+        ("[model]\nrecent = 4097", "model.recent = 4097: expected at most 4096"),
         ("[model]\nrecent = 4", 'model.recent = 4 goes with audio, not with data.dataset = "mnist": leave it out'),
         ("[train]\naccumulate = 3", "train.accumulate = 3: expected a divisor of train.batch_size = 64"),
     ],

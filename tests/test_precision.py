@@ -55,15 +55,27 @@ def test_bf16_where_it_is_slow_is_warned_of_and_fp32_is_not(ratio: float, capsys
 
 @pytest.mark.parametrize("ratio", [3.0], indirect=True)
 def test_a_run_records_what_was_taken_and_goes_on_with_it(
-    ratio: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ratio: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.run(recipe(), tmp_path / "run", progress=False)
     assert load_recipe(tmp_path / "run" / "recipe.toml").train.precision == "bf16"
     monkeypatch.setattr(precision, "bf16_ratio", lambda device: 0.1)
+    capsys.readouterr()
     train.run(None, tmp_path / "run", resume=True, steps=3, progress=False)
+    assert "10.0 times as long as in fp32; a run keeps the precision that it began with" in capsys.readouterr().err
     assert load_recipe(tmp_path / "run" / "recipe.toml").train.precision == "bf16"
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 3
 
 
 def test_the_ratio_of_this_machine_is_a_number_that_machines_have() -> None:
     assert 0.001 < bf16_ratio(CPU) < 50
+
+
+def test_a_run_that_records_none_settles_it_when_it_goes_on(tmp_path: Path) -> None:
+    """As one of an older version, or whose files were edited."""
+    out = tmp_path / "run"
+    train.run(recipe("train.precision=fp32"), out, progress=False)
+    for path in (out / "recipe.toml", out / "checkpoint" / "recipe.toml"):
+        path.write_text(path.read_text().replace('precision = "fp32"\n', ""))
+    train.run(None, out, resume=True, steps=3, progress=False)
+    assert load_recipe(out / "checkpoint" / "recipe.toml").train.precision in ("fp32", "bf16")

@@ -104,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
         positions=positions_of(args.position),
         progress=True,
     )
+    if not any(row.ms_per_step > 0 for row in result.rows):
+        raise UserError("nothing could be measured: " + "; ".join(dict.fromkeys(row.note for row in result.rows)))
     if args.plot is not None:
         write_file_atomic(args.plot, bench_report.plot(result))
     if args.json:

@@ -39,6 +39,10 @@ class NativeUnavailable(Exception):  # noqa: N818 - it is a state of the machine
     """There is no native engine for this model or machine; the message says why."""
 
 
+class Interrupted(NativeUnavailable):
+    """The compiler was stopped, or had no room: another target would fare no better, and the next time it may work."""
+
+
 @dataclass(frozen=True)
 class Compiler:
     """A C++ compiler: how it is called, and what it calls things."""
@@ -76,12 +80,19 @@ def find_compiler() -> Compiler:
     Raises:
         NativeUnavailable: there is none.
     """
-    for words in (shlex.split(os.environ.get("CXX", "")), ["c++"], ["g++"], ["clang++"]):
+    for words in (_words_of(os.environ.get("CXX", "")), ["c++"], ["g++"], ["clang++"]):
         if words and (found := shutil.which(words[0])):
             return Compiler((found, *words[1:]), is_zig=Path(words[0]).stem == "zig" or "ziglang" in words)
     if importlib.util.find_spec("ziglang"):
         return Compiler((sys.executable, "-m", "ziglang", "c++"), is_zig=True)
     raise NativeUnavailable("there is no C++ compiler here; install g++ or clang++, set CXX, or pip install ziglang")
+
+
+def _words_of(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise NativeUnavailable(f"CXX = {command!r} is no command: {error}") from None
 
 
 def sources(source: Path) -> list[Path]:
@@ -104,14 +115,22 @@ def compile_library(compiler: Compiler, source: Path, target: str, out: Path, mo
     """Make a library of the source, for a target, and write it to `out`.
 
     Raises:
-        NativeUnavailable: the compiler failed; the message quotes it.
-        OSError: the compiler cannot be started.
+        NativeUnavailable: the compiler cannot be started or failed; the message quotes it.
+        Interrupted: it was killed, or the disk is full.
     """
     command = [*compiler.command, *FLAGS, *compiler.options(target), *LIBRARY_FLAGS, *more, str(source), "-o", str(out)]
     what = "this processor" if target == targets.NATIVE else target
-    done = _run(compiler, command, f"s4gen: compiling the native engine for {what}, once ...", out.parent)
-    if done.returncode:
-        raise NativeUnavailable(f"{compiler.name} failed: {_first_error(done.stderr)}")
+    try:
+        done = _run(compiler, command, f"s4gen: compiling the native engine for {what}, once ...", out.parent)
+    except OSError as error:
+        raise NativeUnavailable(f"{compiler.name} cannot be started: {error.strerror}") from None
+    said = done.stderr
+    if "No space left on device" in said or "Disk quota exceeded" in said:
+        raise Interrupted(f"{compiler.name} failed: there is no room on the disk")
+    if done.returncode < 0 or "terminated program" in said or "internal compiler error: Killed" in said:
+        raise Interrupted(f"{compiler.name} was killed while it compiled")
+    if done.returncode or not out.stat().st_size:
+        raise NativeUnavailable(f"{compiler.name} failed: {_first_error(said) or f'exit status {done.returncode}'}")
 
 
 def _run(compiler: Compiler, command: Sequence[str], line: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -124,4 +143,4 @@ def _run(compiler: Compiler, command: Sequence[str], line: str, folder: Path) ->
 
 def _first_error(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line), " ".join(lines)[:200] or "without a word")
+    return next((line for line in lines if "error" in line), " ".join(lines)[:200])

@@ -14,12 +14,14 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from s4gen.compiling import targets
 from s4gen.compiling.compiler import (
     SOURCE,
     Compiler,
+    Interrupted,
     NativeUnavailable,
     compile_library,
     digest_of,
@@ -28,6 +30,9 @@ from s4gen.compiling.compiler import (
 )
 from s4gen.compiling.shipping import shipped_library
 from s4gen.folders import cache_folder, stranger_of
+
+_ABANDONED = 3600
+"""Seconds after which a compilation that has not ended will not do so any more."""
 
 
 def load(target: str | None) -> ctypes.CDLL:
@@ -45,7 +50,8 @@ def load(target: str | None) -> ctypes.CDLL:
         return _compiled(target or targets.NATIVE)
     except NativeUnavailable as error:
         if shipped := _shipped(None):
-            print(f"s4gen: {error}; going on with the native engine that came with s4gen", file=sys.stderr)
+            level = next(level for level in targets.runnable() if shipped_library(level))
+            print(f"s4gen: {error}; going on with the one for {level} that came with s4gen", file=sys.stderr)
             return shipped
         raise
 
@@ -64,6 +70,7 @@ def _compiled(target: str) -> ctypes.CDLL:
     compiler = find_compiler()
     try:
         folder = _own_folder()
+        _clear(folder)
         stem = f"engine-{target}-{_key(compiler, target)}"
         return _cached(folder, stem) or ctypes.CDLL(str(_made(compiler, target, folder, stem)))
     except OSError as error:
@@ -81,9 +88,17 @@ def _own_folder() -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if who := stranger_of(folder):
         raise NativeUnavailable(
-            f"{folder} is not safe to run code from, {who}; chmod go-w it, or set S4GEN_CACHE to a folder of yours"
+            f"{folder} is not safe to run code from, {who}; set S4GEN_CACHE to a folder that only you can write to"
         )
     return folder
+
+
+def _clear(folder: Path) -> None:
+    """Remove what compilations left behind that ended without a chance to: files of an hour ago and more."""
+    for path in folder.glob("engine-unfinished-*.so"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
 
 
 def _cached(folder: Path, stem: str) -> ctypes.CDLL | None:
@@ -113,6 +128,8 @@ def _made(compiler: Compiler, target: str, folder: Path, stem: str) -> Path:
                 print(f"s4gen: {failed}; the native engine is compiled for {candidate} instead", file=sys.stderr)
             os.chmod(name, 0o755)  # whatever the umask is: see `stranger_of`
             return Path(name).replace(folder / f"{stem}-{_digest(Path(name))}.so")
+        except Interrupted:
+            raise
         except NativeUnavailable as error:
             failed = failed or error
         finally:

@@ -82,7 +82,7 @@ def checked(target: str, where: str = "") -> str:
             would end the program without a word.
     """
     if target not in known():
-        raise UserError(f"{where}{target} is no target on {kind()}; there are {', '.join(known())}")
+        raise UserError(f"{where}{target!r} is no target on {kind()}; there are {', '.join(known())}")
     if target in levels() and (lacking := missing(target)):
         most = next(iter(runnable()), BASELINE)
         raise UserError(f"{where}{target} needs what this processor has not ({' '.join(lacking)}); choose {most}")

@@ -30,6 +30,10 @@ DT_TRANSFORMS = ("exp", "softplus")
 NORMS = ("pre", "post")
 
 
+MOST_RECENT = 4096
+"""Samples that the embedding of a model of sound may read at most: each step reads them all."""
+
+
 @dataclass(frozen=True)
 class SSMConfig:
     """The state space layer inside each block; not used by the attention mixer."""
@@ -146,6 +150,8 @@ class ModelConfig:
         at_least(0, "model", d_ff=self.d_ff, window=self.window)
         at_least(1, "model", expand=self.expand, components=self.components)
         at_least(0, "model", neighbourhood=self.neighbourhood, recent=self.recent)
+        if self.recent > MOST_RECENT:
+            raise ConfigError("model.recent", f"= {self.recent}: expected at most {MOST_RECENT}")
         one_of(HEADS, "model.head", self.head)
         one_of(NORMS, "model.norm", self.norm)
         at_least(1, "model", div=self.div)

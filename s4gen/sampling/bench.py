@@ -22,7 +22,7 @@ from s4gen.errors import UserError
 from s4gen.progress import progress_bar
 from s4gen.sampling.baselines import matched_transformer, parameter_count
 from s4gen.sampling.engines.native import NativeUnavailable
-from s4gen.sampling.engines.native.build import library
+from s4gen.sampling.engines.native.build import library, made_for
 from s4gen.sampling.limits import Job, limits_apart
 from s4gen.sampling.measure import AGAIN, CACHED, Row, Task, measure_apart
 from s4gen.sampling.scoring import LOSSY
@@ -248,11 +248,19 @@ def run(
         transformer=transformer,
         parameters=parameter_count(config),
         transformer_parameters=parameter_count(transformer),
-        machine=timing.machine(device),
+        machine=timing.machine(device) | _target(engines, device),
         engines=tuple(engines),
         positions=tuple(sorted(positions)),
         rows=rows,
     )
+
+
+def _target(engines: Sequence[str], device: torch.device) -> dict[str, str | int]:
+    """What the native engine was compiled for, where it is measured and there is one."""
+    if device.type == "cpu" and any(engine.startswith("native") for engine in engines):
+        with contextlib.suppress(NativeUnavailable):
+            return {"native_engine": made_for(library())}
+    return {}
 
 
 def _with_limits(

@@ -85,7 +85,8 @@ def format_table(result: BenchResult) -> str:
     layers += f" on whole pixels, {model.head} head" if model.whole_pixels else ""
     lines = [
         f"{result.name}: {model.mixer}, {layers}, d_model {model.d_model}, {result.parameters:,} parameters, {what}",
-        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, on {machine['device']}",
+        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, on {machine['device']}"
+        + (f", native engine for {machine['native_engine']}" if "native_engine" in machine else ""),
     ]
     if any(row.way.startswith("transformer") for row in result.rows):
         t = result.transformer.model

@@ -136,7 +136,8 @@ def _measure_engine(task: Task) -> Row:
         seconds(steps.turn, device)
     start_seconds = time.perf_counter() - started
     if engine.name != task.way:  # make_engine and the compiled engine go on with another one
-        return failed(task, said.getvalue().strip() or f"there is no {task.way} engine here")
+        why = said.getvalue().strip().removeprefix("s4gen: ").partition(", going on with")[0]
+        return failed(task, why or f"there is no {task.way} engine here")
     memory.reset()
     chunk = steps.chunk(device, task.lengths[0])
     calls = max(3, (task.lengths[0] - steps.taken) // chunk)

@@ -67,7 +67,7 @@ def run(
         )
     if resume:
         session = sessions.resume(out, device)
-        settled(session.recipe, device)  # it is settled, but may be slow on this machine
+        session.recipe = settled(session.recipe, device, begun=True)
         starting.lengthen(session, out, steps)
         task = open_task(session.recipe, device, session.tokenizer, progress)
         check_memory(session.recipe, task, device)

@@ -16,11 +16,12 @@ _MATRIX, _BUDGET = 256, 0.05
 small, because without instructions for bf16 a product can take a hundred times as long as in fp32."""
 
 
-def settled(recipe: Recipe, device: torch.device) -> Recipe:
+def settled(recipe: Recipe, device: torch.device, begun: bool = False) -> Recipe:
     """Return the recipe with fp32 or bf16 in the place of `auto`, and say on standard error what is taken, and why.
 
     It is bf16 where this device multiplies matrices faster in it, which processors without instructions for bf16 do
-    many times slower. A recipe that asks for bf16 there keeps it, with a warning that names the measured ratio.
+    many times slower. A recipe that asks for bf16 there keeps it, with a warning that names the measured ratio, and so
+    does a run that has `begun` elsewhere.
     """
     asked = recipe.train.precision
     if asked == "fp32":
@@ -28,9 +29,9 @@ def settled(recipe: Recipe, device: torch.device) -> Recipe:
     ratio = bf16_ratio(device)
     if asked == "bf16":
         if ratio < 1:
+            advice = "a run keeps the precision that it began with" if begun else "train.precision=auto avoids that"
             _say_once(
-                f"s4gen: warning: bf16 is slow here: products take {1 / ratio:.1f} times as long as in fp32; "
-                "train.precision=auto avoids that"
+                f"s4gen: warning: bf16 is slow here: products take {1 / ratio:.1f} times as long as in fp32; {advice}"
             )
         return recipe
     precision = "bf16" if ratio > 1 else "fp32"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from ctypes import c_char_p, c_double, c_int, c_int32, c_int64, c_uint64, c_void_p
+from pathlib import Path
 
 from s4gen.compiling import targets
 from s4gen.compiling.loading import load
@@ -48,3 +49,9 @@ def _loaded(target: str | None) -> ctypes.CDLL:
         function = getattr(native, name)
         function.restype, function.argtypes = result, arguments
     return native
+
+
+def made_for(native: ctypes.CDLL) -> str:
+    """Say what a library of `library` was compiled for: native, baseline or the name of a level."""
+    name = Path(native._name).name
+    return next(target for target in targets.known() if f"-{target}" in name)
