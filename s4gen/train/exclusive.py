@@ -42,14 +42,14 @@ def only_writer(out: Path, make: bool) -> Iterator[None]:
     if not out.is_dir():
         yield
         return
-    try:
-        with locked(out, lambda: _refuse(out)):
+    with locked(out, lambda: _refuse(out)):
+        try:
             yield
-    except BaseException:
-        for path in missing:
-            with contextlib.suppress(OSError):  # it holds something
-                path.rmdir()
-        raise
+        except BaseException:  # while the lock is held: else the folder could be somebody else's by now
+            for path in missing:
+                with contextlib.suppress(OSError):  # it holds something
+                    path.rmdir()
+            raise
 
 
 def _refuse(out: Path) -> None:
