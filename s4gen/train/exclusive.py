@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+from s4gen.atomic import write_error
 from s4gen.errors import UserError
-from s4gen.folders import locked, says_why
+from s4gen.folders import locked
 
 P = ParamSpec("P")
 First = TypeVar("First")
@@ -38,7 +39,7 @@ def only_writer(out: Path, make: bool) -> Iterator[None]:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write {says_why(error)}") from error
+            raise write_error(error, out) from error
     if not out.is_dir():
         yield
         return
