@@ -1,6 +1,7 @@
 # make demo   the whole idea in a few minutes, on images that come with the package; writes runs/demo/report.html
 # make test   lint, types and tests: what .ci/run runs
 # make lint   the linters and mypy alone
+# make test-faults  every point at which a run, a conversion or a preparation can be killed; takes long, prints a table
 # make bench  speed of the shipped checkpoint, recurrent against convolution and Transformer
 # make bench-core  cost of kernels and layers against N, H and L; writes runs/bench-core.json
 # make clean  remove .venv and what the tools leave behind (never runs/)
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test lint bench bench-core clean
+.PHONY: demo test test-faults lint bench bench-core clean
 
 demo: $(READY)
 	$(BIN)/s4gen demo
@@ -20,6 +21,9 @@ demo: $(READY)
 # Each has a run of neighbouring tests, which share what is set up for a module; who is done first takes from the others.
 test: lint
 	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
+
+test-faults: $(READY)
+	$(BIN)/pytest -m slow -q tests/test_faults.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,11 +1,13 @@
-"""Work in a process of its own, so that its peak memory is its own and its death is survived."""
+"""Work in a process of its own, so that its peak memory is its own and its death is survived; it ends with this one."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import TypeVar
 
 _GOODBYE_SECONDS = 10.0
@@ -46,7 +48,16 @@ def run_apart(work: Callable[[A], R], argument: A) -> R:
 
 def _answer(work: Callable[[A], R], argument: A, send: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one: it ends both
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         send.send((work(argument), None))
     except Exception as error:
         send.send((None, error))
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the process that started this one, whatever it is, and end: nobody waits for an answer."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

@@ -7,21 +7,19 @@ it.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from s4gen.errors import UserError
+from s4gen.errors import UserError, WriteError
+from s4gen.unfinished import remove, remove_leftovers, temporary_name, unfinished
 
 T = TypeVar("T")
 
-_ABANDONED_AFTER_SECONDS = 3600.0
 _LOOKS, _LOOK_SECONDS = 5, 1e-3
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -33,22 +31,19 @@ def write_atomic(path: str | Path, fill: Callable[[Path], None]) -> None:
     is replaced is deleted whole; whether it may be is for the caller to ask.
 
     Raises:
-        UserError: the disk is full, or the place cannot be written to.
+        WriteError: the disk is full, or the place cannot be written to.
     """
     path = Path(os.path.realpath(path))
-    temporary = _temporary_name(path)
     had_previous = current(path) is not None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
-        temporary.mkdir()
-        fill(temporary)
-        _sync_tree(temporary)
-        _swap(temporary, path)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with unfinished(path, folder=True) as temporary:
+            fill(temporary)
+            _sync_tree(temporary)
+            _swap(temporary, path)
+    except (OSError, RuntimeError) as error:
         if (cause := _os_error(error)) is not None:
-            raise _explained(cause, path, "checkpoint" if had_previous else None) from error
+            raise write_error(cause, path, _untouched(had_previous, "checkpoint")) from error
         raise
 
 
@@ -56,25 +51,58 @@ def write_file_atomic(path: str | Path, content: bytes) -> None:
     """Make or replace the file `path`; on any failure the old one stays as it was.
 
     Raises:
-        UserError: the disk is full, or the place cannot be written to.
+        WriteError: the disk is full, or the place cannot be written to.
     """
     path = Path(os.path.realpath(path))
-    temporary = _temporary_name(path)
     had_previous = path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if (cause := _os_error(error)) is not None:
-            raise _explained(cause, path, "file" if had_previous else None) from error
-        raise
+        with unfinished(path) as temporary:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync(path.parent)
+    except OSError as error:
+        raise write_error(error, path, _untouched(had_previous, "file")) from error
+
+
+def recover(path: Path) -> None:
+    """Put right what a killed writer of the directory `path` left: the old one moved aside, a new one half made.
+
+    It is for who alone writes there: the old one of a live writer would be put back, or lost.
+
+    Raises:
+        WriteError: the place cannot be written to.
+    """
+    path = Path(os.path.realpath(path))
+    aside = _aside(path)
+    if path.is_dir():
+        remove(aside)
+    elif aside.is_dir():
+        try:
+            os.rename(aside, path)
+        except OSError as error:
+            raise write_error(error, path, _untouched(True, "checkpoint")) from error
+    remove_leftovers(path)
+
+
+def discard(path: Path) -> None:
+    """Remove the directory `path`, at once or not at all: an interruption leaves a leftover, never half of it.
+
+    Raises:
+        WriteError: it cannot be removed.
+    """
+    path = Path(os.path.realpath(path))
+    for directory in (path, _aside(path)):
+        if directory.is_dir():
+            leftover = temporary_name(path)
+            try:
+                os.rename(directory, leftover)
+            except OSError as error:
+                raise write_error(error, path, _untouched(True, "checkpoint")) from error
+            remove(leftover)
 
 
 def current(path: Path) -> Path | None:
@@ -135,17 +163,6 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.previous")
 
 
-def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.writing-{secrets.token_hex(4)}")
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove what killed writers of the same directory left; on a young one a live writer may be at work."""
-    for leftover in path.parent.glob(f".{path.name}.writing-*"):
-        if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 def _identity(directory: Path) -> tuple[int, int] | None:
     """Differs between two directories that had one name in turn, even where the inode is reused."""
     try:
@@ -177,8 +194,13 @@ def _os_error(error: BaseException) -> OSError | None:
     return error.__context__ if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError) else None
 
 
-def _explained(error: OSError, path: Path, previous: str | None) -> UserError:
-    kept = f"the previous {previous} is untouched" if previous else "nothing was left behind"
+def write_error(error: OSError, path: Path, kept: str = "") -> WriteError:
+    """One line about what could not be written, and about what is `kept` all the same."""
+    end = f"; {kept}" if kept else ""
     if error.errno in _DISK_FULL:
-        return UserError(f"disk full while writing {path}: free some space and try again; {kept}")
-    return UserError(f"cannot write {path}: {error.strerror or error}; {kept}")
+        return WriteError(f"disk full while writing {path}: free some space and try again{end}")
+    return WriteError(f"cannot write {path}: {error.strerror or error}{end}")
+
+
+def _untouched(had_previous: bool, what: str) -> str:
+    return f"the previous {what} is untouched" if had_previous else "nothing was left behind"

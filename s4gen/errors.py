@@ -12,3 +12,7 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class WriteError(UserError):
+    """Something could not be written: the disk is full, may not be written to, or is broken."""

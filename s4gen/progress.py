@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from typing import Any
@@ -19,6 +20,24 @@ class _NoBar:
 
     def set_postfix_str(self, text: str, refresh: bool = False) -> None:
         pass
+
+
+class _Forgiving:
+    """A stream for what nobody has to read: where its reader has gone, or its terminal, the work goes on without."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def progress_bar(total: int, unit: str, shown: bool, desc: str = "", initial: int = 0) -> Any:
@@ -42,6 +61,7 @@ def progress_bar(total: int, unit: str, shown: bool, desc: str = "", initial: in
         unit_scale=True,
         dynamic_ncols=True,
         mininterval=patience,
+        file=_Forgiving(sys.stderr),
     )
     # By itself it writes at once, whatever the patience.
     bar.set_postfix_str = functools.partial(bar.set_postfix_str, refresh=False)

@@ -12,7 +12,19 @@ PACKAGE = Path(__file__).resolve().parent.parent / "s4gen"
 
 FLOORS = [
     {"errors"},
-    {"compiling", "config", "shipped", "atomic", "fitting", "folders", "progress", "apart", "memory", "timing"},
+    {
+        "compiling",
+        "config",
+        "shipped",
+        "atomic",
+        "unfinished",
+        "fitting",
+        "folders",
+        "progress",
+        "apart",
+        "memory",
+        "timing",
+    },
     {"ssm"},
     {"models"},
     {

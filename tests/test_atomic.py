@@ -9,11 +9,14 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from faults import dies, points
 
-from s4gen.atomic import current, read_consistent, write_atomic, write_file_atomic
+from s4gen.atomic import current, discard, read_consistent, recover, write_atomic, write_file_atomic
 from s4gen.errors import UserError
+from s4gen.unfinished import remove_leftovers, unfinished
 
 
 def fill_with(text: str) -> Callable[[Path], None]:
@@ -108,6 +111,7 @@ import io, resource, torch
 from pathlib import Path
 from s4gen.atomic import write_atomic, write_file_atomic
 from s4gen.errors import UserError
+from s4gen.unfinished import remove_leftovers, unfinished
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 path = Path({str(tmp_path / "x")!r})
 def torch_fill(folder):
@@ -184,14 +188,42 @@ write_atomic({str(path)!r}, lambda folder: (folder / "a").write_text("new") and 
     assert not found.exists()
 
 
-def test_what_killed_writers_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
-    old, young = tmp_path / ".x.writing-aaaaaaaa", tmp_path / ".x.writing-bbbbbbbb"
-    for leftover in (old, young):
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_killed_writers_left_is_removed_and_what_live_ones_have_in_hand_is_not(
+    folder: bool, tmp_path: Path
+) -> None:
+    dead, other = tmp_path / ".x.writing-aaaaaaaa", tmp_path / ".y.writing-bbbbbbbb"
+    for leftover in (dead, other):
         leftover.mkdir()
-    os.utime(old, (0, 0))
-    write_atomic(tmp_path / "x", fill_with("new"))
-    assert not old.exists()
-    assert young.exists(), "another process may be writing there"
+    with unfinished(tmp_path / "x", folder) as live:
+        assert not dead.exists()
+        assert other.exists(), "it is of something else"
+        if folder:
+            write_atomic(tmp_path / "x", fill_with("new"))
+        else:
+            write_file_atomic(tmp_path / "x", b"new")
+        assert live.exists()
+    assert not live.exists()
+
+
+def test_a_writer_whose_beginning_was_taken_for_a_leftover_begins_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its locking somebody may tidy up."""
+    path, made = tmp_path / "x", []
+    mkdir = os.mkdir
+
+    def tidied(name: str | Path, *arguments: Any, **settings: Any) -> None:
+        mkdir(name, *arguments, **settings)
+        made.append(name)
+        if len(made) == 1:
+            remove_leftovers(path)
+
+    monkeypatch.setattr(os, "mkdir", tidied)
+    write_atomic(path, fill_with("new"))
+    assert sum(Path(name).parent == tmp_path for name in made) == 2
+    assert content(path) == ("new", "new")
+    assert os.listdir(tmp_path) == ["x"]
 
 
 def test_a_reader_beside_a_busy_writer_never_sees_a_mixture(tmp_path: Path) -> None:
@@ -237,3 +269,45 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_file_atomic(path, b"new")
     assert path.read_bytes() == b"new"
     assert os.listdir(path.parent) == ["x"]
+
+
+def test_wherever_a_writer_dies_the_old_directory_or_the_new_one_is_there_and_the_next_tidies_up(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "0" / "x"
+    write_atomic(path, fill_with("old"))
+    places = points(tmp_path, lambda: write_atomic(path, fill_with("new")))
+    assert {name for _, name, _ in places} >= {"mkdir", "write", "fsync", "rename", "unlink", "rmdir"}
+    for i, (at, name, when) in enumerate(places, 1):
+        path = tmp_path / str(i) / "x"
+        write_atomic(path, fill_with("old"))
+        dies(tmp_path, at, when, lambda path=path: write_atomic(path, fill_with("new")))  # type: ignore[misc]
+        assert read_consistent(path, content) in (("old", "old"), ("new", "new")), (at, name, when)
+        found = read_consistent(path, content)
+        recover(path)
+        assert content(path) == found, (at, name, when)
+        write_atomic(path, fill_with("newer"))
+        assert os.listdir(path.parent) == ["x"], (at, name, when)
+        assert content(path) == ("newer", "newer")
+
+
+def test_wherever_a_writer_of_a_file_dies_the_old_one_or_the_new_one_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    write_file_atomic(path, b"old")
+    for at, name, when in points(tmp_path, lambda: write_file_atomic(path, b"new")):
+        write_file_atomic(path, b"old")
+        dies(tmp_path, at, when, lambda: write_file_atomic(path, b"new"))
+        assert path.read_bytes() in (b"old", b"new"), (at, name, when)
+    write_file_atomic(path, b"newer")
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_what_is_discarded_is_gone_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    write_atomic(path, fill_with("old"))
+    for at, name, when in points(tmp_path, lambda: discard(path)):
+        write_atomic(path, fill_with("old"))
+        dies(tmp_path, at, when, lambda: discard(path))
+        assert not path.exists() or content(path) == ("old", "old"), (at, name, when)
+    recover(path)
+    assert set(os.listdir(tmp_path)) <= {"x"}

@@ -359,6 +359,20 @@ def test_a_damaged_library_is_built_again(kept: float, tiny: Path, tmp_path: Pat
     assert path.read_bytes() == whole
 
 
+def test_what_a_killed_build_left_is_removed_and_what_another_has_in_hand_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    old, folder, young = (tmp_path / f"engine-unfinished-{name}" for name in ("old.so", "zig", "young.so"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    (folder / "inner").mkdir(parents=True)
+    for path in (old, folder):
+        os.utime(path, (0, 0))
+    monkeypatch.setattr(loading, "compile_library", lambda compiler, source, target, out: out.write_bytes(b"whole"))
+    made = loading._made(Compiler(("c++",)), targets.BASELINE, tmp_path, "engine-0")
+    assert set(tmp_path.iterdir()) == {young, made}
+
+
 @needs_compiler
 def test_two_processes_that_start_at_once_both_get_a_whole_library(tiny: Path, tmp_path: Path) -> None:
     with start(tiny) as one, start(tiny) as other:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -212,7 +213,9 @@ def _hold(out: Path, ready: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # of Python 3.12 and later
-def test_a_second_writer_is_refused_until_the_first_is_gone_however_it_died(tmp_path: Path, capsys: Capture) -> None:
+def test_a_second_writer_is_refused_until_the_first_is_gone_however_it_died(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "run"
     run(recipe(steps=2), out, progress=False)
     capsys.readouterr()
@@ -227,13 +230,38 @@ def test_a_second_writer_is_refused_until_the_first_is_gone_however_it_died(tmp_
                 UserError, match=rf"^another run is writing to {out}: wait until it ends, or choose another"
             ):
                 run(None if "resume" in settings else recipe(), out, progress=False, **settings)
-        assert_refused_in_one_line(main, ["train", "--resume", str(out)], "another run is writing to", capsys)
+        (tmp_path / "link").symlink_to(out)
+        (tmp_path / "above").symlink_to(tmp_path)
+        monkeypatch.chdir(out)
+        for name in (str(out), ".", "../run", f"{tmp_path}/link", f"{tmp_path}/above/run/", "../above/link/checkpoint"):
+            assert_refused_in_one_line(main, ["train", "--resume", name], "another run is writing to", capsys)
+            arguments = ["train", "mnist-small", "--set", "data.dataset=mnist-mini", "--force", "--out", name]
+            if not name.endswith("checkpoint"):  # which is another folder, with a run of its own
+                assert_refused_in_one_line(main, arguments, "another run is writing to", capsys)
     finally:
         other.kill()
         other.join()
     run(None, out, resume=True, steps=3, progress=False)
     steps = [row["step"] for row in read_metrics(out) if row["split"] == "train"]
     assert steps == [1, 2, 3]
+
+
+def test_who_is_refused_removes_no_folder_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first made the folder and has not written anything yet; the second has seen that it was missing."""
+    out = tmp_path / "run"
+    real = Path.mkdir
+    holder = contextlib.ExitStack()
+
+    def overtaken(self: Path, *arguments: Any, **settings: Any) -> None:
+        monkeypatch.undo()
+        real(self, *arguments, **settings)
+        holder.enter_context(only_writer(out, make=False))
+
+    with holder:
+        monkeypatch.setattr(Path, "mkdir", overtaken)
+        with pytest.raises(UserError, match="another run is writing"):
+            run(recipe(steps=2), out, progress=False)
+        assert out.is_dir()
 
 
 def test_a_run_that_fails_at_once_leaves_no_folder(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_the_checkpoint_holds_the_running_mean(tmp_path: Path) -> None:
     assert any(not torch.equal(published[name], training[f"weights.{name}"]) for name in published)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_saves_and_ends_cleanly(tmp_path: Path, name: str) -> None:
     """In a process of its own, as a person would press Ctrl-C."""
     source = Path(__file__).with_name("train_forever.py")
@@ -162,6 +162,17 @@ def test_handlers_come_back_after_training() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_that_comes_twice_lets_the_run_be_saved_and_ctrl_c_does_not_wait() -> None:
+    """A terminal that is closed and a system that shuts down may both say so."""
+    with stop_on_signal() as stop:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert stop
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

@@ -1,8 +1,7 @@
 """The command line: `s4gen VERB ...`, one module for each verb.
 
 The modules of the verbs import nothing heavy before `run`, so that `-h` answers at once.
-Exit codes: 0 done, 2 the user can fix it (one line on standard error), 1 a bug (traceback), 130 interrupted, 141 the
-reader of standard output has gone.
+What the exit codes mean is said in README.md.
 """
 
 from __future__ import annotations

@@ -70,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
 
 def folder_of_run(path: Path) -> Path:
     """The folder of a run, for which its checkpoint may stand."""
-    return path.parent if (path / "training.json").is_file() and (path.parent / "recipe.toml").is_file() else path
+    from s4gen.atomic import current
+
+    state = (current(path) or path) / "training.json"
+    return path.parent if state.is_file() and (path.parent / "recipe.toml").is_file() else path
 
 
 def check_resumable(args: argparse.Namespace, out: Path) -> int | None:
@@ -88,8 +91,10 @@ def check_resumable(args: argparse.Namespace, out: Path) -> int | None:
                 f"--resume {args.resume} goes on in that folder: leave out --out and --force"
                 + (" and --start" if option == "start" else "")
             )
-    saved = out / "recipe.toml"
-    if not saved.is_file():
+    from s4gen.train.folder import recipe_file
+
+    saved = recipe_file(out)
+    if saved is None:
         raise UserError(f"cannot resume {args.resume}: there is no training run in it (no recipe.toml)")
     before, now = load_recipe(saved), load_recipe(args.recipe or saved, args.overrides)
     steps = now.train.steps if any(text.partition("=")[0].strip() == "train.steps" for text in args.overrides) else None

@@ -34,6 +34,9 @@ SHIPPED_FLAGS = ("-static-libstdc++", "-Wl,--exclude-libs,ALL", "-Wl,--gc-sectio
 OLDEST_GLIBC = "2.17"
 """For which zig links such a library; other compilers link for the C library that they find."""
 
+UNFINISHED = "engine-unfinished-"
+"""How the names of files and folders of a compilation begin that are in the cache until it is done."""
+
 
 class NativeUnavailable(Exception):  # noqa: N818 - it is a state of the machine, not somebody's error
     """There is no native engine for this model or machine; the message says why."""
@@ -137,7 +140,7 @@ def _run(compiler: Compiler, command: Sequence[str], line: str, folder: Path) ->
     if not compiler.is_zig:
         return run_visibly(command, line)
     # It keeps a C++ library that it compiles itself, 100 MB in the user's home, which is needed here once.
-    with tempfile.TemporaryDirectory(dir=folder, prefix="engine-unfinished-", ignore_cleanup_errors=True) as kept:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED, ignore_cleanup_errors=True) as kept:
         return run_visibly(command, line, {**os.environ, "ZIG_GLOBAL_CACHE_DIR": kept, "ZIG_LOCAL_CACHE_DIR": kept})
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from s4gen.compiling import targets
 from s4gen.compiling.compiler import (
     SOURCE,
+    UNFINISHED,
     Compiler,
     Interrupted,
     NativeUnavailable,
@@ -30,6 +31,9 @@ from s4gen.compiling.compiler import (
 )
 from s4gen.compiling.shipping import shipped_library
 from s4gen.folders import cache_folder, stranger_of
+from s4gen.unfinished import remove
+
+_ABANDONED_AFTER_SECONDS = 3600.0
 
 _ABANDONED = 3600
 """Seconds after which a compilation that has not ended will not do so any more."""
@@ -119,8 +123,9 @@ def _made(compiler: Compiler, target: str, folder: Path, stem: str) -> Path:
         NativeUnavailable: it fails for all of them; the message is that of the first.
     """
     failed: NativeUnavailable | None = None
+    _remove_abandoned(folder)
     for candidate in targets.in_turn(target):
-        handle, name = tempfile.mkstemp(dir=folder, prefix="engine-unfinished-", suffix=".so")
+        handle, name = tempfile.mkstemp(dir=folder, prefix=UNFINISHED, suffix=".so")
         os.close(handle)
         try:
             compile_library(compiler, SOURCE, candidate, Path(name))
@@ -136,6 +141,14 @@ def _made(compiler: Compiler, target: str, folder: Path, stem: str) -> Path:
             Path(name).unlink(missing_ok=True)
     assert failed
     raise failed
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed builds left; on what is young, another process may be at work."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
+                remove(path)
 
 
 def _key(compiler: Compiler, target: str) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+from s4gen.atomic import write_error
 from s4gen.errors import UserError
-from s4gen.folders import locked, says_why
+from s4gen.folders import locked
 
 P = ParamSpec("P")
 First = TypeVar("First")
@@ -38,18 +39,18 @@ def only_writer(out: Path, make: bool) -> Iterator[None]:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write {says_why(error)}") from error
+            raise write_error(error, out) from error
     if not out.is_dir():
         yield
         return
-    try:
-        with locked(out, lambda: _refuse(out)):
+    with locked(out, lambda: _refuse(out)):
+        try:
             yield
-    except BaseException:
-        for path in missing:
-            with contextlib.suppress(OSError):  # it holds something
-                path.rmdir()
-        raise
+        except BaseException:  # while the lock is held: else the folder could be somebody else's by now
+            for path in missing:
+                with contextlib.suppress(OSError):  # it holds something
+                    path.rmdir()
+            raise
 
 
 def _refuse(out: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
 from s4gen.memory import keep_freed_memory
 from s4gen.progress import progress_bar
+from s4gen.train import folder, starting
 from s4gen.train import session as sessions
-from s4gen.train import starting
 from s4gen.train.card import card, learning_curve
 from s4gen.train.exclusive import one_writer
-from s4gen.train.footprint import check_memory
+from s4gen.train.footprint import check_memory, checkpoint_bytes
 from s4gen.train.images import ImageTask
 from s4gen.train.metrics import MetricsLog
 from s4gen.train.pace import fitted
@@ -48,8 +49,9 @@ def run(
 ) -> bool:
     """Train `recipe` into the folder `out`, or go on with the run there (`resume`: its own recipe, `recipe` is None).
 
-    A run that goes on can have another number of `steps` (starting.lengthen). One that does not may begin from the
-    weights of the checkpoint at `start` (starting.take_weights).
+    A run goes on from where it was saved last, or begins again where it never was. It can have another number of
+    `steps` (starting.lengthen). One that does not go on may begin from the weights of the checkpoint at `start`
+    (starting.take_weights).
 
     Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.* and checkpoint/ (s4gen.checkpoint), with
     `train.patience` also best/. Returns True when all steps are done or patience has come to its end, False when a
@@ -57,40 +59,76 @@ def run(
 
     Raises:
         UserError: `out` holds another run and `overwrite` is not set; no data; too little memory; the loss is not
-        finite; disk full.
+        finite; the disk is full.
     """
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not resume and not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not resume and not overwrite and not folder.is_free(out):
         raise UserError(
             f"{out} exists; choose another --out, go on with it by --resume {out}, or replace it by --force"
         )
-    if resume:
-        session = sessions.resume(out, device)
-        session.recipe = settled(session.recipe, device, begun=True)
-        starting.lengthen(session, out, steps)
-        task = open_task(session.recipe, device, session.tokenizer, progress)
-        check_memory(session.recipe, task, device)
-    else:
-        assert recipe is not None
-        first = None if start is None else starting.open_start(start)
-        task = open_task(recipe, device, None if first is None else starting.tokenizer_of(first, recipe), progress)
-        if first is not None:
-            starting.check_layout(first, task.layout)
-        recipe = settled(recipe, device)
-        check_memory(recipe, task, device)
+    with folder.saying_what_is_left(out):
+        if out.is_dir():
+            folder.put_right(out)
+        if resume and (out / folder.CHECKPOINT).is_dir():
+            session, task = _gone_on(out, steps, device, progress)
+        elif resume:
+            session, task = _begun(starting.recipe_again(out, steps), out, device, progress)
+        else:
+            assert recipe is not None
+            session, task = _begun(recipe, out, device, progress, start, is_fitted=False)
+        log = MetricsLog(out, session.step, task.measures, task.unit)
+        try:
+            return _Run(session, task, out, log, sampler).go(progress)
+        finally:
+            log.close()
+
+
+def _gone_on(out: Path, steps: int | None, device: torch.device, progress: bool) -> tuple[Session, Task]:
+    """The run in a folder as its checkpoint has it."""
+    session = sessions.resume(out, device)
+    session.recipe = settled(session.recipe, device, begun=True)
+    starting.lengthen(session, out, steps)
+    task = open_task(session.recipe, device, session.tokenizer, progress)
+    check_memory(session.recipe, task, device)
+    _check_disk(session, out, copies=1)
+    return session, task
+
+
+def _begun(
+    recipe: Recipe,
+    out: Path,
+    device: torch.device,
+    progress: bool,
+    start: str | Path | None = None,
+    is_fitted: bool = True,
+) -> tuple[Session, Task]:
+    """A run at step 0, in the place of whatever run was in the folder. `is_fitted`: it has its number of steps."""
+    first = None if start is None else starting.open_start(start)
+    task = open_task(recipe, device, None if first is None else starting.tokenizer_of(first, recipe), progress)
+    if first is not None:
+        starting.check_layout(first, task.layout)
+    recipe = settled(recipe, device)
+    check_memory(recipe, task, device)
+    if not is_fitted:
         recipe = fitted(recipe, task, device)
-        session = sessions.start(recipe, task.layout, device, task.tokenizer)
-        if first is not None:
-            starting.take_weights(session, first)
-        if (out / sessions.BEST / "config.json").is_file():  # of the run that is replaced
-            shutil.rmtree(out / sessions.BEST)
-        write_file_atomic(out / "recipe.toml", recipe_to_toml(recipe).encode())
-    log = MetricsLog(out, session.step, task.measures, task.unit)
-    try:
-        return _Run(session, task, out, log, sampler).go(progress)
-    finally:
-        log.close()
+    session = sessions.start(recipe, task.layout, device, task.tokenizer)
+    if first is not None:
+        starting.take_weights(session, first)
+    _check_disk(session, out, copies=2, reclaimed=folder.size_of_run(out))
+    folder.clear(out)
+    if first is not None:  # a recipe does not say where weights came from, so a run cannot begin again from it alone
+        sessions.save(session, out, {"step": 0}, card(session, task, None))
+    write_file_atomic(out / folder.RECIPE, recipe_to_toml(recipe).encode())
+    return session, task
+
+
+def _check_disk(session: Session, out: Path, copies: int, reclaimed: int = 0) -> None:
+    """`folder.check_disk` for a run that is to write `copies` checkpoints before one is removed."""
+    train = session.recipe.train
+    saves = math.ceil((train.steps - session.step) / train.save_every)
+    whole, best = checkpoint_bytes(session.model, session.recipe.optim)
+    folder.check_disk(out, min(saves, copies) * (whole + (best if train.patience else 0)), reclaimed)
 
 
 def open_task(recipe: Recipe, device: torch.device, tokenizer: Tokenizer | None = None, shown: bool = True) -> Task:
@@ -178,7 +216,7 @@ class _Run:
             sessions.save_best(session, mean, self.out, self._metrics(), card(session, self.task, found))
         if self.sampler is not None and train.n_samples:
             drawn = self.sampler(mean, train.n_samples, train.seed)
-            self.task.save_sample(drawn, self.out / "samples" / f"step-{session.step:06d}")
+            self.task.save_sample(drawn, self.out / folder.SAMPLES / f"step-{session.step:06d}")
 
     def _metrics(self) -> dict[str, Any]:
         metrics: dict[str, Any] = {"step": self.session.step, "train_seconds": self.session.seconds}
@@ -197,20 +235,17 @@ class _Run:
 
     def _end(self) -> bool:
         """Say where the run stands, and return whether that is its end."""
+        with contextlib.suppress(OSError):  # nobody reads it: the terminal may be gone, and the run is saved
+            print(self._said(), file=sys.stderr, flush=True)
+        return self._ended()
+
+    def _said(self) -> str:
         session, steps = self.session, self.session.recipe.train.steps
         if not self._ended():
-            print(
-                f"stopped and saved at step {session.step} of {steps}; go on with: s4gen train --resume {self.out}",
-                file=sys.stderr,
-            )
-        elif session.best.value is not None:
+            return f"stopped and saved at step {session.step} of {steps}; go on with: s4gen train --resume {self.out}"
+        if session.best.value is not None:
             why = f"stopped early at step {session.step}, " if session.out_of_patience else ""
             found = f"{self.task.measures[0]} {session.best.value:.4f} on held-out data"
-            print(
-                f"{why}best at step {session.best.step} of {steps}, {found}: {self.out / sessions.BEST}",
-                file=sys.stderr,
-            )
-        else:
-            found = f": {self.task.say(self.latest.values)} on held-out data" if self.latest else ""
-            print(f"s4gen: trained {session.step} steps{found}; {self.out / sessions.CHECKPOINT}", file=sys.stderr)
-        return self._ended()
+            return f"{why}best at step {session.best.step} of {steps}, {found}: {self.out / folder.BEST}"
+        found = f": {self.task.say(self.latest.values)} on held-out data" if self.latest else ""
+        return f"s4gen: trained {session.step} steps{found}; {self.out / folder.CHECKPOINT}"

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from s4gen.atomic import write_file_atomic
+from s4gen.atomic import write_error, write_file_atomic
 
 BEFORE = ("step", "epoch", "split")
 AFTER = ("lr", "gradient_norm", "tokens_per_second", "utilisation", "seconds")
@@ -29,11 +29,17 @@ class MetricsLog:
         self._board = _tensorboard(folder / "tensorboard", resume_step)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add one row; its keys are among the columns."""
-        with self._jsonl.open("ab") as file:
-            file.write(json.dumps(row).encode() + b"\n")
-        with self._csv.open("ab") as file:
-            file.write(self._csv_line(row))
+        """Add one row; its keys are among the columns.
+
+        Raises:
+            WriteError: the disk is full, or may not be written to.
+        """
+        for path, line in ((self._jsonl, json.dumps(row).encode() + b"\n"), (self._csv, self._csv_line(row))):
+            try:
+                with path.open("ab") as file:
+                    file.write(line)
+            except OSError as error:
+                raise write_error(error, path) from error
         if self._board is not None:
             for key in row.keys() - {*BEFORE, "stderr", "seconds"}:
                 self._board.add_scalar(f"{row['split']}/{key}", row[key], row["step"])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from s4gen.atomic import current
 from s4gen.checkpoint import (
     check_target,
     fill_checkpoint,
@@ -32,12 +33,11 @@ from s4gen.fitting import fitting
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.train.compiled import compile_blocks
+from s4gen.train.folder import BEST, CHECKPOINT
 from s4gen.train.optim import build_optimizers
 
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 """What is kept of each parameter: the first three by AdamW, the last one by Muon."""
-CHECKPOINT, BEST = "checkpoint", "best"
-"""Folders inside the run's: where it is, and with `train.patience` the model that was best on held-out data."""
 
 
 @dataclass
@@ -153,7 +153,7 @@ def resume(out: Path, device: torch.device) -> Session:
     if not out.is_dir():
         raise UserError(f"cannot resume {out}: there is no such folder")
     checkpoint = load_checkpoint(out / CHECKPOINT)
-    folder = checkpoint.path
+    folder = current(checkpoint.path) or checkpoint.path
     if checkpoint.recipe is None or not (folder / "training.json").is_file():
         raise UserError(f"cannot resume {out}: {folder} holds a model, but no state of a training run")
     progress = read_json(folder / "training.json")

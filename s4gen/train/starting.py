@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4gen.atomic import write_file_atomic
+from s4gen.atomic import current, write_file_atomic
 from s4gen.checkpoint import Checkpoint, load_checkpoint
 from s4gen.config import Layout, Recipe, TextLayout, is_text, load_recipe, recipe_to_toml
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
+from s4gen.train.folder import CHECKPOINT, RECIPE
 from s4gen.train.optim import schedule
 from s4gen.train.session import Session
 
@@ -52,8 +53,8 @@ def open_start(path: str | Path) -> Checkpoint:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    inside = Path(path) / "checkpoint"
-    return load_checkpoint(inside if (inside / "config.json").is_file() else path)
+    inside = Path(path) / CHECKPOINT
+    return load_checkpoint(path if current(inside) is None else inside)
 
 
 def check_layout(checkpoint: Checkpoint, layout: Layout) -> None:
@@ -151,7 +152,7 @@ def lengthen(session: Session, out: Path, steps: int | None) -> None:
     """
     recipe = session.recipe
     before = recipe.train.steps
-    saved = out / "recipe.toml"
+    saved = out / RECIPE
     wanted = steps or (load_recipe(saved).train.steps if saved.is_file() else before)
     if wanted == before:
         return
@@ -166,3 +167,18 @@ def lengthen(session: Session, out: Path, steps: int | None) -> None:
         f"step {session.step:,} it goes from {was:.0%} of its peak to {rates[1]:.0%}, and to zero at step {wanted:,}",
         file=sys.stderr,
     )
+
+
+def recipe_again(out: Path, steps: int | None) -> Recipe:
+    """The recipe of a run that ended before it had a checkpoint, with another number of `steps` if that is given.
+
+    Raises:
+        UserError: there is no run in the folder.
+    """
+    if not (out / RECIPE).is_file():
+        raise UserError(f"cannot resume {out}: there is no {'training run in it' if out.is_dir() else 'such folder'}")
+    recipe = load_recipe(out / RECIPE)
+    if steps is not None:
+        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=steps))
+    print(f"s4gen: the run in {out} had not saved a checkpoint, so it begins again at step 0", file=sys.stderr)
+    return recipe

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the current step, with everything saved."""
+"""Ctrl-C, SIGTERM and SIGHUP end a run after the current step, with everything saved."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, the wish of another program, and the end of the terminal."""
 
 
 class StopRequest:
@@ -19,22 +22,22 @@ class StopRequest:
         return self.requested
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:  # a second Ctrl-C means now
+        if self.requested and signum == signal.SIGINT:  # a second Ctrl-C means now; a system may send its signals twice
             raise KeyboardInterrupt
         self.requested = True
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM inside the block; the earlier handlers come back after it.
+    """Catch the signals of `HEEDED` inside the block; the earlier handlers come back after it.
 
-    A signal that is ignored, as Ctrl-C is by what a script runs in the background, stays so.
+    A signal that is ignored stays so, as Ctrl-C is by what a script runs in the background, and SIGHUP under nohup.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
         yield request
         return
-    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    heeded = [number for number in HEEDED if signal.getsignal(number) is not signal.SIG_IGN]
     old = {number: signal.signal(number, request._handle) for number in heeded}
     try:
         yield request

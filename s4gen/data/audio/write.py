@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4gen.data.audio.quantise import Samples
-from s4gen.errors import UserError
+from s4gen.errors import UserError, WriteError
 
 SUFFIXES = (".wav", ".flac")
 _OTHERS = (".ogg", ".mp3", ".m4a", ".aac", ".opus", ".aif", ".aiff", ".raw", ".pcm", ".webm")
@@ -83,7 +83,7 @@ class AudioWriter:
         # A short write, on a full disk, fails an assertion inside soundfile.
         except (OSError, soundfile.SoundFileError, AssertionError) as error:
             reason = getattr(error, "strerror", None) or getattr(error, "error_string", None) or "is the disk full?"
-            raise UserError(f"cannot write {self.path}: {reason}") from error
+            raise WriteError(f"cannot write {self.path}: {reason}") from error
 
 
 @contextmanager

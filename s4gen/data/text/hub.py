@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
-import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from s4gen.errors import UserError
 from s4gen.folders import cache_folder
 from s4gen.progress import progress_bar
+from s4gen.unfinished import unfinished
 
 REPOSITORY = "Salesforce/wikitext"
 
@@ -87,11 +87,8 @@ def _write(rows: Any, path: Path, description: str) -> int:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to, which takes its place when that is done."""
-    temporary = path.with_name(f".{path.name}.writing-{secrets.token_hex(4)}")
-    try:
+    with unfinished(path) as temporary:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

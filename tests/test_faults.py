@@ -1,0 +1,356 @@
+"""Whatever kills a command at whatever change of the disk, it can be repeated; a run goes on as if nothing had been.
+
+The fast tests take one saving of a run apart; the slow ones (`make test-faults`) whole commands, change by change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from faults import Disk, dies, disk_that_fails, points
+
+from s4gen import atomic
+from s4gen.checkpoint import load_checkpoint
+from s4gen.cli.train import folder_of_run
+from s4gen.config import DataConfig, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
+from s4gen.data.audio import clips
+from s4gen.data.audio.format import AudioFormat
+from s4gen.data.audio.opening import open_split
+from s4gen.data.text import load_tokens, prepare_tokenizer, token_file
+from s4gen.errors import UserError
+from s4gen.sampling.convert import certify, convert, load_recurrent, save_converted
+from s4gen.train import folder, run, session
+from s4gen.train.loop import open_task
+from s4gen.unfinished import is_leftover
+
+CPU = torch.device("cpu")
+DATA = {
+    "images": DataConfig("mnist-mini", validation=2),
+    "text": DataConfig("wikitext-mini", tokenizer="bytes"),
+    "sound": DataConfig("fsdd-mini", validation=2, rate=1000),
+}
+
+
+def recipe(kind: str = "images", **train: Any) -> Recipe:
+    settings = {"steps": 2, "batch_size": 2, "log_every": 1, "eval_every": 2, "eval_limit": 2, "save_every": 1}
+    if kind == "text":
+        settings["chunk"] = 8
+    return Recipe(
+        ModelConfig(d_model=4, n_layers=1, d_ff=0, dropout=0.1),  # dropout: the random state matters
+        SSMConfig(d_state=4),
+        DATA[kind],
+        OptimConfig(warmup_steps=1),
+        TrainConfig(**{**settings, "n_samples": 0, "precision": "fp32", **train}),
+    )
+
+
+def weights(out: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (out / folder.CHECKPOINT).glob("*.safetensors")}
+
+
+def leftovers(root: Path) -> list[Path]:
+    """What a killed writer may leave, and the next one has to remove."""
+    return [path for path in root.rglob("*") if is_leftover(path) or path.name.endswith(".previous")]
+
+
+def begin_or_go_on(settings: Recipe, out: Path) -> None:
+    """What a person does after a crash: resume, and where that says that there is no run, the same command again."""
+    if folder.recipe_file(out) is not None:
+        assert run(None, out, resume=True, progress=False)
+    else:
+        assert run(settings, out, progress=False)
+
+
+@pytest.fixture
+def state() -> session.Session:
+    settings = recipe()
+    return session.start(settings, open_task(settings, CPU, shown=False).layout, CPU)
+
+
+@pytest.mark.parametrize("saved_before", [False, True])
+def test_wherever_a_saving_dies_the_run_has_the_last_checkpoint_or_the_new_one(
+    state: session.Session, saved_before: bool, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+
+    def prepare() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        if saved_before:
+            state.step = 1
+            session.save(state, out, {}, "")
+        state.step = 2
+
+    def save() -> None:
+        session.save(state, out, {}, "")
+
+    prepare()
+    places = points(out, save)
+    assert len(places) > 30
+    for place in places:
+        prepare()
+        dies(out, place[0], place[2], save)
+        folder.put_right(out)
+        assert not leftovers(tmp_path), place
+        if saved_before or (out / folder.CHECKPOINT).exists():
+            assert session.resume(out, CPU).step in ((1, 2) if saved_before else (2,)), place
+
+
+def test_a_checkpoint_that_was_moved_aside_is_resumed_from_any_name(state: session.Session, tmp_path: Path) -> None:
+    """The two renames of a swap, with a death between them; by the folder of the run and by that of its checkpoint."""
+    out = tmp_path / "run"
+    assert run(recipe(), out, progress=False)
+    (out / "checkpoint").rename(out / ".checkpoint.previous")
+    assert session.resume(out, CPU).step == 2
+    assert folder_of_run(out / "checkpoint") == out
+    assert run(None, out, resume=True, steps=3, progress=False)
+    assert load_checkpoint(out / "checkpoint").metrics["step"] == 3
+    assert not leftovers(out)
+
+
+def test_a_run_that_was_never_saved_begins_again_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(recipe(), whole, progress=False)
+    assert run(recipe(), cut, progress=False)
+    shutil.rmtree(cut / "checkpoint")
+    (cut / ".checkpoint.writing-0123abcd").mkdir()
+    capsys.readouterr()
+    assert run(None, cut, resume=True, progress=False)
+    assert f"the run in {cut} had not saved a checkpoint, so it begins again at step 0\n" in capsys.readouterr().err
+    assert weights(cut) == weights(whole)
+    assert not leftovers(cut)
+
+
+def test_a_run_from_other_weights_goes_on_with_them_wherever_it_died(tmp_path: Path) -> None:
+    """A recipe does not hold where weights came from, so it alone would begin from random ones."""
+    assert run(recipe(steps=1, seed=5), tmp_path / "first", progress=False)
+    settings, whole, cut = recipe(save_every=2), tmp_path / "whole", tmp_path / "cut"
+    assert run(settings, whole, start=tmp_path / "first", progress=False)
+
+    def act() -> None:
+        run(settings, cut, start=tmp_path / "first", progress=False)
+
+    places = points(cut, act)
+    first_rename = next(at for at, name, _ in places if name == "rename")
+    for at in (first_rename, first_rename + 3):
+        shutil.rmtree(cut)
+        dies(cut, at, "after", act)
+        assert run(None, cut, resume=True, progress=False)
+        assert weights(cut) == weights(whole), at
+
+
+# A disk that takes nothing more
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@pytest.mark.parametrize(
+    ("error", "every"),
+    [
+        (errno.ENOSPC, 19),
+        (errno.EROFS, 23),
+        *(pytest.param(error, 1, marks=pytest.mark.slow) for error in (*FULL, errno.EROFS, errno.EACCES, errno.EIO)),
+    ],
+)
+def test_wherever_a_disk_takes_no_more_a_run_ends_in_one_line_and_goes_on_later(
+    error: int, every: int, tmp_path: Path
+) -> None:
+    settings, whole, out = recipe(), tmp_path / "whole", tmp_path / "run"
+    assert run(settings, whole, progress=False)
+    count = len({at for at, _, _ in points(out, lambda: run(settings, out, progress=False))})
+    for at in range(0, count - 9, every):  # after the last renaming there is nothing to lose
+        shutil.rmtree(out)
+        with disk_that_fails(Disk(out, at, error=error)), pytest.raises(UserError) as refusal:
+            run(settings, out, progress=False)
+        message = str(refusal.value)
+        assert message.startswith("disk full" if error in FULL else "cannot write"), at
+        saved = atomic.current(out / "checkpoint")
+        if saved is not None:
+            step = json.loads((saved / "training.json").read_text())["step"]
+            assert message.endswith(f"; the run can go on from step {step}: s4gen train --resume {out}"), at
+        elif out.exists() and folder.recipe_file(out):
+            assert message.endswith(f"; the run had no checkpoint yet and can begin again: s4gen train --resume {out}")
+        else:
+            assert message.endswith("; the run had not begun") or not out.exists(), at
+        begin_or_go_on(settings, out)
+        assert weights(out) == weights(whole), at
+        assert not leftovers(out)
+
+
+def test_a_run_whose_checkpoints_do_not_fit_is_refused_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    assert run(recipe(), out, progress=False)
+    size = sum(file.stat().st_size for file in (out / "checkpoint").iterdir())
+    usage = shutil.disk_usage(out)
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda _: usage._replace(free=size // 4))
+    with pytest.raises(UserError, match=r"needs about .* for its checkpoints, .* free: make room, or choose another"):
+        run(recipe(), tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+    assert run(None, out, resume=True, progress=False), "nothing is left to save"
+    with pytest.raises(UserError, match="make room"):
+        run(None, out, resume=True, steps=4, progress=False)
+    assert load_checkpoint(out / "checkpoint").metrics["step"] == 2
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda _: usage._replace(free=size * 3 // 2))
+    assert run(recipe(), out, overwrite=True, progress=False), "the one that is replaced makes room"
+
+
+def test_a_folder_with_leftovers_alone_is_free(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".recipe.toml.writing-0123abcd").write_text("half")
+    assert run(recipe(), out, progress=False)
+    assert not leftovers(out)
+
+
+@pytest.mark.parametrize("at", [0, 3, 6])
+def test_a_run_that_is_replaced_never_goes_on_in_the_name_of_the_new_one(at: int, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert run(recipe(seed=1), whole, progress=False)
+    assert run(recipe(), out, progress=False)
+    old = weights(out)
+    dies(out, at, "after", lambda: run(recipe(seed=1), out, overwrite=True, progress=False))
+    if folder.recipe_file(out) is None:
+        assert run(recipe(seed=1), out, overwrite=True, progress=False)
+    else:
+        assert run(None, out, resume=True, progress=False)
+    assert weights(out) in (old, weights(whole))
+    seed = load_checkpoint(out / "checkpoint").recipe.train.seed  # type: ignore[union-attr]
+    assert weights(out) == (weights(whole) if seed == 1 else old)
+
+
+# The whole table
+
+
+@dataclasses.dataclass
+class Case:
+    """A command, what is there before it, and what has to be there at last."""
+
+    act: Callable[[], Any]
+    """The command."""
+    again: Callable[[], Any]
+    """What a person does after a crash; it must succeed."""
+    result: Callable[[], Any]
+    """Equal after any crash."""
+
+
+def run_case(kind: str, root: Path) -> Case:
+    settings, out = recipe(kind), root / "run"
+    return Case(lambda: run(settings, out, progress=False), lambda: begin_or_go_on(settings, out), lambda: weights(out))
+
+
+def resume_case(root: Path) -> Case:
+    """A run that is lengthened; before that it is done."""
+    out = root / "run"
+
+    def go_on() -> None:
+        if not out.exists():
+            run(recipe(), out, progress=False)
+        run(None, out, resume=True, steps=3, progress=False)
+
+    return Case(go_on, lambda: run(None, out, resume=True, steps=None, progress=False), lambda: weights(out))
+
+
+def convert_case(root: Path) -> Case:
+    source, out = root.with_name("source"), root / "converted"
+    if not source.exists():
+        run(recipe(), source, progress=False)
+    checkpoint = load_checkpoint(source / "checkpoint")
+    recurrent = convert(checkpoint.model)
+    certificate = certify(recurrent, torch.zeros(1, 784, dtype=torch.int64))
+
+    def act() -> None:
+        save_converted(checkpoint.path, out, recurrent, certificate, overwrite=out.exists())
+
+    def result() -> dict[str, bytes]:
+        load_recurrent(out)
+        return {file.name: file.read_bytes() for file in out.iterdir()}
+
+    return Case(act, act, result)
+
+
+def tokens_case(root: Path) -> Case:
+    def act() -> bytes:
+        tokenizer = prepare_tokenizer("wikitext-mini", "word", 900, shown=False)
+        return load_tokens("wikitext-mini", "test", tokenizer, shown=False).tokens.tobytes()
+
+    return Case(act, act, act)
+
+
+def audio_case(root: Path) -> Case:
+    def act() -> tuple[bytes, bytes]:
+        audio = open_split("fsdd-mini", "test", AudioFormat(1000))
+        return audio.codes.tobytes(), audio.lengths.tobytes()
+
+    return Case(act, act, act)
+
+
+CASES: dict[str, Callable[[Path], Case]] = {
+    "run of images": functools.partial(run_case, "images"),
+    "run of text": functools.partial(run_case, "text"),
+    "run of sound": functools.partial(run_case, "sound"),
+    "lengthened run": resume_case,
+    "convert": convert_case,
+    "tokens": tokens_case,
+    "audio cache": audio_case,
+}
+
+
+def broken_off(name: str, tmp_path: Path, every: int) -> tuple[int, list[tuple[int, str, str]]]:
+    """How many points of a case were tried, and those after which it did not come to the same end."""
+    root, lost = tmp_path / "root", []
+    case = CASES[name](root)
+    places = points(root, case.act)
+    wanted = case.result()
+    tried = places[::every]
+    for place in tried:
+        shutil.rmtree(root)
+        dies(root, place[0], place[2], case.act)
+        try:
+            case.again()
+            survived = case.result() == wanted and not leftovers(root)
+        except UserError:
+            survived = False
+        if not survived:
+            lost.append(place)
+    return len(tried), lost
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A cache of the test's own, with everything in files, and in several pieces."""
+    monkeypatch.setenv("S4GEN_CACHE", str(tmp_path / "root" / "cache"))
+    monkeypatch.setattr(clips, "LARGE", 0)
+    monkeypatch.setattr(token_file, "SAVE_EVERY", 1 << 14)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize(("name", "every"), [("convert", 7), ("tokens", 23), ("audio cache", 9)])
+def test_a_command_that_died_somewhere_can_be_repeated(name: str, every: int, tmp_path: Path) -> None:
+    tried, lost = broken_off(name, tmp_path, every)
+    assert tried > 3
+    assert not lost
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("name", CASES)
+def test_the_whole_table(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tried, lost = broken_off(name, tmp_path, 1)
+    with capsys.disabled():
+        print(f"\n{name}: {tried} points tried, {tried - len(lost)} survived")
+    assert not lost
