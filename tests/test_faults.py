@@ -9,27 +9,32 @@ import dataclasses
 import errno
 import functools
 import json
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from faults import Disk, dies, disk_that_fails, points
+from refusals import assert_refused_in_one_line
 
 from s4gen import atomic
 from s4gen.checkpoint import load_checkpoint
+from s4gen.cli import main
 from s4gen.cli.train import folder_of_run
-from s4gen.config import DataConfig, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
+from s4gen.config import DataConfig, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig, load_recipe
 from s4gen.data.audio import clips
 from s4gen.data.audio.format import AudioFormat
 from s4gen.data.audio.opening import open_split
 from s4gen.data.text import load_tokens, prepare_tokenizer, token_file
 from s4gen.errors import UserError
 from s4gen.sampling.convert import certify, convert, load_recurrent, save_converted
-from s4gen.train import folder, run, session
+from s4gen.train import folder, loop, run, session
 from s4gen.train.loop import open_task
+from s4gen.train.tasks import Batch
 from s4gen.unfinished import is_leftover
 
 CPU = torch.device("cpu")
@@ -189,6 +194,57 @@ def test_wherever_a_disk_takes_no_more_a_run_ends_in_one_line_and_goes_on_later(
         assert not leftovers(out)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if os.getuid() or subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("only root may make a small disk")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_real_disk_that_takes_no_more_ends_a_run_in_one_line(
+    read_only: bool,
+    small_disk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole, out, ballast = tmp_path / "whole", small_disk / "run", small_disk / "ballast"
+    assert run(recipe(), whole, progress=False)
+    real = loop.training_step
+
+    def spoilt(state: session.Session, batch: Batch) -> tuple[float, float]:
+        if state.step == 1 and read_only:
+            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        elif state.step == 1:
+            with pytest.raises(OSError), ballast.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            (out / "metrics.csv").write_bytes(bytes(4096))  # rows go behind it, to a new page
+        return real(state, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_step", spoilt)
+        with pytest.raises(UserError) as refusal:
+            run(recipe(), out, progress=False)
+    assert str(refusal.value).startswith("cannot write" if read_only else "disk full while writing")
+    assert str(refusal.value).endswith(f"; the run can go on from step 1: s4gen train --resume {out}")
+    if read_only:
+        capsys.readouterr()
+        assert_refused_in_one_line(main, ["train", "--resume", str(out)], "Read-only file system", capsys)
+        subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    else:
+        ballast.unlink()
+    assert run(None, out, resume=True, progress=False)
+    assert weights(out) == weights(whole)
+    assert not leftovers(out)
+
+
 def test_a_run_whose_checkpoints_do_not_fit_is_refused_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +260,7 @@ def test_a_run_whose_checkpoints_do_not_fit_is_refused_before_it_begins(
     with pytest.raises(UserError, match="make room"):
         run(None, out, resume=True, steps=4, progress=False)
     assert load_checkpoint(out / "checkpoint").metrics["step"] == 2
-    monkeypatch.setattr(folder.shutil, "disk_usage", lambda _: usage._replace(free=size * 3 // 2))
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda _: usage._replace(free=size * 7 // 4))
     assert run(recipe(), out, overwrite=True, progress=False), "the one that is replaced makes room"
 
 
@@ -245,6 +301,8 @@ class Case:
     """What a person does after a crash; it must succeed."""
     result: Callable[[], Any]
     """Equal after any crash."""
+    prepare: Callable[[], Any] = bool
+    """What was done before."""
 
 
 def run_case(kind: str, root: Path) -> Case:
@@ -252,16 +310,48 @@ def run_case(kind: str, root: Path) -> Case:
     return Case(lambda: run(settings, out, progress=False), lambda: begin_or_go_on(settings, out), lambda: weights(out))
 
 
-def resume_case(root: Path) -> Case:
-    """A run that is lengthened; before that it is done."""
+def lengthened_case(root: Path) -> Case:
     out = root / "run"
 
-    def go_on() -> None:
-        if not out.exists():
-            run(recipe(), out, progress=False)
-        run(None, out, resume=True, steps=3, progress=False)
+    def lengthen() -> None:
+        assert run(None, out, resume=True, steps=3, progress=False)
 
-    return Case(go_on, lambda: run(None, out, resume=True, steps=None, progress=False), lambda: weights(out))
+    return Case(lengthen, lengthen, lambda: weights(out), lambda: run(recipe(), out, progress=False))
+
+
+def started_case(root: Path) -> Case:
+    """A run from the weights of another one."""
+    first, out = root.with_name("first"), root / "run"
+    if not first.exists():
+        run(recipe(steps=1, seed=5), first, progress=False)
+
+    def begin() -> None:
+        assert run(recipe(), out, start=first, progress=False)
+
+    def again() -> None:
+        if folder.recipe_file(out) is None:
+            begin()
+        else:
+            assert run(None, out, resume=True, progress=False)
+
+    return Case(begin, again, lambda: weights(out))
+
+
+def replaced_case(root: Path) -> Case:
+    """A run in the place of another one, whose checkpoint is not to be taken for its own."""
+    out = root / "run"
+
+    def replace() -> None:
+        assert run(recipe(), out, overwrite=True, progress=False)
+
+    def again() -> None:
+        kept = folder.recipe_file(out)
+        if kept is not None and load_recipe(kept) == recipe():
+            assert run(None, out, resume=True, progress=False)
+        else:
+            replace()
+
+    return Case(replace, again, lambda: weights(out), lambda: run(recipe(seed=1), out, progress=False))
 
 
 def convert_case(root: Path) -> Case:
@@ -279,7 +369,7 @@ def convert_case(root: Path) -> Case:
         load_recurrent(out)
         return {file.name: file.read_bytes() for file in out.iterdir()}
 
-    return Case(act, act, result)
+    return Case(act, act, result, act)
 
 
 def tokens_case(root: Path) -> Case:
@@ -302,7 +392,9 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "run of images": functools.partial(run_case, "images"),
     "run of text": functools.partial(run_case, "text"),
     "run of sound": functools.partial(run_case, "sound"),
-    "lengthened run": resume_case,
+    "lengthened run": lengthened_case,
+    "run from other weights": started_case,
+    "run in the place of another": replaced_case,
     "convert": convert_case,
     "tokens": tokens_case,
     "audio cache": audio_case,
@@ -313,11 +405,13 @@ def broken_off(name: str, tmp_path: Path, every: int) -> tuple[int, list[tuple[i
     """How many points of a case were tried, and those after which it did not come to the same end."""
     root, lost = tmp_path / "root", []
     case = CASES[name](root)
+    case.prepare()
     places = points(root, case.act)
     wanted = case.result()
     tried = places[::every]
     for place in tried:
-        shutil.rmtree(root)
+        shutil.rmtree(root, ignore_errors=True)  # the first change makes it
+        case.prepare()
         dies(root, place[0], place[2], case.act)
         try:
             case.again()
