@@ -108,8 +108,8 @@ def _begun(
     task = open_task(recipe, device, None if first is None else starting.tokenizer_of(first, recipe), progress)
     if first is not None:
         starting.check_layout(first, task.layout)
+    check_memory(settled(recipe, device, quiet=True), task, device)  # a refusal is one line
     recipe = settled(recipe, device)
-    check_memory(recipe, task, device)
     if not is_fitted:
         recipe = fitted(recipe, task, device)
     session = sessions.start(recipe, task.layout, device, task.tokenizer)

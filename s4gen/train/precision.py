@@ -16,8 +16,8 @@ _MATRIX, _BUDGET = 256, 0.05
 small, because without instructions for bf16 a product can take a hundred times as long as in fp32."""
 
 
-def settled(recipe: Recipe, device: torch.device, begun: bool = False) -> Recipe:
-    """Return the recipe with fp32 or bf16 in the place of `auto`, and say on standard error what is taken, and why.
+def settled(recipe: Recipe, device: torch.device, begun: bool = False, quiet: bool = False) -> Recipe:
+    """Return the recipe with fp32 or bf16 in the place of `auto`; unless `quiet`, say on standard error what and why.
 
     It is bf16 where this device multiplies matrices faster in it, which processors without instructions for bf16 do
     many times slower. A recipe that asks for bf16 there keeps it, with a warning that names the measured ratio, and so
@@ -28,7 +28,7 @@ def settled(recipe: Recipe, device: torch.device, begun: bool = False) -> Recipe
         return recipe
     ratio = bf16_ratio(device)
     if asked == "bf16":
-        if ratio < 1:
+        if ratio < 1 and not quiet:
             advice = "a run keeps the precision that it began with" if begun else "train.precision=auto avoids that"
             _say_once(
                 f"s4gen: warning: bf16 is slow here: products take {1 / ratio:.1f} times as long as in fp32; {advice}"
@@ -36,7 +36,8 @@ def settled(recipe: Recipe, device: torch.device, begun: bool = False) -> Recipe
         return recipe
     precision = "bf16" if ratio > 1 else "fp32"
     than = f"{ratio:.1f} times as fast as fp32 here" if ratio > 1 else f"{1 / ratio:.1f} times slower here"
-    _say_once(f"s4gen: precision {precision} (products in bf16 are {than})")
+    if not quiet:
+        _say_once(f"s4gen: precision {precision} (products in bf16 are {than})")
     return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision=precision))
 
 
