@@ -1,4 +1,4 @@
-"""What is done when a wheel is built: the native engine is compiled into it, where there is a compiler.
+"""A hook of hatch that compiles the native engine into a wheel, where there is a compiler.
 
 Such a wheel has a tag of its platform, and needs no compiler where it is installed. Without a compiler, and on other
 systems than Linux, the wheel is a pure one, whose engine is compiled on first use; so is an editable installation.

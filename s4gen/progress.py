@@ -1,4 +1,4 @@
-"""A progress bar on standard error, or nothing where it is not wanted or tqdm is not installed."""
+"""What is told on standard error while work goes on: a progress bar, if wanted and possible, and lines said once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import contextlib
 import functools
 import sys
 from typing import Any
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Print a line on standard error, unless this process has printed it before."""
+    print(line, file=sys.stderr)
 
 
 class _NoBar:

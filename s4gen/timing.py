@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -68,7 +68,7 @@ def best_seconds(work: Callable[[], object], device: torch.device, budget: float
     return best
 
 
-def product_rate(dtype: torch.dtype, device: torch.device, budget: float) -> float:
+def product_rate(dtype: torch.dtype, device: torch.device, budget: float, sizes: Sequence[int] = _MATRICES) -> float:
     """Floating-point operations per second of a matrix product, of the best of a few square sizes, measured.
 
     It takes about `budget` seconds, and leaves the global random state as it was.
@@ -78,9 +78,9 @@ def product_rate(dtype: torch.dtype, device: torch.device, budget: float) -> flo
     def rate(n: int) -> float:
         a, b = torch.rand(2, n, n, generator=generator, device=device).to(dtype)
         out = torch.empty_like(a)
-        return 2 * n**3 / best_seconds(lambda: torch.mm(a, b, out=out), device, budget / len(_MATRICES))
+        return 2 * n**3 / best_seconds(lambda: torch.mm(a, b, out=out), device, budget / len(sizes))
 
-    return max(map(rate, _MATRICES))
+    return max(map(rate, sizes))
 
 
 class PeakMemory:

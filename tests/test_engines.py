@@ -14,7 +14,7 @@ from torch import Tensor
 
 from s4gen.cli import sample
 from s4gen.errors import UserError
-from s4gen.sampling import engines
+from s4gen.progress import say_once
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import ENGINES, Engine, eager, graphed, make_engine, native
 from s4gen.sampling.engines.compiled import CompiledEngine
@@ -182,7 +182,7 @@ def unavailable(recurrent: RecurrentModel, filters: Filters, weights: str = "fp3
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "NativeEngine", unavailable)
-    engines._say_once.cache_clear()
+    say_once.cache_clear()
 
 
 @pytest.mark.usefixtures("no_compiler")

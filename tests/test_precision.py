@@ -10,6 +10,7 @@ import torch
 
 from s4gen import train
 from s4gen.config import Recipe, load_recipe
+from s4gen.progress import say_once
 from s4gen.train import precision
 from s4gen.train.precision import bf16_ratio, settled
 
@@ -23,7 +24,7 @@ def recipe(*overrides: str) -> Recipe:
 
 @pytest.fixture
 def ratio(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> float:
-    precision._say_once.cache_clear()
+    say_once.cache_clear()
     monkeypatch.setattr(precision, "bf16_ratio", lambda device: request.param)
     return float(request.param)
 

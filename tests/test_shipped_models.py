@@ -45,6 +45,16 @@ def test_the_language_model_has_the_perplexity_of_its_card(capsys: Capture) -> N
     assert f"| **{found['word_perplexity']:.2f}** | {said['windows_512']['word_perplexity']:.2f} |" in card
 
 
+def assert_scored_as_on_its_card(name: str, measure: str, sequences: int, capsys: Capture) -> None:
+    """Score the whole test split, and compare with what the checkpoint's metrics and its card say."""
+    said = load_checkpoint(name).metrics["test"]
+    card = (find("checkpoints", name) / "README.md").read_text(encoding="utf-8")
+    found = json.loads(output(capsys, "eval", name, "--json"))
+    assert found["n_sequences"] == said["n_sequences"] == sequences
+    assert found[measure] == pytest.approx(said[measure], abs=1e-4)
+    assert f"**{found[measure]:.3f} ± {found['stderr']:.3f}**" in card
+
+
 def test_the_model_of_digits_says_them(capsys: Capture, tmp_path: Path) -> None:
     """To the classifier, in many of ten clips; its bits are far from those of a model that knows nothing."""
     found = json.loads(output(capsys, "eval", "fsdd-small", "--dataset", "fsdd-mini", "--limit", "4", "--json"))
@@ -58,12 +68,7 @@ def test_the_model_of_digits_says_them(capsys: Capture, tmp_path: Path) -> None:
 @pytest.mark.data
 @pytest.mark.slow
 def test_the_model_of_digits_has_the_bits_of_its_card(capsys: Capture) -> None:
-    said = load_checkpoint("fsdd-small").metrics["test"]
-    card = (find("checkpoints", "fsdd-small") / "README.md").read_text(encoding="utf-8")
-    found = json.loads(output(capsys, "eval", "fsdd-small", "--json"))
-    assert found["n_sequences"] == said["n_sequences"] == 300
-    assert found["bits_per_sample"] == pytest.approx(said["bits_per_sample"], abs=1e-4)
-    assert f"**{found['bits_per_sample']:.3f} ± {found['stderr']:.3f}**" in card
+    assert_scored_as_on_its_card("fsdd-small", "bits_per_sample", 300, capsys)
 
 
 @pytest.mark.slow
@@ -88,9 +93,4 @@ def test_the_model_of_photographs_knows_what_they_look_like(capsys: Capture) -> 
 @pytest.mark.slow
 def test_the_model_of_photographs_has_the_bits_of_its_card(capsys: Capture) -> None:
     """All 10,000 test images, some minutes of one core."""
-    said = load_checkpoint("cifar10-small").metrics["test"]
-    card = (find("checkpoints", "cifar10-small") / "README.md").read_text(encoding="utf-8")
-    found = json.loads(output(capsys, "eval", "cifar10-small", "--json"))
-    assert found["n_sequences"] == said["n_sequences"] == 10_000
-    assert found["bits_per_dim"] == pytest.approx(said["bits_per_dim"], abs=1e-4)
-    assert f"**{found['bits_per_dim']:.3f} ± {found['stderr']:.3f}**" in card
+    assert_scored_as_on_its_card("cifar10-small", "bits_per_dim", 10_000, capsys)

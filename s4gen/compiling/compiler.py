@@ -59,11 +59,11 @@ class Compiler:
         return "zig" if self.is_zig else self.command[0]
 
     def version(self) -> str:
-        """What it says of itself; another text means other code."""
+        """Return what the compiler says of its version; another text means that it makes other code."""
         return subprocess.run([*self.command, "--version"], capture_output=True, text=True, errors="replace").stdout
 
     def options(self, target: str) -> list[str]:
-        """What it is told for a target of this machine's kind of processor."""
+        """Return the options that make the compiler produce code for a target of this machine's kind of processor."""
         told = targets.options(target)
         if not self.is_zig:
             return told
@@ -73,7 +73,7 @@ class Compiler:
         return ["-s", f"-mcpu={name}", *(option for option in told if not option.startswith(("-march=", "-mcpu=")))]
 
     def shipped_options(self) -> list[str]:
-        """What it is told for a library that goes to other machines of this kind."""
+        """Return the options for a library that is to run on other machines of this kind."""
         return ["-target", f"{targets.kind()}-linux-gnu.{OLDEST_GLIBC}"] if self.is_zig else list(SHIPPED_FLAGS)
 
 

@@ -34,9 +34,7 @@ from s4gen.folders import cache_folder, stranger_of
 from s4gen.unfinished import remove
 
 _ABANDONED_AFTER_SECONDS = 3600.0
-
-_ABANDONED = 3600
-"""Seconds after which a compilation that has not ended will not do so any more."""
+"""A compilation that has not ended by then will not do so any more."""
 
 
 def load(target: str | None) -> ctypes.CDLL:
@@ -74,7 +72,6 @@ def _compiled(target: str) -> ctypes.CDLL:
     compiler = find_compiler()
     try:
         folder = _own_folder()
-        _clear(folder)
         stem = f"engine-{target}-{_key(compiler, target)}"
         return _cached(folder, stem) or ctypes.CDLL(str(_made(compiler, target, folder, stem)))
     except OSError as error:
@@ -95,14 +92,6 @@ def _own_folder() -> Path:
             f"{folder} is not safe to run code from, {who}; set S4GEN_CACHE to a folder that only you can write to"
         )
     return folder
-
-
-def _clear(folder: Path) -> None:
-    """Remove what compilations left behind that ended without a chance to: files of an hour ago and more."""
-    for path in folder.glob("engine-unfinished-*.so"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _ABANDONED:
-                path.unlink()
 
 
 def _cached(folder: Path, stem: str) -> ctypes.CDLL | None:

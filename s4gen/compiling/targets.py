@@ -1,4 +1,4 @@
-"""What the native engine can be compiled for, and which of it the processor of this machine runs.
+"""The targets that the native engine can be compiled for, and those that the processor of this machine runs.
 
 A target is `native` (everything that this processor has), one of the levels that compilers know by name, or `baseline`
 (what every processor of this kind runs). The environment variable S4GEN_TARGET chooses one.
@@ -55,7 +55,7 @@ def known() -> tuple[str, ...]:
 
 
 def missing(level: str) -> list[str]:
-    """What this processor lacks for a level of its kind, sorted; all of it where the system does not say."""
+    """List the features, sorted, that this processor lacks for a level; all of them if the system names none."""
     return sorted(_LEVELS[kind()][level] - _features())
 
 

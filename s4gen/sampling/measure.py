@@ -136,7 +136,7 @@ def _measure_engine(task: Task) -> Row:
         seconds(steps.turn, device)
     start_seconds = time.perf_counter() - started
     if engine.name != task.way:  # make_engine and the compiled engine go on with another one
-        why = said.getvalue().strip().removeprefix("s4gen: ").partition(", going on with")[0]
+        why = said.getvalue().strip().removeprefix("s4gen: ").replace(", going on with the eager engine", "")
         return failed(task, why or f"there is no {task.way} engine here")
     memory.reset()
     chunk = steps.chunk(device, task.lengths[0])

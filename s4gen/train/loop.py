@@ -26,7 +26,7 @@ from s4gen.train.footprint import check_memory, checkpoint_bytes
 from s4gen.train.images import ImageTask
 from s4gen.train.metrics import MetricsLog
 from s4gen.train.pace import fitted
-from s4gen.train.precision import settled
+from s4gen.train.precision import chosen, settled
 from s4gen.train.session import Session
 from s4gen.train.speed import Speed
 from s4gen.train.step import training_step
@@ -108,7 +108,7 @@ def _begun(
     task = open_task(recipe, device, None if first is None else starting.tokenizer_of(first, recipe), progress)
     if first is not None:
         starting.check_layout(first, task.layout)
-    check_memory(settled(recipe, device, quiet=True), task, device)  # a refusal is one line
+    check_memory(chosen(recipe, device), task, device)  # before anything is said: a refusal is one line
     recipe = settled(recipe, device)
     if not is_fitted:
         recipe = fitted(recipe, task, device)

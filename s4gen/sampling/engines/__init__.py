@@ -6,14 +6,13 @@ within an engine, in any batches.
 
 from __future__ import annotations
 
-import functools
-import sys
 from typing import Protocol
 
 from torch import Tensor
 
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
+from s4gen.progress import say_once
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines.compiled import CompiledEngine
 from s4gen.sampling.engines.eager import EagerEngine
@@ -74,7 +73,7 @@ def make_engine(name: str, recurrent: RecurrentModel, filters: Filters = KEEP_AL
         try:
             return NativeEngine(recurrent, filters, name.partition("-")[2] or "fp32")
         except NativeUnavailable as error:
-            _say_once(f"s4gen: no native engine ({error}), going on with the {other.name} engine")
+            say_once(f"s4gen: no native engine ({error}), going on with the {other.name} engine")
     return other
 
 
@@ -87,8 +86,3 @@ def _has_plan(recurrent: RecurrentModel) -> bool:
     except NotFlatError:
         return False
     return True
-
-
-@functools.cache
-def _say_once(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -23,7 +23,7 @@ inline uint64_t begun(const Op& pixel, uint64_t place) { return (place + pixel.c
 
 inline Spot spot_of(const Op& pixel, const Input& input) {
   const uint64_t place = input.place, since = input.since, C = pixel.channels, at = place / C;
-  return {place % C == 0, place % C, at / pixel.width % pixel.height, at % pixel.width, (place - since) % pixel.in,
+  return {place % C == 0, place % C, at / pixel.width % pixel.height, at % pixel.width, slot_now(pixel, input),
           (begun(pixel, place) - begun(pixel, since)) % (pixel.width + uint64_t(1))};
 }
 
@@ -41,12 +41,6 @@ inline uint64_t slot_of(const Op& pixel, const Spot& spot, Offset offset, uint64
 // The slot of an earlier channel of the pixel under way.
 inline uint64_t slot_of(const Op& pixel, const Spot& spot, uint64_t channel) {
   return (spot.token + 1 + pixel.in - spot.channel + channel) % pixel.in;
-}
-
-// A token from its ring as a value; bos, and what a damaged state holds, as the nearest one.
-inline uint64_t value_of(const Op& pixel, float token) {
-  const float highest = pixel.levels - 1;
-  return static_cast<uint64_t>(token > 0 ? token < highest ? token : highest : 0);
 }
 
 // A value as a number from -1 to 1.

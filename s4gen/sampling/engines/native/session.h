@@ -161,8 +161,7 @@ class Session {
       const uint64_t lane = i / op.in * D * 2 * N, head = i % op.in;
       return lane + (lanes_ ? (head * N + j % N) * 2 + j / N : ((head / W * N + j % N) * 2 + j / N) * W + head % W);
     }
-    if (op.kind == SAMPLES) return (static_cast<uint64_t>(input_[row].place - input_[row].since) % op.in + 1 + i) % op.in;
-    if (op.kind == PIXEL) return (spot_of(op, input_[row]).token + 1 + i) % op.in;
+    if (op.kind == PIXEL || op.kind == SAMPLES) return (slot_now(op, input_[row]) + 1 + i) % op.in;
     if (op.kind == TAPS) return (spot_of(*plan_->pixel, input_[row]).pixel + i) % outer(op) * D + j;
     if (op.kind == COMPONENTS) {
       const uint64_t parts = plan_->parts(), all = parts * N, behind = padded(plan_->pixel->channels);

@@ -34,14 +34,24 @@ Sources sources(const Plan& plan, const Op& op, const Input& input) {
           op.modes ? plan.tensor(op, 2) + static_cast<uint64_t>(label) * D : nullptr};
 }
 
+// Of an operation with a ring of tokens: the slot of the one that is fed. Rings begin where the state came in.
+inline uint64_t slot_now(const Op& op, const Input& input) {
+  return static_cast<uint64_t>(input.place - input.since) % op.in;
+}
+
+// A token from its ring as a value; bos beyond the levels, and what a damaged state holds, as the nearest one.
+inline uint64_t value_of(const Op& op, float token) {
+  const float highest = op.levels - 1;
+  return static_cast<uint64_t>(token > 0 ? token < highest ? token : highest : 0);
+}
+
 // The amplitudes of the last tokens, oldest first, to(i, ..): of those in the ring kept(slot), and of the one that is fed,
 // whose slot is returned. In that slot nothing is read, so it may be written meanwhile.
 template <class Kept, class To> uint64_t last_samples(const Plan& plan, const Op& op, const Input& input, Kept kept, To to) {
   const float* amplitude = plan.tensor(op, 0);
-  const uint64_t n = op.in, slot = static_cast<uint64_t>(input.place - input.since) % n;
-  auto of = [&](float token) { return amplitude[static_cast<uint64_t>(token > 0 ? std::min<float>(token, op.levels - 1) : 0)]; };
-  for (uint64_t i = 0; i + 1 < n; ++i) to(i, of(kept((slot + 1 + i) % n)));
-  to(n - 1, of(static_cast<float>(input.token)));
+  const uint64_t n = op.in, slot = slot_now(op, input);
+  for (uint64_t i = 0; i + 1 < n; ++i) to(i, amplitude[value_of(op, kept((slot + 1 + i) % n))]);
+  to(n - 1, amplitude[value_of(op, static_cast<float>(input.token))]);
   return slot;
 }
 
