@@ -146,6 +146,29 @@ sys.exit(program())
     assert [line for line in said.splitlines() if "scoring" not in line] == ["s4gen: interrupted"]
 
 
+def test_an_interrupt_that_a_module_swallows_while_it_is_loaded_still_ends_the_program(tmp_path: Path) -> None:
+    """As torch does now and then."""
+    (tmp_path / "greedy.py").write_text(
+        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    pass\n"
+    )
+    code = """
+import sys
+from s4gen.__main__ import program
+from s4gen.cli import info
+
+def run(args):
+    import greedy
+    return 0
+
+info.run = run
+sys.argv = ["s4gen", "info", "x"]
+sys.exit(program())
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert (done.returncode, done.stderr) == (130, "s4gen: interrupted\n")
+
+
 def test_an_interrupt_that_a_module_turns_into_an_import_error_is_one(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

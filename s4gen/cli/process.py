@@ -82,18 +82,33 @@ def forget(stream: TextIO) -> None:
 class Interrupts:
     """Whether Ctrl-C was pressed, which may reach us as another error: a module being loaded makes one of its own."""
 
-    seen = False
+    def __init__(self, before: Any) -> None:
+        self.seen = False
+        self.before = before
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt, but leave the loading of a module to the handler of before.
+
+        Torch, while it loads, now and then swallows the exception or aborts the process on it.
+        """
         self.seen = True
+        if callable(self.before) and _loads_a_module(frame):
+            self.before(signum, frame)
         raise KeyboardInterrupt
+
+
+def _loads_a_module(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager
 def watched_interrupts() -> Iterator[Interrupts]:
     """Note every Ctrl-C inside the block; the handler of before comes back after it."""
-    found = Interrupts()
-    before = signal.getsignal(signal.SIGINT)
+    found = Interrupts(before := signal.getsignal(signal.SIGINT))
     if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
         yield found
         return
