@@ -35,7 +35,9 @@ WITH_COMPILED = [
 _SIZE: dict[str, Any] = {"d_model": 6, "n_layers": 1, "d_ff": 10}
 _MIXTURE: dict[str, Any] = {"whole_pixels": True, "head": "mixture", "components": 3}
 PIXELS = {
-    "pixels": ModelConfig(**_SIZE, **_MIXTURE, neighbourhood=1, taps=True, mixers=3, scan=("row", "column", "none")),
+    "pixels": ModelConfig(
+        **_SIZE, **_MIXTURE, neighbourhood=1, taps=True, mixers_per_block=3, scan=("row", "column", "none")
+    ),
     "pixels, channels": ModelConfig(**_SIZE, whole_pixels=True, taps=True),
     "grey pixels": ModelConfig(**_SIZE, whole_pixels=True, neighbourhood=2, scan=("column",)),
     "grey pixels, h3": ModelConfig(mixer="h3", **_SIZE, **_MIXTURE),

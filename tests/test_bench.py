@@ -331,7 +331,7 @@ def test_the_states_at_far_positions_are_those_that_stepping_there_gives(monkeyp
         if position in found:
             for got, want in zip(found[position].blocks, state.blocks, strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
-            assert torch.equal(found[position].place, state.place)
+            assert torch.equal(found[position].position, state.position)
     assert sorted(found) == [3, 40]
 
 
@@ -427,13 +427,15 @@ def test_a_whole_run_gives_rows_ratios_limits_a_table_and_a_plot(monkeypatch: py
 
 
 def tiny_text() -> DensityConfig:
-    model = ModelConfig(mixer="s4d", mixers=2, d_model=16, n_layers=1, d_ff=24, n_heads=4, window=9, cutoffs=(10, 30))
+    model = ModelConfig(
+        mixer="s4d", mixers_per_block=2, d_model=16, n_layers=1, d_ff=24, n_heads=4, window=9, cutoffs=(10, 30)
+    )
     return DensityConfig(TextLayout(60, 0, length=20), model, SSMConfig(d_state=8))
 
 
 def test_the_transformer_of_a_text_model_is_as_large_and_sees_everything() -> None:
     transformer = matched_transformer(tiny_text())
-    assert (transformer.model.window, transformer.model.mixers) == (0, 2)
+    assert (transformer.model.window, transformer.model.mixers_per_block) == (0, 2)
     assert parameter_count(transformer) == pytest.approx(parameter_count(tiny_text()), rel=0.03)
     model = build(transformer)
     kept = transformer_work(model, 1000, "fp32").kept

@@ -46,7 +46,7 @@ def models(draw: st.DrawFn) -> tuple[ModelConfig, SSMConfig]:
     n_heads = draw(st.integers(1, 64))
     model = ModelConfig(
         mixer=mixer,
-        mixers=draw(st.integers(1, 9)),
+        mixers_per_block=draw(st.integers(1, 9)),
         d_model=n_heads * draw(st.integers(1, 64)),
         n_layers=draw(whole),
         d_ff=draw(st.integers(0, 10**6)),
@@ -100,7 +100,7 @@ def of_text(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
 
 def of_audio(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
     recent = draw(st.integers(0, 4096))
-    model = dataclasses.replace(model, window=draw(st.integers(1, 10**6)), mixers=1, recent=recent)
+    model = dataclasses.replace(model, window=draw(st.integers(1, 10**6)), mixers_per_block=1, recent=recent)
     if model.mixer not in POOLED:
         return model
     pool, expand = tuple(draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))), draw(st.integers(1, 3))
@@ -286,7 +286,7 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
             "./my.txt, images:FOLDER or audio:FOLDER",
         ),
         ("[ssm]\ntie_dt = 1", "ssm.tie_dt = 1: got a whole number, expected true or false"),
-        ("[model]\nmixers = 0", "model.mixers = 0: expected at least 1"),
+        ("[model]\nmixers = 0", "model.mixers_per_block = 0: expected at least 1"),
         ("[model]\ncutoffs = 3", "model.cutoffs = 3: got a whole number, expected whole numbers in brackets"),
         ("[model]\ncutoffs = [1.5]", "model.cutoffs = [1.5]: got a list, expected whole numbers in brackets"),
         ("[model]\ncutoffs = [5, 5]", "model.cutoffs = [5, 5]: expected increasing numbers from 1"),
@@ -331,7 +331,7 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
         ("[model]\npool = [4]\nexpand = 0", "model.expand = 0: expected at least 1"),
         ("[model]\nexpand = 3", "model.expand goes with model.pool, which is not set: leave it out"),
         ("[model]\nunet = true", "model.unet goes with model.pool, which is not set: leave it out"),
-        ("[model]\npool = [4]\nmixers = 2", "model.mixers = 2 does not go with model.pool: leave it out"),
+        ("[model]\npool = [4]\nmixers = 2", "model.mixers_per_block = 2 does not go with model.pool: leave it out"),
         (
             '[model]\nmixer = "wavenet"',
             'model.mixer = "wavenet" goes with audio, not with data.dataset = "mnist"',

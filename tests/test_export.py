@@ -157,7 +157,7 @@ def test_the_folder_says_what_a_program_needs_to_know(tmp_path: Path) -> None:
     about = json.loads((tmp_path / "about.json").read_text())
     assert (about["start"], about["vocab"], about["kind"]) == (16, 16, "audio")
     names = [state["name"] for state in about["state"]]
-    assert names[0] == "place" and "label" in names and len(set(names)) == len(names)
+    assert names[0] == "position" and "label" in names and len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_chunks_do_not_change_what_is_read(kind: str, chunk: int, monkeypatch: p
     monkeypatch.setattr(prompts_module, "CHUNK", chunk)
     in_chunks = prefill(recurrent, prompts)
     assert torch.equal(in_chunks.token, whole.token)
-    assert torch.equal(in_chunks.state.place, torch.tensor(LENGTHS))
+    assert torch.equal(in_chunks.state.position, torch.tensor(LENGTHS))
     for a, b in zip(tensors(in_chunks.state.blocks), tensors(whole.state.blocks), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 

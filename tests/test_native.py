@@ -75,7 +75,7 @@ TEXT = TextLayout(vocab=19, start=3, length=36)
 MODELS |= {
     "text": (ModelConfig("s4d", d_model=20, n_layers=1, d_ff=24), SSMConfig(d_state=4)),
     "text, adaptive": (
-        ModelConfig("s4d", d_model=32, n_layers=2, d_ff=8, mixers=2, cutoffs=(5, 12)),
+        ModelConfig("s4d", d_model=32, n_layers=2, d_ff=8, mixers_per_block=2, cutoffs=(5, 12)),
         SSMConfig(d_state=4),
     ),
 }
@@ -474,7 +474,7 @@ def test_a_state_whose_pixels_contradict_each_other_is_refused() -> None:
     recurrent = recurrent_of("pixels, mixture")
     engine, state = NativeEngine(recurrent, KEEP_ALL), recurrent.initial_state(2)
     with pytest.raises(UserError, match="a layer stands at another place than the model; the state is damaged"):
-        engine.begin(state._replace(place=state.place + 1))
+        engine.begin(state._replace(position=state.position + 1))
     for wrong in (-1, LAYOUT.levels + 1):
         first = state.blocks[0]._replace(recent=torch.full_like(state.blocks[0].recent, wrong))
         with pytest.raises(UserError, match="the last tokens are none of the vocabulary; the state is damaged"):
@@ -514,7 +514,7 @@ def test_a_state_whose_levels_contradict_each_other_is_refused() -> None:
     recurrent = recurrent_of("audio, 4-4")
     state = recurrent.initial_state(2)
     with pytest.raises(UserError, match="a level stands at another place than the model; the state is damaged"):
-        NativeEngine(recurrent, KEEP_ALL).begin(state._replace(place=state.place + 1))
+        NativeEngine(recurrent, KEEP_ALL).begin(state._replace(position=state.position + 1))
 
 
 def without(kind: type, **fields: object) -> Callable[[Plan], list[object]]:

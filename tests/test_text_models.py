@@ -22,7 +22,7 @@ VOCAB, START = 50, 3
 KINDS = {
     "s4": ModelConfig(mixer="s4"),
     "s4d, one part": ModelConfig(mixer="s4d"),
-    "s4d in pairs": ModelConfig(mixer="s4d", mixers=2, cutoffs=(7,)),
+    "s4d in pairs": ModelConfig(mixer="s4d", mixers_per_block=2, cutoffs=(7,)),
     "attention": ModelConfig(mixer="attention", window=5, n_heads=2, cutoffs=(7, 20)),
 }
 
@@ -139,7 +139,7 @@ def test_the_preset_of_wikitext_103_has_the_papers_form_and_size(monkeypatch: py
     """249 M parameters, counted without a byte of memory for them."""
     shape, ssm, layout = load_preset("s4-wt103")
     assert layout == TextLayout(267_735, 0)
-    assert (shape.n_layers, shape.mixers, shape.d_model, shape.d_ff) == (16, 2, 1024, 4096)
+    assert (shape.n_layers, shape.mixers_per_block, shape.d_model, shape.d_ff) == (16, 2, 1024, 4096)
     matrices = tuple(x.to("meta") for x in hippo.nplr(ssm.init, ssm.d_state))
     monkeypatch.setattr(hippo, "nplr", lambda *_: matrices)
     with torch.device("meta"):

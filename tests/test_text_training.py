@@ -41,7 +41,7 @@ def recipe(mixer: str = "s4d", **train: Any) -> Recipe:
             d_model=16,
             n_layers=1,
             d_ff=8,
-            mixers=2,
+            mixers_per_block=2,
             dropout=0.1,  # so that the random state matters
             n_heads=2,
             window=9 if mixer == "attention" else 0,

@@ -21,7 +21,7 @@ def in_order(state: WaveNetState) -> list[Tensor]:
     """The inputs that a state remembers, oldest first: slots that nothing reads again may hold anything."""
     size = [ring.shape[1] for ring in state.rings]
     return [
-        torch.stack([ring[b, (place + 1 + torch.arange(n - 1)) % n] for b, place in enumerate(state.place)])
+        torch.stack([ring[b, (place + 1 + torch.arange(n - 1)) % n] for b, place in enumerate(state.position)])
         for ring, n in zip(state.rings, size, strict=True)
     ]
 
@@ -34,7 +34,7 @@ def test_at_once_and_in_steps_are_the_same(dtype: torch.dtype) -> None:
     stepped, last = by_steps(module, x, module.initial_state(2))
     assert_same(stepped, y)
     assert_same(in_order(last), in_order(state))
-    assert torch.equal(last.place, state.place)
+    assert torch.equal(last.position, state.position)
 
 
 @settings(max_examples=20)

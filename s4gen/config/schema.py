@@ -90,7 +90,7 @@ class ModelConfig:
     """H: features between blocks."""
     n_layers: int = 6
     """Blocks."""
-    mixers: int = 1
+    mixers_per_block: int = 1
     """Sequence layers of a block, each with norm, output and residual, before its feed-forward."""
     d_ff: int = 256
     """Hidden width of the feed-forward sub-block; 0 leaves it out."""
@@ -100,7 +100,7 @@ class ModelConfig:
     """Heads; attention only."""
     window: int = 0
     """Tokens that attention sees, the present one included, weighed by their distance (ALiBi); attention only. 0: all
-    tokens, alike, as on images, whose embedding knows the places."""
+    tokens, alike, as on images, whose embedding knows the positions."""
     cutoffs: tuple[int, ...] = ()
     """Text only: where a vocabulary in the order of frequency is cut into clusters, of which each has vectors `div`
     times as narrow as the one before (adaptive embedding and softmax)."""
@@ -146,7 +146,14 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         one_of(MIXERS, "model.mixer", self.mixer)
-        at_least(1, "model", d_model=self.d_model, n_layers=self.n_layers, mixers=self.mixers, n_heads=self.n_heads)
+        at_least(
+            1,
+            "model",
+            d_model=self.d_model,
+            n_layers=self.n_layers,
+            mixers_per_block=self.mixers_per_block,
+            n_heads=self.n_heads,
+        )
         at_least(0, "model", d_ff=self.d_ff, window=self.window)
         at_least(1, "model", expand=self.expand, components=self.components)
         at_least(0, "model", neighbourhood=self.neighbourhood, recent=self.recent)
@@ -185,9 +192,9 @@ def _check_stack(model: ModelConfig) -> None:
     for key, wanted in (("expand", 2), ("unet", False)):
         if not model.pool and getattr(model, key) != wanted:
             raise ConfigError(f"model.{key}", "goes with model.pool, which is not set: leave it out")
-    if model.mixers > 1 and (model.pool or model.mixer == "wavenet"):
+    if model.mixers_per_block > 1 and (model.pool or model.mixer == "wavenet"):
         what = "model.pool" if model.pool else 'model.mixer = "wavenet"'
-        raise ConfigError("model.mixers", f"= {model.mixers} does not go with {what}: leave it out")
+        raise ConfigError("model.mixers_per_block", f"= {model.mixers_per_block} does not go with {what}: leave it out")
     if model.mixer == "wavenet" and not model.d_ff:
         raise ConfigError("model.d_ff", '= 0: model.mixer = "wavenet" needs at least one skip')
 
@@ -281,7 +288,7 @@ def refuse_foreign(kind: str, what: str, **sections: Any) -> None:
 
 
 def check_window(kind: str, model: ModelConfig, what: str) -> None:
-    """Refuse attention without a sense of distance: only images have an embedding that knows the places."""
+    """Refuse attention without a sense of distance: only images have an embedding that knows the positions."""
     if model.mixer == "attention" and kind != "image" and not model.window:
         raise ConfigError("model.window", f"= 0: attention needs a window, such as 512, on {what}")
     if model.mixer == "wavenet" and kind != "audio":

@@ -31,6 +31,8 @@ LAYOUTS: dict[str, type] = {kind.kind: kind for kind in (ImageLayout, TextLayout
 """By `layout.kind`; image where that is not given."""
 Numbers = tuple[int, ...]
 Words = tuple[str, ...]
+RENAMED = {"model.mixers": "model.mixers_per_block"}
+"""Keys that recipes and checkpoints of earlier versions hold, and their names today: they are read without a word."""
 ITEMS: dict[Any, type] = {Numbers: int, Words: str}
 NOUNS: dict[Any, str] = {
     int: "a whole number",
@@ -79,7 +81,7 @@ def flatten(
             hint = f"did you mean [{nearest[0]}]?" if nearest else f"expected {', '.join(f'[{s}]' for s in sections)}"
             raise UserError(f"{source}: unknown section [{section}]; {hint}")
         for key, value in table.items():
-            name = f"{section}.{key}"
+            name = RENAMED.get(f"{section}.{key}", f"{section}.{key}")
             if name not in types:
                 raise UserError(f"{source}: unknown key {name}{_suggest(name, list(types))}")
             flat[name] = Setting(_checked(name, value, types[name], source), source)

@@ -30,7 +30,7 @@ with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
     rest, _ = layer(signal[:, 700:], restored)
     print(f"from a file: differs by {(rest - whole[:, 700:]).abs().max():.1e} at most")
 
-    # Rows of one batch may end at different places; each has its own final state.
+    # Rows of one batch may end at different positions; each has its own final state.
     lengths = torch.tensor([1000, 300])
     _, ends = layer(signal.expand(2, -1, -1), lengths=lengths)
     _, early = layer(signal[:, :300])

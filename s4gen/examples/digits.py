@@ -74,9 +74,9 @@ def augment(samples: Tensor, lengths: Tensor, rate: int, generator: torch.Genera
     start = (0.1 * rate * before).long()
     room = (rate - start - lengths).clamp_min(0)
     ends = start + lengths + torch.where(padded[:, 0], room, (room * behind).long())
-    place = torch.arange(int(ends.max())) - start[:, None]
-    spoken = (place >= 0) & (place < lengths[:, None])
-    moved = torch.where(spoken, samples.gather(1, place.clamp(0, samples.shape[1] - 1)), 0)
+    position = torch.arange(int(ends.max())) - start[:, None]
+    spoken = (position >= 0) & (position < lengths[:, None])
+    moved = torch.where(spoken, samples.gather(1, position.clamp(0, samples.shape[1] - 1)), 0)
     peak = 10 ** (-1.5 * quiet)[:, None]
     moved = moved * (peak / moved.abs().amax(1, keepdim=True).clamp_min(1e-8))
     noise = peak * 10 ** (-1 - 1.5 * noisy)[:, None] * torch.randn(moved.shape, generator=generator)

@@ -60,7 +60,7 @@ class Step(nn.Module):
         self.model = model.eval()
         paths, self._spec = tree_flatten_with_path(recurrent.initial_state(1))
         self.names = [re.sub(r"\[(\w+)\]", r".\1", keystr(path)).strip(".") for path, _ in paths]
-        """Of the state's tensors: place, blocks.0, .."""
+        """Of the state's tensors: position, blocks.0, .."""
 
     def initial(self, recurrent: RecurrentModel, rows: int) -> list[Tensor]:
         """The tensors of the state before anything was fed, in the order of `names`."""

@@ -78,7 +78,7 @@ def _adaptive(ledger: Ledger, options: Options) -> Ends:
         out |= {f"head.tables.{i}": table.clone() for i, table in enumerate(weights)}
         out |= {f"head.projections.{i}": projection.clone() for i, projection in enumerate(outward[1:])}
     out["head.projection"] = outward[0].clone()
-    # The reference reads the log-probability of cluster i at the i-th place from the end.
+    # The reference reads the log-probability of cluster i at the i-th position from the end.
     out["head.cluster_weight"] = ledger.take("loss.cluster_weight", K, d_model).flip(0)
     out["head.cluster_bias"] = ledger.take("loss.cluster_bias", K).flip(0)
     biases = [f"loss.out_layers_biases.{i}" for i in range(1 if div == 1 else K + 1)]

@@ -216,7 +216,7 @@ def _model_config(stack: Stack, shape: Shape, ends: Ends, notes: list[str]) -> M
         mixer=next(iter(stack.kernels.values())).mixer,
         d_model=shape.d_model,
         n_layers=shape.n_layers,
-        mixers=shape.mixers,
+        mixers_per_block=shape.mixers,
         d_ff=shape.d_ff,
         cutoffs=ends.cutoffs,
         div=ends.div,

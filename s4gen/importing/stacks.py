@@ -192,7 +192,7 @@ def _pool_weight(ledger: Ledger, prefix: str) -> tuple[int, int]:
 def _pooling(stack: Stack, level: int, up: str, ours: str, stride: int, widths: list[int]) -> None:
     """The maps between a level and the next coarser one.
 
-    The reference numbers the places of a window fastest (feature, place), and s4gen the features (place, feature).
+    In a window the reference counts positions fastest (feature, position), and s4gen features (position, feature).
     """
     narrow, wide = widths[level], widths[level + 1]
     weight, bias = _normalised(stack.ledger, f"model.d_layers.{level}", wide, narrow * stride)

@@ -20,7 +20,7 @@ from s4gen.models.rows import padded_rows, row_multiple
 class AxialState(NamedTuple):
     """What is kept from pixel to pixel."""
 
-    place: Tensor  # int64 (B,): pixels read so far
+    position: Tensor  # int64 (B,): pixels read so far
     ssm: Tensor  # r(B, lanes, H, N): the state of the row (1 lane), or of each column (W lanes)
 
 
@@ -43,60 +43,60 @@ class Axial(nn.Module):
     ) -> tuple[Tensor, AxialState]:
         """u r(B, n, H), n >= 1 pixels, after `state` (None: at an image's start); returns y r(B, n, H) and the state.
 
-        With lengths int64 (B,), rows of the batch end after that many pixels. Rows that stand at the same place and end
-        together are computed together, in numbers for which a row does not depend on how many they are.
+        With lengths int64 (B,), rows of the batch end after that many pixels. Rows at one position that end together
+        are computed together, in numbers for which a row does not depend on how many they are.
         """
         before = self.initial_state(len(u)) if state is None else state
         n = u.shape[1]
-        if lengths is None and (state is None or (before.place == before.place[:1]).all()):
-            y, ssm = self._read(u, 0 if state is None else int(before.place[0]), before.ssm)
-            return y, AxialState(before.place + n, ssm)
-        counts = torch.full_like(before.place, n) if lengths is None else lengths
+        if lengths is None and (state is None or (before.position == before.position[:1]).all()):
+            y, ssm = self._read(u, 0 if state is None else int(before.position[0]), before.ssm)
+            return y, AxialState(before.position + n, ssm)
+        counts = torch.full_like(before.position, n) if lengths is None else lengths
         y, ssm = torch.zeros_like(u), before.ssm.clone()
-        for place, count in torch.stack((before.place, counts), dim=1).unique(dim=0).tolist():
-            rows = torch.nonzero((before.place == place) & (counts == count))[:, 0]
+        for position, count in torch.stack((before.position, counts), dim=1).unique(dim=0).tolist():
+            rows = torch.nonzero((before.position == position) & (counts == count))[:, 0]
             if count:
                 padded = rows[padded_rows(len(rows), row_multiple(ssm.shape[-1]), u.device)]
-                part, new = self._read(u[padded, :count], place, before.ssm[padded])
+                part, new = self._read(u[padded, :count], position, before.ssm[padded])
                 y[rows, :count], ssm[rows] = part[: len(rows)], new[: len(rows)]
-        return y, AxialState(before.place + counts, ssm)
+        return y, AxialState(before.position + counts, ssm)
 
-    def _read(self, u: Tensor, place: int, ssm: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer on u r(B, n, H), whose first pixel is at `place`, from ssm r(B, lanes, H, N)."""
+    def _read(self, u: Tensor, position: int, ssm: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer on u r(B, n, H), whose first pixel is at `position`, from ssm r(B, lanes, H, N)."""
         parts = []
-        for begin, count in self._segments(place, u.shape[1]):
+        for begin, count in self._segments(position, u.shape[1]):
             part = u[:, begin : begin + count]
             run = self._along_rows if self.axis == "row" else self._down_columns
-            y, ssm = run(part, place + begin, ssm)
+            y, ssm = run(part, position + begin, ssm)
             parts.append(y)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), ssm
 
-    def _segments(self, place: int, n: int) -> Iterator[tuple[int, int]]:
-        """Cut n pixels from `place` on into parts of one row, and whole rows of one image: (begin, count) of each."""
+    def _segments(self, position: int, n: int) -> Iterator[tuple[int, int]]:
+        """Cut n pixels from `position` on into parts of one row and whole rows of one image, as (begin, count)."""
         width, begin = self.raster.width, 0
         while begin < n:
-            column = (place + begin) % width
-            rows_left = self.raster.height - (place + begin) // width % self.raster.height
+            column = (position + begin) % width
+            rows_left = self.raster.height - (position + begin) // width % self.raster.height
             whole = min((n - begin) // width, rows_left) * width
             count = whole if whole and not column else min(n - begin, width - column)
             yield begin, count
             begin += count
 
-    def _along_rows(self, u: Tensor, place: int, ssm: Tensor) -> tuple[Tensor, Tensor]:
+    def _along_rows(self, u: Tensor, position: int, ssm: Tensor) -> tuple[Tensor, Tensor]:
         """A part of one row, or whole rows."""
         n_batch, n, H = u.shape
         width = min(n, self.raster.width)
-        entering = None if place % self.raster.width == 0 else ssm[:, 0]
+        entering = None if position % self.raster.width == 0 else ssm[:, 0]
         y, after = self.layer(u.reshape(n_batch * (n // width), width, H), entering)
         return y.reshape(n_batch, n, H), after.unflatten(0, (n_batch, -1))[:, -1:]
 
-    def _down_columns(self, u: Tensor, place: int, ssm: Tensor) -> tuple[Tensor, Tensor]:
+    def _down_columns(self, u: Tensor, position: int, ssm: Tensor) -> tuple[Tensor, Tensor]:
         """A part of one row, or whole rows, each column from its own state."""
         n_batch, n, H = u.shape
-        width, first = min(n, self.raster.width), place % self.raster.width
+        width, first = min(n, self.raster.width), position % self.raster.width
         lanes = slice(first, first + width)
         by_column = u.unflatten(1, (n // width, width)).transpose(1, 2).flatten(0, 1)
-        entering = None if place % self.raster.pixels < self.raster.width else ssm[:, lanes].flatten(0, 1)
+        entering = None if position % self.raster.pixels < self.raster.width else ssm[:, lanes].flatten(0, 1)
         y, after = self.layer(by_column, entering)
         y = y.unflatten(0, (n_batch, width)).transpose(1, 2).reshape(n_batch, n, H)
         after = after.unflatten(0, (n_batch, width))
@@ -104,13 +104,13 @@ class Axial(nn.Module):
 
     def step(self, u: Tensor, state: AxialState) -> tuple[Tensor, AxialState]:
         """One pixel: u r(B, H), state -> y r(B, H), new state."""
-        rows, column = torch.arange(u.shape[0], device=u.device), state.place % self.raster.width
+        rows, column = torch.arange(u.shape[0], device=u.device), state.position % self.raster.width
         if self.axis == "row":
             lane, fresh = torch.zeros_like(column), column == 0
         else:
-            lane, fresh = column, state.place % self.raster.pixels < self.raster.width
+            lane, fresh = column, state.position % self.raster.pixels < self.raster.width
         entering = torch.where(fresh[:, None, None], 0, state.ssm[rows, lane])
         y, after = self.layer.step(u, entering)
         ssm = state.ssm.clone()
         ssm[rows, lane] = after
-        return y, AxialState(state.place + 1, ssm)
+        return y, AxialState(state.position + 1, ssm)

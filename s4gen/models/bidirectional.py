@@ -32,9 +32,11 @@ class Bidirectional(nn.Module):
             inside = torch.ones_like(reverse, dtype=torch.bool)
         else:
             check_lengths(lengths, u)
-            place = torch.arange(u.shape[1], device=u.device)
-            inside = place < lengths[:, None]
-            reverse = torch.where(inside, lengths[:, None] - 1 - place, place)  # only the valid part is turned round
+            position = torch.arange(u.shape[1], device=u.device)
+            inside = position < lengths[:, None]
+            reverse = torch.where(
+                inside, lengths[:, None] - 1 - position, position
+            )  # only the valid part is turned round
         index = reverse[..., None].expand_as(u)
         left, _ = self.forward_layer(u)
         right, _ = self.backward_layer(u.gather(1, index))

@@ -159,11 +159,11 @@ def _mixer(model: ModelConfig, ssm: SSMConfig, raster: Raster | None, scan: str)
 
 
 def make_blocks(model: ModelConfig, ssm: SSMConfig, raster: Raster | None = None) -> Iterator[Block]:
-    """The stack: `n_layers` times `mixers` sequence layers, of which the last one has the feed-forward.
+    """The stack: `n_layers` times `mixers_per_block` sequence layers, of which the last one has the feed-forward.
 
     `raster`, for images read pixel by pixel: their size; the list `model.scan` is dealt out to the sequence layers.
     """
     without = replace(model, d_ff=0)
-    for i in range(model.n_layers * model.mixers):
+    for i in range(model.n_layers * model.mixers_per_block):
         scan = model.scan[i % len(model.scan)]
-        yield Block(without if (i + 1) % model.mixers else model, ssm, raster, scan)
+        yield Block(without if (i + 1) % model.mixers_per_block else model, ssm, raster, scan)

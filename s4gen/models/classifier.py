@@ -94,6 +94,6 @@ def log_spectrum(samples: Tensor, lengths: Tensor, rate: int) -> tuple[Tensor, T
 
 
 def _mean(x: Tensor, counts: Tensor) -> Tensor:
-    """Mean r(B, H) of the first `counts` places of x r(B, T, H)."""
+    """Mean r(B, H) of the first `counts` positions of x r(B, T, H)."""
     inside = torch.arange(x.shape[1], device=x.device) < counts[:, None]
     return torch.where(inside[..., None], x, 0).sum(1) / counts.clamp_min(1)[:, None]

@@ -17,7 +17,7 @@ from s4gen.config import DensityConfig
 class ModelState(NamedTuple):
     """Everything the model remembers of the tokens fed so far; a value, never changed in place."""
 
-    place: Tensor  # int64 (B,): tokens fed so far, bos included
+    position: Tensor  # int64 (B,): tokens fed so far, bos included
     blocks: tuple[Any, ...]  # state of every block; a multi-scale stack or a WaveNet has one for all of it
     label: Tensor | tuple[()] = ()  # int64 (B,): the class of each sequence, where there are classes
     recent: Tensor | tuple[()] = ()  # int64 (B, n): the last tokens, the oldest first, where an embedding reads them
@@ -26,7 +26,7 @@ class ModelState(NamedTuple):
 class DensityModel(nn.Module):
     """What every density model of sequences has in common; `build.build_model` makes the one that a config describes.
 
-    Tokens are fed behind a first `bos`: the output at place t is the distribution of x_t given x_<t. Labels, int64
+    Tokens are fed behind a first `bos`: the output at position t is the distribution of x_t given x_<t. Labels, int64
     (B,), are class 0 where a model has classes and they are not given.
     """
 

@@ -11,9 +11,9 @@ from s4gen.config import AudioLayout, ImageLayout
 class ImageEmbedding(nn.Module):
     """Embedding of raster sequences of pixels with interleaved channels.
 
-    The input at place t is the value at t - 1 (one table per channel; `bos` before the first) plus row, column and
-    channel of the value at t, which is the one to be predicted. Places are periodic in the length of an image. Where
-    there are classes, the label is added at each place.
+    The input at position t is the value at t - 1 (one table per channel; `bos` before the first) plus row, column and
+    channel of the value at t, which is the one to be predicted. Positions are periodic in the length of an image. Where
+    there are classes, the label is added at each position.
     """
 
     def __init__(self, layout: ImageLayout, d_model: int) -> None:
@@ -29,28 +29,28 @@ class ImageEmbedding(nn.Module):
             if table is not None:
                 nn.init.normal_(table.weight, std=0.5)
 
-    def forward(self, tokens: Tensor, place: Tensor, label: Tensor | None = None) -> Tensor:
-        """tokens int64 (B, L) as fed, place int64 (broadcasts with tokens): 0 for bos. Returns r(B, L, H).
+    def forward(self, tokens: Tensor, position: Tensor, label: Tensor | None = None) -> Tensor:
+        """tokens int64 (B, L) as fed, position int64 (broadcasts with tokens): 0 for bos. Returns r(B, L, H).
 
         label int64 (B,) where there are classes.
         """
         channels = self.layout.channels
-        place = place % self.layout.length
-        value_channel = (place - 1) % channels
+        position = position % self.layout.length
+        value_channel = (position - 1) % channels
         is_bos = tokens == self.bos
         index = torch.where(is_bos, channels * self.layout.levels, value_channel * self.layout.levels + tokens)
-        x = self.value(index) + self.where(place)
+        x = self.value(index) + self.where(position)
         return x if self.label is None or label is None else x + self.label(label)[:, None]
 
-    def where(self, place: Tensor) -> Tensor:
-        """Row, column and channel of places int64 (...) from 0 to the length of an image - 1: r(..., H)."""
+    def where(self, position: Tensor) -> Tensor:
+        """Row, column and channel of positions int64 (...) from 0 to the length of an image - 1: r(..., H)."""
         channels, width = self.layout.channels, self.layout.width
-        pixel = place // channels
-        return self.row(pixel // width) + self.column(pixel % width) + self.channel(place % channels)
+        pixel = position // channels
+        return self.row(pixel // width) + self.column(pixel % width) + self.channel(position % channels)
 
 
 class AudioEmbedding(nn.Module):
-    """Embedding of the codes of sound, `bos` before the first; where there are classes, plus the label at each place.
+    """Embedding of the codes of sound, `bos` before the first; a label, where there are classes, is added at each position.
 
     A model that heard its label once would have to remember it for thousands of samples. Neighbouring codes begin as
     neighbours (`smooth_codes`), so that the model need not find out first which of them are alike. With `recent`, a

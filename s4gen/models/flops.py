@@ -63,9 +63,9 @@ def count_flops(model: DensityModel, length: int) -> Flops:
     which of the others are needed depends on the text.
     """
     # A whole-pixel stack runs once per pixel.
-    places = length // model.channels if isinstance(model, PixelModel) else length
-    stack = _sum(_layer(block, places) for block in model.blocks)
-    return _inputs(model, places) + stack + _head(model.head, places)
+    positions = length // model.channels if isinstance(model, PixelModel) else length
+    stack = _sum(_layer(block, positions) for block in model.blocks)
+    return _inputs(model, positions) + stack + _head(model.head, positions)
 
 
 def _sum(parts: Iterable[Flops]) -> Flops:
@@ -88,32 +88,32 @@ def _of_data(linear: nn.Linear, rows: int) -> Flops:
     return Flops(forward, forward)
 
 
-def _inputs(model: DensityModel, places: int) -> Flops:
+def _inputs(model: DensityModel, positions: int) -> Flops:
     """What stands before the stack; a table of embeddings takes no product."""
     if isinstance(model, PixelModel):
-        return _of_data(model.stem.linear, places)
+        return _of_data(model.stem.linear, positions)
     embedding = model.get_submodule("embedding")
     if isinstance(embedding, AudioEmbedding) and embedding.samples is not None:
-        return _of_data(embedding.samples, places)
+        return _of_data(embedding.samples, positions)
     if isinstance(embedding, AdaptiveEmbedding):
-        return _sum(_product(places, p.shape[1], p.shape[0]) for p in embedding.projections)
+        return _sum(_product(positions, p.shape[1], p.shape[0]) for p in embedding.projections)
     return NOTHING
 
 
-def _head(head: nn.Module, places: int) -> Flops:
-    """Logits, or parameters of the mixture, at all places."""
+def _head(head: nn.Module, positions: int) -> Flops:
+    """Logits, or parameters of the mixture, at all positions."""
     if isinstance(head, nn.Linear):
-        return _linear(head, places)
+        return _linear(head, positions)
     if isinstance(head, MixtureHead):
-        return _linear(head.linear, places)
+        return _linear(head.linear, positions)
     if isinstance(head, CategoricalHead):
-        values = places * head.channels
+        values = positions * head.channels
         hidden = _linear(head.linear, values) if head.value is not None else NOTHING
         return hidden + _linear(head.head, values)
     assert isinstance(head, AdaptiveSoftmax)
     projection, weight, _ = next(iter(head.parts()))
-    first = NOTHING if projection is None else _product(places, *projection.shape)
-    return first + _product(places, weight.shape[1], weight.shape[0])
+    first = NOTHING if projection is None else _product(positions, *projection.shape)
+    return first + _product(positions, weight.shape[1], weight.shape[0])
 
 
 def _layer(layer: nn.Module, length: int, entered: bool = False) -> Flops:

@@ -1,4 +1,4 @@
-"""Norms over the features of one place, so that they know nothing of the others."""
+"""Norms over the features of one position, so that they know nothing of the others."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The density model of images whose stack runs once per pixel: p(x) = prod_k prod_c p(x_kc | pixels before k, x_k<c).
 
-A token is one value, as in every density model here: tokens are fed behind a first `bos`, and the output at place t is
-the distribution of x_t. The stack is due where a pixel begins, at every C-th place; at the others the head works from
-what it kept of the pixel, and the channels that are known by then.
+A token is one value, as in every density model here: tokens are fed behind a first `bos`, and the output at position t
+is the distribution of x_t. The stack is due where a pixel begins, at every C-th position; at the others the head works
+from what it kept of the pixel, and the channels that are known by then.
 """
 
 from __future__ import annotations
@@ -50,58 +50,58 @@ class PixelModel(DensityModel):
 
     def initial_state(self, batch: int, label: Tensor | None = None) -> ModelState:
         """The state before anything was fed."""
-        place = torch.zeros(batch, dtype=torch.int64, device=self.device)
-        recent = place.new_zeros(batch, self.stem.history * self.channels - 1)
+        position = torch.zeros(batch, dtype=torch.int64, device=self.device)
+        recent = position.new_zeros(batch, self.stem.history * self.channels - 1)
         kept = torch.zeros(batch, self.head.kept, dtype=self.dtype, device=self.device)
         blocks = tuple(block.initial_state(batch) for block in self._blocks())
-        return ModelState(place, (PixelState(recent, kept), *blocks), self._label(place, label))
+        return ModelState(position, (PixelState(recent, kept), *blocks), self._label(position, label))
 
-    def begun(self, place: Any) -> Any:
-        """How many pixels begin at the places before `place`, a number or int64 (...)."""
-        return (place + self.channels - 1) // self.channels
+    def begun(self, position: Any) -> Any:
+        """How many pixels begin at the positions before `position`, a number or int64 (...)."""
+        return (position + self.channels - 1) // self.channels
 
     def _read(
         self,
         pixels: Tensor,
-        place: Tensor,
+        position: Tensor,
         label: Tensor | tuple[()],
         states: tuple[Any, ...] | None,
         lengths: Tensor | None,
     ) -> tuple[Tensor, tuple[Any, ...]]:
         """What the head keeps of each pixel, r(B, n, K), and the states of the blocks after all, or `lengths`, of them.
 
-        pixels int64 (B, history + n - 1, C), place int64 (B or 1, n) and label int64 (B,) as the stem reads them.
+        pixels int64 (B, history + n - 1, C), position int64 (B or 1, n) and label int64 (B,) as the stem reads them.
         """
-        x, base = self.stem(pixels, place, label)
+        x, base = self.stem(pixels, position, label)
         x, after = self._run_blocks(x, states, lengths)
         return self.head.prepare(self.norm(x), base), after
 
     def _begin_pixels(
         self, known: Tensor, state: ModelState | None, before: ModelState, L: int, lengths: Tensor | None
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        """What the head keeps of the pixels that begin at the next L places, r(B, n, K), and the blocks' states.
+        """What the head keeps of the pixels that begin at the next L positions, r(B, n, K), and the blocks' states.
 
-        known int64 (B, recent + L): the tokens before and at those places. Where rows begin different numbers of
+        known int64 (B, recent + L): the tokens before and at those positions. Where rows begin different numbers of
         pixels, n is the most that any could, and `lengths` int64 (B,) tokens of each row count.
         """
         C, blocks = self.channels, before.blocks[1:]
-        together = lengths is None and (state is None or bool((before.place == before.place[:1]).all()))
-        start: Count = int(before.place[0]) if together else before.place
+        together = lengths is None and (state is None or bool((before.position == before.position[:1]).all()))
+        start: Count = int(before.position[0]) if together else before.position
         n = self.begun(start + L) - self.begun(start) if isinstance(start, int) else self.begun(L)
         if n == 0:
             return before.blocks[0].kept[:, None][:, :0], blocks
         # A pixel begins with the token that ends the one before it, and `history` pixels end there.
         pixels = take(known, -start % C, (self.stem.history + n - 1) * C).unflatten(1, (-1, C))
         first = self.begun(start)
-        place = (first[:, None] if isinstance(first, Tensor) else first) + torch.arange(n, device=known.device)
-        end = before.place + (L if lengths is None else lengths)
-        counts = None if together else self.begun(end) - self.begun(before.place)
-        return self._read(pixels, place.view(-1, n), before.label, None if state is None else blocks, counts)
+        position = (first[:, None] if isinstance(first, Tensor) else first) + torch.arange(n, device=known.device)
+        end = before.position + (L if lengths is None else lengths)
+        counts = None if together else self.begun(end) - self.begun(before.position)
+        return self._read(pixels, position.view(-1, n), before.label, None if state is None else blocks, counts)
 
     def _contexts(
         self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, ModelState]:
-        """What the head needs to know at each place of tokens int64 (B, L), and the state after them, or `lengths`.
+        """What the head needs to know at each position of tokens int64 (B, L), and the state after them, or `lengths`.
 
         Returns kept r(B, L, K), and known int64 (B, L, C) of which the channels before `channel` int64 (B, L) count.
         """
@@ -111,15 +111,15 @@ class PixelModel(DensityModel):
         fresh, blocks = self._begin_pixels(known, state, before, L, lengths)
         kept = torch.cat((kept[:, None], fresh), dim=1)  # the pixel under way, then those that begin here
         rows, at = torch.arange(len(tokens), device=tokens.device), torch.arange(L, device=tokens.device)
-        place = before.place[:, None] + at
-        pixel = self.begun(place + 1) - self.begun(before.place)[:, None]
-        channel = place % self.channels
-        # Channel c of the pixel under way is the token of channel - 1 - c places ago.
+        position = before.position[:, None] + at
+        pixel = self.begun(position + 1) - self.begun(before.position)[:, None]
+        channel = position % self.channels
+        # Channel c of the pixel under way is the token of channel - 1 - c positions ago.
         back = channel[..., None] - 1 - torch.arange(self.channels, device=tokens.device)
         index = (recent.shape[1] + at[:, None] - back).clamp_max(known.shape[1] - 1)
         read: Count = L if lengths is None else lengths
-        end = before.place + read
-        last = kept[rows, self.begun(end) - self.begun(before.place)]
+        end = before.position + read
+        last = kept[rows, self.begun(end) - self.begun(before.position)]
         after = PixelState(take(known, read, recent.shape[1]).clone(), last)
         values = self._values(known[rows[:, None, None], index])
         return kept[rows[:, None], pixel], values, channel, ModelState(end, (after, *blocks), before.label)
@@ -137,21 +137,21 @@ class PixelModel(DensityModel):
             return super().nats(x, label)
         pixels = x.unflatten(1, (-1, self.channels))
         before = pixels.new_zeros(len(x), self.stem.history, self.channels)
-        place = torch.arange(pixels.shape[1], device=x.device)[None]
+        position = torch.arange(pixels.shape[1], device=x.device)[None]
         known = self._label(x[:, 0], label)
-        kept, _ = self._read(torch.cat((before, pixels[:, :-1]), dim=1), place, known, None, None)
+        kept, _ = self._read(torch.cat((before, pixels[:, :-1]), dim=1), position, known, None, None)
         return self.head.nats(kept, pixels).flatten(1)
 
     def _read_prompt(
         self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None, label: Tensor | None
     ) -> tuple[Tensor, ModelState]:
         kept, known, channel, state = self._contexts(tokens, state, lengths, label)
-        last = torch.full_like(state.place, tokens.shape[1] - 1) if lengths is None else lengths - 1
+        last = torch.full_like(state.position, tokens.shape[1] - 1) if lengths is None else lengths - 1
         rows = torch.arange(len(tokens), device=tokens.device)
         return self.head.log_probs(kept[rows, last], known[rows, last], channel[rows, last]), state
 
     def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        begins = state.place % self.channels == 0
+        begins = state.position % self.channels == 0
         return self.step_due(token, state, bool(begins.any()), bool(begins.all()))
 
     def step_due(
@@ -163,10 +163,10 @@ class PixelModel(DensityModel):
         """
         (recent, kept), C = state.blocks[0], self.channels
         known = torch.cat((recent, token[:, None]), dim=1)
-        channel, blocks = state.place % C, state.blocks[1:]
+        channel, blocks = state.position % C, state.blocks[1:]
         if due:
             pixels = known.unflatten(1, (-1, C))
-            x, base = self.stem(pixels, (state.place // C)[:, None], state.label)
+            x, base = self.stem(pixels, (state.position // C)[:, None], state.label)
             x, after = x[:, 0], []
             for block, block_state in zip(self._blocks(), blocks, strict=True):
                 x, new = block.step(x, block_state)
@@ -178,4 +178,4 @@ class PixelModel(DensityModel):
         back = channel[:, None] - torch.arange(C, device=token.device)
         values = known.gather(1, (known.shape[1] - back).clamp_max(known.shape[1] - 1))
         log_probs = self.head.log_probs(kept, self._values(values), channel)
-        return log_probs, ModelState(state.place + 1, (PixelState(known[:, 1:].clone(), kept), *blocks), state.label)
+        return log_probs, ModelState(state.position + 1, (PixelState(known[:, 1:].clone(), kept), *blocks), state.label)

@@ -16,10 +16,10 @@ Count = int | Tensor  # one number for all rows, or int64 (B,)
 
 
 class PoolState(NamedTuple):
-    """What is kept from chunk to chunk, in memory of its own; rows may stand at different places of their windows."""
+    """What is kept from chunk to chunk, in memory of its own; rows may stand at different phases of their windows."""
 
     last: Tensor  # r(B, p - 1, H): the inputs before the next one, zeros before the first
-    pending: Tensor  # r(B, p, H): what the coarser level adds to the window under way, from its first place on
+    pending: Tensor  # r(B, p, H): what the coarser level adds to the window under way, from its first position on
 
 
 class Pool(nn.Module):
@@ -50,7 +50,7 @@ class Pool(nn.Module):
     def windows(self, x: Tensor, last: Tensor, phase: Count, read: Count) -> tuple[Tensor, Tensor]:
         """Inputs of the coarser level r(B, n, W) made of x r(B, L, H), and the new `last`.
 
-        Row b reads read_b places of x, and so fills (phase_b + read_b) // p windows; n is the most that any could.
+        Row b reads read_b positions of x, and so fills (phase_b + read_b) // p windows; n is the most that any could.
         """
         n = ((self.stride - 1 if isinstance(phase, Tensor) else phase) + x.shape[1]) // self.stride
         known = torch.cat((last, x), dim=1)
@@ -58,7 +58,7 @@ class Pool(nn.Module):
         return self.gather(full.unflatten(1, (n, self.stride))), take(known, read, self.stride - 1).clone()
 
     def spread(self, z: Tensor, pending: Tensor, phase: Count, filled: Count, L: int) -> tuple[Tensor, Tensor]:
-        """What the coarser level's outputs z r(B, n, W) add to L places, r(B, L, H), and the new `pending`.
+        """What the coarser level's outputs z r(B, n, W) add to L positions, r(B, L, H), and the new `pending`.
 
         Of the n windows, row b has filled the first filled_b.
         """
@@ -75,8 +75,8 @@ def _linear(linear: nn.Linear, x: Tensor) -> Tensor:
 
 
 def take(x: Tensor, start: Count, n: int) -> Tensor:
-    """n places in a row of x (B, L, ...), from `start` on. Beyond the end stands the last place, again and again."""
+    """n positions in a row of x (B, L, ...), from `start` on. Beyond the end the last position is repeated."""
     if isinstance(start, int):
         return x[:, start : start + n]
-    place = (start[:, None] + torch.arange(n, device=x.device)).clamp_max(x.shape[1] - 1)
-    return x.gather(1, place.view(*place.shape, *[1] * (x.dim() - 2)).expand(*place.shape, *x.shape[2:]))
+    position = (start[:, None] + torch.arange(n, device=x.device)).clamp_max(x.shape[1] - 1)
+    return x.gather(1, position.view(*position.shape, *[1] * (x.dim() - 2)).expand(*position.shape, *x.shape[2:]))

@@ -1,8 +1,8 @@
 """Where the pixels of an image stand to each other when they are read row by row.
 
-A pixel's place is its number in raster order, from 0; an image of `height` rows and `width` columns has the places 0 to
-height * width - 1, and the pixels after that belong to the next image. An offset (dr, dc) names the pixel dr rows below
-and dc columns to the right of the present one; only pixels that come earlier in raster order are ever looked at.
+A pixel's position is its number in raster order, from 0; an image of `height` rows and `width` columns has the
+positions 0 to height * width - 1, and the pixels after that belong to the next image. An offset (dr, dc) names
+the pixel dr rows below and dc columns to the right of the present one; only pixels that come earlier in raster order are ever looked at.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Raster(NamedTuple):
             raise ValueError(f"the pixel at {offset} is not read before the present one, in rows of {self.width}")
         return back
 
-    def inside(self, place: Tensor, offsets: Sequence[Offset]) -> Tensor:
-        """Whether the pixels at these offsets from `place` int64 (...) lie in the same image: bool (..., offsets)."""
-        place = place[..., None] % self.pixels
-        rows, columns = torch.tensor(offsets, device=place.device).unbind(1)
-        row, column = place // self.width + rows, place % self.width + columns
+    def inside(self, position: Tensor, offsets: Sequence[Offset]) -> Tensor:
+        """Tell which pixels at these offsets from `position` int64 (...) lie in the same image: bool (..., offsets)."""
+        position = position[..., None] % self.pixels
+        rows, columns = torch.tensor(offsets, device=position.device).unbind(1)
+        row, column = position // self.width + rows, position % self.width + columns
         return (row >= 0) & (column >= 0) & (column < self.width)
 
 

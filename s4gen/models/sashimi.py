@@ -18,7 +18,7 @@ from s4gen.models.rows import where_rows
 class SashimiState(NamedTuple):
     """What one level, and all that are coarser, remember; a value, never changed in place."""
 
-    place: Tensor  # int64 (B,): inputs so far, of this level
+    position: Tensor  # int64 (B,): inputs so far, of this level
     blocks: tuple[State, ...]  # those on the way down first
     coarser: tuple[PoolState, SashimiState] | tuple[()]  # empty at the coarsest level
 
@@ -26,7 +26,7 @@ class SashimiState(NamedTuple):
 class Sashimi(nn.Module):
     """A stack of residual blocks, and inside it one for the next coarser level, and so on for every stride in `pool`:
 
-        z = inner(windows of pool[0] places of x)     pool[0] times as slow, `expand` times as wide (d_model and d_ff)
+        z = inner(windows of pool[0] positions of x)   pool[0] times as slow, `expand` times as wide (d_model and d_ff)
         s = x + up(z), one window late                (the coarsest level has s = x)
         y = s + blocks(s)
 
@@ -51,11 +51,11 @@ class Sashimi(nn.Module):
 
     def initial_state(self, batch: int) -> SashimiState:
         """The state before the first input."""
-        place = torch.zeros(batch, dtype=torch.int64, device=next(self.parameters()).device)
+        position = torch.zeros(batch, dtype=torch.int64, device=next(self.parameters()).device)
         blocks = tuple(block.initial_state(batch) for block in (*self._down(), *self._up()))
         if self.pool is None or self.inner is None:
-            return SashimiState(place, blocks, ())
-        return SashimiState(place, blocks, (self.pool.initial_state(batch), self.inner.initial_state(batch)))
+            return SashimiState(position, blocks, ())
+        return SashimiState(position, blocks, (self.pool.initial_state(batch), self.inner.initial_state(batch)))
 
     def forward(
         self, x: Tensor, state: SashimiState | None = None, lengths: Tensor | None = None
@@ -72,7 +72,7 @@ class Sashimi(nn.Module):
         s = x
         if self.pool is not None and self.inner is not None and coarser:
             pooled, inner = coarser
-            phase: Count = 0 if state is None else state.place % self.pool.stride
+            phase: Count = 0 if state is None else state.position % self.pool.stride
             filled = (phase + read) // self.pool.stride
             z, last = self.pool.windows(x, pooled.last, phase, read)
             if z.shape[1]:
@@ -82,32 +82,32 @@ class Sashimi(nn.Module):
             s = x + added
             coarser = (PoolState(last, pending), inner)
         y, more = _run(self._up(), s, before.blocks[len(states) :], lengths)
-        return s + y, SashimiState(before.place + read, states + more, coarser)
+        return s + y, SashimiState(before.position + read, states + more, coarser)
 
     def step(self, x: Tensor, state: SashimiState) -> tuple[Tensor, SashimiState]:
         """One input r(B, H); returns y r(B, H) and the new state. A coarser level runs when it is due in some row.
 
-        It reads `state.place`, so it waits for an accelerator; `step_levels` does not.
+        It reads `state.position`, so it waits for an accelerator; `step_levels` does not.
         """
-        return self.step_levels(x, state, max(map(self.due, state.place.tolist()), default=0))
+        return self.step_levels(x, state, max(map(self.due, state.position.tolist()), default=0))
 
-    def due(self, place: int) -> int:
-        """How many of the coarser levels run after the input at `place` (from 0): those of which it fills a window."""
-        if self.pool is None or self.inner is None or (place + 1) % self.pool.stride:
+    def due(self, position: int) -> int:
+        """Count the coarser levels that run after the input at `position` (from 0): it fills a window of each."""
+        if self.pool is None or self.inner is None or (position + 1) % self.pool.stride:
             return 0
-        return 1 + self.inner.due(place // self.pool.stride)
+        return 1 + self.inner.due(position // self.pool.stride)
 
     def step_levels(self, x: Tensor, state: SashimiState, due: int) -> tuple[Tensor, SashimiState]:
         """`step` for a caller who knows the largest `due` of all rows; no branch depends on a tensor.
 
-        Rows may stand at different places: one in which fewer levels are due keeps what it has of the others.
+        Rows may stand at different positions: one in which fewer levels are due keeps what it has of the others.
         """
         x, states = _step(self._down(), x, state.blocks)
         coarser = state.coarser
         s = x
         if self.pool is not None and self.inner is not None and coarser:
             (last, pending), inner = coarser
-            phase = state.place % self.pool.stride
+            phase = state.position % self.pool.stride
             s = x + take(pending, phase, 1)[:, 0]
             window = torch.cat((last, x[:, None]), dim=1)
             if due:
@@ -116,7 +116,7 @@ class Sashimi(nn.Module):
                 pending, inner = where_rows(full, (self.pool.scatter(z), stepped), (pending, inner))
             coarser = (PoolState(window[:, 1:].clone(), pending), inner)
         y, more = _step(self._up(), s, state.blocks[len(states) :])
-        return s + y, SashimiState(state.place + 1, states + more, coarser)
+        return s + y, SashimiState(state.position + 1, states + more, coarser)
 
     def _down(self) -> list[Block]:
         return [block for block in self.down if isinstance(block, Block)]

@@ -38,11 +38,11 @@ class PixelStem(nn.Module):
             if table is not None:
                 nn.init.normal_(table.weight, std=0.1)
 
-    def forward(self, pixels: Tensor, place: Tensor, label: Tensor | tuple[()] = ()) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor, position: Tensor, label: Tensor | tuple[()] = ()) -> tuple[Tensor, Tensor]:
         """Pixels int64 (B, history + n, C): `history` before the first one of interest, then all but the last one.
 
-        place int64 (B or 1, n): their places. label int64 (B,) where there are classes. Returns what the stack reads,
-        r(B, n, D), and what `median_edge` predicts for each channel, r(B, n, C).
+        position int64 (B or 1, n): where they stand. label int64 (B,) where there are classes. Returns what the stack
+        reads, r(B, n, D), and what `median_edge` predicts for each channel, r(B, n, C).
         """
         n = pixels.shape[1] - self.history + 1
         amplitude = pixels.to(self.linear.weight.dtype) * (2 / (self.layout.levels - 1)) - 1
@@ -51,23 +51,23 @@ class PixelStem(nn.Module):
         def at(values: Tensor, offset: tuple[int, int]) -> Tensor:
             return values[:, self.history - self.raster.distance(offset) :][:, :n]
 
-        inside = self.raster.inside(place, self.offsets)
+        inside = self.raster.inside(position, self.offsets)
         neighbours = torch.stack([at(known, offset) for offset in self.offsets], dim=2) * inside[..., None]
         x = self.linear(neighbours.flatten(2)).to(known.dtype)
-        place = place % self.raster.pixels
-        x = x + self.row(place // self.layout.width) + self.column(place % self.layout.width)
+        position = position % self.raster.pixels
+        x = x + self.row(position // self.layout.width) + self.column(position % self.layout.width)
         if self.value is not None:
             near = torch.stack([at(pixels, offset) for offset in self.nearest], dim=2)  # (B, n, nearest, C)
             near = near.clamp_max(self.layout.levels - 1)  # the first token, bos, is no value
             table = self.layout.levels * torch.arange(near[0, 0].numel(), device=pixels.device).view_as(near[0, 0])
-            shown = self.raster.inside(place, self.nearest)
+            shown = self.raster.inside(position, self.nearest)
             x = x + (self.value(near + table).sum(3) * shown[..., None]).sum(2)
         if self.label is not None and isinstance(label, Tensor):
             x = x + self.label(label)[:, None]
-        return x, self._predict(at(amplitude, LEFT), at(amplitude, ABOVE), at(amplitude, ABOVE_LEFT), place)
+        return x, self._predict(at(amplitude, LEFT), at(amplitude, ABOVE), at(amplitude, ABOVE_LEFT), position)
 
-    def _predict(self, left: Tensor, above: Tensor, above_left: Tensor, place: Tensor) -> Tensor:
-        """`median_edge` where all three lie inside of the image; else the one that does, or 0. place below `pixels`."""
-        top, first = (place < self.layout.width)[..., None], (place % self.layout.width == 0)[..., None]
+    def _predict(self, left: Tensor, above: Tensor, above_left: Tensor, position: Tensor) -> Tensor:
+        """`median_edge` where all three lie in the image; else the one that does, or 0. `position` < `pixels`."""
+        top, first = (position < self.layout.width)[..., None], (position % self.layout.width == 0)[..., None]
         inner = median_edge(left, above, above_left)
         return torch.where(top, torch.where(first, 0, left), torch.where(first, above, inner))

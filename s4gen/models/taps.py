@@ -49,7 +49,7 @@ class _WeightedShifts(torch.autograd.Function):
 class TapsState(NamedTuple):
     """What is kept from pixel to pixel."""
 
-    place: Tensor  # int64 (B,): pixels read so far
+    position: Tensor  # int64 (B,): pixels read so far
     last: Tensor  # r(B, W + 1, D): the features of the last ones, the oldest first, zeros before the first
 
 
@@ -64,8 +64,8 @@ class Taps(nn.Module):
 
     def initial_state(self, batch: int) -> TapsState:
         """Before the first pixel of an image."""
-        place = torch.zeros(batch, dtype=torch.int64, device=self.weight.device)
-        return TapsState(place, self.weight.new_zeros(batch, self.raster.width + 1, self.weight.shape[1]))
+        position = torch.zeros(batch, dtype=torch.int64, device=self.weight.device)
+        return TapsState(position, self.weight.new_zeros(batch, self.raster.width + 1, self.weight.shape[1]))
 
     def forward(
         self, u: Tensor, state: TapsState | None = None, lengths: Tensor | None = None
@@ -76,19 +76,21 @@ class Taps(nn.Module):
         """
         n, kept = u.shape[1], self.raster.width + 1
         before = self.initial_state(len(u)) if state is None else state
-        start = before.place[:1] if state is None else before.place  # without a state all rows are at the same place
+        start = (
+            before.position[:1] if state is None else before.position
+        )  # without a state all rows are at the same position
         inside = self.raster.inside(start[:, None] + torch.arange(n, device=u.device), NEAREST)  # (1 or B, n, 4)
         known = torch.cat((before.last, u), dim=1)
         # The mask goes to the weights, which are smaller than the features: one product for each tap is enough.
         masked = inside.mT[..., None] * self.weight[:, None]  # (1 or B, 4, n, D)
         y: Tensor = _WeightedShifts.apply(known, masked, [kept - distance for distance in self.distances])
         read: Count = n if lengths is None else lengths
-        return y, TapsState(before.place + read, take(known, read, kept).clone())
+        return y, TapsState(before.position + read, take(known, read, kept).clone())
 
     def step(self, u: Tensor, state: TapsState) -> tuple[Tensor, TapsState]:
         """One pixel: u r(B, D), state -> y r(B, D), new state."""
-        inside = self.raster.inside(state.place, NEAREST)
+        inside = self.raster.inside(state.position, NEAREST)
         kept = self.raster.width + 1
         neighbours = state.last[:, [kept - distance for distance in self.distances]]  # (B, 4, D)
         y = (neighbours * inside[..., None] * self.weight).sum(dim=1)
-        return y, TapsState(state.place + 1, torch.cat((state.last[:, 1:], u[:, None]), dim=1))
+        return y, TapsState(state.position + 1, torch.cat((state.last[:, 1:], u[:, None]), dim=1))

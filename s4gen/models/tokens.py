@@ -24,7 +24,7 @@ LOGITS_AT_A_TIME = 1 << 25
 class TokenModel(DensityModel):
     """Embedding, residual stack and categorical head, all of which run once per token.
 
-    For images, bos is a token beyond the others, and the embedding knows the places; for text it is one of the
+    For images, bos is a token beyond the others, and the embedding knows the positions; for text it is one of the
     vocabulary, and the head's tables are the embedding's unless model.tied is false; for audio it is beyond the others.
     Of images and audio the embedding knows the label, if any.
     """
@@ -58,9 +58,9 @@ class TokenModel(DensityModel):
                     self.head.bias.zero_()
 
     def initial_state(self, batch: int, label: Tensor | None = None) -> ModelState:
-        place = torch.zeros(batch, dtype=torch.int64, device=self.device)
+        position = torch.zeros(batch, dtype=torch.int64, device=self.device)
         blocks = tuple(block.initial_state(batch) for block in self._blocks())
-        return ModelState(place, blocks, self._label(place, label), self._nothing_yet(place))
+        return ModelState(position, blocks, self._label(position, label), self._nothing_yet(position))
 
     def _nothing_yet(self, like: Tensor) -> Tensor | tuple[()]:
         """What stands before the first token, where the embedding reads more than the last one."""
@@ -71,7 +71,7 @@ class TokenModel(DensityModel):
         self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None = None, label: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
         n_batch, L = tokens.shape
-        start = tokens.new_zeros(n_batch) if state is None else state.place
+        start = tokens.new_zeros(n_batch) if state is None else state.position
         known = self._label(start, label) if state is None else state.label
         before = self._nothing_yet(start) if state is None else state.recent
         x = self.embed(tokens, start[:, None] + torch.arange(L, device=tokens.device), known, before)
@@ -80,11 +80,11 @@ class TokenModel(DensityModel):
         return x, ModelState(start + read, states, known, _last(before, tokens, read))
 
     def embed(
-        self, tokens: Tensor, place: Tensor, label: Tensor | tuple[()] = (), recent: Tensor | tuple[()] = ()
+        self, tokens: Tensor, position: Tensor, label: Tensor | tuple[()] = (), recent: Tensor | tuple[()] = ()
     ) -> Tensor:
-        """What the stack reads, r(B, L, H), of tokens int64 (B, L) at these places, with the tokens before them."""
+        """What the stack reads, r(B, L, H), of tokens int64 (B, L) at these positions, with the tokens before them."""
         if isinstance(self.embedding, ImageEmbedding):
-            return self.embedding(tokens, place, _given(label))
+            return self.embedding(tokens, position, _given(label))
         if isinstance(self.embedding, AudioEmbedding):
             return self.embedding(tokens, _given(label), _given(recent))
         return self.embedding(tokens)
@@ -120,13 +120,13 @@ class TokenModel(DensityModel):
         return self._logits(last), state
 
     def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        x = self.embed(token[:, None], state.place[:, None], state.label, state.recent)[:, 0]
+        x = self.embed(token[:, None], state.position[:, None], state.label, state.recent)[:, 0]
         states = []
         for block, block_state in zip(self._blocks(), state.blocks, strict=True):
             x, new = block.step(x, block_state)
             states.append(new)
         recent = _last(state.recent, token[:, None], 1)
-        return self._logits(x), ModelState(state.place + 1, tuple(states), state.label, recent)
+        return self._logits(x), ModelState(state.position + 1, tuple(states), state.label, recent)
 
 
 def _last(before: Tensor | tuple[()], tokens: Tensor, read: Count) -> Tensor | tuple[()]:

@@ -12,9 +12,9 @@ from s4gen.models.pooling import Count, take
 
 
 class WaveNetState(NamedTuple):
-    """The last inputs of every layer, in rings: the one at place t stands in slot t mod (dilation + 1)."""
+    """The last inputs of every layer, in rings: the one at position t stands in slot t mod (dilation + 1)."""
 
-    place: Tensor  # int64 (B,): inputs so far
+    position: Tensor  # int64 (B,): inputs so far
     rings: tuple[Tensor, ...]  # r(B, dilation + 1, H) for each layer
 
 
@@ -29,7 +29,7 @@ class GatedConvolution(nn.Module):
         self.skip = nn.Linear(d_model, d_skip)
 
     def forward(self, past: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """past and x r(..., H), `dilation` places apart -> r(..., H), r(..., d_skip)."""
+        """past and x r(..., H), `dilation` positions apart -> r(..., H), r(..., d_skip)."""
         signal, gate = self.taps(torch.cat((past, x), dim=-1)).chunk(2, dim=-1)
         gated = torch.tanh(signal) * torch.sigmoid(gate)
         return x + self.residual(gated), self.skip(gated)
@@ -48,10 +48,10 @@ class WaveNet(nn.Module):
 
     def initial_state(self, batch: int) -> WaveNetState:
         """Zeros before the first input."""
-        place = torch.zeros(batch, dtype=torch.int64, device=self.out.weight.device)
+        position = torch.zeros(batch, dtype=torch.int64, device=self.out.weight.device)
         width = self.out.out_features
         rings = (self.out.weight.new_zeros(batch, layer.dilation + 1, width) for layer in self._layers())
-        return WaveNetState(place, tuple(rings))
+        return WaveNetState(position, tuple(rings))
 
     def forward(
         self, x: Tensor, state: WaveNetState | None = None, lengths: Tensor | None = None
@@ -62,13 +62,13 @@ class WaveNet(nn.Module):
         """
         state = self.initial_state(len(x)) if state is None else state
         read: Count = x.shape[1] if lengths is None else lengths
-        place, rings, skips = state.place + read, [], x.new_zeros(*x.shape[:-1], self.out.in_features)
+        position, rings, skips = state.position + read, [], x.new_zeros(*x.shape[:-1], self.out.in_features)
         for layer, ring in zip(self._layers(), state.rings, strict=True):
-            known = torch.cat((ring.gather(1, _slots(state.place, ring)), x), dim=1)
-            rings.append(torch.zeros_like(ring).scatter(1, _slots(place, ring), take(known, read, layer.dilation)))
+            known = torch.cat((ring.gather(1, _slots(state.position, ring)), x), dim=1)
+            rings.append(torch.zeros_like(ring).scatter(1, _slots(position, ring), take(known, read, layer.dilation)))
             x, skip = layer(known[:, : x.shape[1]], x)
             skips = skips + skip
-        return x + self.out(F.relu(skips)), WaveNetState(place, tuple(rings))
+        return x + self.out(F.relu(skips)), WaveNetState(position, tuple(rings))
 
     def step(self, x: Tensor, state: WaveNetState) -> tuple[Tensor, WaveNetState]:
         """One input r(B, H); returns y r(B, H) and the new state.
@@ -78,18 +78,20 @@ class WaveNet(nn.Module):
         """
         rows, skips = torch.arange(len(x), device=x.device), x.new_zeros(len(x), self.out.in_features)
         for layer, ring in zip(self._layers(), state.rings, strict=True):
-            past = ring[rows, (state.place + 1) % ring.shape[1]]  # place - dilation; a ring has one slot more than that
-            ring[rows, state.place % ring.shape[1]] = x
+            past = ring[
+                rows, (state.position + 1) % ring.shape[1]
+            ]  # position - dilation; a ring has one slot more than that
+            ring[rows, state.position % ring.shape[1]] = x
             x, skip = layer(past, x)
             skips = skips + skip
-        return x + self.out(F.relu(skips)), WaveNetState(state.place + 1, state.rings)
+        return x + self.out(F.relu(skips)), WaveNetState(state.position + 1, state.rings)
 
     def _layers(self) -> list[GatedConvolution]:
         return [layer for layer in self.layers if isinstance(layer, GatedConvolution)]
 
 
-def _slots(place: Tensor, ring: Tensor) -> Tensor:
-    """Where the inputs before `place` stand in a ring r(B, d + 1, H), the oldest first: int64 (B, d, H)."""
+def _slots(position: Tensor, ring: Tensor) -> Tensor:
+    """Where the inputs before `position` stand in a ring r(B, d + 1, H), the oldest first: int64 (B, d, H)."""
     size = ring.shape[1]
-    slots = (place[:, None] + torch.arange(1, size, device=place.device)) % size
+    slots = (position[:, None] + torch.arange(1, size, device=position.device)) % size
     return slots[..., None].expand(-1, -1, ring.shape[2])

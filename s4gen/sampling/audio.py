@@ -150,9 +150,11 @@ class Endings:
         n, S = codes.shape
         if not self._ending:
             return [S] * n
-        place = torch.arange(1, S + 1).expand(n, -1)
-        loud = torch.where(codes == self._silence, -self._silent[:, None], place).cummax(dim=1).values  # the last one
-        ends = (place - loud >= self._ending) | self._over[:, None]
+        position = torch.arange(1, S + 1).expand(n, -1)
+        loud = (
+            torch.where(codes == self._silence, -self._silent[:, None], position).cummax(dim=1).values
+        )  # the last one
+        ends = (position - loud >= self._ending) | self._over[:, None]
         count = torch.where(self._over, 0, torch.where(ends.any(1), ends.int().argmax(1) + 1, S))
         self._silent, self._over = S - loud[:, -1], ends.any(1)
         counts: list[int] = count.tolist()
@@ -180,7 +182,7 @@ def with_candidates(begins: Sequence[Begin]) -> list[Begin]:
 
 
 def select(begins: Sequence[Begin], bits: Sequence[float], n: int) -> list[int]:
-    """Numbers of the clips that take the places of the first n among these candidates, each of the same beginning.
+    """Numbers of the clips that take the positions of the first n among these candidates, each of the same beginning.
 
     Of those that begin alike, the 40 % of the lowest likelihood and the 5 % of the highest are left out, which sound
     worse (arXiv 2202.09729, appendix C.3.1); of a few, what does not come out even are unlikely ones. Likelihoods

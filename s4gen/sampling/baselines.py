@@ -107,7 +107,9 @@ def matched_transformer(config: DensityConfig) -> DensityConfig:
     pixels is compared with a Transformer on their values, too.
     """
     wanted, old = parameter_count(config), config.model
-    plain = ModelConfig(d_model=old.d_model, n_layers=old.n_layers, mixers=old.mixers, cutoffs=old.cutoffs)
+    plain = ModelConfig(
+        d_model=old.d_model, n_layers=old.n_layers, mixers_per_block=old.mixers_per_block, cutoffs=old.cutoffs
+    )
     heads = max(h for h in range(1, old.n_heads + 1) if old.d_model % h == 0)
 
     def with_d_ff(d_ff: int) -> DensityConfig:

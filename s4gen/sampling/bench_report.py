@@ -80,7 +80,7 @@ def format_table(result: BenchResult) -> str:
         "text": f"{layout.vocab:,} different tokens",
         "audio": f"{layout.length:,} samples per second",
     }[layout.kind]
-    layers = f"{model.n_layers} layers" + (f" of {model.mixers}" if model.mixers > 1 else "")
+    layers = f"{model.n_layers} layers" + (f" of {model.mixers_per_block}" if model.mixers_per_block > 1 else "")
     layers += f", pool {' '.join(map(str, model.pool))}" if model.pool else ""
     layers += f" on whole pixels, {model.head} head" if model.whole_pixels else ""
     lines = [

@@ -21,11 +21,11 @@ from s4gen.sampling.randomness import draw
 LARGEST_CACHE = 5 * 10**9
 """Bytes; where all layers' caches would take more, they share fewer."""
 _FIRST = 2
-"""torch.compile makes other code for 0 and 1 places: the first two steps are measured at the third."""
+"""torch.compile makes other code for 0 and 1 positions: the first two steps are measured at the third."""
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""query, key, value of one place (B, heads, d_head), and keys and values before it (B, heads, P, d_head) -> output."""
+"""query, key, value (B, heads, d_head), keys and values before them (B, heads, P, d_head) -> output."""
 
 
 class LeanStep(nn.Module):
@@ -36,18 +36,18 @@ class LeanStep(nn.Module):
         self._model = model
         self._attend = attend
 
-    def forward(self, token: Tensor, place: Tensor, u: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, token: Tensor, position: Tensor, u: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """One more token for every row.
 
         Args:
-            token: int64 (B,), the last one. place: int64 (B,), tokens before it. u: float64 (B,), for the draw.
-            past: (M, 2, B, heads, P, d_head), keys and values of P places; layer i has part i mod M.
+            token: int64 (B,), the last one. position: int64 (B,), tokens before it. u: float64 (B,), for the draw.
+            past: (M, 2, B, heads, P, d_head), keys and values of P positions; layer i has part i mod M.
 
         Returns:
-            The tokens drawn (B,); keys and values of this place, (n_layers, 2, B, heads, d_head).
+            The tokens drawn (B,); keys and values of this position, (n_layers, 2, B, heads, d_head).
         """
         model: Any = self._model
-        x = model.embed(token[:, None], place[:, None])[:, 0].to(past.dtype)
+        x = model.embed(token[:, None], position[:, None])[:, 0].to(past.dtype)
         new = []
         for i, block in enumerate(model.blocks):
             mixer = block.mixer
@@ -62,8 +62,8 @@ def attend_by_products(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, 
     """Batched matrix products, the fastest form without a compiler.
 
     On two cores (AVX-512), 8 heads of 32: scaled_dot_product_attention is as fast with short caches and up to a third
-    slower with long ones, three times slower if the cache is laid out by place first; keys or values transposed are no
-    faster; a bf16 cache is two to ten times slower.
+    slower with long ones, three times slower if the cache is laid out by position first; keys or values transposed are
+    no faster; a bf16 cache is two to ten times slower.
     """
     rows = query.shape[0] * query.shape[1]
     query = query * query.shape[-1] ** -0.5
@@ -86,17 +86,17 @@ def attend_by_loops(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, val
 
 
 class CachedTransformer:
-    """One step at a time from a cache that is allocated once, for `capacity` places.
+    """One step at a time from a cache that is allocated once, for `capacity` positions.
 
-    What a step costs does not depend on what is in the cache: it is filled with one random place, and no prefix has to
-    be run through to get to a position.
+    What a step costs does not depend on what is in the cache: it is filled with one random position, and no prefix
+    has to be run through to get to a position.
     """
 
     def __init__(self, model: DensityModel, batch: int, capacity: int) -> None:
         mixer: Any = model.blocks[0].mixer
         dtype, device = model.dtype, model.device
-        places = max(capacity, _FIRST + 1)
-        layer = (2, batch, mixer.n_heads, places, mixer.d_head)
+        positions = max(capacity, _FIRST + 1)
+        layer = (2, batch, mixer.n_heads, positions, mixer.d_head)
         self.layers = len(model.blocks)
         buffers = separate_caches(self.layers, math.prod(layer) * dtype.itemsize)
         self.cache = torch.empty(buffers, *layer, dtype=dtype, device=device)
@@ -129,19 +129,19 @@ class CachedTransformer:
             other.at(position)()
         return other
 
-    def bytes_for(self, places: int) -> int:
-        """Of a cache for so many places, every layer having its own."""
-        return self.layers * self.cache[0, :, :, :, 0].nbytes * places
+    def bytes_for(self, positions: int) -> int:
+        """Of a cache for so many positions, every layer having its own."""
+        return self.layers * self.cache[0, :, :, :, 0].nbytes * positions
 
     def at(self, position: int) -> Callable[[], Tensor]:
         """A function that generates the token at this position, the same one however often it is called."""
         position = max(position, _FIRST)
-        place = torch.full_like(self._token, position)
+        position = torch.full_like(self._token, position)
         past, slot = self.cache[..., :position, :], self.cache[..., position, :]
         torch._dynamo.mark_dynamic(past, 4)  # one compilation for every position
 
         def step() -> Tensor:
-            token, new = self._step(self._token, place, self._u, past)
+            token, new = self._step(self._token, position, self._u, past)
             slot.copy_(new[: len(slot)])
             return token
 

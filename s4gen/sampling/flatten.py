@@ -92,8 +92,8 @@ def _embed(model: DensityModel) -> Iterator[Operation]:
             yield Linear(embedding.samples.weight, value.new_zeros(len(embedding.samples.weight)), "h", "x")
         return
     layout = embedding.layout
-    place = torch.arange(layout.length, device=value.device)
-    yield Embed(value, embedding.where(place), label, layout.channels, layout.levels)
+    position = torch.arange(layout.length, device=value.device)
+    yield Embed(value, embedding.where(position), label, layout.channels, layout.levels)
 
 
 def _stem(model: PixelModel) -> Iterator[Operation]:

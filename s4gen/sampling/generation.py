@@ -100,7 +100,7 @@ class Generation:
         self._sequences, self._token = sequences, start.token
         self._rows = padded_rows(len(sequences), self._engine.row_multiple)
         self._session = self._engine.begin(chosen_rows(start.state, self._rows))
-        self._uniforms = Uniforms(self._seed, sequences, start.state.place.tolist())
+        self._uniforms = Uniforms(self._seed, sequences, start.state.position.tolist())
         self._start: Start | None = start  # kept until the first step is done
 
     def _where(self) -> Start:

@@ -188,7 +188,7 @@ def _measure_cached(task: Task) -> list[Row]:
     memory = PeakMemory(device)
     dtype = torch.bfloat16 if task.way.endswith("bf16") else torch.float32
     model = build_model(task.config).eval().requires_grad_(False).to(task.device, dtype)
-    most = LARGEST_CACHE // (2 * task.batch * task.config.model.d_model * dtype.itemsize)  # places of one layer
+    most = LARGEST_CACHE // (2 * task.batch * task.config.model.d_model * dtype.itemsize)  # positions of one layer
     lengths = [length for length in task.lengths if length <= most]
     too_long = [failed(task, _too_long(length), length) for length in task.lengths if length > most]
     if not lengths:

@@ -3,7 +3,7 @@
 There are four buffers: the residual stream x, two scratch vectors h and g, and the logits. One step of a model is the
 operations in their order, once:
 
-    Embed    x = value[token] + place[place] + label[label]
+    Embed    x = value[token] + position[position] + label[label]
     Samples  h = the last tokens as amplitudes
     Norm     h = layer norm of x, or x = that
     SSM      state, g = one step of the recurrence on h; then GELU
@@ -49,13 +49,13 @@ ALIGNMENT = 16
 
 @dataclass(frozen=True)
 class Embed:
-    """x = value[row] + place[place mod period] + label[label], the row being channel * levels + token.
+    """x = value[row] + position[position mod period] + label[label], the row being channel * levels + token.
 
     A bos that is not among the tokens has a row of its own, the last.
     """
 
     value: Tensor  # r(channels * levels, D), one row more for such a bos
-    place: Tensor  # r(period, D), period 0 without it
+    position: Tensor  # r(period, D), period 0 without it
     label: Tensor  # r(classes, D), no classes without it
     channels: int
     levels: int
@@ -155,7 +155,7 @@ class Down:
     """x takes its place in a window of `stride` inputs; kept = x + what is pending there.
 
     From here to the matching Up stands the coarser level, which runs where the window is full. Of a level inside n
-    others the input at the model's place t is number t // (the product of their strides).
+    others the input at the model's position t is number t // (the product of their strides).
     """
 
     stride: int
@@ -180,7 +180,7 @@ class AddKept:
 class Pixel:
     """The token takes its place in a ring of `history` pixels; unless a pixel begins, go on with the head.
 
-    A pixel begins with every token whose place is a multiple of the channels.
+    A pixel begins with every token whose position is a multiple of the channels.
     """
 
     raster: Raster

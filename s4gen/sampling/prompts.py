@@ -45,7 +45,7 @@ class Prompts(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where rows stand: `state.place` is the number of tokens known, and the position of the one to be drawn next."""
+    """Where rows stand: `state.position` is the number of tokens known and the position of the one drawn next."""
 
     token: Tensor  # int64 (n,): the last token known of each row, bos where there is none; not fed yet
     state: ModelState  # after all tokens before that one

@@ -23,7 +23,7 @@ from s4gen.sampling.randomness import draw
 class SeenState(NamedTuple):
     """A `ModelState`, and what each row has had."""
 
-    place: Tensor
+    position: Tensor
     blocks: tuple[object, ...]
     label: Tensor | tuple[()]
     recent: Tensor | tuple[()]
@@ -41,7 +41,7 @@ def remembering(start: Start, prompts: Sequence[Tensor], vocab: int) -> Start:
     seen = torch.zeros(len(prompts), vocab, dtype=torch.bool)
     for row, prompt in zip(seen, prompts, strict=True):
         row[prompt] = True
-    return Start(start.token, SeenState(*start.state, seen.to(start.state.place.device)))  # type: ignore[arg-type]
+    return Start(start.token, SeenState(*start.state, seen.to(start.state.position.device)))  # type: ignore[arg-type]
 
 
 class PenalisedEngine:

@@ -163,7 +163,7 @@ def transformer_work(model: DensityModel, length: int, precision: str) -> Work:
     weights = sum(p.numel() for p in read if p.ndim > 1)
     vectors = sum(p.numel() for p in read if p.ndim == 1)
     config = model.config.model
-    layers = config.n_layers * config.mixers
+    layers = config.n_layers * config.mixers_per_block
     cached = layers * 2 * config.d_model * (length // 2)  # keys and values, half of the sequence on average
     size = PRECISIONS[precision]
     # A key is multiplied with the query, a value with its weight, once each.

@@ -35,7 +35,7 @@ def nats_by_engine(recurrent: RecurrentModel, engine: Engine, x: Tensor, label: 
 def _log_probabilities(
     recurrent: RecurrentModel, engine: Engine, x: Tensor, label: Tensor | None = None
 ) -> Iterator[Tensor]:
-    """log p(. | x_<t) for every place t of x (B, L), float64 (B, V) each."""
+    """log p(. | x_<t) for every position t of x (B, L), float64 (B, V) each."""
     session = engine.begin(recurrent.initial_state(len(x), label))
     token = torch.full_like(x[:, 0], recurrent.bos)
     for t in range(x.shape[1]):
@@ -85,7 +85,7 @@ def loss_of(recurrent: RecurrentModel, engine: Engine, n: int = 8, length: int =
 
 
 def _logits(recurrent: RecurrentModel, fed: Tensor, label: Tensor) -> Iterator[Tensor]:
-    """By convolution, (B, V) for every place of fed (B, L): a few places at a time where the vocabulary is large."""
+    """By convolution, (B, V) for every position of fed (B, L), a few at a time where the vocabulary is large."""
     state = recurrent.source.initial_state(len(fed), label)
     for part in fed.split(max(1, _LOGITS // (len(fed) * recurrent.config.layout.vocab)), dim=1):
         logits, state = recurrent.source(part, state)

@@ -34,7 +34,7 @@ class Stepping:
         """
         self._period = period
         self._session = engine.begin(state)
-        self._token = torch.full_like(state.place, token)
+        self._token = torch.full_like(state.position, token)
         self.taken = 0
 
     def __call__(self, steps: int) -> None:

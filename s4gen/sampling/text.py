@@ -59,7 +59,7 @@ class Writer:
         if self.stopped:
             return ""
         text = self._held + piece
-        found = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, ""
             return text[: min(found)]

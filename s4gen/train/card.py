@@ -36,7 +36,9 @@ def card(session: Session, task: Task, latest: Measured | None, with_curve: bool
     device = model.device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
     levels = f" per level, strides {list(recipe.model.pool)}" if recipe.model.pool else ""
-    layers = f"{recipe.model.n_layers} layers" + (f" of {recipe.model.mixers}" if recipe.model.mixers > 1 else "")
+    layers = f"{recipe.model.n_layers} layers" + (
+        f" of {recipe.model.mixers_per_block}" if recipe.model.mixers_per_block > 1 else ""
+    )
     lines = [
         f"# {recipe.data.dataset}: {recipe.model.mixer} density model",
         "",

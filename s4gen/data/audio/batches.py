@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Sequences side by side. Places from `lengths` on are padding: they never count."""
+    """Sequences side by side. Positions from `lengths` on are padding: they never count."""
 
     codes: Tensor
     """(n, L) int64; the padding is the code of silence."""
@@ -75,8 +75,8 @@ def windows_at_random(audio: AudioSet, crop: int | None, seed: int, epoch: int) 
     ordered = windows_in_order(audio, crop)
     room = audio.lengths if crop is None else np.minimum(crop, audio.lengths)
     lengths = room[ordered.clips]
-    places = audio.lengths[ordered.clips] - lengths + 1
-    starts = np.floor(_generator(seed, epoch, 0).random(len(ordered)) * places).astype(np.int64)
+    positions = audio.lengths[ordered.clips] - lengths + 1
+    starts = np.floor(_generator(seed, epoch, 0).random(len(ordered)) * positions).astype(np.int64)
     return Windows(ordered.clips, starts, lengths)
 
 

@@ -175,7 +175,7 @@ def _frames(file: Any, recording: Recording, heard: Heard) -> Iterator[NDArray[n
     """Blocks of frames (n, channels), n >= 1, of the recording's part of an open file."""
     import soundfile
 
-    begin, end = (round(file.frames * place) for place in recording.span)
+    begin, end = (round(file.frames * position) for position in recording.span)
     try:
         if begin:
             file.seek(begin)

@@ -1,4 +1,4 @@
-"""Text files of any size as blocks of bytes, from any place on: plain or JSON Lines, gzipped or not."""
+"""Text files of any size as blocks of bytes, from any position on: plain or JSON Lines, gzipped or not."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def line_start(path: Path, offset: int) -> int:
 
 
 def text_start(path: Path, offset: int, width: int) -> int:
-    """Where to cut a text that has no line's end in a good place: before the first space at `offset` or behind it.
+    """Where to cut a text that has no line's end in a good position: before the first space at `offset` or behind it.
 
     Where there is none within `width` bytes, before the first character from `offset` on.
 
@@ -235,7 +235,7 @@ def _jsonl_blocks(file: BinaryIO, path: Path, start: int, end: int | None, part:
 
 def _part_of(text: bytes, part: Part) -> bytes:
     """A part of a record's text, cut at spaces where there are some."""
-    begin, end = (round(len(text) * place) for place in part)
+    begin, end = (round(len(text) * position) for position in part)
     width = max(1, len(text) // 50)
     begin, end = (at + place_to_cut(text[at:], width) if 0 < at < len(text) else at for at in (begin, end))
     return text[begin:end]

@@ -49,7 +49,7 @@ class Engine(Protocol):
     """Rows must be padded to a multiple of this for results that do not depend on the batch."""
 
     def begin(self, state: ModelState) -> Session:
-        """A session that starts from `state`, which stays as it is. Rows may stand at different places."""
+        """A session that starts from `state`, which stays as it is. Rows may stand at different positions."""
         ...
 
 

@@ -48,16 +48,16 @@ class CompiledEngine:
         self._sizes: set[int] = set()
 
     def feed(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        return self._feed[self.due(state.place)](token, state)
+        return self._feed[self.due(state.position)](token, state)
 
     def advance(self, token: Tensor, state: ModelState, u: Tensor) -> tuple[Tensor, ModelState]:
-        return self._advance[self.due(state.place)](token, state, u)
+        return self._advance[self.due(state.position)](token, state, u)
 
     def begin(self, state: ModelState) -> CompiledSession | SteppedSession:
         if not all(isinstance(leaf, Tensor) for leaf in leaves(state)):
             self._give_up("the state of attention grows with every step")
             return SteppedSession(self, state)
-        rows = len(state.place)
+        rows = len(state.position)
         size = min((size for size in self._sizes if rows <= size <= _MOST_PADDING * rows), default=rows)
         self._sizes.add(size)
         return CompiledSession(self, state, size)
@@ -89,10 +89,10 @@ class CompiledSession:
     """A session of the compiled step, with as many rows as that is compiled for."""
 
     def __init__(self, engine: CompiledEngine, state: ModelState, size: int) -> None:
-        rows = len(state.place)
+        rows = len(state.position)
         self._padded, self._own = padded_rows(rows, size), torch.arange(rows)
         state = chosen_rows(state, self._padded)
-        on_gpu = state.place.device.type == "cuda"
+        on_gpu = state.position.device.type == "cuda"
         self._session = GraphedSession(engine, state) if on_gpu else SteppedSession(engine, state)
 
     def feed(self, token: Tensor) -> Tensor:

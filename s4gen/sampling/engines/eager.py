@@ -94,7 +94,7 @@ class EagerEngine:
         self._on_cpu = recurrent.device.type == "cpu"
 
     def begin(self, state: ModelState) -> SteppedSession:
-        small = self._on_cpu and len(state.place) * self._parameters < ONE_THREAD
+        small = self._on_cpu and len(state.position) * self._parameters < ONE_THREAD
         return SteppedSession(self._steps, state, one_thread=small)
 
 

@@ -37,13 +37,13 @@ def cuda_graph(function: Callable[[], None]) -> Callable[[], Any]:
 
 
 class GraphedSteps(Protocol):
-    """What is captured: steps that move their arguments on, `due` of which stands for them at a place."""
+    """What is captured: steps that move their arguments on, `due` of which stands for them at a position."""
 
     @property
     def advances_in_place(self) -> Sequence[AdvanceInPlace]: ...
 
-    def due(self, place: Tensor) -> int:
-        """Which step is the one at place int64 (B,)."""
+    def due(self, position: Tensor) -> int:
+        """Which step is the one at position int64 (B,)."""
         ...
 
     def feed(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
@@ -76,7 +76,7 @@ class GraphedSession:
 
     def __init__(self, steps: GraphedSteps, state: ModelState, capture: Capture = cuda_graph) -> None:
         self._steps = steps
-        rows, device = len(state.place), state.place.device
+        rows, device = len(state.position), state.position.device
         with torch.inference_mode():
             self._state = copied(state)
             self._token = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -103,14 +103,14 @@ class GraphedSession:
         parts = []
         with torch.inference_mode():
             self._token.copy_(token)
-            place = self._state.place.to("cpu", copy=True)
+            position = self._state.position.to("cpu", copy=True)
             for part in u.split(STEPS, dim=1):
                 steps = part.shape[1]
                 self._u[:, :steps] = part.to(self._u.device)
                 self._column.zero_()
                 for s in range(steps):
-                    self._replays[self._steps.due(place + s)]()
-                place = place + steps
+                    self._replays[self._steps.due(position + s)]()
+                position = position + steps
                 parts.append(self._drawn[:, :steps].clone())
         return torch.cat(parts, dim=1)
 

@@ -1,4 +1,4 @@
-"""A model whose parts do not all run at every place as several plain ones, none of whose steps looks at the place.
+"""A model whose parts run at different rates, as several plain models: none of their steps looks at the position.
 
 For engines that record steps.
 """
@@ -33,15 +33,15 @@ class Levels:
             n_coarser = 0 if stack is None else _coarser(stack)
             self.models = [_at_due(recurrent, due) for due in range(n_coarser + 1)] if n_coarser else [recurrent]
 
-    def due(self, place: Tensor) -> int:
-        """The number of the model that takes the step at place int64 (B,), the tokens that were fed before."""
-        return 0 if self._due is None else max(map(self._due, set(place.tolist())), default=0)
+    def due(self, position: Tensor) -> int:
+        """The number of the model that takes the step at position int64 (B,), the tokens that were fed before."""
+        return 0 if self._due is None else max(map(self._due, set(position.tolist())), default=0)
 
 
 def _due_of(model: DensityModel) -> Callable[[int], int] | None:
-    """How many parts are due at a place, apart from those that always are; None: there are no others."""
+    """How many parts are due at a position, apart from those that always are; None: there are no others."""
     if isinstance(model, PixelModel):
-        return None if model.channels == 1 else lambda place: int(place % model.channels == 0)
+        return None if model.channels == 1 else lambda position: int(position % model.channels == 0)
     stack = _stack_of(model)
     return None if stack is None else stack.due
 

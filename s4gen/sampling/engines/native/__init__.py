@@ -66,7 +66,7 @@ class NativeEngine:
         weakref.finalize(self, self._native.s4_close, self._handle)
 
     def begin(self, state: ModelState) -> NativeSession:
-        phases = (state.place % self._period).unique(return_counts=True)[1].tolist()
+        phases = (state.position % self._period).unique(return_counts=True)[1].tolist()
         lanes = lanes_for(phases, torch.get_num_threads(), self._times) if max(phases) > SOLO else 0
         return NativeSession(self, state, lanes)
 
@@ -106,16 +106,16 @@ class NativeSession:
 
     def __init__(self, engine: NativeEngine, state: ModelState, lanes: int) -> None:
         self._engine, self._native = engine, engine._native
-        self._rows, self._label = len(state.place), state.label
-        self._slots, self._own = arranged(state.place % engine._period, lanes)
+        self._rows, self._label = len(state.position), state.label
+        self._slots, self._own = arranged(state.position % engine._period, lanes)
         if isinstance(self._slots, Tensor):
             state = chosen_rows(state, self._slots)
-        self._n_slots = len(state.place)
+        self._n_slots = len(state.position)
         self._handle = c_void_p()
         threads = torch.get_num_threads()
         _checked(self._native.s4_begin, engine._handle, self._n_slots, lanes, threads, byref(self._handle))
         weakref.finalize(self, self._native.s4_end, self._handle)
-        _checked(self._native.s4_places, self._handle, state.place.to(torch.int64).contiguous(), True)
+        _checked(self._native.s4_places, self._handle, state.position.to(torch.int64).contiguous(), True)
         if isinstance(state.label, Tensor):
             _checked(self._native.s4_labels, self._handle, state.label.to(torch.int64).contiguous())
         layers = taken_apart(engine._model, state)
@@ -152,14 +152,14 @@ class NativeSession:
 
     def state(self) -> ModelState:
         """A copy of the state, in the layout of `RecurrentModel`."""
-        place = torch.empty(self._n_slots, dtype=torch.int64)
-        _checked(self._native.s4_places, self._handle, place, False)
+        position = torch.empty(self._n_slots, dtype=torch.int64)
+        _checked(self._native.s4_places, self._handle, position, False)
         layers = [torch.empty(shape) for shape in self._shapes]
         for i, layer in enumerate(layers):
             _checked(self._native.s4_state, self._handle, i, layer, False)
         label = self._label.clone() if isinstance(self._label, Tensor) else ()
         own = [layer[self._own] for layer in layers]
-        return rebuilt(self._engine._model, place[self._own], label, own)
+        return rebuilt(self._engine._model, position[self._own], label, own)
 
     def _tokens(self, token: Tensor) -> Tensor:
         if token.shape != (self._rows,):

@@ -24,15 +24,15 @@ template <int M> struct Batch {
 
   float *x, *h, *g, *logits, *out, *panel;  // [feature][row]; out: sums; panel: weights as float32
 
-  float* at(const Op& op, uint32_t place, float* state) const {
-    return place == X ? x : place == H ? h : place == G ? g : place == LOGITS ? logits : state + op.state * M;
+  float* at(const Op& op, uint32_t position, float* state) const {
+    return position == X ? x : position == H ? h : position == G ? g : position == LOGITS ? logits : state + op.state * M;
   }
 
   static void embed(const Plan& plan, const Op& op, float* x, const Input* input) {
     for (int m = 0; m < M; ++m) {
       const Sources from = sources(plan, op, input[m]);
       for (uint64_t i = 0; i < op.out; ++i) x[i * M + m] = from.value[i];
-      for (const float* more : {from.place, from.label})
+      for (const float* more : {from.position, from.label})
         for (uint64_t i = 0; more && i < op.out; ++i) x[i * M + m] += more[i];
     }
   }
@@ -230,7 +230,7 @@ template <int M> struct Batch {
       } else if (op.kind > PIXEL) {
         of_pixels(plan, op, state, spot, input, u, live);
       } else if (op.kind >= DOWN) {
-        const uint64_t phase = op.kind == DOWN ? phase_of(op, input[0].place) : 0;
+        const uint64_t phase = op.kind == DOWN ? phase_of(op, input[0].position) : 0;
         cross(op, phase, x, state + op.state * M, padded(op.in) * M, 0, uint64_t(op.in) * M);
         if (op.kind == DOWN && phase + 1 < op.period) i = op.up - 1;
       } else if (op.weights == FP32) linear<1>(plan, op, state);

@@ -1,4 +1,4 @@
-// The batch form of the operations that only models of whole pixels have: M rows at the same place of their images.
+// The batch form of the operations that only models of whole pixels have: M rows at the same position of their images.
 
 #pragma once
 

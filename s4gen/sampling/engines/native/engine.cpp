@@ -6,7 +6,7 @@
 //          read once per step, which is the limit at small batch.
 //   batch  M rows at a time, vectors run over the rows ("batch innermost"); each thread has groups of its own.
 // Sums over inputs go in order through one accumulator per output; every product is a fused multiply-add, or none is.
-// Rows taken together stand at the same place of every window, so that the coarser levels are due for all or for none.
+// Rows taken together stand at the same position of every window, so that the coarser levels are due for all or for none.
 // C++17, GCC or Clang (vector extensions), no other library than the standard one and POSIX madvise.
 
 #include <algorithm>
@@ -115,8 +115,8 @@ int s4_state(Session* session, uint64_t layer, float* canonical, int32_t inward,
   return guarded(error, size, [&] { session->exchange(layer, canonical, inward != 0); });
 }
 
-int s4_places(Session* session, int64_t* places, int32_t inward, char* error, uint64_t size) {
-  return guarded(error, size, [&] { session->exchange_places(places, inward != 0); });
+int s4_places(Session* session, int64_t* positions, int32_t inward, char* error, uint64_t size) {
+  return guarded(error, size, [&] { session->exchange_places(positions, inward != 0); });
 }
 
 int s4_labels(Session* session, const int64_t* labels, char* error, uint64_t size) {

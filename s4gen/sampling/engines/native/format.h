@@ -65,8 +65,8 @@ uint64_t words(uint64_t n, uint64_t per) { return (n + per - 1) / per; }
 // 16 outputs fit the nearest cache together with the inputs of 32 rows. The last group of 4 blocks may have fewer.
 constexpr uint64_t DEPTH = 128, GROUP = 4;
 
-// Of DOWN: where in its window stands the input that comes after `place` tokens.
-uint64_t phase_of(const Op& op, int64_t place) { return static_cast<uint64_t>(place) / op.every % op.period; }
+// Of DOWN: where in its window stands the input that comes after `position` tokens.
+uint64_t phase_of(const Op& op, int64_t position) { return static_cast<uint64_t>(position) / op.every % op.period; }
 
 // Of the logits: where a part of the vocabulary lies. The first has the clusters' own logits behind its tokens'.
 struct Part {

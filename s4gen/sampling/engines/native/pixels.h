@@ -18,13 +18,13 @@ struct Spot {
   uint64_t token, pixel;          // its slots in the rings of tokens, and of taps, which begin where the state came in
 };
 
-// Pixels that have begun before `place`.
-inline uint64_t begun(const Op& pixel, uint64_t place) { return (place + pixel.channels - 1) / pixel.channels; }
+// Pixels that have begun before `position`.
+inline uint64_t begun(const Op& pixel, uint64_t position) { return (position + pixel.channels - 1) / pixel.channels; }
 
 inline Spot spot_of(const Op& pixel, const Input& input) {
-  const uint64_t place = input.place, since = input.since, C = pixel.channels, at = place / C;
-  return {place % C == 0, place % C, at / pixel.width % pixel.height, at % pixel.width, slot_now(pixel, input),
-          (begun(pixel, place) - begun(pixel, since)) % (pixel.width + uint64_t(1))};
+  const uint64_t position = input.position, since = input.since, C = pixel.channels, at = position / C;
+  return {position % C == 0, position % C, at / pixel.width % pixel.height, at % pixel.width, slot_now(pixel, input),
+          (begun(pixel, position) - begun(pixel, since)) % (pixel.width + uint64_t(1))};
 }
 
 inline bool inside(const Op& pixel, const Spot& spot, Offset offset) {
@@ -32,7 +32,7 @@ inline bool inside(const Op& pixel, const Spot& spot, Offset offset) {
   return row >= 0 && column >= 0 && column < int64_t(pixel.width);
 }
 
-// The slot of a channel of the pixel at an offset from the one that begins, with the present token in its place.
+// The slot of a channel of the pixel at an offset from the one that begins, with the present token in its position.
 inline uint64_t slot_of(const Op& pixel, const Spot& spot, Offset offset, uint64_t channel) {
   const uint64_t back = -(int64_t(offset.rows) * pixel.width + offset.columns);
   return (spot.token + 1 + (pixel.period - back) * pixel.channels + channel) % pixel.in;

@@ -46,11 +46,11 @@ struct Plan {
   }
   Plan(const Plan&) = delete;
 
-  // Whether the same operations are due in both places.
-  bool together(uint64_t place, uint64_t other) const {
+  // Whether the same operations are due in both positions.
+  bool together(uint64_t position, uint64_t other) const {
     for (const Op& op : ops)
-      if (op.kind == DOWN && place % (op.every * op.period) != other % (op.every * op.period)) return false;
-    return !pixel || place % image() == other % image();
+      if (op.kind == DOWN && position % (op.every * op.period) != other % (op.every * op.period)) return false;
+    return !pixel || position % image() == other % image();
   }
   // Tokens of an image.
   uint64_t image() const { return uint64_t(pixel->height) * pixel->width * pixel->channels; }
@@ -205,7 +205,7 @@ struct Plan {
       op.state = state;
       state += in + out;
     } else if (op.kind == WHERE) {
-      if (op.dst != X || op.in != op.out) reject("the place is read wrongly");
+      if (op.dst != X || op.in != op.out) reject("the position is read wrongly");
       tensor_at(op, 0, product({pixel->height, out, 4}), n), tensor_at(op, 1, product({pixel->width, out, 4}), n);
       if (const uint64_t values = product({pixel->channels, pixel->levels}); op.modes % values || op.modes / values > NEAREST)
         reject("the values of a pixel are wrong");
@@ -264,20 +264,20 @@ struct Plan {
   void level(Op& op, size_t number) {
     if (op.kind == KEEP || op.kind == DOWN) {
       if (++n_levels_ > MAX_LEVELS) reject("it has too many levels");
-      uint64_t every = 1, size = padded(op.in), places = 0;
+      uint64_t every = 1, size = padded(op.in), positions = 0;
       for (const Level& around : levels_)
         if (around.runs) every = around.every * ops[around.down].period;
       if (op.kind == DOWN) {
         if (op.period < 2 || op.period > (1u << 16)) reject("a stride is out of range");
         if (product({every, op.period}) > (uint64_t(1) << 48)) reject("its strides are out of range");
-        places = op.period;
+        positions = op.period;
         op.every = every;
       }
       op.state = state;
-      state += product({size, 2 * places + 1});
-      levels_.push_back({op.kind == DOWN, op.in, every, number, op.state, op.state + places * size,
-                         op.state + 2 * places * size, false, content_});
-      content_[WINDOW] = places * size;
+      state += product({size, 2 * positions + 1});
+      levels_.push_back({op.kind == DOWN, op.in, every, number, op.state, op.state + positions * size,
+                         op.state + 2 * positions * size, false, content_});
+      content_[WINDOW] = positions * size;
       return;
     }
     if (levels_.empty() || op.in != levels_.back().width) reject("a level ends that has not begun");

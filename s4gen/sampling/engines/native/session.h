@@ -39,7 +39,7 @@ class Session {
   // parts before imaginary ones. DOWN: (2 stride, width), the window before what is pending. Oldest first are SHIFT: (taps
   // - 1, heads), PIXEL and SAMPLES: the last tokens, all but one of the ring, and TAPS: (ring, width). COMPONENTS and CHANNEL: what is
   // kept of a pixel; of a mixture all numbers of a component side by side, and the prediction behind all of them.
-  // Rings begin anew with the places: those come in first.
+  // Rings begin anew with the positions: those come in first.
   void exchange(size_t layer, float* canonical, bool inward) {
     const Op& op = stateful(layer);
     const uint64_t size = outer(op) * inner(op), M = lanes_ ? lanes_ : 1;
@@ -56,13 +56,13 @@ class Session {
         }
       }
   }
-  void exchange_places(int64_t* places, bool inward) {
+  void exchange_places(int64_t* positions, bool inward) {
     for (uint64_t r = 0; inward && r < rows_; ++r)
-      if (const uint64_t begin = lanes_ ? r / lanes_ * lanes_ : r; !plan_->together(places[r], places[begin]))
-        throw std::invalid_argument("rows of one group stand at different places of a window or an image");
+      if (const uint64_t begin = lanes_ ? r / lanes_ * lanes_ : r; !plan_->together(positions[r], positions[begin]))
+        throw std::invalid_argument("rows of one group stand at different positions of a window or an image");
     for (uint64_t r = 0; r < rows_; ++r)
-      if (inward) input_[r].place = input_[r].since = places[r];
-      else places[r] = input_[r].place;
+      if (inward) input_[r].position = input_[r].since = positions[r];
+      else positions[r] = input_[r].position;
   }
   void set_labels(const int64_t* labels) {
     for (uint64_t r = 0; r < rows_; ++r)
@@ -154,7 +154,7 @@ class Session {
 
   uint64_t padded_rows() const { return lanes_ ? (rows_ + lanes_ - 1) / lanes_ * lanes_ : rows_; }
 
-  // Where in an operation's state of a row the canonical number j of i is; of all rows of a group in the same place.
+  // Where in an operation's state of a row the canonical number j of i is; of all rows of a group in the same position.
   uint64_t number(const Op& op, uint64_t row, uint64_t i, uint64_t j) const {
     const uint64_t N = op.modes, D = padded(op.in);
     if (op.kind == SSM) {
@@ -171,7 +171,7 @@ class Session {
   }
 
   void finish(const Work& work, uint64_t row, uint64_t step, const float* logits, int thread) {
-    ++input_[row].place;
+    ++input_[row].position;
     if (!work.filters) {
       std::memcpy(work.logits + row * plan_->header.vocab, logits, plan_->header.vocab * sizeof(float));
       return;
@@ -197,7 +197,7 @@ class Session {
     SoloBuffers buffers{shared, mine + n, shared + 2 * n, shared + 3 * n, mine + 4 * n, wide, {}};
     for (uint64_t step = first; step < last; ++step)
       for (uint64_t row = 0, n; row < rows_; row += n) {
-        for (n = 1; n < SOLO && row + n < rows_ && plan_->together(input_[row].place, input_[row + n].place);) ++n;
+        for (n = 1; n < SOLO && row + n < rows_ && plan_->together(input_[row].position, input_[row + n].position);) ++n;
         n = n == 3 ? 2 : n;
         for (uint64_t r = 0; r < n; ++r) buffers.state[r] = state_.at((row + r) * plan_->state);
         const Uniforms u = work.uniforms(row, step);

@@ -23,10 +23,10 @@ struct SoloBuffers {  // [row][width]
   float *x, *h, *g, *logits, *out;  // h, and out, a layer's sums, are each thread's own
   uint64_t wide;
   float* state[SOLO];  // of each row
-  float* at(uint32_t place, int row) const {
-    return (place == X ? x : place == H ? h : place == G ? g : logits) + row * wide;
+  float* at(uint32_t position, int row) const {
+    return (position == X ? x : position == H ? h : position == G ? g : logits) + row * wide;
   }
-  float* at(const Op& op, uint32_t place, int row) const { return place < WINDOW ? at(place, row) : state[row] + op.state; }
+  float* at(const Op& op, uint32_t position, int row) const { return position < WINDOW ? at(position, row) : state[row] + op.state; }
 };
 
 // Adds of(x) to 16 partial sums, for all n numbers x from `from`, the last block of them filled up with zeros first.
@@ -218,7 +218,7 @@ void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input,
         const Sources from = sources(plan, op, input[r]);
         for (uint64_t i = mine.begin * W; i < mine.end * W; i += LANES) {
           Full x = load<Full>(from.value + i);
-          if (from.place) x += load<Full>(from.place + i);
+          if (from.position) x += load<Full>(from.position + i);
           if (from.label) x += load<Full>(from.label + i);
           store(buffers.at(X, r) + i, x);
         }
@@ -253,7 +253,7 @@ void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input,
     } else if (op.kind > PIXEL) {
       solo_pixels<R>(plan, op, buffers, spots, input, u, thread, threads);
     } else if (op.kind >= DOWN) {
-      const uint64_t size = padded(op.in), phase = op.kind == DOWN ? phase_of(op, input[0].place) : 0;
+      const uint64_t size = padded(op.in), phase = op.kind == DOWN ? phase_of(op, input[0].position) : 0;
       const Range mine = share(size / W, thread, threads);
       for (int r = 0; r < R; ++r)
         cross(op, phase, buffers.at(X, r), buffers.state[r] + op.state, size, mine.begin * W, mine.end * W);

@@ -15,17 +15,17 @@
 namespace {
 
 struct Input {  // of one row
-  int64_t token, place, label;
-  int64_t since;  // the place where its state came in
+  int64_t token, position, label;
+  int64_t since;  // the position where its state came in
 };
 
 struct Sources {
-  const float *value, *place, *label;
+  const float *value, *position, *label;
 };
 
 Sources sources(const Plan& plan, const Op& op, const Input& input) {
-  const int64_t token = input.token, place = input.place, label = input.label;
-  const uint64_t D = padded(op.out), at = op.period ? static_cast<uint64_t>(place) % op.period : 0;
+  const int64_t token = input.token, position = input.position, label = input.label;
+  const uint64_t D = padded(op.out), at = op.period ? static_cast<uint64_t>(position) % op.period : 0;
   const uint64_t channel = op.period ? (at + op.period - 1) % op.period % op.channels : 0;
   // A bos that is none of the tokens has a row of its own, the last.
   const bool extra = token >= static_cast<int64_t>(op.levels);
@@ -36,7 +36,7 @@ Sources sources(const Plan& plan, const Op& op, const Input& input) {
 
 // Of an operation with a ring of tokens: the slot of the one that is fed. Rings begin where the state came in.
 inline uint64_t slot_now(const Op& op, const Input& input) {
-  return static_cast<uint64_t>(input.place - input.since) % op.in;
+  return static_cast<uint64_t>(input.position - input.since) % op.in;
 }
 
 // A token from its ring as a value; bos beyond the levels, and what a damaged state holds, as the nearest one.
