@@ -2,7 +2,8 @@
 
 A pixel's position is its number in raster order, from 0; an image of `height` rows and `width` columns has the
 positions 0 to height * width - 1, and the pixels after that belong to the next image. An offset (dr, dc) names
-the pixel dr rows below and dc columns to the right of the present one; only pixels that come earlier in raster order are ever looked at.
+the pixel dr rows below and dc columns to the right of the present one; only pixels that come earlier in raster order
+are ever looked at.
 """
 
 from __future__ import annotations

@@ -136,12 +136,12 @@ class CachedTransformer:
     def at(self, position: int) -> Callable[[], Tensor]:
         """A function that generates the token at this position, the same one however often it is called."""
         position = max(position, _FIRST)
-        position = torch.full_like(self._token, position)
+        positions = torch.full_like(self._token, position)
         past, slot = self.cache[..., :position, :], self.cache[..., position, :]
         torch._dynamo.mark_dynamic(past, 4)  # one compilation for every position
 
         def step() -> Tensor:
-            token, new = self._step(self._token, position, self._u, past)
+            token, new = self._step(self._token, positions, self._u, past)
             slot.copy_(new[: len(slot)])
             return token
 
