@@ -1,4 +1,4 @@
-"""The mathematics of state space models, as pure functions on tensors: no nn.Module, no configuration.
+"""The mathematics of state space models, as pure functions on tensors: no modules, no configuration.
 
 A state space model maps an input signal u(t) to an output y(t) through a state x(t) of N numbers (S4, eq. 1):
 

@@ -40,7 +40,7 @@ class BlockMaps(NamedTuple):
 
 
 def block_lengths(L: int) -> tuple[int, int]:
-    """Cut a sequence of length L evenly: return T, the length of its blocks, and r, that of the last; r <= T <= BLOCK."""
+    """Cut a sequence of length L evenly: return the length T of its blocks and r of the last one; r <= T <= BLOCK."""
     n_blocks = -(-L // BLOCK)
     T = -(-L // n_blocks)
     return T, L - (-(-L // T) - 1) * T

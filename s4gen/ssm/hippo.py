@@ -50,7 +50,7 @@ class Measure(NamedTuple):
 
 
 def legs(N: int) -> tuple[Tensor, Tensor]:
-    """LegS: A[n,k] = -sqrt((2n+1)(2k+1)) below the diagonal, -(n+1) on it, 0 above it; B[n] = sqrt(2n+1) (S4, eq. 2)."""
+    """LegS: A[n,k] = -sqrt((2n+1)(2k+1)) below the diagonal, -(n+1) on it, else 0; B[n] = sqrt(2n+1) (S4, eq. 2)."""
     r = _legendre_norms(N)
     A = -torch.tril(r[:, None] * r, diagonal=-1) - torch.diag(torch.arange(1, N + 1, dtype=torch.float64))
     return A, r
