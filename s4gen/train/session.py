@@ -92,7 +92,9 @@ def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Token
     model = build_model(DensityConfig(layout, recipe.model, recipe.ssm)).to(device)
     _prepare(model, recipe)
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    return Session(recipe, model, mean, build_optimizers(model, recipe.optim), 0, 0.0, tokenizer)
+    return Session(
+        recipe, model, mean, build_optimizers(model, recipe.optim, recipe.train.precision), 0, 0.0, tokenizer
+    )
 
 
 def _prepare(model: DensityModel, recipe: Recipe) -> None:
@@ -166,7 +168,7 @@ def resume(out: Path, device: torch.device) -> Session:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
-    optimizers = build_optimizers(model, checkpoint.recipe.optim)
+    optimizers = build_optimizers(model, checkpoint.recipe.optim, checkpoint.recipe.train.precision)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for optimizer in optimizers:
         for parameter in [p for group in optimizer.param_groups for p in group["params"]]:
