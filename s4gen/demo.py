@@ -22,7 +22,8 @@ from s4gen.checkpoint import Checkpoint, load_checkpoint
 from s4gen.config import DensityConfig, ImageLayout, Recipe, load_recipe
 from s4gen.data import load_images
 from s4gen.data.images import save_grid, to_sequence
-from s4gen.evaluation import Evaluation, evaluate
+from s4gen.evaluate.images import ImageEvaluation, evaluate_images
+from s4gen.evaluate.scorers import by_convolution, by_recurrence
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.report import Picture, Section, Table, Text, write_report
@@ -161,13 +162,12 @@ def _convert(demo: Demo, checkpoint: Checkpoint, test: Tensor) -> RecurrentModel
     demo.say("converting to the recurrent form")
     recurrent = convert(checkpoint.model).to(demo.device)
     certificate = certify(recurrent, test[:_CERTIFIED])
-    by_convolution = _score(recurrent.source, test)
-    by_recurrence = _score(recurrent, test)
+    convolution, recurrence = _score(recurrent.source, test), _score(recurrent, test)
     rows = [
-        ["bits/dim by convolution", _bits(by_convolution)],
-        ["bits/dim by recurrence", _bits(by_recurrence)],
-        ["images scored", f"{by_recurrence.n_sequences}"],
-        ["difference", f"{abs(by_convolution.bits_per_dim - by_recurrence.bits_per_dim):.1e} bits/dim"],
+        ["bits/dim by convolution", _bits(convolution)],
+        ["bits/dim by recurrence", _bits(recurrence)],
+        ["images scored", f"{recurrence.n_sequences}"],
+        ["difference", f"{abs(convolution.bits_per_dim - recurrence.bits_per_dim):.1e} bits/dim"],
         ["largest difference of one token", f"{certificate.max_abs_logprob_difference:.1e} nats"],
         ["allowed", f"{certificate.tolerance:g} nats"],
     ]
@@ -263,12 +263,13 @@ def _sampler(model: DensityModel, n: int, seed: int) -> Tensor:
     return generate(convert(model), n, seed=seed)
 
 
-def _score(model: DensityModel | RecurrentModel, test: Tensor) -> Evaluation:
-    """bits/dim by recurrence of a RecurrentModel, by convolution of a DensityModel."""
+def _score(model: DensityModel | RecurrentModel, test: Tensor) -> ImageEvaluation:
+    """Score a RecurrentModel by recurrence, a DensityModel by convolution."""
     if isinstance(model, RecurrentModel):
-        return evaluate(model.log_prob_recurrent, test.to(model.device), len(test), "recurrent")
-    return evaluate(model.log_prob, test.to(model.device), _TEST_BATCH, "conv")
+        score = by_recurrence(model, make_engine("eager", model))
+        return evaluate_images(score, test, model.bos, len(test), "recurrent")
+    return evaluate_images(by_convolution(model), test, model.bos, _TEST_BATCH, "conv")
 
 
-def _bits(evaluation: Evaluation) -> str:
+def _bits(evaluation: ImageEvaluation) -> str:
     return f"{evaluation.bits_per_dim:.4f} ± {evaluation.stderr:.4f} bits/dim"

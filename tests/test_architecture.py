@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,15 +33,12 @@ FLOORS = [
     {
         "data",
         "checkpoint",
-        "classify",
-        "evaluation",
-        "text_evaluation",
-        "audio_evaluation",
         "plots",
         "report",
         "layers",
         "hub",
     },
+    {"evaluate"},
     {"train", "sampling", "importing"},
     {"demo", "bench_core", "exporting"},
     {"cli", "examples"},
@@ -96,6 +96,26 @@ def test_imports_point_downwards(module: Path) -> None:
     for room in imported_rooms((PACKAGE / module).read_text(encoding="utf-8"), package):
         assert LEVEL[room] <= LEVEL[here], f"{module} imports {room}, which is above it"
         assert {here, room} != {"train", "sampling"}, f"{module} imports {room}"
+
+
+def test_rooms_import_each_other_in_no_circle() -> None:
+    """Rooms of one floor may import each other, but only in one direction."""
+    imports: dict[str, set[str]] = {room: set() for room in LEVEL}
+    for module in MODULES:
+        if module != Path("__init__.py"):
+            package = ".".join(["s4gen", *module.parent.parts])
+            imports[room_of(module)] |= set(imported_rooms((PACKAGE / module).read_text(encoding="utf-8"), package))
+    graphlib.TopologicalSorter({room: rooms - {room} for room, rooms in imports.items()}).prepare()
+
+
+def test_scorers_know_no_engines_so_that_training_can_use_them() -> None:
+    """An engine is given to `by_recurrence`: importing the whole room of evaluation loads no room of sampling."""
+    names = [path.stem for path in (PACKAGE / "evaluate").glob("*.py") if path.stem != "__init__"]
+    assert {"scorers", "images", "text", "audio", "recognition"} <= set(names)
+    loading = "import sys\n" + "".join(f"import s4gen.evaluate.{name}\n" for name in names)
+    loading += "print([name for name in sys.modules if name.startswith(('s4gen.sampling', 's4gen.train'))])"
+    done = subprocess.run([sys.executable, "-c", loading], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
 
 
 def test_the_mathematics_knows_no_modules_and_no_configuration() -> None:

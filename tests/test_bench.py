@@ -20,16 +20,15 @@ from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, S
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.kept_kernels import keep_kernels, ssm_layers
 from s4gen.plots import Panel
 from s4gen.sampling import baselines, bench, bench_report, cached, limits, measure, scoring, stepping
 from s4gen.sampling.baselines import (
     PrefixAgain,
     input_lengths,
-    keep_kernels,
     matched_transformer,
     mean_over_positions,
     parameter_count,
-    ssm_layers,
 )
 from s4gen.sampling.cached import CachedTransformer
 from s4gen.sampling.convert import convert

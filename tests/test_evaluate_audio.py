@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import nats_by_engine
 from sounds import noise, put, tone
 
 from s4gen.checkpoint import load_checkpoint, save_checkpoint
@@ -36,7 +37,7 @@ from s4gen.models.density import DensityModel, resampled
 from s4gen.sampling.baselines import parameter_count
 from s4gen.sampling.convert import certify, convert
 from s4gen.sampling.engines import make_engine
-from s4gen.sampling.scoring import loss_of, nats_by_engine
+from s4gen.sampling.scoring import loss_of
 from s4gen.shipped import find
 
 MODEL = ModelConfig(d_model=8, n_layers=1, d_ff=8, pool=(2, 3))

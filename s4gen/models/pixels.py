@@ -137,15 +137,28 @@ class PixelModel(DensityModel):
         kept, known, channel, state = self._contexts(tokens, state, None)
         return self.head.log_probs(kept, known, channel), state
 
-    def nats(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        if x.shape[1] % self.channels:
-            return super().nats(x, label)
-        pixels = x.unflatten(1, (-1, self.channels))
-        before = pixels.new_zeros(len(x), self.stem.history, self.channels)
-        position = torch.arange(pixels.shape[1], device=x.device)[None]
-        known = self._label(x[:, 0], label)
-        kept, _ = self._read(torch.cat((before, pixels[:, :-1]), dim=1), position, known, None, None)
-        return self.head.nats(kept, pixels).flatten(1)
+    def score(
+        self, tokens: Tensor, target: Tensor, state: ModelState | None = None, label: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """As in every density model; of whole pixels the probabilities of all values are never made."""
+        if not self._whole_pixels(tokens, target, state):
+            return super().score(tokens, target, state, label)
+        before = self.initial_state(len(tokens), label) if state is None else state
+        recent, L = before.blocks[0].recent, tokens.shape[1]
+        known = torch.cat((recent, tokens), dim=1)
+        kept, blocks = self._begin_pixels(known, state, before, L, None)
+        nats = self.head.nats(kept, target.unflatten(1, (-1, self.channels))).flatten(1)
+        after = PixelState(take(known, L, recent.shape[1]).clone(), kept[:, -1].clone())
+        return nats, ModelState(before.position + L, (after, *blocks), before.label)
+
+    def _whole_pixels(self, tokens: Tensor, target: Tensor, state: ModelState | None) -> bool:
+        """Whether every row begins and ends with a pixel, and is fed what it is scored on: the head knows no other."""
+        if tokens.shape[1] % self.channels or not torch.equal(tokens[:, 1:], target[:, :-1]):
+            return False
+        if state is None:
+            return True
+        first = state.position[:1]
+        return bool(((state.position == first) & (first % self.channels == 0)).all())
 
     def _read_prompt(
         self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None, label: Tensor | None

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from s4gen.audio_evaluation import by_convolution
 from s4gen.data.audio import AudioFormat
+from s4gen.evaluate.audio import clip_nats
+from s4gen.evaluate.scorers import by_convolution
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
 from s4gen.sampling.filters import Filters
@@ -111,7 +112,8 @@ class Job:
             part = slice(first, first + rows)
             codes = pad_sequence([clip.to(torch.int64) for clip in clips[part]], batch_first=True)
             with torch.inference_mode():
-                nats = score(codes, None if labels is None else labels[part]).double().cpu()
+                label = None if labels is None else labels[part]
+                nats = clip_nats(score, codes, self.recurrent.bos, label).double().cpu()
             for i, row in enumerate(nats, first):
                 bits.append(row[len(self.prompt(i)) : len(clips[i])].mean().item() / math.log(2))
         return bits

@@ -27,6 +27,7 @@ from s4gen.checkpoint import (
 )
 from s4gen.config import DensityConfig
 from s4gen.errors import UserError
+from s4gen.evaluate.scorers import fed, nats_by_steps
 from s4gen.fitting import fitting
 from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel, ModelState
@@ -84,19 +85,15 @@ class RecurrentModel(nn.Module):
 
     @torch.no_grad()
     def nats_recurrent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """-log p(x_t | x_<t) by recurrence: x (B, L) int64 -> (B, L) float64 nats."""
+        """Score x int64 (B, L) by recurrence, without an engine: -log p(x_t | x_<t) in nats, float64 (B, L)."""
         state = self.initial_state(len(x), label)
-        token = torch.full_like(x[:, 0], self.bos)
-        nats = torch.empty(x.shape, dtype=torch.float64, device=x.device)
-        for t, target in enumerate(x.unbind(dim=1)):
-            logits, state = self.step(token, state)
-            nats[:, t] = -logits.double().log_softmax(dim=-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
-            token = target
-        return nats
 
-    def log_prob_recurrent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """log p(x) by recurrence: x (B, L) int64 -> (B,) float64 nats."""
-        return -self.nats_recurrent(x, label).sum(dim=-1)
+        def feed(token: Tensor) -> Tensor:
+            nonlocal state
+            logits, state = self.step(token, state)
+            return logits
+
+        return nats_by_steps(feed, fed(x, self.bos), x)
 
 
 def _contiguous(state: Any) -> Any:

@@ -18,7 +18,8 @@ from s4gen.config import DensityConfig
 from s4gen.memory import keep_freed_memory
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
-from s4gen.sampling.baselines import PrefixAgain, input_lengths, keep_kernels, mean_over_positions, ssm_layers
+from s4gen.models.kept_kernels import keep_kernels, ssm_layers
+from s4gen.sampling.baselines import PrefixAgain, input_lengths, mean_over_positions
 from s4gen.sampling.cached import LARGEST_CACHE, CachedTransformer
 from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
 from s4gen.sampling.engines import make_engine

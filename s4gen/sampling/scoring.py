@@ -1,4 +1,4 @@
-"""What an engine makes of given sequences, and what its approximations cost."""
+"""The cost of the approximations that an engine makes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from s4gen.evaluate.scorers import fed, log_probabilities
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.randomness import uniforms
@@ -19,28 +20,6 @@ UNITS = {"image": "bits/dim", "text": "bits/token", "audio": "bits/sample"}
 """Of what a token costs, by the kind of layout."""
 _LOGITS = 1 << 25
 """Made at a time."""
-
-
-@torch.no_grad()
-def nats_by_engine(recurrent: RecurrentModel, engine: Engine, x: Tensor, label: Tensor | None = None) -> Tensor:
-    """-log p(x_t | x_<t) token by token in this engine, teacher-forced: x (B, L) int64 -> (B, L) float64 nats.
-
-    Rows of unequal length may be padded behind their ends: what stands there changes nothing before it. label int64
-    (B,) where there are classes, 0 by default.
-    """
-    steps = zip(_log_probabilities(recurrent, engine, x, label), x.unbind(dim=1), strict=True)
-    return torch.stack([-step.gather(-1, target.unsqueeze(-1)).squeeze(-1) for step, target in steps], dim=1)
-
-
-def _log_probabilities(
-    recurrent: RecurrentModel, engine: Engine, x: Tensor, label: Tensor | None = None
-) -> Iterator[Tensor]:
-    """log p(. | x_<t) for every position t of x (B, L), float64 (B, V) each."""
-    session = engine.begin(recurrent.initial_state(len(x), label))
-    token = torch.full_like(x[:, 0], recurrent.bos)
-    for t in range(x.shape[1]):
-        yield session.feed(token).double().log_softmax(dim=-1)
-        token = x[:, t]
 
 
 @dataclass(frozen=True)
@@ -73,11 +52,12 @@ def loss_of(recurrent: RecurrentModel, engine: Engine, n: int = 8, length: int =
     classes = len(getattr(layout, "classes", ()))
     label = torch.arange(n, device=recurrent.device) % max(1, classes)
     session = make_engine("eager", recurrent).begin(recurrent.initial_state(n, label))
-    bos = torch.full((n, 1), recurrent.bos, device=recurrent.device)
-    x = session.advance(bos[:, 0], uniforms(0, range(n), length))
+    bos = torch.full((n,), recurrent.bos, device=recurrent.device)
+    x = session.advance(bos, uniforms(0, range(n), length))
     nats = torch.zeros(n, dtype=torch.float64, device=x.device)
-    by_convolution = _logits(recurrent, torch.cat((bos, x[:, :-1]), dim=1), label)
-    for exact, found in zip(by_convolution, _log_probabilities(recurrent, engine, x, label), strict=True):
+    tokens, begun = fed(x, recurrent.bos), engine.begin(recurrent.initial_state(n, label))
+    by_convolution = _logits(recurrent, tokens, label)
+    for exact, found in zip(by_convolution, log_probabilities(begun.feed, tokens), strict=True):
         exact = exact.double().log_softmax(dim=-1)
         nats += (exact.exp() * (exact - found)).sum(dim=-1)
     lost = nats / length / math.log(2)
