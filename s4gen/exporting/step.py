@@ -18,8 +18,6 @@ from s4gen.models.pixels import PixelModel
 from s4gen.models.sashimi import Sashimi, SashimiState
 from s4gen.sampling.convert import RecurrentModel
 
-GROWING = ("attention", "wavenet")
-"""Mixers whose state grows, or is written in place: neither is a function of tensors."""
 MOST_ROWS = 1 << 20
 
 
@@ -48,9 +46,10 @@ class Step(nn.Module):
     def __init__(self, recurrent: RecurrentModel) -> None:
         """Raises UserError for a model whose state is no fixed set of tensors."""
         super().__init__()
-        if (mixer := recurrent.config.model.mixer) in GROWING:
+        mixer = recurrent.config.model.traits
+        if mixer.state != "fixed":  # it grows, or is written in place: then a step is no function of tensors
             raise UserError(
-                f"a model of {mixer} keeps a state that is no fixed set of tensors, so its step is not exported"
+                f"a model of {mixer.name} keeps a state that is no fixed set of tensors, so its step is not exported"
             )
         known: dict[int, Any] = {id(tensor): tensor for tensor in (*recurrent.parameters(), *recurrent.buffers())}
         model: DensityModel = copy.deepcopy(recurrent.stepper, known)

@@ -50,7 +50,7 @@ class ImageEmbedding(nn.Module):
 
 
 class AudioEmbedding(nn.Module):
-    """Embedding of the codes of sound, `bos` before the first. A label, if there are classes, is added at each position.
+    """Embedding of the codes of sound, `bos` before the first. A label, if there are classes, is added to each.
 
     A model that heard its label once would have to remember it for thousands of samples. Neighbouring codes begin as
     neighbours (`smooth_codes`), so that the model need not find out first which of them are alike. With `recent`, a
