@@ -112,7 +112,7 @@ def write(
             start = prefill(recurrent, checked_prompts(recurrent, [text.prompt for text in texts]))
             if isinstance(runner, PenalisedEngine):
                 start = remembering(start, [text.prompt for text in texts], tokenizer.vocab)
-            generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=start)
+            generation = Generation(recurrent, runner, seed=seed, sequences=members, start=start)
             yield from _written(generation, texts, [Writer(tokenizer, stop) for _ in texts], max_tokens, end)
 
     return pieces()  # once the engine is made: that may take longer than to write

@@ -45,6 +45,8 @@ class Engine(Protocol):
     """A model, filters, and a way to run them."""
 
     name: str
+    filters: Filters
+    """What stands between the model's output and each draw."""
     row_multiple: int
     """Rows must be padded to a multiple of this for results that do not depend on the batch."""
 

@@ -89,6 +89,7 @@ class EagerEngine:
     others there are (measured; it does for 1, 2, 3, 5, 6, 7, 9, 10 and 11 rows)."""
 
     def __init__(self, recurrent: RecurrentModel, filters: Filters) -> None:
+        self.filters = filters
         self._steps = EagerSteps(recurrent, filters)
         self._parameters = sum(parameter.numel() for parameter in recurrent.stepper.parameters())
         self._on_cpu = recurrent.device.type == "cpu"
