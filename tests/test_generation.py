@@ -24,6 +24,7 @@ from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, S
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.models.density import ModelState
+from s4gen.models.states import tensors
 from s4gen.sampling import generate as generate_module
 from s4gen.sampling import generation as generation_module
 from s4gen.sampling import prompts as prompts_module
@@ -37,7 +38,6 @@ from s4gen.sampling.generation import Generation
 from s4gen.sampling.pacing import SECONDS, Pace
 from s4gen.sampling.prompts import checked_prompts, prefill
 from s4gen.sampling.randomness import Uniforms, draw, uniforms
-from s4gen.sampling.states import tensors
 from s4gen.timing import process_peak_mb
 
 SSM_MIXERS = ["s4d", "s4"]

@@ -15,10 +15,10 @@ from s4gen.config.mixers import MIXERS, Mixer
 from s4gen.config.schema import check_window
 from s4gen.models.build import build_model
 from s4gen.models.mixers import BUILDERS, make_mixer
+from s4gen.models.states import leaves
 from s4gen.sampling.convert import certify, convert
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
-from s4gen.sampling.states import leaves
 from tests.test_models import SSM_KINDS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "s4gen"

@@ -21,6 +21,7 @@ from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.h3 import TAPS
 from s4gen.models.raster import Raster
+from s4gen.models.states import chosen_rows, tensors
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import native
 from s4gen.sampling.engines.native import (
@@ -53,7 +54,6 @@ from s4gen.sampling.plan import (
     Where,
 )
 from s4gen.sampling.randomness import draw
-from s4gen.sampling.states import chosen_rows, tensors
 
 try:
     build.library()

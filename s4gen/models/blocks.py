@@ -17,7 +17,7 @@ from s4gen.models.norms import make_norm
 from s4gen.models.raster import Raster
 from s4gen.models.taps import Taps, TapsState
 
-State = Any  # whatever the mixer's state is: a pytree of tensors
+State = Any  # whatever the mixer's state is, see s4gen.models.states
 
 
 class TappedState(NamedTuple):

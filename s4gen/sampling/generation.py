@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from s4gen.errors import UserError
-from s4gen.models.rows import padded_rows
+from s4gen.models.states import chosen_rows, padded_rows
 from s4gen.sampling import suspend
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
@@ -19,7 +19,6 @@ from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.pacing import Pace, interrupts_held
 from s4gen.sampling.prompts import Start, checked_prompt, starts
 from s4gen.sampling.randomness import Uniforms
-from s4gen.sampling.states import chosen_rows
 from s4gen.timing import synchronise
 
 ENDLESS = sys.maxsize

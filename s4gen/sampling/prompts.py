@@ -14,9 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from s4gen.config import DensityConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
-from s4gen.models.rows import padded_rows, row_multiple
+from s4gen.models.states import chosen_rows, joined, padded_rows, row_multiple
 from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.states import chosen_rows, joined
 
 CHUNK = 4096
 """Tokens of a row read at a time; the state goes from one chunk to the next."""

@@ -18,6 +18,7 @@ from s4gen.compiling.compiler import NativeUnavailable
 from s4gen.config.filters import FilterSettings
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
+from s4gen.models.states import chosen_rows
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines.native.build import library
 from s4gen.sampling.engines.native.lanes import LANES, SOLO, StepTimes, arranged, lanes_for
@@ -25,7 +26,6 @@ from s4gen.sampling.engines.native.layers import rebuilt, taken_apart
 from s4gen.sampling.engines.native.pack import WEIGHTS, pack
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.flatten import NotFlatError, flatten
-from s4gen.sampling.states import chosen_rows
 
 __all__ = ["WEIGHTS", "NativeEngine", "NativeSession", "NativeUnavailable", "measured_limits"]
 
