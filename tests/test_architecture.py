@@ -123,3 +123,19 @@ def test_the_mathematics_knows_no_modules_and_no_configuration() -> None:
         source = path.read_text(encoding="utf-8")
         assert set(imported_rooms(source, "s4gen.ssm")) <= {"ssm", "errors"}, path
         assert "nn.Module" not in source, path
+
+
+SETTINGS_OF_TORCH = {"torch._inductor.config"}
+"""PyTorch documents these under a private name; they have no other."""
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_no_private_module_of_torch_is_imported(module: Path) -> None:
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            first, *rest = name.split(".")
+            private = first == "torch" and any(part.startswith("_") for part in rest)
+            assert not private or name in SETTINGS_OF_TORCH, f"{module} imports {name}"

@@ -25,6 +25,7 @@ from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.sampling.convert import convert, load_recurrent
 from s4gen.sampling.engines.native import NativeUnavailable
+from s4gen.sampling.filters import Filters
 from s4gen.sampling.generate import generate
 
 SMALL = SSMConfig(d_state=4, dt_min=0.01, dt_max=0.5)
@@ -131,7 +132,9 @@ def assert_draws_what_sample_draws(checkpoint: str, folder: Path) -> None:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         drawn = torch.tensor([[int(word) for word in line.split()] for line in done.stdout.splitlines()])
-        assert torch.equal(drawn, generate(recurrent, n=3, seed=5, engine="native", **options)[:, :length])
+        assert torch.equal(
+            drawn, generate(recurrent, n=3, seed=5, engine="native", filters=Filters(**options))[:, :length]
+        )
 
 
 def test_the_program_without_python_draws_what_sample_draws(program_of_images: tuple[str, Path]) -> None:

@@ -24,6 +24,7 @@ from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, S
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.models.density import ModelState
+from s4gen.models.states import tensors
 from s4gen.sampling import generate as generate_module
 from s4gen.sampling import generation as generation_module
 from s4gen.sampling import prompts as prompts_module
@@ -37,7 +38,6 @@ from s4gen.sampling.generation import Generation
 from s4gen.sampling.pacing import SECONDS, Pace
 from s4gen.sampling.prompts import checked_prompts, prefill
 from s4gen.sampling.randomness import Uniforms, draw, uniforms
-from s4gen.sampling.states import tensors
 from s4gen.timing import process_peak_mb
 
 SSM_MIXERS = ["s4d", "s4"]
@@ -75,7 +75,7 @@ class Recording:
     name = "recording"
 
     def __init__(self, recurrent: RecurrentModel, filters: Filters = KEEP_ALL, row_multiple: int = 4) -> None:
-        self.row_multiple = row_multiple
+        self.row_multiple, self.filters = row_multiple, filters
         self.asked: list[tuple[int, ...]] = []
         self._engine = EagerEngine(recurrent, filters)
 
@@ -601,7 +601,7 @@ class Pressed(Filters):
     def __call__(self, logits: Tensor) -> Tensor:
         count = self.__dict__.setdefault("count", [0])
         count[0] += 1
-        if count[0] == self.top_k:
+        if count[0] == self.__dict__["press"]:
             os.kill(os.getpid(), signal.SIGINT)
         return logits
 
@@ -613,7 +613,8 @@ def test_no_token_is_lost_by_an_interrupt(
     """Wherever Ctrl-C falls, the generation goes on, or is saved and goes on, as if nothing had been."""
     monkeypatch.setattr(generation_module, "Pace", lambda: Fixed(8))
     whole = generate(recurrent, 3, seed=0)
-    filters = Pressed(top_k=press)
+    filters = Pressed()
+    filters.__dict__["press"] = press  # no setting: what is saved, and goes on without Ctrl-C, keeps all
     engine = EagerEngine(recurrent, filters)
     generation = Generation.start(recurrent, 3, seed=0, engine=engine)
     handler = signal.getsignal(signal.SIGINT)
@@ -716,9 +717,7 @@ def test_rows_kept_and_prompts_of_unequal_lengths_survive_suspension(recurrent: 
     prompts = prompts_of(recurrent)
     completed = complete(recurrent, prompts, seed=8, max_tokens=20)
     start = prefill(recurrent, checked_prompts(recurrent, prompts))
-    generation = Generation(
-        recurrent, EagerEngine(recurrent, KEEP_ALL), KEEP_ALL, seed=8, sequences=range(9), start=start
-    )
+    generation = Generation(recurrent, EagerEngine(recurrent, KEEP_ALL), seed=8, sequences=range(9), start=start)
     list(generation.chunks(6))
     generation.keep([3, 8, 1])
     generation.save(path)

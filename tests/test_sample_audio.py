@@ -350,7 +350,7 @@ def test_clips_begin_with_their_prompts_and_go_on(capsys: Capture, room: Path, s
 def job(recurrent: RecurrentModel, prompts: list[Tensor], begins: list[Begin], **changes: Any) -> Job:
     settings: dict[str, Any] = {"samples": 12, "seed": 1, "batch": 64, **changes}
     form = form_of(recurrent.config.layout)  # type: ignore[arg-type]
-    return Job(recurrent, EagerEngine(recurrent, KEEP_ALL), KEEP_ALL, form, DIGITS, prompts, begins, **settings)
+    return Job(recurrent, EagerEngine(recurrent, KEEP_ALL), form, DIGITS, prompts, begins, **settings)
 
 
 def test_what_several_clips_begin_with_is_read_once(spoken: RecurrentModel, monkeypatch: pytest.MonkeyPatch) -> None:

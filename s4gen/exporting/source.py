@@ -32,7 +32,7 @@ def write_native(recurrent: RecurrentModel, folder: Path) -> None:
         shutil.copyfile(source, folder / source.name)
     length = recurrent.config.layout.length
     makefile = (
-        f"# make && ./generate 2 {length} 0   (sequences, tokens of each, seed; then temperature, top-k, top-p, min-p)"
+        f"# make && ./generate 2 {length} 0   (sequences, tokens of each, seed; then filters, see main.cpp)"
         "\n"
         f"CXX ?= g++\n# for the processor that compiles\nTARGET ?= {' '.join(targets.options(targets.NATIVE))}\n\n"
         "generate: main.cpp engine.cpp $(wildcard *.h)\n"

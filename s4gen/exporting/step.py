@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import copy
-import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, keystr, tree_flatten_with_path, tree_unflatten
 
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
 from s4gen.models.pixels import PixelModel
 from s4gen.models.sashimi import Sashimi, SashimiState
+from s4gen.models.states import paths, rebuilt, tensors
 from s4gen.sampling.convert import RecurrentModel
 
-GROWING = ("attention", "wavenet")
-"""Mixers whose state grows, or is written in place: neither is a function of tensors."""
 MOST_ROWS = 1 << 20
 
 
@@ -48,9 +45,10 @@ class Step(nn.Module):
     def __init__(self, recurrent: RecurrentModel) -> None:
         """Raises UserError for a model whose state is no fixed set of tensors."""
         super().__init__()
-        if (mixer := recurrent.config.model.mixer) in GROWING:
+        mixer = recurrent.config.model.traits
+        if mixer.state != "fixed":  # it grows, or is written in place: then a step is no function of tensors
             raise UserError(
-                f"a model of {mixer} keeps a state that is no fixed set of tensors, so its step is not exported"
+                f"a model of {mixer.name} keeps a state that is no fixed set of tensors, so its step is not exported"
             )
         known: dict[int, Any] = {id(tensor): tensor for tensor in (*recurrent.parameters(), *recurrent.buffers())}
         model: DensityModel = copy.deepcopy(recurrent.stepper, known)
@@ -58,22 +56,21 @@ class Step(nn.Module):
             if isinstance(module, Sashimi) and not name.endswith("inner"):
                 model.set_submodule(name, EveryLevel(module))
         self.model = model.eval()
-        paths, self._spec = tree_flatten_with_path(recurrent.initial_state(1))
-        self.names = [re.sub(r"\[(\w+)\]", r".\1", keystr(path)).strip(".") for path, _ in paths]
+        self._template = recurrent.initial_state(1)
+        self.names = [path for path, _ in paths(self._template)]
         """Of the state's tensors: position, blocks.0, .."""
 
     def initial(self, recurrent: RecurrentModel, rows: int) -> list[Tensor]:
         """The tensors of the state before anything was fed, in the order of `names`."""
-        return [leaf for _, leaf in tree_flatten_with_path(recurrent.initial_state(rows))[0]]
+        return tensors(recurrent.initial_state(rows))
 
     def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        spec: TreeSpec = self._spec
-        before = tree_unflatten(list(state), spec)
+        before = rebuilt(self._template, iter(state))
         if isinstance(self.model, PixelModel):  # as if a pixel began in every step; what began in none is thrown away
             logits, new = self.model.step_due(token, before, True)
         else:
             logits, new = self.model.step(token, before)
-        return logits.log_softmax(-1), *(leaf for _, leaf in tree_flatten_with_path(new)[0])
+        return logits.log_softmax(-1), *tensors(new)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.models.raster import Raster
-from s4gen.models.rows import padded_rows, row_multiple
+from s4gen.models.states import padded_rows, row_multiple
 
 
 class AxialState(NamedTuple):

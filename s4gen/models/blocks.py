@@ -11,18 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s4gen.config import ModelConfig, SSMConfig
-from s4gen.models.ancestors import DSS, LSSL
-from s4gen.models.attention import CausalAttention
 from s4gen.models.axial import Axial
-from s4gen.models.h3 import H3
+from s4gen.models.mixers import make_mixer
 from s4gen.models.norms import make_norm
 from s4gen.models.raster import Raster
-from s4gen.models.ssm_layers import S4, S4D
 from s4gen.models.taps import Taps, TapsState
 
-SSM_MIXERS = {"s4d": S4D, "s4": S4, "dss": DSS, "lssl": LSSL}
-"""State space layers: each feature by itself, so that a block mixes them afterwards."""
-State = Any  # whatever the mixer's state is: a pytree of tensors
+State = Any  # whatever the mixer's state is, see s4gen.models.states
 
 
 class TappedState(NamedTuple):
@@ -93,7 +88,7 @@ class Block(nn.Module):
         self.norm_first = model.norm == "pre"
         self.mixer = _mixer(model, ssm, raster, scan)
         self.output: nn.Module = nn.Identity()
-        if model.mixer in SSM_MIXERS:
+        if not model.traits.mixes_features:
             self.output = GatedOutput(model.d_model, model.dropout)
         self.taps = Taps(model.d_model, raster) if raster is not None and model.taps else None
         self.dropout = nn.Dropout(model.dropout)
@@ -108,7 +103,7 @@ class Block(nn.Module):
         Otherwise the random features of the blocks drown what the stem says, and hundreds of steps are lost.
         """
         last = [self.feed_forward.down] if self.feed_forward is not None else []
-        if isinstance(self.mixer, H3 | CausalAttention):
+        if not isinstance(self.output, GatedOutput):
             last.append(self.mixer.out)
         for linear in last:
             linear.weight.zero_(), linear.bias.zero_()
@@ -156,11 +151,7 @@ def _mixer(model: ModelConfig, ssm: SSMConfig, raster: Raster | None, scan: str)
     """Make the sequence layer of one block."""
     if scan == "none":
         return Skip(model.d_model)
-    if model.mixer == "attention":
-        return CausalAttention(model.d_model, model.n_heads, model.window)
-    if model.mixer == "h3":
-        return H3(model.d_model, ssm)
-    layer = SSM_MIXERS[model.mixer](model.d_model, ssm)
+    layer = make_mixer(model, ssm)
     return layer if scan == "raster" or raster is None else Axial(layer, scan, raster)
 
 

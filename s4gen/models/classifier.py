@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from s4gen.config import AudioLayout, DensityConfig
 from s4gen.config.checks import ConfigError
+from s4gen.config.mixers import MIXERS
 from s4gen.models.bidirectional import Bidirectional
-from s4gen.models.blocks import SSM_MIXERS, make_blocks
+from s4gen.models.blocks import make_blocks
+from s4gen.models.mixers import make_mixer
 from s4gen.models.ssm_layers import check_lengths
 
 FRAMES = 100
@@ -36,15 +38,14 @@ class ClassifierModel(nn.Module):
         layout, model, ssm = config.layout, config.model, config.ssm
         if not isinstance(layout, AudioLayout) or len(layout.classes) < 2:
             raise ConfigError("layout.classes", "names less than two classes of sound: there is nothing to tell apart")
-        if model.mixer not in SSM_MIXERS or model.pool:
-            raise ConfigError(
-                "model.mixer", f'= "{model.mixer}": expected one of {", ".join(SSM_MIXERS)}, without model.pool'
-            )
+        if model.traits.mixes_features or model.pool:
+            expected = ", ".join(mixer.name for mixer in MIXERS.values() if not mixer.mixes_features)
+            raise ConfigError("model.mixer", f'= "{model.mixer}": expected one of {expected}, without model.pool')
         self.config, self.rate = config, layout.rate
         self.embedding = nn.Linear(frame_stride(layout.rate) + 1, model.d_model)
         blocks = list(make_blocks(model, ssm))
         for block in blocks:
-            block.mixer = Bidirectional(block.mixer, SSM_MIXERS[model.mixer](model.d_model, ssm))
+            block.mixer = Bidirectional(block.mixer, make_mixer(model, ssm))
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(model.d_model)
         self.head = nn.Linear(model.d_model, len(layout.classes))

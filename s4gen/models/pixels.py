@@ -20,7 +20,7 @@ from s4gen.models.categorical import CategoricalHead
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.mixture import MixtureHead
 from s4gen.models.pooling import Count, take
-from s4gen.models.rows import where_rows
+from s4gen.models.states import where_rows
 from s4gen.models.stem import PixelStem
 
 

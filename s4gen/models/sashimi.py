@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from s4gen.config import ModelConfig, SSMConfig
 from s4gen.models.blocks import Block, State
 from s4gen.models.pooling import Count, Pool, PoolState, take
-from s4gen.models.rows import where_rows
+from s4gen.models.states import where_rows
 
 
 class SashimiState(NamedTuple):

@@ -12,10 +12,10 @@ from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from s4gen.models.blocks import make_blocks
 from s4gen.models.density import DensityModel, ModelState, cross_entropy
 from s4gen.models.embedding import AudioEmbedding, ImageEmbedding, smooth_head
+from s4gen.models.mixers import make_mixer
 from s4gen.models.norms import make_norm
 from s4gen.models.pooling import Count, take
 from s4gen.models.sashimi import Sashimi
-from s4gen.models.wavenet import WaveNet
 
 LOGITS_AT_A_TIME = 1 << 25
 """How many logits of the softmax's first part are made at once when only given tokens are scored: 128 MB in float32."""
@@ -145,6 +145,6 @@ def _given(x: Tensor | tuple[()]) -> Tensor | None:
 
 def _stack(model: ModelConfig, ssm: SSMConfig) -> Iterable[nn.Module]:
     """Return the modules between embedding and head. Each has `forward`, `initial_state` and `step`."""
-    if model.mixer == "wavenet":
-        return [WaveNet(model.d_model, model.n_layers, model.d_ff)]
+    if model.traits.whole_stack:
+        return [make_mixer(model, ssm)]
     return [Sashimi(model, ssm)] if model.pool else make_blocks(model, ssm)

@@ -19,7 +19,6 @@ from s4gen.evaluate.audio import clip_nats
 from s4gen.evaluate.scorers import by_convolution
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
-from s4gen.sampling.filters import Filters
 from s4gen.sampling.generate import batches_of
 from s4gen.sampling.generation import Generation
 from s4gen.sampling.prompts import Prompts, checked_prompts, starts
@@ -45,8 +44,6 @@ class Job:
 
     recurrent: RecurrentModel
     engine: Engine
-    filters: Filters
-    """Those that the engine was made with."""
     form: AudioFormat
     """Of the clips."""
     classes: tuple[str, ...]
@@ -88,7 +85,7 @@ class Job:
         begin = starts(self.recurrent, self._prompts())
         for members in batches_of(len(self.begins), self.batch):
             generation = Generation(
-                self.recurrent, self.engine, self.filters, seed=self.seed, sequences=members, start=begin(members)
+                self.recurrent, self.engine, seed=self.seed, sequences=members, start=begin(members)
             )
             yield members, (chunk.cpu() for chunk in generation.chunks(self.samples))
 

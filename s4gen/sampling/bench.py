@@ -284,7 +284,7 @@ def _check(
     baselines: Sequence[str],
     positions: Sequence[int],
 ) -> None:
-    if config.model.mixer == "attention":
+    if config.model.traits.state == "growing":
         raise UserError("bench measures a recurrent model against Transformers, and this one is a Transformer")
     for kind, given, known in (("engine", engines, ENGINES), ("baseline", baselines, tuple(BASELINES))):
         for name in given:

@@ -32,6 +32,7 @@ from s4gen.fitting import fitting
 from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.ssm_layers import SSMLayer
+from s4gen.models.states import contiguous
 from s4gen.models.wavenet import WaveNet
 
 MODEL_FILE = "model.safetensors"
@@ -81,7 +82,7 @@ class RecurrentModel(nn.Module):
         Without a state bos is put in front of x, and L may be 0. A state knows its labels.
         """
         logits, state = self.source.prefill(x, state, label=label)
-        return logits, _contiguous(state)
+        return logits, contiguous(state)
 
     @torch.no_grad()
     def nats_recurrent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
@@ -94,16 +95,6 @@ class RecurrentModel(nn.Module):
             return logits
 
         return nats_by_steps(feed, fed(x, self.bos), x)
-
-
-def _contiguous(state: Any) -> Any:
-    """The same state with its tensors laid out as `step` leaves them: steps are faster, and compile only once."""
-    if isinstance(state, Tensor):
-        return state.contiguous()
-    if isinstance(state, tuple):
-        parts = [_contiguous(part) for part in state]
-        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-    return state
 
 
 @torch.no_grad()

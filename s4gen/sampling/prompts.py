@@ -14,9 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from s4gen.config import DensityConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
-from s4gen.models.rows import padded_rows, row_multiple
+from s4gen.models.states import chosen_rows, joined, padded_rows, row_multiple
 from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.states import chosen_rows, joined
 
 CHUNK = 4096
 """Tokens of a row read at a time; the state goes from one chunk to the next."""
@@ -25,8 +24,6 @@ _TOKENS = 8 * CHUNK
 _SHORTEST = 16
 """Chunks are padded to this length, at the coarsest level or in pixels, where the mixer can ignore what follows a row's
 end."""
-ONE_LENGTH = ("attention", "lssl")
-"""Mixers whose rows must all be of one length."""
 
 
 class Prompts(NamedTuple):
@@ -120,11 +117,11 @@ def checked_prompts(recurrent: RecurrentModel, prompts: Sequence[Tensor], labels
     lengths = torch.tensor([len(row) for row in rows])
     if (lengths == lengths[0]).all():
         return Prompts(torch.stack(rows), None, known)
-    mixer = recurrent.config.model.mixer
-    if mixer in ONE_LENGTH:
+    mixer = recurrent.config.model.traits
+    if not mixer.own_lengths:
         raise UserError(
-            f"the prompts have {int(lengths.min())} to {int(lengths.max())} tokens, and a model of {mixer} takes rows "
-            "of one length; continue the prompts of each length in a call of their own"
+            f"the prompts have {int(lengths.min())} to {int(lengths.max())} tokens, and a model of {mixer.name} takes "
+            "rows of one length; continue the prompts of each length in a call of their own"
         )
     return Prompts(pad_sequence(rows, batch_first=True), lengths, known)
 
@@ -213,7 +210,7 @@ def _state_before_last(
     for start in range(0, fed.shape[1] - 1, CHUNK):
         chunk = fed[:, start : min(start + CHUNK, fed.shape[1] - 1)]
         counts = None if lengths is None else (lengths - start).clamp(0, chunk.shape[1])
-        if chunk.shape[1] < least and recurrent.config.model.mixer not in ONE_LENGTH:
+        if chunk.shape[1] < least and recurrent.config.model.traits.own_lengths:
             counts = torch.full_like(fed[:, 0], chunk.shape[1]) if counts is None else counts
             chunk = F.pad(chunk, (0, least - chunk.shape[1]))
         _, state = recurrent.source.prefill(chunk, state, counts)

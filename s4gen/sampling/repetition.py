@@ -51,7 +51,7 @@ class PenalisedEngine:
     row_multiple = 4
 
     def __init__(self, recurrent: RecurrentModel, filters: Filters, penalty: float) -> None:
-        self._recurrent, self._filters, self._penalty = recurrent, filters, penalty
+        self._recurrent, self.filters, self._penalty = recurrent, filters, penalty
 
     def begin(self, state: ModelState) -> SteppedSession:
         return SteppedSession(self, state)
@@ -65,6 +65,6 @@ class PenalisedEngine:
         """See `Steps`. What is drawn counts as seen from now on."""
         logits, after = self._recurrent.step(token, state)
         seen = state.seen  # type: ignore[attr-defined]
-        drawn = draw(self._filters(penalised(logits, seen, self._penalty)), u)
+        drawn = draw(self.filters(penalised(logits, seen, self._penalty)), u)
         seen = seen.scatter(1, drawn[:, None], True)
         return drawn, SeenState(*after, seen)  # type: ignore[return-value]

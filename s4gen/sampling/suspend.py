@@ -18,10 +18,10 @@ from s4gen.atomic import write_file_atomic
 from s4gen.config import density_config_to_dict
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
+from s4gen.models.states import from_named, map_tensors, named
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.prompts import Start
-from s4gen.sampling.states import from_named, map_tensors, named
 
 FORMAT = "s4gen-generation"
 FORMAT_VERSION = "1"

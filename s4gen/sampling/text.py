@@ -15,7 +15,7 @@ from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.generation import Generation
-from s4gen.sampling.prompts import ONE_LENGTH, checked_prompts, prefill
+from s4gen.sampling.prompts import checked_prompts, prefill
 from s4gen.sampling.repetition import PenalisedEngine, remembering
 
 
@@ -112,7 +112,7 @@ def write(
             start = prefill(recurrent, checked_prompts(recurrent, [text.prompt for text in texts]))
             if isinstance(runner, PenalisedEngine):
                 start = remembering(start, [text.prompt for text in texts], tokenizer.vocab)
-            generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=start)
+            generation = Generation(recurrent, runner, seed=seed, sequences=members, start=start)
             yield from _written(generation, texts, [Writer(tokenizer, stop) for _ in texts], max_tokens, end)
 
     return pieces()  # once the engine is made: that may take longer than to write
@@ -127,7 +127,7 @@ def _engine(recurrent: RecurrentModel, filters: Filters, penalty: float, name: s
 def _batches(prompts: Sequence[Tensor], size: int, model: ModelConfig) -> list[list[int]]:
     """Numbers of prompts that are read together: attention takes rows of one length."""
     groups = [list(range(len(prompts)))]
-    if model.mixer in ONE_LENGTH:
+    if not model.traits.own_lengths:
         groups = [[i for i in groups[0] if len(prompts[i]) == n] for n in sorted({len(prompt) for prompt in prompts})]
     return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 

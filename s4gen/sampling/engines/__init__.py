@@ -45,6 +45,8 @@ class Engine(Protocol):
     """A model, filters, and a way to run them."""
 
     name: str
+    filters: Filters
+    """What stands between the model's output and each draw."""
     row_multiple: int
     """Rows must be padded to a multiple of this for results that do not depend on the batch."""
 
@@ -65,7 +67,11 @@ def make_engine(name: str, recurrent: RecurrentModel, filters: Filters = KEEP_AL
     """
     if name not in ENGINES:
         raise UserError(f"there is no engine {name!r}; the engines are {', '.join(ENGINES)}")
-    pays = name == "auto" and tokens >= CompiledEngine.pays_from_tokens and recurrent.config.model.mixer != "attention"
+    pays = (
+        name == "auto"
+        and tokens >= CompiledEngine.pays_from_tokens
+        and recurrent.config.model.traits.state != "growing"
+    )
     other = CompiledEngine(recurrent, filters) if name == "compiled" or pays else EagerEngine(recurrent, filters)
     if name.startswith("native") or (name == "auto" and _has_plan(recurrent)):
         from s4gen.sampling.engines.native import NativeEngine, NativeUnavailable

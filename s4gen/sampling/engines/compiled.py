@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from s4gen.models.density import ModelState
-from s4gen.models.rows import padded_rows
+from s4gen.models.states import chosen_rows, leaves, padded_rows
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines.eager import EagerSteps, SteppedSession
 from s4gen.sampling.engines.graphed import GraphedSession, in_place
 from s4gen.sampling.engines.levels import Levels
 from s4gen.sampling.filters import Filters
-from s4gen.sampling.states import chosen_rows, leaves
 
 _MOST_PADDING = 4
 
@@ -38,7 +37,7 @@ class CompiledEngine:
     64, where a step takes 9 ms eagerly and 4 ms compiled. (Batch 4 would need four times as many steps.)"""
 
     def __init__(self, recurrent: RecurrentModel, filters: Filters) -> None:
-        self.name = "compiled"
+        self.name, self.filters = "compiled", filters
         levels = Levels(recurrent)
         self.due = levels.due
         steps = [EagerSteps(model, filters) for model in levels.models]

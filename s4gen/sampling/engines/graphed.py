@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from s4gen.models.density import ModelState
-from s4gen.sampling.states import copied, tensors
+from s4gen.models.states import copied, tensors
 
 STEPS = 256
 """Random numbers and drawn tokens that the buffers hold for each row."""
