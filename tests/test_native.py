@@ -473,7 +473,7 @@ def test_a_diverged_mixture_is_said_to_be_one(part: str, filters: Filters, lanes
 def test_a_state_whose_pixels_contradict_each_other_is_refused() -> None:
     recurrent = recurrent_of("pixels, mixture")
     engine, state = NativeEngine(recurrent, KEEP_ALL), recurrent.initial_state(2)
-    with pytest.raises(UserError, match="a layer stands at another place than the model; the state is damaged"):
+    with pytest.raises(UserError, match="a layer stands at another position than the model; the state is damaged"):
         engine.begin(state._replace(position=state.position + 1))
     for wrong in (-1, LAYOUT.levels + 1):
         first = state.blocks[0]._replace(recent=torch.full_like(state.blocks[0].recent, wrong))
@@ -513,7 +513,7 @@ def test_labels_are_added_and_come_back(name: str) -> None:
 def test_a_state_whose_levels_contradict_each_other_is_refused() -> None:
     recurrent = recurrent_of("audio, 4-4")
     state = recurrent.initial_state(2)
-    with pytest.raises(UserError, match="a level stands at another place than the model; the state is damaged"):
+    with pytest.raises(UserError, match="a level stands at another position than the model; the state is damaged"):
         NativeEngine(recurrent, KEEP_ALL).begin(state._replace(position=state.position + 1))
 
 
