@@ -58,7 +58,8 @@ class Step(nn.Module):
         mixer = recurrent.config.model.traits
         if mixer.state != "fixed":  # it grows, or is written in place: then a step is no function of tensors
             raise UserError(
-                f"a model with mixer {mixer.name} keeps a state that is no fixed set of tensors, so its step is not exported"
+                f"a model with mixer {mixer.name} keeps a state that is no fixed set of tensors, so its step is not "
+                "exported"
             )
         # The modules are replaced below, so they are copied; the tensors are not: `known` tells deepcopy to share them.
         known: dict[int, Any] = {id(tensor): tensor for tensor in (*recurrent.parameters(), *recurrent.buffers())}

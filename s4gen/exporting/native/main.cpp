@@ -1,12 +1,15 @@
 // Generates without Python: ./generate [SEQUENCES] [TOKENS] [SEED] [TEMPERATURE] [TOP_K] [TOP_P] [MIN_P] [LABEL]
-// One sequence of tokens per line; the same tokens as `s4gen sample` draws from this model with this seed.
+// It prints one sequence of tokens per line, the same tokens as `s4gen sample` draws from this model with this seed.
+// The plan is the file plan.bin beside the program. The engine is included as source, so there is nothing to link.
 
 #include "engine.cpp"
 
 #include <fstream>
 #include <iterator>
 
-// Philox4x64-10 (Salmon et al. 2011): number t of the stream with this key, in [0, 1).
+// Number t of the random stream (seed, sequence), in [0, 1): Philox4x64-10 (Salmon et al. 2011). A block of four
+// numbers is a function of its counter and the key, so any number can be had without those before it. Counters begin at
+// 1, as in NumPy.
 static double uniform(uint64_t seed, uint64_t sequence, uint64_t t) {
   uint64_t c[4] = {t / 4 + 1, 0, 0, 0}, k[2] = {seed, sequence};
   for (int round = 0; round < 10; ++round) {
@@ -15,7 +18,7 @@ static double uniform(uint64_t seed, uint64_t sequence, uint64_t t) {
     std::copy(next, next + 4, c);
     k[0] += 0x9E3779B97F4A7C15u, k[1] += 0xBB67AE8584CAA73Bu;
   }
-  return (c[t % 4] >> 11) * (1.0 / 9007199254740992.0);  // the upper 53 bits, times 2^-53: every step is exact
+  return (c[t % 4] >> 11) * (1.0 / 9007199254740992.0);  // the upper 53 bits, divided by 2^53
 }
 
 static int refuse(const char* why) {
@@ -24,7 +27,8 @@ static int refuse(const char* why) {
 }
 
 int main(int argc, char** argv) try {
-  // Defaults and bounds of SEQUENCES, TOKENS, SEED, .., LABEL; 9e15 is just below 2^53, where doubles skip integers.
+  // By the position of the argument: its default, and its bounds (LENGTH comes from the Makefile). A word that is not a
+  // number inside of the bounds is refused. Doubles hold whole numbers up to 9e15 exactly.
   double value[9] = {0, 1, LENGTH, 0, 1, 0, 1, 0, 0};
   const double least[9] = {0, 1, 1, 0, 0, 0, 0, 0, 0}, most[9] = {0, 1e6, 1e9, 9e15, 1e9, 1e9, 1, 1, 1e9};
   if (argc > 9) return refuse("too many arguments");
@@ -46,12 +50,12 @@ int main(int argc, char** argv) try {
   std::vector<int64_t> token(rows), label(rows, number(8)), out(rows * steps);
   std::vector<double> u(rows * steps);
   for (uint64_t i = 0; i < rows * steps; ++i) u[i] = uniform(seed, i / steps, i % steps);
-  const Filters filters{number(4), static_cast<int64_t>(number(5)), number(6), number(7)};
   bool failed = s4_open(plan.data(), plan.size(), &engine, error, sizeof error);
   if (!failed) std::fill(token.begin(), token.end(), engine->plan->header.bos);
   failed = failed || s4_begin(engine, rows, 0, 1, &session, error, sizeof error) ||
            (argc > 8 && s4_labels(session, label.data(), error, sizeof error)) ||
-           s4_advance(session, token.data(), u.data(), steps, &filters, sizeof filters, out.data(), error, sizeof error);
+           s4_advance(session, token.data(), u.data(), steps, number(4), number(5), number(6), number(7),
+                      out.data(), error, sizeof error);
   if (failed) return std::fprintf(stderr, "%s\n", error), 1;
   for (uint64_t i = 0; i < rows * steps; ++i) std::printf("%lld%c", (long long)out[i], (i + 1) % steps ? ' ' : '\n');
   if (std::fflush(stdout) || std::ferror(stdout)) return std::fprintf(stderr, "the output could not be written\n"), 1;
