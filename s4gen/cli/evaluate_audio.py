@@ -7,8 +7,8 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
+from s4gen.cli.evaluate_common import Outcome, view_of
 from s4gen.cli.output import shows_progress
-from s4gen.cli.scoring import Outcome, view_of
 from s4gen.cli.subject import at_rate, dataset_of, load_clips, rate_of
 
 if TYPE_CHECKING:

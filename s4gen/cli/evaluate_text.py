@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from s4gen.cli.evaluate_common import Outcome, view_of
 from s4gen.cli.output import shows_progress
-from s4gen.cli.scoring import Outcome, view_of
 from s4gen.cli.subject import dataset_of, load_text
 from s4gen.errors import UserError
 

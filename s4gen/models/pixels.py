@@ -140,7 +140,7 @@ class PixelModel(DensityModel):
     def score(
         self, tokens: Tensor, target: Tensor, state: ModelState | None = None, label: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
-        """As in every density model; of whole pixels the probabilities of all values are never made."""
+        """Score as every density model does; for whole pixels, the probabilities of all values are never made."""
         if not self._whole_pixels(tokens, target, state):
             return super().score(tokens, target, state, label)
         before = self.initial_state(len(tokens), label) if state is None else state
@@ -152,7 +152,8 @@ class PixelModel(DensityModel):
         return nats, ModelState(before.position + L, (after, *blocks), before.label)
 
     def _whole_pixels(self, tokens: Tensor, target: Tensor, state: ModelState | None) -> bool:
-        """Whether every row begins and ends with a pixel, and is fed what it is scored on: the head knows no other."""
+        """Return whether the rows of a chunk are whole pixels, and `target` holds the tokens that are fed."""
+        # `head.nats` takes the channels that a channel depends on from the target, so those must be the tokens fed.
         if tokens.shape[1] % self.channels or not torch.equal(tokens[:, 1:], target[:, :-1]):
             return False
         if state is None:
