@@ -21,7 +21,6 @@ FLOORS = [
         "fitting",
         "folders",
         "progress",
-        "apart",
         "memory",
         "timing",
     },
@@ -40,7 +39,8 @@ FLOORS = [
         "hub",
     },
     {"train", "sampling", "importing"},
-    {"demo", "bench_core", "exporting"},
+    {"bench"},
+    {"demo", "exporting"},
     {"cli", "examples"},
     {"__main__"},
 ]
@@ -96,6 +96,28 @@ def test_imports_point_downwards(module: Path) -> None:
     for room in imported_rooms((PACKAGE / module).read_text(encoding="utf-8"), package):
         assert LEVEL[room] <= LEVEL[here], f"{module} imports {room}, which is above it"
         assert {here, room} != {"train", "sampling"}, f"{module} imports {room}"
+
+
+def test_the_benchmark_needs_no_data_and_nothing_needs_the_benchmark() -> None:
+    """It measures what others do, so nothing that works may lean on it; only who shows its numbers may."""
+    needed = {"bench", "sampling", "models", "ssm", "config", "compiling"}
+    services = {"errors", "memory", "plots", "progress", "timing"}
+    for module in MODULES:
+        package = ".".join(["s4gen", *module.parent.parts])
+        imported = set(imported_rooms((PACKAGE / module).read_text(encoding="utf-8"), package))
+        if room_of(module) == "bench":
+            assert imported <= needed | services, module
+        elif "bench" in imported:
+            assert room_of(module) in {"cli", "demo"}, f"{module} imports the benchmark"
+
+
+def test_what_is_known_before_torch_is_loaded_needs_none() -> None:
+    """The command line imports these two modules of the benchmark at its start, for its help."""
+    for name in ("__init__", "ways", "published"):
+        tree = ast.parse((PACKAGE / "bench" / f"{name}.py").read_text(encoding="utf-8"))
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert imported <= {"__future__", "math"}, name
 
 
 def test_the_mathematics_knows_no_modules_and_no_configuration() -> None:

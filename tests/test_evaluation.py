@@ -9,12 +9,13 @@ import torch
 from tiny import noisy_model, random_sequences
 from torch import Tensor
 
+from s4gen.bench.loss import Loss, loss_of
 from s4gen.cli import main
 from s4gen.errors import UserError
 from s4gen.evaluation import evaluate
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import Engine, make_engine
-from s4gen.sampling.scoring import Loss, loss_of, nats_by_engine
+from s4gen.sampling.scoring import nats_by_engine
 
 
 def by_first_token(x: Tensor) -> Tensor:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.errors import UserError
-from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.attention import CausalAttention
 from s4gen.models.bidirectional import Bidirectional
 from s4gen.models.blocks import Block
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, resampled
 from s4gen.models.h3 import H3
+from s4gen.models.lssl_dss import DSS, LSSL
 from s4gen.models.ssm_layers import S4, S4D
 
 LAYOUT = ImageLayout(height=4, width=3, channels=3, levels=6)

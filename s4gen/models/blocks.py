@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s4gen.config import ModelConfig, SSMConfig
-from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.attention import CausalAttention
 from s4gen.models.axial import Axial
 from s4gen.models.h3 import H3
+from s4gen.models.lssl_dss import DSS, LSSL
 from s4gen.models.norms import make_norm
 from s4gen.models.raster import Raster
 from s4gen.models.ssm_layers import S4, S4D
