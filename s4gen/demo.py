@@ -17,7 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from s4gen import plots, timing, train
+from s4gen import plots, train
+from s4gen.bench import generation
+from s4gen.bench import plots as bench_plots
+from s4gen.bench.instruments import machine
+from s4gen.bench.result import HEADER, POSITION_NOTE, cells, position_cells
 from s4gen.checkpoint import Checkpoint, load_checkpoint
 from s4gen.config import DensityConfig, ImageLayout, Recipe, load_recipe
 from s4gen.data import load_images
@@ -27,7 +31,6 @@ from s4gen.evaluate.scorers import by_convolution, by_recurrence
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.report import Picture, Section, Table, Text, write_report
-from s4gen.sampling import bench, bench_report
 from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurrent
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
@@ -82,7 +85,7 @@ def run(
 
     Args:
         train_seconds: the recipe's steps are cut to what this machine does in this time.
-        bench_seconds: of measuring for each row of the benchmark.
+        bench_seconds: of measuring for each workload of the benchmark.
         overrides: changes to the recipe, "section.key=value".
     """
     demo = Demo(out, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -103,8 +106,8 @@ def run(
 
 
 def _introduce(demo: Demo) -> None:
-    machine = timing.machine(demo.device)
-    where = f"{machine['cpu']}, {machine['threads']} threads, device {machine['device']}, torch {machine['torch']}"
+    here = machine(demo.device)
+    where = f"{here['cpu']}, {here['threads']} threads, device {here['device']}, torch {here['torch']}"
     demo.say(f"s4gen demo on {where}")
     text = (
         "An autoregressive density model made of state space layers: it trains by convolution, in parallel over "
@@ -220,7 +223,7 @@ def _sample_shipped(demo: Demo, test: Tensor) -> None:
 def _measure(demo: Demo, checkpoint: Checkpoint, bench_seconds: float) -> None:
     """Part 5: how fast that was, and what it is compared with."""
     demo.say("measuring speed (s4gen bench measures longer, and what torch.compile makes of model and Transformer)")
-    result = bench.run(
+    result = generation.run(
         "demo",
         checkpoint.config,
         checkpoint=checkpoint.path,
@@ -231,19 +234,19 @@ def _measure(demo: Demo, checkpoint: Checkpoint, bench_seconds: float) -> None:
         positions=(100, 1_000, 10_000),
         compiled_transformer=False,
     )
-    print(bench_report.format_table(result), flush=True)
+    print(result.table(), flush=True)
     blocks: list[Text | Table | Picture] = []
     for batch in result.batches:
         rows = [row for row in result.rows if row.batch == batch]
         speeds = {result.title(row): result.tokens_per_second(row) for row in rows if row.ms_per_step > 0}
         ours = [result.title(row) for row in rows if row.way in result.engines]
-        blocks.append(Table([f"batch {batch}", *bench_report.HEADER[1:]], bench_report.cells(result, batch)))
-        blocks.append(Picture(plots.speed_bars(speeds, ours), f"Tokens per second at batch {batch}"))
-    header, *body = bench_report.position_cells(result)
+        blocks.append(Table([f"batch {batch}", *HEADER[1:]], cells(result, batch)))
+        blocks.append(Picture(bench_plots.speed_bars(speeds, ours), f"Tokens per second at batch {batch}"))
+    header, *body = position_cells(result)
     blocks += [
-        Table(header, body, bench.POSITION_NOTE),
+        Table(header, body, POSITION_NOTE),
         Picture(
-            bench_report.plot(result),
+            bench_plots.plot(result),
             "Milliseconds per token against position: flat for the recurrent form; tokens per second against batch",
         ),
     ]

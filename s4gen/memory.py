@@ -29,6 +29,12 @@ def keep_freed_memory() -> None:
     mallopt(_M_TOP_PAD, 256 * 2**20)
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Return whether an error says that there is not enough memory."""
+    # On a CPU, PyTorch says so in a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def available_bytes(device: torch.device) -> int | None:
     """Bytes that this process could still take on a device; None where the system does not say.
 

@@ -16,18 +16,20 @@ from hypothesis import strategies as st
 from reference_numbers import reference_file
 from torch import Tensor
 
-from s4gen.apart import DiedError
+from s4gen.bench import ancestors
+from s4gen.bench.ancestors import TrainingStepMeasurement
+from s4gen.bench.apart import DiedError
+from s4gen.bench.measure import measure
+from s4gen.bench.workload import GenerationWorkload
 from s4gen.checkpoint import load_checkpoint, save_checkpoint
 from s4gen.cli import main
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.config.schema import check_pair
 from s4gen.errors import UserError
-from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.build import build_model
 from s4gen.models.density import resampled
+from s4gen.models.lssl_dss import DSS, LSSL
 from s4gen.models.ssm_layers import S4
-from s4gen.sampling import ancestors
-from s4gen.sampling.measure import Task, measure
 from s4gen.ssm import blocks, diagonal, dplr, dss, hippo, lssl, reference
 
 
@@ -396,7 +398,7 @@ def test_generating_by_convolution_is_measured_for_the_ancestors_too(mixer: str)
         ModelConfig(mixer=mixer, d_model=8, n_layers=2, d_ff=0),
         SSMConfig(d_state=8),
     )
-    (row,) = measure(Task("conv", config, None, 2, (9,), "cpu", torch.get_num_threads(), 0.01))
+    (row,) = measure(GenerationWorkload("conv", config, None, 2, (9,), "cpu", torch.get_num_threads(), 0.01))
     assert row.ms_per_step > 0 and "kernels built once" in row.note
 
 
@@ -442,12 +444,12 @@ def leaves_of(node: Any) -> list[Tensor]:
     return list(found.values())
 
 
-def case(way: str) -> ancestors.Case:
-    return ancestors.Case(way, 16, 64, 1, "cpu", torch.get_num_threads(), 0.01)
+def workload(way: str) -> ancestors.TrainingStepWorkload:
+    return ancestors.TrainingStepWorkload(way, 16, 64, 1, "cpu", torch.get_num_threads(), 0.01)
 
 
 def test_a_row_is_measured_in_a_process_of_its_own() -> None:
-    row = ancestors.measured(case("lssl"))
+    row = ancestors.measure_apart(workload("lssl"))
     assert (row.way, row.dimension) == ("lssl", 16)
     assert 0 < row.ms < 1e5
     # 64 Krylov vectors of 16 numbers for 16 heads, and their gradient; a process is not that well known.
@@ -457,7 +459,7 @@ def test_a_row_is_measured_in_a_process_of_its_own() -> None:
 @pytest.mark.parametrize("error", [DiedError("its process died"), RuntimeError("can't allocate memory: 9 bytes")])
 def test_what_does_not_fit_is_a_row_with_a_note(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ancestors, "run_apart", fail_with(error))
-    row = ancestors.measured(case("lssl"))
+    row = ancestors.measure_apart(workload("lssl"))
     assert math.isnan(row.ms) and math.isnan(row.peak_mb)
     assert row.note == f"does not fit here: {error}"
 
@@ -465,7 +467,7 @@ def test_what_does_not_fit_is_a_row_with_a_note(error: Exception, monkeypatch: p
 def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ancestors, "run_apart", fail_with(RuntimeError("sizes do not match")))
     with pytest.raises(RuntimeError, match="sizes do not match"):
-        ancestors.measured(case("lssl"))
+        ancestors.measure_apart(workload("lssl"))
 
 
 def fail_with(error: Exception) -> Any:
@@ -479,19 +481,19 @@ def fail_with(error: Exception) -> Any:
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that no machine needs to measure; LSSL does not fit at 512."""
 
-    def measured(case: ancestors.Case) -> ancestors.Row:
-        if (case.way, case.dimension) == ("lssl", 512):
-            return ancestors.Row("lssl", 512, math.nan, math.nan, "does not fit here: its process died")
-        cost = {"lssl": 60.0, "s4": 4.0, "s4d": 1.0, "dss": 2.0}[case.way]
-        return ancestors.Row(case.way, case.dimension, cost, 10 * cost)
+    def measured(workload: ancestors.TrainingStepWorkload) -> TrainingStepMeasurement:
+        if (workload.way, workload.dimension) == ("lssl", 512):
+            return TrainingStepMeasurement("lssl", 512, math.nan, math.nan, "does not fit here: its process died")
+        cost = {"lssl": 60.0, "s4": 4.0, "s4d": 1.0, "dss": 2.0}[workload.way]
+        return TrainingStepMeasurement(workload.way, workload.dimension, cost, 10 * cost)
 
-    monkeypatch.setattr(ancestors, "measured", measured)
+    monkeypatch.setattr(ancestors, "measure_apart", measured)
 
 
 @pytest.mark.usefixtures("fake")
 def test_the_table_has_our_ratios_and_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
     """At 512 the paper has 140.7 / 4.75 = 29.6 times the time and 13140 / 33.5 = 392 times the memory."""
-    assert main(["bench", "--ancestors", "--json"]) == 0
+    assert main(["bench", "ancestors", "--json"]) == 0
     table = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     rows = {(row["way"], row["dimension"]): row for row in table["rows"]}
     assert list(rows) == [(way, dimension) for dimension in (128, 256, 512) for way in ("lssl", "s4", "s4d", "dss")]
@@ -500,7 +502,11 @@ def test_the_table_has_our_ratios_and_the_published_ones(capsys: pytest.CaptureF
     assert rows["s4", 512]["published"]["lssl_time_ratio"] == pytest.approx(29.6, abs=0.05)
     assert rows["s4", 512]["published"]["lssl_memory_ratio"] == pytest.approx(392, abs=0.5)
     assert rows["dss", 512]["published"] is None
-    assert main(["bench", "--ancestors"]) == 0
+    assert main(["bench", "ancestors", "--dimension", "8", "16", "--length", "32", "--batch", "2", "--json"]) == 0
+    small = json.loads(capsys.readouterr().out)
+    assert (small["length"], small["batch"]) == (32, 2)
+    assert [row["dimension"] for row in small["rows"]] == [8] * 4 + [16] * 4
+    assert main(["bench", "ancestors"]) == 0
     printed = capsys.readouterr().out
     for words in ("length 1024, batch 1", "dimension 512, LSSL: does not fit here", "29.6", "392"):
         assert words in printed
@@ -509,9 +515,15 @@ def test_the_table_has_our_ratios_and_the_published_ones(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["bench"], "bench needs a CHECKPOINT or PRESET, or --ancestors"),
-        (["bench", "tiny", "--ancestors"], "--ancestors measures no model, and goes with --json alone: leave out tiny"),
-        (["bench", "--ancestors", "--batch", "2", "--plot", "x.png"], "--ancestors measures no model, and goes with"),
+        (["bench"], "bench needs a CHECKPOINT or PRESET, or the word core or ancestors"),
+        (["bench", "tiny", "ancestors"], "unrecognized arguments: ancestors"),
+        (["bench", "ancestors", "tiny"], "unrecognized arguments: tiny"),
+        (["bench", "ancestors", "--plot", "x.png"], "unrecognized arguments: --plot x.png"),
+        (["bench", "ancestors", "--dimension", "9"], "argument --dimension: got 9, expected an even number"),
+        (["bench", "ancestors", "--dimension", "0"], "argument --dimension: got 0, expected at least 2"),
+        (["bench", "--batch", "2", "--json", "core"], "core comes first: s4gen bench core [option ...]; for a"),
+        (["bench", "core", "--batch", "2"], "unrecognized arguments: --batch 2"),
+        (["bench", "core", "-o", "."], ". is a folder; choose another name"),
     ],
 )
 def test_a_wrong_command_is_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

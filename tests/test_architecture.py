@@ -24,7 +24,6 @@ FLOORS = [
         "fitting",
         "folders",
         "progress",
-        "apart",
         "memory",
         "timing",
     },
@@ -40,7 +39,8 @@ FLOORS = [
     },
     {"evaluate"},
     {"train", "sampling", "importing"},
-    {"demo", "bench_core", "exporting"},
+    {"bench"},
+    {"demo", "exporting"},
     {"cli", "examples"},
     {"__main__"},
 ]
@@ -116,6 +116,28 @@ def test_scorers_know_no_engines_so_that_training_can_use_them() -> None:
     loading += "print([name for name in sys.modules if name.startswith(('s4gen.sampling', 's4gen.train'))])"
     done = subprocess.run([sys.executable, "-c", loading], check=True, capture_output=True, text=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_benchmark_needs_no_data_and_nothing_needs_the_benchmark() -> None:
+    """It measures what others do, so nothing that works may lean on it; only who shows its numbers may."""
+    needed = {"bench", "evaluate", "sampling", "models", "ssm", "config", "compiling"}
+    services = {"errors", "memory", "plots", "progress", "timing"}
+    for module in MODULES:
+        package = ".".join(["s4gen", *module.parent.parts])
+        imported = set(imported_rooms((PACKAGE / module).read_text(encoding="utf-8"), package))
+        if room_of(module) == "bench":
+            assert imported <= needed | services, module
+        elif "bench" in imported:
+            assert room_of(module) in {"cli", "demo"}, f"{module} imports the benchmark"
+
+
+def test_what_is_known_before_torch_is_loaded_needs_none() -> None:
+    """The command line imports these two modules of the benchmark at its start, for its help."""
+    for name in ("__init__", "ways", "published"):
+        tree = ast.parse((PACKAGE / "bench" / f"{name}.py").read_text(encoding="utf-8"))
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert imported <= {"__future__", "math"}, name
 
 
 def test_the_mathematics_knows_no_modules_and_no_configuration() -> None:

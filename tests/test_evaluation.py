@@ -11,13 +11,13 @@ from engines import KINDS, model_of, nats_by_engine
 from tiny import noisy_model, random_sequences
 from torch import Tensor
 
+from s4gen.bench.loss import Loss, loss_of
 from s4gen.cli import main
 from s4gen.errors import UserError
 from s4gen.evaluate.images import evaluate_images
 from s4gen.evaluate.scorers import by_convolution, by_recurrence, fed
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import Engine, make_engine
-from s4gen.sampling.scoring import Loss, loss_of
 
 BOS = 77
 

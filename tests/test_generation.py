@@ -20,6 +20,7 @@ from tiny import noisy_model, random_sequences
 from tiny_audio import SOUNDING, sounding_model
 from torch import Tensor
 
+from s4gen.bench.instruments import process_peak_mb
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
@@ -38,7 +39,6 @@ from s4gen.sampling.generation import Generation
 from s4gen.sampling.pacing import SECONDS, Pace
 from s4gen.sampling.prompts import checked_prompts, prefill
 from s4gen.sampling.randomness import Uniforms, draw, uniforms
-from s4gen.timing import process_peak_mb
 
 SSM_MIXERS = ["s4d", "s4"]
 LENGTHS = [0, 7, 1, 40, 13, 29, 2, 16, 17]

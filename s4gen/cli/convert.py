@@ -56,7 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from s4gen.checkpoint import check_target, load_checkpoint
     from s4gen.sampling.convert import certify, convert, save_converted
-    from s4gen.sampling.scoring import UNITS
 
     check_target(args.out, args.force)
     checkpoint = load_checkpoint(args.checkpoint)
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         sequences, label = _sequences(checkpoint, dataset, args.sequences)
     certificate = certify(recurrent, sequences, args.tolerance, label)
     save_converted(checkpoint.path, args.out, recurrent, certificate, args.force)
-    unit = UNITS[checkpoint.config.layout.kind]
+    unit = checkpoint.config.layout.unit
     print("\n".join(certificate_table(certificate, data, unit)))
     print(f"written to {args.out}")
     return 0

@@ -14,8 +14,13 @@ from s4gen.errors import UserError
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """One JSON object on one line of standard output; what is not a finite number becomes null."""
-    print(json.dumps(_finite(values), allow_nan=False))
+    """Print one JSON object on one line of standard output; what is not a finite number becomes null."""
+    print(json_text(values))
+
+
+def json_text(values: Mapping[str, Any], indent: int | None = None) -> str:
+    """Return one JSON object, in which null stands for what is not a finite number: JSON knows no NaN."""
+    return json.dumps(_finite(values), indent=indent, allow_nan=False)
 
 
 def shows_progress() -> bool:

@@ -167,8 +167,8 @@ CARD = """# {name}: which digit is spoken
 
 A classifier, not a density model. It reads {rate:,} samples per second, scaled to unit peak, as a log spectrum 100
 times a second. {n_layers} blocks of S4D in both directions (d_model {d_model}, N = {d_state}) follow, then the mean
-over time and a linear layer: {count:,} parameters. `s4gen.evaluate.recognition.load_classifier` loads it; it says which digits it
-recognises in generated speech.
+over time and a linear layer: {count:,} parameters. It says which digits it recognises in generated speech, and
+`s4gen.evaluate.recognition.load_classifier` loads it.
 
 Clips of the test split of {name} that are recognised, ± the standard error of a share:
 

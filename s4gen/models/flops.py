@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from s4gen.models.ancestors import LSSL
 from s4gen.models.attention import CausalAttention
 from s4gen.models.axial import Axial
 from s4gen.models.blocks import Block
@@ -26,6 +25,7 @@ from s4gen.models.categorical import CategoricalHead
 from s4gen.models.density import DensityModel
 from s4gen.models.embedding import AudioEmbedding
 from s4gen.models.h3 import H3
+from s4gen.models.lssl_dss import LSSL
 from s4gen.models.mixture import MixtureHead
 from s4gen.models.pixels import PixelModel
 from s4gen.models.sashimi import Sashimi

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from s4gen.config import ModelConfig, SSMConfig
-from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.attention import CausalAttention
 from s4gen.models.h3 import H3
+from s4gen.models.lssl_dss import DSS, LSSL
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.models.wavenet import WaveNet
 

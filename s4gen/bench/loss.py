@@ -1,4 +1,4 @@
-"""The cost of the approximations that an engine makes."""
+"""What the rounded weights of a lossy engine cost, in bits per token."""
 
 from __future__ import annotations
 
@@ -14,25 +14,22 @@ from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.randomness import uniforms
 
-LOSSY = ("native-bf16", "native-int8")
-"""Engines that compute something else than the model: its weights are rounded."""
-UNITS = {"image": "bits/dim", "text": "bits/token", "audio": "bits/sample"}
-"""Of what a token costs, by the kind of layout."""
-_LOGITS = 1 << 25
-"""Made at a time."""
+_LOGITS_AT_A_TIME = 1 << 25
+"""Logits that the convolution view makes at a time (128 MB in float32): with a large vocabulary, few positions."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What the rounding of an engine costs."""
+    """The measured loss of an engine."""
 
     bits_per_dim: float
+    """Bits per token, in the layout's unit."""
     stderr: float
-    """Standard error over the sequences."""
+    """Standard error of the mean over sequences, in the same unit."""
     tokens: int
-    """Tokens that it was measured on."""
+    """Number of tokens that it was measured on."""
     unit: str = "bits/dim"
-    """Of text bits/token, of audio bits/sample."""
+    """bits/dim for images, bits/token for text, bits/sample for sound."""
 
     def __str__(self) -> str:
         lost = f"{self.bits_per_dim:.2g} ± {self.stderr:.1g} {self.unit}"
@@ -41,11 +38,13 @@ class Loss:
 
 @torch.no_grad()
 def loss_of(recurrent: RecurrentModel, engine: Engine, n: int = 8, length: int = 512) -> Loss:
-    """What the engine loses on n sequences of `length` tokens that the model itself drew: no data are needed.
+    """Measure what the engine loses on n sequences of `length` tokens that the model itself drew: no data are needed.
 
-    For every token the Kullback-Leibler divergence of the engine's distribution from that of the convolution view, in
-    bits. That is the expectation, over the model's own sequences, of bits/dim by the engine less bits/dim by the model.
-    Where there are classes they take turns.
+    For every token it is the Kullback-Leibler divergence of the engine's distribution from that of the convolution
+    view, in bits. In expectation over the model's own sequences that is bits/dim by the engine less bits/dim by the
+    model, and it varies far less than the difference of the two, because it looks at whole distributions and not at
+    the drawn tokens alone. Where there are classes, the sequences take turns through them. No sequence is longer than
+    the layout's.
     """
     layout = recurrent.config.layout
     length = min(length, layout.length)
@@ -56,17 +55,17 @@ def loss_of(recurrent: RecurrentModel, engine: Engine, n: int = 8, length: int =
     x = session.advance(bos, uniforms(0, range(n), length))
     nats = torch.zeros(n, dtype=torch.float64, device=x.device)
     tokens, begun = fed(x, recurrent.bos), engine.begin(recurrent.initial_state(n, label))
-    by_convolution = _logits(recurrent, tokens, label)
+    by_convolution = _logits_by_convolution(recurrent, tokens, label)
     for exact, found in zip(by_convolution, log_probabilities(begun.feed, tokens), strict=True):
         exact = exact.double().log_softmax(dim=-1)
         nats += (exact.exp() * (exact - found)).sum(dim=-1)
     lost = nats / length / math.log(2)
-    return Loss(lost.mean().item(), lost.std().item() / math.sqrt(n), x.numel(), UNITS[layout.kind])
+    return Loss(lost.mean().item(), lost.std().item() / math.sqrt(n), x.numel(), layout.unit)
 
 
-def _logits(recurrent: RecurrentModel, fed: Tensor, label: Tensor) -> Iterator[Tensor]:
-    """By convolution, (B, V) for every position of fed (B, L), a few at a time where the vocabulary is large."""
-    state = recurrent.source.initial_state(len(fed), label)
-    for part in fed.split(max(1, _LOGITS // (len(fed) * recurrent.config.layout.vocab)), dim=1):
+def _logits_by_convolution(recurrent: RecurrentModel, tokens: Tensor, label: Tensor) -> Iterator[Tensor]:
+    """Yield the logits (B, V) after every position of tokens (B, L) in turn, made some positions at a time."""
+    state = recurrent.source.initial_state(len(tokens), label)
+    for part in tokens.split(max(1, _LOGITS_AT_A_TIME // (len(tokens) * recurrent.config.layout.vocab)), dim=1):
         logits, state = recurrent.source(part, state)
         yield from logits.unbind(dim=1)
