@@ -122,7 +122,7 @@ class PixelModel(DensityModel):
         last = kept[rows, self.begun(end) - self.begun(before.position)]
         after = PixelState(take(known, read, recent.shape[1]).clone(), last)
         values = self._values(known[rows[:, None, None], index])
-        return kept[rows[:, None], pixel], values, channel, ModelState(end, (after, *blocks), before.label)
+        return kept[rows[:, None], pixel], values, channel, before._replace(position=end, blocks=(after, *blocks))
 
     def _values(self, tokens: Tensor) -> Tensor:
         """Tokens as values of channels; bos, which is none, is in no place where it counts."""
@@ -178,4 +178,5 @@ class PixelModel(DensityModel):
         back = channel[:, None] - torch.arange(C, device=token.device)
         values = known.gather(1, (known.shape[1] - back).clamp_max(known.shape[1] - 1))
         log_probs = self.head.log_probs(kept, self._values(values), channel)
-        return log_probs, ModelState(state.position + 1, (PixelState(known[:, 1:].clone(), kept), *blocks), state.label)
+        after_it = (PixelState(known[:, 1:].clone(), kept), *blocks)
+        return log_probs, state._replace(position=state.position + 1, blocks=after_it)
