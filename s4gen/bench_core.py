@@ -25,7 +25,7 @@ from s4gen.atomic import write_file_atomic
 from s4gen.config import SSMConfig
 from s4gen.models.ancestors import LSSL
 from s4gen.models.ssm_layers import S4, S4D
-from s4gen.ssm import blocks, diagonal, dplr
+from s4gen.ssm import block_form, diagonal, dplr
 from s4gen.timing import PeakMemory, machine, median_seconds, seconds
 
 Kernel = Callable[[Any, int], Tensor]  # (layer, L) -> r(H, L)
@@ -118,7 +118,7 @@ def measure(case: Case) -> Cost:
         if kernel is None:
             y: Tensor = layer(u)[0]
             return y
-        return blocks.fft_convolve(u, kernel(layer, case.L)) + layer.D * u
+        return block_form.fft_convolve(u, kernel(layer, case.L)) + layer.D * u
 
     def backward() -> None:
         for tensor in (u, *layer.parameters()):
@@ -142,7 +142,7 @@ def measure(case: Case) -> Cost:
 def _warm_up(kind: type, kernel: Kernel | None, device: torch.device) -> None:
     """What the libraries load and keep for themselves belongs to no row: with a gradient given, that is 35 MB."""
     layer, u = kind(2, SSMConfig(d_state=4)).to(device), torch.randn(1, 32, 2, device=device)
-    y = layer(u)[0] if kernel is None else blocks.fft_convolve(u, kernel(layer, 32))
+    y = layer(u)[0] if kernel is None else block_form.fft_convolve(u, kernel(layer, 32))
     y.backward(torch.ones_like(y))
 
 

@@ -26,7 +26,7 @@ from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.sampling.bench_report import aligned, number
 from s4gen.ssm import dplr
-from s4gen.ssm.blocks import fft_convolve
+from s4gen.ssm.block_form import fft_convolve
 from s4gen.timing import PeakMemory, machine, median_seconds, seconds
 
 DIMENSIONS = (128, 256, 512)

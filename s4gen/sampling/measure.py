@@ -25,7 +25,7 @@ from s4gen.sampling.engines import make_engine
 from s4gen.sampling.roofline import Limit
 from s4gen.sampling.scoring import LOSSY, Loss, loss_of
 from s4gen.sampling.stepping import Stepping, ms_in_turn, repeated, states_at, turn_of
-from s4gen.ssm.blocks import block_lengths
+from s4gen.ssm.block_form import block_lengths
 from s4gen.timing import PeakMemory, median_seconds, seconds
 
 CACHED = ("transformer", "transformer-bf16")

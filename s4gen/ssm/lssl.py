@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from s4gen.ssm.blocks import BlockMaps
+from s4gen.ssm.block_form import BlockMaps
 from s4gen.ssm.krylov import doublings, krylov_vectors, power
 
 
@@ -33,7 +33,7 @@ def kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, L: int) -> Tensor:
 
 
 def block_maps(A_bar: Tensor, B_bar: Tensor, C: Tensor, T: int, last: int) -> BlockMaps:
-    """Everything `blocks.block_convolve` needs for blocks of length T and a last one of length `last`.
+    """Everything `block_form.block_convolve` needs for blocks of length T and a last one of length `last`.
 
     In the precision of C; powers in that of A_bar: squaring in float32 loses two digits where a mode is undamped.
     """
