@@ -184,17 +184,17 @@ class Recurrent(nn.Module):
 
     def __init__(self, layer: _Layer) -> None:
         super().__init__()
-        self.stepper = layer.ssm.discretized()
+        self.step_form = layer.ssm.discretized()
         self.output = layer.output
 
     def initial_state(self, batch: int) -> Tensor:
         """Zeros r(batch, d_model, d_state)."""
-        return self.stepper.initial_state(batch)
+        return self.step_form.initial_state(batch)
 
     @torch.no_grad()
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """u r(B, d_model) -> y r(B, d_model), new state."""
-        y, state = self.stepper.step(u, state)
+        y, state = self.step_form.step(u, state)
         return self.output(y), state
 
 

@@ -30,7 +30,7 @@ from s4gen.models.build import build_model
 from s4gen.models.density import resampled
 from s4gen.models.lssl_dss import DSS, LSSL
 from s4gen.models.ssm_layers import S4
-from s4gen.ssm import blocks, diagonal, dplr, dss, hippo, lssl, reference
+from s4gen.ssm import block_form, diagonal, dplr, dss, hippo, lssl, reference
 
 
 def relative(got: Tensor, want: Tensor) -> float:
@@ -75,9 +75,9 @@ def impulses(H: int, L: int) -> Tensor:
     return impulse
 
 
-def by_blocks(maps: blocks.BlockMaps, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def by_blocks(maps: block_form.BlockMaps, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """y r(H, L) and the state r(H, N) for u r(H, L), from the state r(H, N)."""
-    y, x = blocks.block_convolve(u.t()[None].to(maps.kernel.dtype), maps, None if state is None else state[None])
+    y, x = block_form.block_convolve(u.t()[None].to(maps.kernel.dtype), maps, None if state is None else state[None])
     return y[0].t(), x[0]
 
 
@@ -110,7 +110,7 @@ def test_a_dss_kernel_is_the_powers_of_the_transition(
     system = dss_system(seed, H, n, growth)
     wanted, _ = defined_dss(*system, impulses(H, L), norm_length)
     assert relative(dss.kernel(*system, L, norm_length), wanted) < 1e-9
-    maps = dss.block_maps(*system, *blocks.block_lengths(L), norm_length)
+    maps = dss.block_maps(*system, *block_form.block_lengths(L), norm_length)
     assert relative(by_blocks(maps, impulses(H, L))[0], wanted) < 1e-9
     assert relative(by_steps(dss.step_constants(*system, norm_length), impulses(H, L))[0], wanted) < 1e-9
 
@@ -148,7 +148,7 @@ def test_growing_modes_are_stepped_in_float32_over_the_length_of_normalisation(L
     wanted, _ = defined_dss(Lambda, B, C, dt, u, L)
     rounded = [t.to(torch.complex64) for t in (Lambda, B, C)]
     stepped, state = by_steps(dss.step_constants(*rounded, dt.float(), L), u)
-    y, final = by_blocks(dss.block_maps(*rounded, dt.float(), *blocks.block_lengths(L), L), u)
+    y, final = by_blocks(dss.block_maps(*rounded, dt.float(), *block_form.block_lengths(L), L), u)
     assert stepped.dtype == torch.float32
     # A growing mode multiplies the rounding of Lambda, 6e-8, by as much as it grows in the exponent.
     bound = 1e-7 * total * 10
@@ -193,7 +193,7 @@ def test_dss_equals_the_fixtures(name: str, wide: torch.dtype, bound: float) -> 
     u, K, y = (torch.from_numpy(data[key]).double() for key in ("u", "K", "y"))
     assert relative(dss.kernel(*system, L, norm_length), K) < bound
     skip = torch.from_numpy(data["D"])[:, None] * u
-    maps = dss.block_maps(*system, *blocks.block_lengths(L), norm_length)
+    maps = dss.block_maps(*system, *block_form.block_lengths(L), norm_length)
     assert relative(by_blocks(maps, u)[0] + skip, y) < bound
     assert relative(by_steps(dss.step_constants(*system, norm_length), u)[0] + skip, y) < bound
 
@@ -235,7 +235,7 @@ def test_lssl_is_its_definition_in_both_views_from_any_state(seed: int, H: int, 
     wanted, _ = defined_lssl(A, B, C, dt, impulses(H, L), nothing)
     assert relative(lssl.kernel(*discrete, L), wanted) < 1e-9
     u, start = torch.randn(H, L, dtype=torch.float64), torch.randn(H, 2 * half, dtype=torch.float64)
-    maps = lssl.block_maps(*discrete, *blocks.block_lengths(L))
+    maps = lssl.block_maps(*discrete, *block_form.block_lengths(L))
     for x0, state in ((nothing, None), (start, start)):
         wanted, last = defined_lssl(A, B, C, dt, u, x0)
         y, x = by_blocks(maps, u, state)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_models import SSM_KINDS
 from torch import Tensor, nn
 
 from s4gen.config import DensityConfig, ImageLayout, Layout, ModelConfig, SSMConfig
@@ -19,7 +20,6 @@ from s4gen.models.states import leaves
 from s4gen.sampling.convert import certify, convert
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
-from tests.test_models import SSM_KINDS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "s4gen"
 GREY = ImageLayout(height=3, width=2, channels=1, levels=5)

@@ -31,7 +31,7 @@ from s4gen.models.lssl_dss import DSS, LSSL
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.progress import progress_bar
 from s4gen.ssm import dplr
-from s4gen.ssm.blocks import fft_convolve
+from s4gen.ssm.block_form import fft_convolve
 from s4gen.timing import seconds
 
 BUDGET = 0.5

@@ -24,7 +24,7 @@ from s4gen.config import SSMConfig
 from s4gen.models.lssl_dss import LSSL
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.progress import progress_bar
-from s4gen.ssm import blocks, diagonal, dplr
+from s4gen.ssm import block_form, diagonal, dplr
 from s4gen.timing import seconds
 
 Kernel = Callable[[Any, int], Tensor]
@@ -251,7 +251,7 @@ def measure(workload: CoreWorkload) -> CoreMeasurement:
         if kernel is None:
             y: Tensor = layer(u)[0]
             return y
-        return blocks.fft_convolve(u, kernel(layer, L)) + layer.D * u
+        return block_form.fft_convolve(u, kernel(layer, L)) + layer.D * u
 
     def backward() -> None:
         for tensor in (u, *layer.parameters()):
@@ -275,5 +275,5 @@ def measure(workload: CoreWorkload) -> CoreMeasurement:
 def _warm_up(kind: type, kernel: Kernel | None, device: torch.device) -> None:
     """Load what the libraries keep for themselves, which belongs to no workload: a given gradient alone takes 35 MB."""
     layer, u = kind(2, SSMConfig(d_state=4)).to(device), torch.randn(1, 32, 2, device=device)
-    y = layer(u)[0] if kernel is None else blocks.fft_convolve(u, kernel(layer, 32))
+    y = layer(u)[0] if kernel is None else block_form.fft_convolve(u, kernel(layer, 32))
     y.backward(torch.ones_like(y))

@@ -33,7 +33,7 @@ from s4gen.models.density import DensityModel
 from s4gen.models.kept_kernels import keep_kernels, ssm_layers
 from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
 from s4gen.sampling.engines import make_engine
-from s4gen.ssm.blocks import block_lengths
+from s4gen.ssm.block_form import block_lengths
 from s4gen.timing import seconds
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from s4gen.cli.arguments import number, whole
-from s4gen.cli.filters import add_filters
+from s4gen.cli.filters import add_filters, filter_names
 from s4gen.cli.output import check_file, check_output
 from s4gen.cli.subject import add_dataset_argument, refuse_foreign
 from s4gen.errors import UserError
@@ -18,7 +18,7 @@ SUMMARY = "Draw images, texts or sound, or complete given ones."
 ENDINGS = {"image": (".png",), "text": (".txt", ".jsonl"), "audio": (".wav", ".flac")}
 OPTIONS = {
     **dict.fromkeys(("prompt_rows", "nearest", "dataset"), ("image",)),
-    **dict.fromkeys(("prompts", "max_tokens", "stop", "repetition_penalty"), ("text",)),
+    **dict.fromkeys(("prompts", "max_tokens", "stop", *filter_names("text")), ("text",)),
     **dict.fromkeys(("seconds", "rate", "select"), ("audio",)),
     "classes": ("image", "audio"),
 }
@@ -113,13 +113,7 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="end a text before this string, in which \\n is a line feed and \\t a tab; may be given several times",
     )
-    group.add_argument(
-        "--repetition-penalty",
-        metavar="R",
-        type=number("a number greater than 0", lambda value: value > 0),
-        help="the probability of a token that a text has had is taken to the power of R; above 1: less repetition "
-        "(default: 1)",
-    )
+    add_filters(group, "text")
 
 
 def _add_audio(parser: argparse.ArgumentParser) -> None:

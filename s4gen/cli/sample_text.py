@@ -41,8 +41,8 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     tokenizer = checkpoint.tokenizer()
     _say_what_is_unknown(tokenizer, given)
     recurrent = recurrent_of(checkpoint).to(best_device())
-    penalty = 1.0 if args.repetition_penalty is None else args.repetition_penalty
-    if penalty != 1 and args.engine != "eager":
+    filters = filters_of(args)
+    if filters.eager_only and args.engine != "eager":
         print("s4gen: with a repetition penalty, going on with the eager engine", file=sys.stderr)
     max_tokens = args.max_tokens or MAX_TOKENS
     pieces = text.write(
@@ -52,8 +52,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         seed=args.seed,
         max_tokens=max_tokens,
         stop=[unescaped(string) for string in args.stop or ()],
-        filters=filters_of(args),
-        penalty=penalty,
+        filters=filters,
         engine=args.engine,
         batch_size=args.batch,
     )

@@ -15,17 +15,36 @@ from typing import Any
 from s4gen.errors import UserError
 
 
-def _setting(default: float, metavar: str, accept: Callable[[float], bool], expected: str, help: str) -> Any:
+def _setting(
+    default: float,
+    metavar: str,
+    accept: Callable[[float], bool],
+    expected: str,
+    help: str,
+    kind: str = "",
+    native: bool = True,
+) -> Any:
     """Declare a setting: its default, which is off, the values that it accepts, and what the command line says of it.
 
-    `expected` says in words what `accept` accepts. A setting whose default is an int takes whole numbers.
+    `expected` says in words what `accept` accepts. A setting whose default is an int takes whole numbers. The command
+    line has it for all kinds of models, or for one `kind`. `native` says whether the native engine has this filter.
     """
-    return field(default=default, metadata={"metavar": metavar, "accept": accept, "expected": expected, "help": help})
+    return field(
+        default=default,
+        metadata={
+            "metavar": metavar,
+            "accept": accept,
+            "expected": expected,
+            "help": help,
+            "kind": kind,
+            "native": native,
+        },
+    )
 
 
 @dataclass(frozen=True)
 class FilterSettings:
-    """Every filter's setting, in the order in which the filters are applied; the defaults keep all tokens.
+    """Every filter's setting, in the order in which they are applied, but for the last; the defaults keep all tokens.
 
     Raises:
         UserError: a value is out of range.
@@ -59,6 +78,24 @@ class FilterSettings:
         "leave out values less likely than P times the likeliest (default: 0)",
     )
     """Least probability relative to the most probable token; 0 is off."""
+
+    repetition_penalty: float = _setting(
+        1.0,
+        "R",
+        lambda value: value > 0,
+        "a number greater than 0",
+        "the probability of a token that a text has had is taken to the power of R; above 1: less repetition "
+        "(default: 1)",
+        kind="text",
+        native=False,
+    )
+    """Power of the probability of each token that a sequence has had, its prompt included; 1 is off. It is applied
+    before all others."""
+
+    @property
+    def eager_only(self) -> bool:
+        """Whether a filter is on that the eager engine alone has."""
+        return any(getattr(self, each.name) != each.default for each in fields(self) if not each.metadata["native"])
 
     def __post_init__(self) -> None:
         for each in fields(self):

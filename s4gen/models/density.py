@@ -21,6 +21,7 @@ class ModelState(NamedTuple):
     blocks: tuple[Any, ...]  # state of every block; a multi-scale stack or a WaveNet has one for all of it
     label: Tensor | tuple[()] = ()  # int64 (B,): the class of each sequence, where there are classes
     recent: Tensor | tuple[()] = ()  # int64 (B, n): the last tokens, the oldest first, where an embedding reads them
+    seen: Tensor | tuple[()] = ()  # bool (B, V): tokens that count as repeated; an engine's, which a model hands on
 
 
 class DensityModel(nn.Module):

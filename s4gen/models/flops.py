@@ -30,7 +30,7 @@ from s4gen.models.mixture import MixtureHead
 from s4gen.models.pixels import PixelModel
 from s4gen.models.sashimi import Sashimi
 from s4gen.models.ssm_layers import S4, SSMLayer
-from s4gen.ssm.blocks import block_lengths
+from s4gen.ssm.block_form import block_lengths
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _levels(level: Sashimi, length: int) -> Flops:
 
 
 def _state_space(layer: SSMLayer, length: int, entered: bool) -> Flops:
-    """Of `ssm.blocks.block_convolve`, in which a state that is given counts where all inputs are one block."""
+    """Of `ssm.block_form.block_convolve`, in which a state that is given counts where all inputs are one block."""
     T, last = block_lengths(length)
     H, N, blocks = layer.d_model, layer.d_state, -(-length // T)
     found = _product(blocks * T, T, 1, H)

@@ -127,7 +127,7 @@ class PixelModel(DensityModel):
         last = kept[rows, self.begun(end) - self.begun(before.position)]
         after = PixelState(take(known, read, recent.shape[1]).clone(), last)
         values = self._values(known[rows[:, None, None], index])
-        return kept[rows[:, None], pixel], values, channel, ModelState(end, (after, *blocks), before.label)
+        return kept[rows[:, None], pixel], values, channel, before._replace(position=end, blocks=(after, *blocks))
 
     def _values(self, tokens: Tensor) -> Tensor:
         """Turn tokens into values of channels. bos is none and is clamped; it stands only where nothing counts."""
@@ -197,4 +197,5 @@ class PixelModel(DensityModel):
         back = channel[:, None] - torch.arange(C, device=token.device)
         values = known.gather(1, (known.shape[1] - back).clamp_max(known.shape[1] - 1))
         log_probs = self.head.log_probs(kept, self._values(values), channel)
-        return log_probs, ModelState(state.position + 1, (PixelState(known[:, 1:].clone(), kept), *blocks), state.label)
+        after_it = (PixelState(known[:, 1:].clone(), kept), *blocks)
+        return log_probs, state._replace(position=state.position + 1, blocks=after_it)

@@ -77,7 +77,8 @@ class TokenModel(DensityModel):
         x = self.embed(tokens, start[:, None] + torch.arange(L, device=tokens.device), known, before)
         x, states = self._run_blocks(x, None if state is None else state.blocks, lengths)
         read: Count = L if lengths is None else lengths
-        return x, ModelState(start + read, states, known, _last(before, tokens, read))
+        seen = () if state is None else state.seen
+        return x, ModelState(start + read, states, known, _last(before, tokens, read), seen)
 
     def embed(
         self, tokens: Tensor, position: Tensor, label: Tensor | tuple[()] = (), recent: Tensor | tuple[()] = ()
@@ -129,7 +130,7 @@ class TokenModel(DensityModel):
             x, new = block.step(x, block_state)
             states.append(new)
         recent = _last(state.recent, token[:, None], 1)
-        return self._logits(x), ModelState(state.position + 1, tuple(states), state.label, recent)
+        return self._logits(x), ModelState(state.position + 1, tuple(states), state.label, recent, state.seen)
 
 
 def _last(before: Tensor | tuple[()], tokens: Tensor, read: Count) -> Tensor | tuple[()]:

@@ -21,7 +21,7 @@ from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
 from s4gen.sampling.generate import batches_of
 from s4gen.sampling.generation import Generation
-from s4gen.sampling.prompts import Prompts, checked_prompts, starts
+from s4gen.sampling.prompts import Prompts, Starts, checked_prompts
 
 LOWEST, HIGHEST = 40, 5
 """Per cent of the least and of the most likely clips that are left out."""
@@ -82,10 +82,10 @@ class Job:
         Raises:
             UserError: a prompt does not fit the model.
         """
-        begin = starts(self.recurrent, self._prompts())
+        starts = Starts(self.recurrent, self._prompts(), self.engine.filters)
         for members in batches_of(len(self.begins), self.batch):
             generation = Generation(
-                self.recurrent, self.engine, seed=self.seed, sequences=members, start=begin(members)
+                self.recurrent, self.engine, seed=self.seed, sequences=members, start=starts.of(members)
             )
             yield members, (chunk.cpu() for chunk in generation.chunks(self.samples))
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from s4gen.config.filters import FilterSettings
+from s4gen.sampling.repetition import penalise
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -63,8 +64,19 @@ class Filters(FilterSettings):
         UserError: a setting is out of range.
     """
 
+    @property
+    def remembers(self) -> bool:
+        """Whether sessions must keep which tokens each row has had (`ModelState.seen`)."""
+        return self.repetition_penalty != 1
+
+    def penalised(self, logits: Tensor, seen: Tensor | tuple[()]) -> Tensor:
+        """Apply the repetition penalty, which comes first: logits (B, V), seen bool (B, V) -> logits (B, V)."""
+        if not self.remembers or not isinstance(seen, Tensor):
+            return logits
+        return penalise(logits, seen, self.repetition_penalty)
+
     def __call__(self, logits: Tensor) -> Tensor:
-        """Logits (B, V) -> filtered logits (B, V) float64."""
+        """Apply all others: logits (B, V) -> filtered logits (B, V) float64."""
         logits = apply_temperature(logits.double(), self.temperature)
         return keep_min_p(keep_top_p(keep_top_k(logits, self.top_k), self.top_p), self.min_p)
 

@@ -20,7 +20,7 @@ from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.generation import ENDLESS, Generation, engine_of
-from s4gen.sampling.prompts import Prompts, checked_prompt, checked_prompts, starts
+from s4gen.sampling.prompts import Prompts, Starts, checked_prompt, checked_prompts
 
 __all__ = ["ENDLESS", "complete", "generate", "stream"]
 
@@ -64,10 +64,10 @@ def generate(
     out[:, :given] = prompts.tokens if prompts.shared is None else prompts.tokens[0]
     if not wanted:
         return out
-    begin = starts(recurrent, prompts)
+    starts = Starts(recurrent, prompts, runner.filters)
     with progress_bar(n * wanted, "tok", progress, desc="sampling") as bar:
         for members in batches:
-            generation = Generation(recurrent, runner, seed=seed, sequences=members, start=begin(members))
+            generation = Generation(recurrent, runner, seed=seed, sequences=members, start=starts.of(members))
             position = given
             for chunk in generation.chunks(wanted):
                 out[members.start : members.stop, position : position + chunk.shape[1]] = chunk.cpu()
@@ -105,7 +105,7 @@ def stream(
     runner = engine_of(engine, recurrent, filters, n * count)
     if not count:
         return iter(())
-    start = starts(recurrent, prompts)(range(n))
+    start = Starts(recurrent, prompts, runner.filters).of(range(n))
     generation = Generation(recurrent, runner, seed=seed, sequences=range(n), start=start)
     return generation.stream(count)
 
@@ -140,11 +140,12 @@ def complete(
         raise UserError(f"the stop token is {wrong[0]}; the model knows 0 to {vocab - 1}")
     if max_tokens < 0:
         raise UserError(f"max_tokens is {max_tokens}, it must be at least 0")
-    begin = starts(recurrent, checked_prompts(recurrent, prompts, labels))
+    checked = checked_prompts(recurrent, prompts, labels)
     runner = engine_of(engine, recurrent, filters, len(prompts) * max_tokens)
+    starts = Starts(recurrent, checked, runner.filters)
     out = []
     for members in batches:
-        generation = Generation(recurrent, runner, seed=seed, sequences=members, start=begin(members))
+        generation = Generation(recurrent, runner, seed=seed, sequences=members, start=starts.of(members))
         out += _until_stop(generation, max_tokens, torch.tensor(sorted(stop), dtype=torch.int64))
     return [torch.cat([prompt.to("cpu", torch.int64), drawn]) for prompt, drawn in zip(prompts, out, strict=True)]
 

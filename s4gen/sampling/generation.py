@@ -17,7 +17,7 @@ from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.pacing import Pace, interrupts_held
-from s4gen.sampling.prompts import Start, checked_prompt, starts
+from s4gen.sampling.prompts import Start, Starts, checked_prompt
 from s4gen.sampling.randomness import Uniforms
 from s4gen.timing import synchronise
 
@@ -71,9 +71,10 @@ class Generation:
             UserError: an unknown engine, or one made with other filters, or a prompt or labels that do not fit the
                 model.
         """
-        begin = starts(recurrent, checked_prompt(recurrent, n, prompt, labels))
+        prompts = checked_prompt(recurrent, n, prompt, labels)
         runner = engine_of(engine, recurrent, filters, ENDLESS)
-        return cls(recurrent, runner, seed=seed, sequences=range(n), start=begin(range(n)))
+        start = Starts(recurrent, prompts, runner.filters).of(range(n))
+        return cls(recurrent, runner, seed=seed, sequences=range(n), start=start)
 
     @classmethod
     def load(cls, path: str | Path, recurrent: RecurrentModel, engine: str = "eager") -> Generation:

@@ -36,7 +36,7 @@ faster and is tested against it.
     inits       initial Lambda and B of diagonal models, initial dt
     diagonal    S4D: diagonal A          dplr   S4: diagonal plus low rank (`lowrank` has its powers)
     dss         DSS, ancestor of S4D     lssl   LSSL, ancestor of S4: dense A (`krylov` has its powers)
-    blocks      the convolution itself: in blocks, as layers use it, and by FFT
+    block_form  the convolution itself: in blocks, as layers use it, and by FFT
     recompute   memory saved by computing again in the backward pass
     transforms  positive parameters
 """

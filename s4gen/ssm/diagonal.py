@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4gen.ssm.blocks import BlockMaps
+from s4gen.ssm.block_form import BlockMaps
 from s4gen.ssm.realform import column, multiplier, multiply, row
 from s4gen.ssm.recompute import recomputed_by_heads
 
@@ -104,7 +104,7 @@ def kernel(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int, method: str
 
 
 def block_maps(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int, method: str) -> BlockMaps:
-    """Return the matrices for `blocks.block_convolve`, for blocks of length T and a last one of length `last`."""
+    """Return the matrices for `block_form.block_convolve`, for blocks of length T and a last one of length `last`."""
     log_a, B_bar = discretize(Lambda, B, dt, method)
     B_bar, (single, transition, last_transition) = B_bar.to(C.dtype), (torch.exp(k * log_a) for k in (1, T, last))
     V = powers(log_a, T, C.dtype)  # c(H, n, T): Abar^0 .. Abar^(T-1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from s4gen.ssm import diagonal
-from s4gen.ssm.blocks import BlockMaps
+from s4gen.ssm.block_form import BlockMaps
 from s4gen.ssm.krylov import doublings, krylov_vectors, power
 from s4gen.ssm.lowrank import chains
 from s4gen.ssm.realform import column, diagonal_matrix, multiplier, multiply, row, row_to_complex
@@ -105,7 +105,7 @@ def _discrete(
 def block_maps(
     Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int, Q: Tensor | None = None
 ) -> BlockMaps:
-    """Return the matrices for `blocks.block_convolve`, for blocks of length T and a last one of length `last`."""
+    """Return the matrices for `block_form.block_convolve`, for blocks of length T and a last one of length `last`."""
     exponents = sorted({1, last, T})
 
     def maps(log_D: Tensor, p: Tensor, q: Tensor, B_bar: Tensor, C_bar: Tensor) -> tuple[Tensor, ...]:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from s4gen.ssm import diagonal
-from s4gen.ssm.blocks import BlockMaps
+from s4gen.ssm.block_form import BlockMaps
 from s4gen.ssm.realform import column
 
 
@@ -68,7 +68,7 @@ def kernel(
 def block_maps(
     Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int, norm_length: Tensor | float | None = None
 ) -> BlockMaps:
-    """Return the matrices for `blocks.block_convolve`; the state is all n numbers x in real form."""
+    """Return the matrices for `block_form.block_convolve`; the state is all n numbers x in real form."""
     into, out = normaliser(Lambda, dt, norm_length)
     return diagonal.block_maps(Lambda, B * into, (C / 2 * out).to(C.dtype), dt, T, last, "zoh")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from s4gen.ssm.blocks import BlockMaps
+from s4gen.ssm.block_form import BlockMaps
 from s4gen.ssm.krylov import doublings, krylov_vectors, power
 
 
@@ -35,7 +35,7 @@ def kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, L: int) -> Tensor:
 
 
 def block_maps(A_bar: Tensor, B_bar: Tensor, C: Tensor, T: int, last: int) -> BlockMaps:
-    """Return the matrices for `blocks.block_convolve`, for blocks of length T and a last one of length `last`.
+    """Return the matrices for `block_form.block_convolve`, for blocks of length T and a last one of length `last`.
 
     They are in the precision of C. Powers are taken in that of A_bar, which should be float64: squaring in float32
     loses two digits if a mode is undamped.

@@ -27,7 +27,7 @@ from s4gen.sampling.engines.native.pack import WEIGHTS, pack
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.flatten import NotFlatError, flatten
 
-__all__ = ["WEIGHTS", "NativeEngine", "NativeSession", "NativeUnavailable", "measured_limits"]
+__all__ = ["WEIGHTS", "NativeEngine", "NativeSession", "NativeUnavailable", "NotForThisModel", "measured_limits"]
 
 _ERROR_BYTES = 256
 _TIMED_STEPS, _TIMED_SECONDS = 12, 0.02
@@ -35,6 +35,10 @@ _TIMED_STEPS, _TIMED_SECONDS = 12, 0.02
 _GROUP_COST = {8: 8.0, 16: 12.0, 32: 14.0}
 """One thread's time for a group of so many rows side by side in vectors, however many of them are live; that of one row
 after another is 1 for each. Measured with AVX-512 on models of d_model 128 and 256, between the two."""
+
+
+class NotForThisModel(NativeUnavailable):
+    """The engine is not made for a model or its filters: no compiler and no conversion would help."""
 
 
 class NativeEngine:
@@ -52,14 +56,16 @@ class NativeEngine:
     def __init__(
         self, recurrent: RecurrentModel, filters: Filters, weights: str = "fp32", target: str | None = None
     ) -> None:
+        if filters.eager_only:
+            raise NotForThisModel("it does not have all of the filters")
         if recurrent.device.type != "cpu":
-            raise NativeUnavailable(f"the model is on {recurrent.device}, it runs on a CPU")
-        if (dtype := recurrent.source.dtype) != torch.float32:
-            raise NativeUnavailable(f"the model is in {dtype}, it runs float32")
+            raise NotForThisModel(f"the model is on {recurrent.device}, it runs on a CPU")
         try:
             plan = flatten(recurrent)
         except NotFlatError as error:
-            raise NativeUnavailable(str(error)) from None
+            raise NotForThisModel(str(error)) from None
+        if (dtype := recurrent.source.dtype) != torch.float32:
+            raise NativeUnavailable(f"the model is in {dtype}, it runs float32")
         self.name = "native" if weights == "fp32" else f"native-{weights}"
         self._native, self.filters = library(target), filters
         self._packed_filters = packed(filters)
@@ -170,10 +176,10 @@ class NativeSession:
 
 
 def packed(filters: FilterSettings) -> bytes:
-    """The struct `Filters` of draw.h: the fields of `FilterSettings` in their order, int64 or double."""
-    values = [getattr(filters, each.name) for each in fields(FilterSettings)]
-    kinds = ["q" if isinstance(each.default, int) else "d" for each in fields(FilterSettings)]
-    return struct.pack(f"={''.join(kinds)}", *values)
+    """Pack the struct `Filters` of draw.h: the fields of `FilterSettings` that it has, in order, int64 or double."""
+    known = [each for each in fields(FilterSettings) if each.metadata["native"]]
+    kinds = "".join("q" if isinstance(each.default, int) else "d" for each in known)
+    return struct.pack(f"={kinds}", *(getattr(filters, each.name) for each in known))
 
 
 def measured_limits(n_bytes: int, threads: int, seconds: float = 0.3) -> tuple[float, float]:

@@ -11,7 +11,7 @@
 
 namespace {
 
-// The fields of FilterSettings (config/filters.py) in their order; each is 8 bytes, its default lets all tokens pass.
+// The fields of FilterSettings (config/filters.py) that are native, in their order; each is 8 bytes, its default lets all tokens pass.
 struct Filters {
   double temperature = 1;
   int64_t top_k = 0;
