@@ -1,7 +1,7 @@
-"""The whole idea in a few minutes: train, convert, sample and measure, on images that come with s4gen.
+"""Show the whole idea in a few minutes: train, convert, sample and measure, on images that come with s4gen.
 
-Everything goes through the same functions as the commands. After each part the report is written again, so an
-interrupted demo leaves what it has shown so far.
+Everything goes through the same functions as the commands. The report is written again after each part, so that an
+interrupted demo leaves a report of what it has shown so far.
 """
 
 from __future__ import annotations
@@ -40,16 +40,21 @@ from s4gen.train.metrics import read_metrics
 from s4gen.train.pace import seconds_per_step
 
 SHIPPED = "mnist-small"
-_TEST_IMAGES = 100  # scored before and after training, in both modes
-_TEST_BATCH = 20  # of them at a time by convolution
-_CERTIFIED = 4  # of them compared token by token
+"""The shipped checkpoint that the demo samples from, too."""
+_TEST_IMAGES = 100
+"""Number of test images that are scored before and after training, by convolution and by recurrence."""
+_TEST_BATCH = 20
+"""Number of test images that are scored at a time by convolution."""
+_CERTIFIED = 4
+"""Number of test images on which both forms are compared token by token."""
 _SAMPLES = 36
-_COMPLETED, _COMPLETIONS = 6, 4  # images completed, and how many times each
+_COMPLETED, _COMPLETIONS = 6, 4
+"""Number of images that are completed, and of completions for each."""
 
 
 @dataclass
 class Demo:
-    """What the parts of the demo share."""
+    """The state that the parts of the demo share: where it writes, when it began, and the report so far."""
 
     out: Path
     device: torch.device
@@ -57,17 +62,17 @@ class Demo:
     sections: list[Section] = field(default_factory=list)
 
     def say(self, text: str) -> None:
-        """One line of commentary, with the time since the start."""
+        """Print one line of commentary, with the minutes and seconds since the start."""
         minutes, seconds = divmod(int(time.perf_counter() - self.started), 60)
         print(f"[{minutes}:{seconds:02d}] {text}", flush=True)
 
     def add(self, section: Section) -> None:
-        """Put a section into the report, and the report on the disk."""
+        """Add a section to the report and write the report to disk."""
         self.sections.append(section)
         write_report(self.out / "report.html", "s4gen demo", self.sections)
 
     def grid(self, name: str, images: Tensor, layout: ImageLayout, caption: str) -> Picture:
-        """Save a grid of images as a PNG beside the report, for the report too."""
+        """Save a grid of images as a PNG beside the report, and return it as a picture for the report."""
         path = self.out / f"{name}.png"
         save_grid(images, layout, path)
         self.say(f"  {path}")
@@ -81,12 +86,13 @@ def run(
     bench_seconds: float = 1.0,
     overrides: Sequence[str] = (),
 ) -> None:
-    """Run the demo and write `report.html`, with what it shows, into `out`; an earlier demo there is replaced.
+    """Run the demo and write `report.html` and the files it shows to `out`; an earlier demo there is replaced.
 
     Args:
-        train_seconds: the recipe's steps are cut to what this machine does in this time.
-        bench_seconds: of measuring for each workload of the benchmark.
-        overrides: changes to the recipe, "section.key=value".
+        out: the folder, which is made if it is missing.
+        train_seconds: time for training; the recipe's steps are cut to what this machine does in it.
+        bench_seconds: time for measuring each workload of the benchmark.
+        overrides: changes to the recipe, each "section.key=value".
     """
     demo = Demo(out, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     report, finished = out / "report.html", False
@@ -106,6 +112,7 @@ def run(
 
 
 def _introduce(demo: Demo) -> None:
+    """Say what the demo is and which machine it runs on."""
     here = machine(demo.device)
     where = f"{here['cpu']}, {here['threads']} threads, device {here['device']}, torch {here['torch']}"
     demo.say(f"s4gen demo on {where}")
@@ -118,10 +125,11 @@ def _introduce(demo: Demo) -> None:
 
 
 def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Checkpoint:
-    """Part 1: a model from nothing."""
+    """Part 1: train a model from random weights."""
     images = load_images(recipe.data.dataset, "train")
     recipe = affordable(recipe, train_seconds, demo.device)
     steps, batch_size = recipe.train.steps, recipe.train.batch_size
+    # The seed of the training: this is the very model that it begins with, so "before" and "after" are comparable.
     torch.manual_seed(recipe.train.seed)
     untrained = build_model(DensityConfig(images.layout, recipe.model, recipe.ssm)).eval().to(demo.device)
     count = sum(parameter.numel() for parameter in untrained.parameters())
@@ -130,7 +138,7 @@ def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Ch
     before = _score(untrained, test)
     demo.say(f"  before: {_bits(before)} on {len(test)} test images")
     folder = demo.out / "train"
-    shutil.rmtree(folder / "samples", ignore_errors=True)  # of an earlier demo, perhaps at other steps
+    shutil.rmtree(folder / "samples", ignore_errors=True)  # an earlier demo may have sampled at other steps
     finished = train.run(recipe, folder, overwrite=True, sampler=_sampler, progress=sys.stderr.isatty())
     checkpoint = load_checkpoint(folder / "checkpoint")
     after = _score(checkpoint.model.to(demo.device), test)
@@ -156,12 +164,12 @@ def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Ch
         )
     )
     if not finished:
-        raise KeyboardInterrupt  # the signal was for the whole demo
+        raise KeyboardInterrupt  # training saves and returns on Ctrl-C, but the user meant the whole demo
     return checkpoint
 
 
 def _convert(demo: Demo, checkpoint: Checkpoint, test: Tensor) -> RecurrentModel:
-    """Part 2: the recurrent form of the same model, certified."""
+    """Part 2: convert the model to its recurrent form and certify that both agree."""
     demo.say("converting to the recurrent form")
     recurrent = convert(checkpoint.model).to(demo.device)
     certificate = certify(recurrent, test[:_CERTIFIED])
@@ -177,15 +185,15 @@ def _convert(demo: Demo, checkpoint: Checkpoint, test: Tensor) -> RecurrentModel
     for name, value in rows:
         demo.say(f"  {name}: {value}")
     text = (
-        "Conversion discretises every layer once. The certificate compares both forms of the model on real images: "
-        "they are one model, seen in two ways."
+        "Conversion discretises every layer once. The certificate compares the two forms on real images and shows that "
+        "they are one model."
     )
     demo.add(Section("Converting, with a certificate", [Text(text), Table(["certificate", ""], rows)]))
     return recurrent
 
 
 def _sample(demo: Demo, recurrent: RecurrentModel, test: Tensor, name: str, whose: str) -> None:
-    """Part 3: new images, and the lower halves of given ones."""
+    """Part 3: draw new images, and the lower halves of given ones."""
     layout = recurrent.config.layout
     assert isinstance(layout, ImageLayout)
     demo.say(f"sampling from {whose}")
@@ -205,13 +213,13 @@ def _sample(demo: Demo, recurrent: RecurrentModel, test: Tensor, name: str, whos
     upper[:, known:] = 0
     columns = torch.cat([given[:, None], upper[:, None], completed], dim=1).flatten(0, 1)
     samples = demo.grid(f"{name}-samples", drawn, layout, f"{_SAMPLES} samples ({speed})")
-    caption = "Test image, what the model is given of it, and four completions; every row is one image"
+    caption = "Test image, the part that the model is given, and four completions; each row is one image"
     completions = demo.grid(f"{name}-completions", columns, layout, caption)
     demo.add(Section(f"Samples of {whose}", [samples, completions]))
 
 
 def _sample_shipped(demo: Demo, test: Tensor) -> None:
-    """Part 4: the same with the checkpoint that comes with s4gen and was trained for longer."""
+    """Part 4: sample from the checkpoint that comes with s4gen, which was trained for longer."""
     if SHIPPED not in shipped_names("checkpoints"):
         demo.say(f"no shipped checkpoint {SHIPPED} here: going on without its samples")
         return
@@ -221,8 +229,8 @@ def _sample_shipped(demo: Demo, test: Tensor) -> None:
 
 
 def _measure(demo: Demo, checkpoint: Checkpoint, bench_seconds: float) -> None:
-    """Part 5: how fast that was, and what it is compared with."""
-    demo.say("measuring speed (s4gen bench measures longer, and what torch.compile makes of model and Transformer)")
+    """Part 5: measure the speed of sampling, beside that of the convolution and of a Transformer."""
+    demo.say("measuring speed (s4gen bench measures longer, and also model and Transformer under torch.compile)")
     result = generation.run(
         "demo",
         checkpoint.config,
@@ -247,14 +255,18 @@ def _measure(demo: Demo, checkpoint: Checkpoint, bench_seconds: float) -> None:
         Table(header, body, POSITION_NOTE),
         Picture(
             bench_plots.plot(result),
-            "Milliseconds per token against position: flat for the recurrent form; tokens per second against batch",
+            "Milliseconds per token against position, which is flat for the recurrent form; tokens per second against "
+            "batch",
         ),
     ]
     demo.add(Section("Speed", blocks))
 
 
 def affordable(recipe: Recipe, seconds: float, device: torch.device) -> Recipe:
-    """The recipe with its steps cut to what this machine does in `seconds`; it evaluates and samples four times."""
+    """Return the recipe with its steps cut to what this machine does in `seconds`; it evaluates four times.
+
+    The speed is measured for two seconds; there are at least four steps, and never more than the recipe has.
+    """
     per_step = seconds_per_step(recipe, open_task(recipe, device, shown=False), device, budget=2.0)
     steps = max(4, min(recipe.train.steps, int(seconds / per_step)))
     quarter = math.ceil(steps / 4)
@@ -263,11 +275,12 @@ def affordable(recipe: Recipe, seconds: float, device: torch.device) -> Recipe:
 
 
 def _sampler(model: DensityModel, n: int, seed: int) -> Tensor:
+    """Draw the images that training shows at each evaluation."""
     return generate(convert(model), n, seed=seed)
 
 
 def _score(model: DensityModel | RecurrentModel, test: Tensor) -> ImageEvaluation:
-    """Score a RecurrentModel by recurrence, a DensityModel by convolution."""
+    """Measure bits/dim: of a RecurrentModel by recurrence, of a DensityModel by convolution."""
     if isinstance(model, RecurrentModel):
         score = by_recurrence(model, make_engine("eager", model))
         return evaluate_images(score, test, model.bos, len(test), "recurrent")

@@ -264,9 +264,12 @@ def test_tokenize_refuses_in_one_line(capsys: Capture, room: Path) -> None:
     assert refusal(capsys, "tokenize").startswith("tokenize needs a RECIPE or --dataset NAME")
     assert (
         refusal(capsys, "tokenize", "--dataset", "mnist")
-        == "mnist is no text, which alone needs a tokeniser; name a text"
+        == "mnist is not a text, and only texts need a tokeniser; name a text"
     )
-    assert refusal(capsys, "tokenize", "mnist-small") == "mnist is no text, which alone needs a tokeniser; name a text"
+    assert (
+        refusal(capsys, "tokenize", "mnist-small")
+        == "mnist is not a text, and only texts need a tokeniser; name a text"
+    )
     assert refusal(capsys, "tokenize", "wikitext-mini", "--vocab-size", "3").startswith("a recipe says which text")
     assert refusal(capsys, "tokenize", "--dataset", "./gone").startswith("no corpus or file called './gone'")
     (room / "empty.txt").touch()
