@@ -1,4 +1,4 @@
-"""How long a call takes, on a monotonic clock, and how fast a device multiplies matrices."""
+"""Timing of calls on a monotonic clock, and of products of matrices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that measures speed and memory: the rooms behind `s4gen bench`.
+"""All that measures speed and memory: the room behind `s4gen bench`.
 
 Three benchmarks are entered in one style: `run(...)` measures and returns a result, which has `to_dict()` for JSON and
 `table()` for a person.

@@ -62,7 +62,7 @@ class TrainingStepWorkload:
 
 @dataclass(frozen=True)
 class TrainingStepMeasurement:
-    """What one training step took; NaN where it did not run."""
+    """The cost of one training step; NaN where it did not run."""
 
     way: str
     dimension: int

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TypeVar
 
 _GOODBYE_SECONDS = 10.0
-"""How long a process that has answered may take to end by itself."""
+"""Seconds that a process which has answered may take to end by itself."""
 
 A = TypeVar("A")
 R = TypeVar("R")

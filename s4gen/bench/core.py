@@ -97,7 +97,7 @@ class CoreWorkload:
 
 @dataclass(frozen=True)
 class CoreMeasurement:
-    """What a workload took; NaN where it did not run."""
+    """The cost of a workload; NaN where it did not run."""
 
     forward_ms: float
     """Milliseconds of a forward pass without gradients."""

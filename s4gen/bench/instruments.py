@@ -1,4 +1,4 @@
-"""What a benchmark measures with: the median time of a call, the peak memory, and the name of the machine."""
+"""The instruments of every benchmark: the median time of a call, the peak memory, and the name of the machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from s4gen.timing import seconds
 
 _GROUP_SECONDS = 5e-3
 """Calls are timed in groups at least this long, so that neither the clock nor a GPU synchronisation shows."""
-_MB = 1e6
+MB = 1e6
+"""Bytes."""
 
 
 def median_seconds(
@@ -86,7 +87,7 @@ class PeakMemory:
 
     def _peak(self) -> float:
         if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) / _MB
+            return torch.cuda.max_memory_allocated(self._device) / MB
         return process_peak_mb()
 
 
@@ -96,17 +97,17 @@ def process_peak_mb() -> float:
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / _MB
+                return int(line.split()[1]) * 1024 / MB
     except OSError:
         pass
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if platform.system() == "Darwin" else 1024) / _MB
+    return peak * (1 if platform.system() == "Darwin" else 1024) / MB
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """Return what a speed needs beside it: the processor, threads and versions."""
+    """Return the conditions that a speed must be told with: the processor, threads and versions."""
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count() or 1,

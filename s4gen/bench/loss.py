@@ -1,4 +1,4 @@
-"""What the rounded weights of a lossy engine cost, in bits per token."""
+"""The loss by an engine's rounded weights, in bits per token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.randomness import uniforms
 
 _LOGITS_AT_A_TIME = 1 << 25
-"""Logits that the convolution view makes at a time (128 MB in float32): with a large vocabulary, few positions."""
+"""Logits that the convolution view makes at a time (134 MB in float32): with a large vocabulary, few positions."""
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,15 @@ import torch
 
 from s4gen.bench.baselines import mean_over_positions
 from s4gen.bench.cached_transformer import LARGEST_CACHE, CachedTransformer
-from s4gen.bench.instruments import PeakMemory, captured, median_seconds
+from s4gen.bench.instruments import MB, PeakMemory, captured, median_seconds
 from s4gen.bench.timed_generation import ms_in_turn, repeated
 from s4gen.bench.workload import GenerationMeasurement, GenerationWorkload, without_numbers
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.timing import seconds
 
-_MB = 1e6
 _TRIAL_SECONDS = 0.5
-"""Time for choosing between two forms of the same step."""
+"""Seconds for choosing between two forms of the same step."""
 
 
 def measure_cached(workload: GenerationWorkload) -> list[GenerationMeasurement]:
@@ -51,12 +50,12 @@ def measure_cached(workload: GenerationWorkload) -> list[GenerationMeasurement]:
     start_seconds = time.perf_counter() - started
     memory.reset()
     seconds(way.at(lengths[0] - 1), device)
-    level = max(0.0, memory.mb() - way.cache.nbytes / _MB)
+    level = max(0.0, memory.mb() - way.cache.nbytes / MB)
     notes = [form]
     if len(way.cache) < way.layers:
         notes.append(
             f"to save memory the {way.layers} layers share the caches of {len(way.cache)}, "
-            f"{way.cache.nbytes / _MB:,.0f} MB (peak memory: with separate ones)"
+            f"{way.cache.nbytes / MB:,.0f} MB (peak memory: with separate ones)"
         )
     measured = []
     for length in lengths:
@@ -67,7 +66,7 @@ def measure_cached(workload: GenerationWorkload) -> list[GenerationMeasurement]:
             length,
             enough=lambda begin=begin: time.perf_counter() - begin > workload.budget,  # type: ignore[misc]
         )
-        peak = level + way.bytes_for(length) / _MB
+        peak = level + way.bytes_for(length) / MB
         measured.append(
             GenerationMeasurement(
                 workload.way, workload.batch, length, 1e3 * mean, peak, start_seconds, sorted(costs), "; ".join(notes)

@@ -1,4 +1,4 @@
-"""What the benchmark of generation found: numbers that follow from its measurements, as JSON and as tables."""
+"""The result of the benchmark of generation: numbers that follow from its measurements, JSON and tables."""
 
 from __future__ import annotations
 

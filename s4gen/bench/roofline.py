@@ -48,7 +48,7 @@ PRECISIONS = {"fp32": 4, "bf16": 2, "int8": 1}
 SMALLEST_BUFFER, LARGEST_BUFFER = 2**21, 2**28
 """Bytes of a buffer whose bandwidth is measured: below, the clock and the start of threads show; above, nothing new."""
 SECONDS_PER_RATE = 0.1
-"""How long each bandwidth and each rate is measured."""
+"""Seconds for which each bandwidth and each rate is measured."""
 
 _FLOAT = 4  # bytes
 

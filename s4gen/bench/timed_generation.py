@@ -23,7 +23,7 @@ TakeSteps = Callable[[int], object]
 TOKENS_AT_A_TIME = 4096
 """Tokens of one convolution on the way to a far position, so that its activations do not fill the memory."""
 _REACH_SECONDS = 60.0
-"""Time for going to far positions; one that is not reached in it is left out."""
+"""Seconds for going to far positions; one that is not reached in it is left out."""
 
 
 class TimedGeneration:

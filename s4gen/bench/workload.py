@@ -1,4 +1,4 @@
-"""What the benchmark of generation is to time, and what came out."""
+"""The values that the benchmark of generation works on: a workload to time, and the measurement that came out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class GenerationWorkload:
 
 @dataclass(frozen=True)
 class GenerationMeasurement:
-    """What one way to generate cost at one batch size and length. Numbers are NaN where it did not run."""
+    """The cost of one way to generate at one batch size and length. Numbers are NaN where it did not run."""
 
     way: str
     batch: int
@@ -55,13 +55,13 @@ class GenerationMeasurement:
     positions_sampled: list[int]
     """Positions that were timed; for an engine the first and the last of a run through all between."""
     note: str = ""
-    """What a reader of the number must know, or why there is none."""
+    """A remark that a reader of the numbers needs, or the reason why there are none."""
     cost_by_position: dict[int, float] = field(default_factory=dict)
     """Milliseconds per step at single positions; a multi-scale stack is timed from there on, for a whole turn."""
     loss: Loss | None = None
-    """What the engine loses, where it is lossy."""
+    """Loss by the engine's rounded weights, where it has such."""
     limit: Limit | None = None
-    """How fast this machine could be; None: not known."""
+    """The least time that this machine allows; None: not known."""
 
 
 def without_numbers(workload: GenerationWorkload, note: str, length: int | None = None) -> GenerationMeasurement:

@@ -24,7 +24,7 @@ ANCESTORS = "Measure a training step of LSSL, S4, S4D and DSS, beside table 2 of
 
 
 class Result(Protocol):
-    """What each of the three benchmarks returns."""
+    """The form that the results of all three benchmarks have."""
 
     def to_dict(self) -> dict[str, Any]: ...
 
