@@ -34,7 +34,7 @@ def write_atomic(path: str | Path, fill: Callable[[Path], None]) -> None:
     Raises:
         WriteError: the disk is full, or `path` cannot be written to.
     """
-    path = Path(os.path.realpath(path))  # a link goes on pointing at the directory that is replaced
+    path = destination(path)
     had_previous = current(path) is not None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def write_file_atomic(path: str | Path, content: bytes) -> None:
     Raises:
         WriteError: the disk is full, or `path` cannot be written to.
     """
-    path = Path(os.path.realpath(path))
+    path = destination(path)
     had_previous = path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +68,21 @@ def write_file_atomic(path: str | Path, content: bytes) -> None:
             _sync(path.parent)
     except OSError as error:
         raise write_error(error, path, _untouched(had_previous, "file")) from error
+
+
+def destination(path: str | Path) -> Path:
+    """Return the path that writing to `path` replaces: a link goes on pointing at what it points to.
+
+    Raises:
+        WriteError: `path` is a link to nothing. As with cp, writing through it would create a file in a place that the
+            user has not named, and that perhaps somebody else has chosen.
+    """
+    real = Path(os.path.realpath(path))
+    if os.path.islink(path) and not real.exists():
+        raise WriteError(
+            f"{path} is a link to {os.readlink(path)}, which does not exist; remove the link, or name the file"
+        )
+    return real
 
 
 def recover(path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 from faults import dies, points
 
 from s4gen.atomic import current, discard, read_consistent, recover, write_atomic, write_file_atomic
-from s4gen.errors import UserError
+from s4gen.cli.output import check_file
+from s4gen.errors import UserError, WriteError
 from s4gen.unfinished import remove_leftovers, unfinished
 
 
@@ -56,6 +57,17 @@ def test_a_link_to_a_directory_goes_on_pointing_at_it(tmp_path: Path) -> None:
     write_atomic(tmp_path / "link", fill_with("new"))
     assert (tmp_path / "link").is_symlink()
     assert content(tmp_path / "real") == ("new", "new")
+
+
+def test_nothing_is_written_through_a_link_to_nothing(tmp_path: Path) -> None:
+    """As with cp: who planted the link would choose where a file appears."""
+    (tmp_path / "link").symlink_to(tmp_path / "planted")
+    for write in (lambda path: write_file_atomic(path, b"x"), lambda path: write_atomic(path, fill_with("x"))):
+        with pytest.raises(WriteError, match=r"is a link to .*planted, which does not exist"):
+            write(tmp_path / "link")
+    with pytest.raises(UserError, match="is a link to"):
+        check_file(tmp_path / "link", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bug"), SystemExit(1)])
@@ -110,7 +122,8 @@ def test_a_write_that_really_runs_out_of_room_leaves_the_old_content(tmp_path: P
 import io, resource, torch
 from pathlib import Path
 from s4gen.atomic import write_atomic, write_file_atomic
-from s4gen.errors import UserError
+from s4gen.cli.output import check_file
+from s4gen.errors import UserError, WriteError
 from s4gen.unfinished import remove_leftovers, unfinished
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 path = Path({str(tmp_path / "x")!r})

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from s4gen.atomic import destination
 from s4gen.errors import UserError
 
 
@@ -70,6 +71,7 @@ def check_file(out: Path, overwrite: bool) -> None:
 
 def _check_folder(out: Path) -> None:
     """Check that the nearest folder above `out` that exists can be written to; the missing ones will be made in it."""
+    destination(out)
     above = next(path for path in ([out] if out.is_dir() else out.parents) if path.exists())
     if not above.is_dir():
         raise UserError(f"cannot write {out}: {above} is a file")
