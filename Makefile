@@ -37,7 +37,7 @@ bench: $(READY)
 	  --engine eager compiled native native-bf16 native-int8 --baseline conv transformer
 
 bench-core: $(READY)
-	$(BIN)/python -m s4gen.bench_core --json runs/bench-core.json
+	$(BIN)/s4gen bench core --out runs/bench-core.json --force
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

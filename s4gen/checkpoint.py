@@ -63,7 +63,7 @@ __all__ = [
 
 FORMAT = "s4gen-checkpoint"
 CLASSIFIER_FORMAT = "s4gen-classifier"
-"""What stands beside density models without being one (s4gen.classify)."""
+"""What stands beside density models without being one (s4gen.evaluate.recognition)."""
 EXACT = "float64"
 """In config.json: the tensors that are kept in float64 beside a model in float32."""
 LAYER_FORMAT = "s4gen-layer"

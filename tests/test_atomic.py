@@ -1,4 +1,4 @@
-"""Whatever interrupts a write, the old content or the new one is there, whole."""
+"""Whatever interrupts a write, either the old content or the new one is there, complete."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_disk_that_fills_up_when_syncing_counts_as_full(tmp_path: Path, monkey
 
 
 def test_a_write_that_really_runs_out_of_room_leaves_the_old_content(tmp_path: Path) -> None:
-    """In a process that the system lets write 4 kB per file, as plain bytes and through torch.save."""
+    """The system lets the process write 4 kB per file; it writes plain bytes, and through torch.save."""
     write_atomic(tmp_path / "x", fill_with("old"))
     program = f"""
 import io, resource, torch
@@ -209,7 +209,7 @@ def test_what_killed_writers_left_is_removed_and_what_live_ones_have_in_hand_is_
 def test_a_writer_whose_beginning_was_taken_for_a_leftover_begins_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between its making and its locking somebody may tidy up."""
+    """Another process may tidy up after the new directory is made and before it is locked."""
     path, made = tmp_path / "x", []
     mkdir = os.mkdir
 
@@ -227,9 +227,9 @@ def test_a_writer_whose_beginning_was_taken_for_a_leftover_begins_once_more(
 
 
 def test_a_reader_beside_a_busy_writer_never_sees_a_mixture(tmp_path: Path) -> None:
-    """Without the checks of `read_consistent` the reader meets mixtures and missing files.
+    """Without the checks in `read_consistent` the reader would meet mixtures and missing files.
 
-    The two take turns as fast as Python lets them: with its usual turns of 5 ms the writer mostly waits.
+    Reader and writer take turns as fast as Python lets them; with the usual 5 ms the writer would mostly wait.
     """
     path = tmp_path / "x"
     write_atomic(path, fill_with("0"))

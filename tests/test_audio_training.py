@@ -12,7 +12,6 @@ import pytest
 import torch
 from interrupted import stop_after
 
-from s4gen.audio_evaluation import by_convolution, evaluate_clips, ratio
 from s4gen.checkpoint import load_checkpoint, load_tensors
 from s4gen.config import (
     AudioLayout,
@@ -29,6 +28,8 @@ from s4gen.data.audio.batches import Batch as Clips
 from s4gen.data.audio.opening import check_fits, crop_of, form_of, format_of, layout_of, open_split, training_sets
 from s4gen.data.audio.write import write_audio
 from s4gen.errors import UserError
+from s4gen.evaluate.audio import evaluate_clips, ratio
+from s4gen.evaluate.scorers import by_convolution
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, resampled
 from s4gen.train import loop, optim, run, session
@@ -232,7 +233,7 @@ def test_a_folder_is_split_and_the_validation_split_is_cut(tmp_path: Path) -> No
 
 def test_bits_per_sample_are_those_of_every_clip_scored_alone() -> None:
     network, batch = model().double().eval(), clips()
-    found = evaluate_clips(by_convolution(network), [batch], 3, "conv")
+    found = evaluate_clips(by_convolution(network), [batch], network.bos, 3, "conv")
     assert batch.labels is not None
     with torch.no_grad():
         alone = [
@@ -242,21 +243,23 @@ def test_bits_per_sample_are_those_of_every_clip_scored_alone() -> None:
     assert found.bits_per_sample == pytest.approx(sum(alone) / 88, rel=1e-9)
     assert (found.n_sequences, found.n_samples, found.mode) == (3, 88, "conv")
     split = [clips((50,)), clips((31,)), clips((7,))]
-    assert evaluate_clips(by_convolution(network), split, 3, "conv").n_samples == 88
+    assert evaluate_clips(by_convolution(network), split, network.bos, 3, "conv").n_samples == 88
 
 
 def test_recordings_longer_than_a_chunk_cost_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     network, batch = model().double().eval(), clips()
-    whole = evaluate_clips(by_convolution(network), [batch], 3, "conv").bits_per_sample
-    monkeypatch.setattr("s4gen.audio_evaluation.SAMPLES", 39)
-    assert evaluate_clips(by_convolution(network), [batch], 3, "conv").bits_per_sample == pytest.approx(whole, rel=1e-9)
+    whole = evaluate_clips(by_convolution(network), [batch], network.bos, 3, "conv").bits_per_sample
+    monkeypatch.setattr("s4gen.evaluate.audio.SAMPLES", 39)
+    assert evaluate_clips(by_convolution(network), [batch], network.bos, 3, "conv").bits_per_sample == pytest.approx(
+        whole, rel=1e-9
+    )
 
 
 def test_a_model_that_knows_nothing_costs_the_bits_of_a_code() -> None:
     network = model(bits=5)
     for parameter in network.head.parameters():
         torch.nn.init.zeros_(parameter)
-    found = evaluate_clips(by_convolution(network), [clips(bits=5)], 3, "conv")
+    found = evaluate_clips(by_convolution(network), [clips(bits=5)], network.bos, 3, "conv")
     assert found.bits_per_sample == pytest.approx(5, rel=1e-6) and found.stderr < 1e-6
 
 
@@ -271,7 +274,7 @@ def test_the_standard_error_of_a_ratio_is_that_of_repeated_draws() -> None:
 
 def test_nothing_to_score_is_an_error() -> None:
     with pytest.raises(UserError, match="there are no clips to evaluate"):
-        evaluate_clips(by_convolution(model()), [], 0, "conv")
+        evaluate_clips(by_convolution(model()), [], 0, 0, "conv")
 
 
 # From recipes to clips

@@ -21,6 +21,7 @@ from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.h3 import TAPS
 from s4gen.models.raster import Raster
+from s4gen.models.states import chosen_rows, tensors
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import native
 from s4gen.sampling.engines.native import (
@@ -53,7 +54,6 @@ from s4gen.sampling.plan import (
     Where,
 )
 from s4gen.sampling.randomness import draw
-from s4gen.sampling.states import chosen_rows, tensors
 
 try:
     build.library()
@@ -732,3 +732,10 @@ def test_no_plan_makes_it_read_or_write_what_is_not_its_own(driver: Path, tmp_pa
 @pytest.mark.parametrize("driver", ["thread"], indirect=True)
 def test_its_threads_never_race(driver: Path, tmp_path: Path) -> None:
     fuzz(driver, tmp_path, 100)
+
+
+def test_filters_of_another_build_are_refused_rather_than_misread() -> None:
+    session = NativeEngine(recurrent_of("s4d"), KEEP_ALL).begin(recurrent_of("s4d").initial_state(1))
+    session._engine._packed_filters += bytes(8)
+    with pytest.raises(UserError, match="the filters are not those that the engine knows"):
+        session.advance(torch.tensor([0]), torch.zeros(1, 1, dtype=torch.float64))

@@ -26,8 +26,8 @@ from s4gen.config import (
 )
 from s4gen.data.text import TokenFile, TrainStream, WordTokenizer, load_tokens, prepare_tokenizer
 from s4gen.errors import UserError
+from s4gen.evaluate.text import evaluate_stream, evaluate_windows
 from s4gen.models.density import DensityModel
-from s4gen.text_evaluation import evaluate_stream, evaluate_windows
 from s4gen.train import loop, optim, run, session
 from s4gen.train.metrics import read_metrics
 from s4gen.train.tasks import Batch

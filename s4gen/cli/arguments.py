@@ -1,4 +1,4 @@
-"""Types for argparse; each refuses a wrong value in one sentence."""
+"""Types of arguments for argparse; each refuses a wrong value in one sentence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number, at least `least`."""
+    """Return an argparse type for whole numbers that are at least `least`."""
 
     def parse(text: str) -> int:
         try:
@@ -23,7 +23,7 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def number(expected: str, accept: Callable[[float], bool]) -> Callable[[str], float]:
-    """An argparse type: a finite number that `accept` accepts; `expected` says in words which."""
+    """Return an argparse type for finite numbers that `accept` accepts; `expected` says in words which these are."""
 
     def parse(text: str) -> float:
         try:

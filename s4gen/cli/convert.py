@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from s4gen.sampling.convert import Certificate, RecurrentModel
 
 SUMMARY = "Convert a checkpoint to its recurrent form and certify that both forms agree."
-"""The command line shows this sentence for `-h`."""
+"""The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
 
 SAMPLES = 2048
-"""At most so many samples of each clip are compared, and so many tokens of each sequence that the model draws."""
+"""Largest number of samples of a clip, or of tokens of a sequence drawn by the model, that are compared."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,28 +40,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         type=number("a number of nats greater than 0", lambda value: value > 0),
         default=1e-3,
-        help="refuse if the log-probability of any token differs by more nats than this (default: 0.001)",
+        help="refuse if the log-probability of any token differs by more than T nats (default: 0.001)",
     )
     parser.add_argument(
         "--sequences",
         metavar="N",
         type=whole(1),
         default=8,
-        help="test images, texts of the model's length, or clips, to compare on (default: 8)",
+        help="how many test images, texts of the model's length, or clips to compare on (default: 8)",
     )
     add_dataset_argument(parser)
-    parser.add_argument("--force", action="store_true", help="replace the checkpoint that is at OUT")
+    parser.add_argument("--force", action="store_true", help="replace a checkpoint that is at OUT already")
 
 
 def run(args: argparse.Namespace) -> int:
     from s4gen.checkpoint import check_target, load_checkpoint
     from s4gen.sampling.convert import certify, convert, save_converted
-    from s4gen.sampling.scoring import UNITS
 
     check_target(args.out, args.force)
     checkpoint = load_checkpoint(args.checkpoint)
     recurrent = convert(checkpoint.model)
-    if args.dataset is None and checkpoint.recipe is None:  # imported, say: no data set is known
+    if args.dataset is None and checkpoint.recipe is None:  # an imported model, say, whose data set nobody knows
         data, label = "drawn by the model", None
         sequences = own_sequences(recurrent, args.sequences)
     else:
@@ -70,14 +69,14 @@ def run(args: argparse.Namespace) -> int:
         sequences, label = _sequences(checkpoint, dataset, args.sequences)
     certificate = certify(recurrent, sequences, args.tolerance, label)
     save_converted(checkpoint.path, args.out, recurrent, certificate, args.force)
-    unit = UNITS[checkpoint.config.layout.kind]
+    unit = checkpoint.config.layout.unit
     print("\n".join(certificate_table(certificate, data, unit)))
     print(f"written to {args.out}")
     return 0
 
 
 def own_sequences(recurrent: RecurrentModel, n: int) -> Tensor:
-    """n sequences (n, L) int64 that the model draws, for one without a data set; of classes, all of the first."""
+    """Draw n sequences int64 (n, L) from a model without a data set; a model with classes draws from the first one."""
     import torch
 
     from s4gen.sampling.generation import Generation
@@ -88,7 +87,7 @@ def own_sequences(recurrent: RecurrentModel, n: int) -> Tensor:
 
 
 def _sequences(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:
-    """At most n sequences (n, L) int64 of the test split, and the labels (n,) int64 where the model has classes."""
+    """Return at most n sequences int64 (n, L) of the test split, and labels int64 (n,) if the model has classes."""
     layout = checkpoint.config.layout
     if isinstance(layout, TextLayout):
         text = load_text(dataset, "test", checkpoint, shows_progress())
@@ -101,14 +100,14 @@ def _sequences(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Te
 
 
 def _at_hand(dataset: str) -> str:
-    """The part of the data set that ships with s4gen: a little real data is enough, and needs no download."""
+    """Return the name of the part that ships with s4gen, if there is one: a few real sequences need no download."""
     if is_text(dataset):
         return "wikitext-mini" if dataset.startswith("wikitext-") else dataset
     return f"{dataset}-mini" if dataset in ("mnist", "cifar10", "fsdd") else dataset
 
 
 def certificate_table(certificate: Certificate, data: str, unit: str = "bits/dim") -> list[str]:
-    """Lines that show the certificate."""
+    """Return the lines of text that show a certificate; `data` names what was compared on, `unit` the unit of bits."""
     rows = [
         ("compared on", f"{certificate.n_sequences} sequences of {certificate.length} tokens ({data})"),
         ("largest difference", f"{certificate.max_abs_logprob_difference:.2e} nats in one token"),

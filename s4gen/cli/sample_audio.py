@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s4gen.cli.filters import filters_of
 from s4gen.cli.sample_audio_files import is_file, picture_of, write_clips
 from s4gen.cli.subject import at_rate, best_device, chosen_classes, rate_of
 from s4gen.config import AudioLayout
@@ -64,7 +65,6 @@ def job_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes: Se
     from s4gen.sampling.audio import Job, in_turn, with_candidates
     from s4gen.sampling.convert import convert, recurrent_of
     from s4gen.sampling.engines import make_engine
-    from s4gen.sampling.filters import Filters
 
     layout = checkpoint.config.layout
     assert isinstance(layout, AudioLayout)
@@ -82,12 +82,9 @@ def job_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes: Se
     begins = in_turn(n, len(prompts), classes)
     begins = with_candidates(begins) if args.select else begins
     recurrent = recurrent.to(best_device())
-    filters = Filters(args.temperature, args.top_k, args.top_p, args.min_p)
-    engine = make_engine(args.engine, recurrent, filters, tokens=len(begins) * samples)
+    engine = make_engine(args.engine, recurrent, filters_of(args), tokens=len(begins) * samples)
     ending = ending_of(checkpoint, form.rate)
-    return Job(
-        recurrent, engine, filters, form, layout.classes, prompts, begins, samples, args.seed, args.batch, ending
-    )
+    return Job(recurrent, engine, form, layout.classes, prompts, begins, samples, args.seed, args.batch, ending)
 
 
 def ending_of(checkpoint: Checkpoint, rate: int) -> int:

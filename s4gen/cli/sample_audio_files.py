@@ -111,7 +111,7 @@ def _drawn(job: Job, paths: Sequence[Path]) -> tuple[list[Tensor], int]:
 
 def recognised(job: Job, sounds: Sequence[NDArray[np.float32]]) -> list[str | None]:
     """The class that each clip is heard as, where there is a classifier of the model's classes."""
-    from s4gen.classify import find_classifier
+    from s4gen.evaluate.recognition import find_classifier
 
     classifier = find_classifier(job.classes, job.form.rate) if job.classes else None
     if classifier is None:

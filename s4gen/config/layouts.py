@@ -20,6 +20,8 @@ class ImageLayout:
     """Images of one size as sequences: rows from the top, pixels from the left, channels interleaved."""
 
     kind: ClassVar[str] = "image"
+    unit: ClassVar[str] = "bits/dim"
+    """The unit of what a token costs, -log2 p."""
 
     height: int
     """Rows."""
@@ -53,6 +55,8 @@ class TextLayout:
     """Text of any length as tokens of one vocabulary."""
 
     kind: ClassVar[str] = "text"
+    unit: ClassVar[str] = "bits/token"
+    """The unit of what a token costs, -log2 p."""
 
     vocab: int
     """Number of different tokens."""
@@ -75,6 +79,8 @@ class AudioLayout:
     """Mono sound of any length, a code for every sample (s4gen.data.audio)."""
 
     kind: ClassVar[str] = "audio"
+    unit: ClassVar[str] = "bits/sample"
+    """The unit of what a token costs, -log2 p."""
 
     rate: int
     """Samples per second."""

@@ -9,21 +9,11 @@ from typing import Any
 
 from s4gen.config.checks import ConfigError, at_least, one_of, positive
 from s4gen.config.layouts import ImageLayout, Layout, TextLayout
+from s4gen.config.mixers import MIXERS, RESERVED, Mixer
 
-MIXERS = ("s4d", "s4", "h3", "dss", "lssl", "attention", "wavenet")
 HEADS = ("categorical", "mixture")
 SCANS = ("raster", "row", "column", "none")
-POOLED = ("s4d", "s4", "dss")
-"""Mixers that a multi-scale stack can have: every row of a batch may end at its own length."""
-_DIAGONAL_INITS = ("legs", "lin", "inv", "inv2", "quad", "real", "random")
-INITS_OF = {
-    "s4d": _DIAGONAL_INITS,
-    "s4": ("legs", "legt", "lagt", "fourier"),
-    "h3": _DIAGONAL_INITS,
-    "dss": _DIAGONAL_INITS,
-    "lssl": ("legs",),
-}
-INITS = tuple(dict.fromkeys(init for inits in INITS_OF.values() for init in inits))
+INITS = tuple(dict.fromkeys(init for mixer in MIXERS.values() for init in mixer.inits))
 DISCRETIZATIONS = ("auto", "zoh", "bilinear")
 DECAYS = ("exp", "softplus", "relu", "none")
 DT_TRANSFORMS = ("exp", "softplus")
@@ -41,7 +31,7 @@ class SSMConfig:
     d_state: int = 64
     """N: real numbers of state per feature, even (N/2 conjugate pairs)."""
     init: str = "legs"
-    """Initial Lambda, one of those that INITS_OF lists for the mixer; those of s4 are HiPPO measures."""
+    """Initial Lambda, one of those that the table of mixers lists; those of s4 are HiPPO measures."""
     discretization: str = "auto"
     """zoh or bilinear; auto is zoh for s4d; s4 and lssl have bilinear alone, dss zoh alone."""
     dt_min: float = 1e-3
@@ -144,8 +134,13 @@ class ModelConfig:
     zero_start: bool = False
     """Every sublayer adds nothing to begin with, because its last matrix starts at zero."""
 
+    @property
+    def traits(self) -> Mixer:
+        """What there is to know of the mixer beside its name."""
+        return MIXERS[self.mixer]
+
     def __post_init__(self) -> None:
-        one_of(MIXERS, "model.mixer", self.mixer)
+        one_of(tuple(MIXERS), "model.mixer", self.mixer)
         at_least(
             1,
             "model",
@@ -166,7 +161,7 @@ class ModelConfig:
         _check_pixels(self)
         if not 0 <= self.dropout < 1:
             raise ConfigError("model.dropout", f"= {self.dropout}: expected at least 0 and less than 1")
-        if self.mixer == "attention" and self.d_model % self.n_heads:
+        if self.traits.heads and self.d_model % self.n_heads:
             raise ConfigError(
                 "model.d_model", f"= {self.d_model}: expected a multiple of model.n_heads = {self.n_heads}"
             )
@@ -181,22 +176,23 @@ class ModelConfig:
 
 
 def _check_stack(model: ModelConfig) -> None:
-    """Refuse a multi-scale stack, or a WaveNet, that cannot be."""
+    """Raise ConfigError for a multi-scale stack, or a mixer that is the whole stack, with settings that do not fit."""
     if any(stride < 2 for stride in model.pool):
         raise ConfigError("model.pool", f"= {list(model.pool)}: expected strides of at least 2")
-    if model.pool and model.mixer not in POOLED:
+    if model.pool and not model.traits.pooled:
+        pooled = ", ".join(mixer.name for mixer in MIXERS.values() if mixer.pooled)
         raise ConfigError(
             "model.pool",
-            f'= {list(model.pool)} does not go with model.mixer = "{model.mixer}": expected one of {", ".join(POOLED)}',
+            f'= {list(model.pool)} does not go with model.mixer = "{model.mixer}": expected one of {pooled}',
         )
     for key, wanted in (("expand", 2), ("unet", False)):
         if not model.pool and getattr(model, key) != wanted:
             raise ConfigError(f"model.{key}", "goes with model.pool, which is not set: leave it out")
-    if model.mixers_per_block > 1 and (model.pool or model.mixer == "wavenet"):
-        what = "model.pool" if model.pool else 'model.mixer = "wavenet"'
+    if model.mixers_per_block > 1 and (model.pool or model.traits.whole_stack):
+        what = "model.pool" if model.pool else f'model.mixer = "{model.mixer}"'
         raise ConfigError("model.mixers_per_block", f"= {model.mixers_per_block} does not go with {what}: leave it out")
-    if model.mixer == "wavenet" and not model.d_ff:
-        raise ConfigError("model.d_ff", '= 0: model.mixer = "wavenet" needs at least one skip')
+    if model.traits.whole_stack and not model.d_ff:
+        raise ConfigError("model.d_ff", f'= 0: model.mixer = "{model.mixer}" needs at least one skip')
 
 
 def _check_pixels(model: ModelConfig) -> None:
@@ -207,8 +203,8 @@ def _check_pixels(model: ModelConfig) -> None:
             if getattr(model, key) != default:
                 raise ConfigError(f"model.{key}", "goes with model.whole_pixels = true, which is not set: leave it out")
         return
-    if model.pool or model.mixer == "wavenet":
-        what = "model.pool" if model.pool else 'model.mixer = "wavenet"'
+    if model.pool or model.traits.whole_stack:
+        what = "model.pool" if model.pool else f'model.mixer = "{model.mixer}"'
         raise ConfigError("model.whole_pixels", f"= true does not go with {what}: leave one of them out")
     if not model.scan:
         raise ConfigError("model.scan", f"= []: expected at least one of {', '.join(SCANS)}")
@@ -218,13 +214,13 @@ def _check_pixels(model: ModelConfig) -> None:
             raise ConfigError(
                 "model.scan", 'has "none", which leaves such a block nothing but taps: set model.taps = true'
             )
-        if scan in ("row", "column") and model.mixer not in POOLED:
+        if scan in ("row", "column") and not model.traits.pooled:
             raise ConfigError(
                 "model.scan", f'has "{scan}", which does not go with model.mixer = "{model.mixer}": expected "raster"'
             )
     if model.norm == "post":
         raise ConfigError("model.norm", '= "post" does not go with model.whole_pixels = true: expected "pre"')
-    if model.taps and model.mixer in ("attention", "h3"):
+    if model.taps and model.traits.mixes_features:
         raise ConfigError("model.taps", f'= true does not go with model.mixer = "{model.mixer}": expected false')
 
 
@@ -288,37 +284,39 @@ def refuse_foreign(kind: str, what: str, **sections: Any) -> None:
 
 
 def check_window(kind: str, model: ModelConfig, what: str) -> None:
-    """Refuse attention without a sense of distance: only images have an embedding that knows the positions."""
-    if model.mixer == "attention" and kind != "image" and not model.window:
-        raise ConfigError("model.window", f"= 0: attention needs a window, such as 512, on {what}")
-    if model.mixer == "wavenet" and kind != "audio":
-        raise ConfigError("model.mixer", f'= "wavenet" goes with audio, not with {what}')
+    """Raise ConfigError for a mixer that is not for data of this kind, or lacks the window that it needs there.
+
+    Only images have an embedding that knows the positions; elsewhere attention needs a window. `what` names the data.
+    """
+    if model.traits.needs_window and kind != "image" and not model.window:
+        raise ConfigError("model.window", f"= 0: {model.mixer} needs a window, such as 512, on {what}")
+    if kind not in model.traits.kinds:
+        names = " and ".join(PLURAL[known] for known in model.traits.kinds)
+        raise ConfigError("model.mixer", f'= "{model.mixer}" goes with {names}, not with {what}')
 
 
 def check_pair(model: ModelConfig, ssm: SSMConfig) -> None:
-    """Refuse a state space setting that the mixer cannot have."""
+    """Raise ConfigError for a state space setting that the mixer cannot have."""
+    mixer = model.traits
     if ssm.n_ssm and model.d_model % ssm.n_ssm:
         raise ConfigError("ssm.n_ssm", f"= {ssm.n_ssm}: expected a divisor of model.d_model = {model.d_model}, or 0")
-    if not ssm.tie_dt and model.mixer not in ("s4d", "h3"):
-        raise ConfigError(
-            "ssm.tie_dt", f'= false does not go with model.mixer = "{model.mixer}": expected "s4d" or "h3"'
-        )
-    if not ssm.tie_Q and model.mixer != "s4":
-        raise ConfigError("ssm.tie_Q", f'= false does not go with model.mixer = "{model.mixer}": expected "s4"')
-    if ssm.norm_length and model.mixer != "dss":
-        raise ConfigError(
-            "ssm.norm_length",
-            f'= {ssm.norm_length} does not go with model.mixer = "{model.mixer}": expected "dss", or 0',
-        )
-    inits = INITS_OF.get(model.mixer, INITS)
-    if ssm.init not in inits:
+    for key in RESERVED:
+        value, default = getattr(ssm, key), getattr(SSMConfig, key)
+        if value != default and key not in mixer.settings:
+            expected = " or ".join(f'"{other.name}"' for other in MIXERS.values() if key in other.settings)
+            expected += "" if isinstance(value, bool) else f", or {default}"
+            raise ConfigError(
+                f"ssm.{key}",
+                f'= {json.dumps(value)} does not go with model.mixer = "{mixer.name}": expected {expected}',
+            )
+    if mixer.inits and ssm.init not in mixer.inits:
         raise ConfigError(
             "ssm.init",
-            f'= "{ssm.init}" does not go with model.mixer = "{model.mixer}": expected one of {", ".join(inits)}',
+            f'= "{ssm.init}" does not go with model.mixer = "{mixer.name}": expected one of {", ".join(mixer.inits)}',
         )
-    only = {"s4": "bilinear", "lssl": "bilinear", "dss": "zoh"}.get(model.mixer, ssm.discretization)
-    if ssm.discretization not in ("auto", only):
+    if mixer.rules and ssm.discretization not in ("auto", *mixer.rules):
+        rules = " or ".join(f'"{rule}"' for rule in (*mixer.rules, "auto"))
         raise ConfigError(
             "ssm.discretization",
-            f'= "{ssm.discretization}" does not go with model.mixer = "{model.mixer}": expected "{only}" or "auto"',
+            f'= "{ssm.discretization}" does not go with model.mixer = "{mixer.name}": expected {rules}',
         )

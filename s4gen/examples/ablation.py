@@ -30,7 +30,8 @@ from s4gen.config import Recipe, load_recipe
 from s4gen.data import load_images
 from s4gen.data.images import to_sequence
 from s4gen.errors import UserError
-from s4gen.evaluation import evaluate
+from s4gen.evaluate.images import evaluate_images
+from s4gen.evaluate.scorers import by_convolution
 from s4gen.examples.arguments import Parser
 from s4gen.train.loop import open_task
 from s4gen.train.metrics import read_metrics
@@ -132,15 +133,16 @@ def measured(row: str, seed: int, minutes: float, per_step: float, out: Path) ->
 def _scored(row: str, seed: int, per_step: float, folder: Path) -> dict[str, Any]:
     checkpoint = load_checkpoint(folder / "checkpoint")
     test = to_sequence(load_images("cifar10", "test").images[:TEST_IMAGES])
-    score = evaluate(checkpoint.model.log_prob, test, BATCH, "conv")
+    model = checkpoint.model
+    found = evaluate_images(by_convolution(model), test, model.bos, BATCH, "conv")
     return {
         "row": row,
         "seed": seed,
         "steps": checkpoint.metrics["step"],
         "seconds_per_step": per_step,
-        "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
-        "bits_per_dim": score.bits_per_dim,
-        "stderr": score.stderr,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "bits_per_dim": found.bits_per_dim,
+        "stderr": found.stderr,
     }
 
 

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s4gen.checkpoint import check_target
-from s4gen.classify import Classifier, save_classifier
 from s4gen.cli.arguments import whole
 from s4gen.cli.output import shows_progress
 from s4gen.config import AudioLayout, DensityConfig, ModelConfig, OptimConfig, SSMConfig
@@ -33,6 +32,7 @@ from s4gen.data.audio import AudioFormat, AudioSet, load_audio
 from s4gen.data.audio.batches import TrainingBatches
 from s4gen.data.audio.quantise import Quantiser
 from s4gen.errors import UserError
+from s4gen.evaluate.recognition import Classifier, save_classifier
 from s4gen.examples.arguments import Parser
 from s4gen.memory import keep_freed_memory
 from s4gen.models.classifier import ClassifierModel
@@ -50,11 +50,13 @@ BATCH, STEPS = 32, 3000
 Clip = NDArray[np.float32]
 
 
-class Score(NamedTuple):
-    """How many of n clips were recognised."""
+class Accuracy(NamedTuple):
+    """The share of clips that a classifier recognises."""
 
     right: int
+    """Clips that were recognised."""
     n: int
+    """Clips that it listened to."""
 
     def __str__(self) -> str:
         """Return per cent and standard error.
@@ -150,23 +152,23 @@ def train(audio: AudioSet, steps: int, progress: bool = False) -> ClassifierMode
     return averaged
 
 
-def measure(classifier: Classifier, audio: AudioSet) -> dict[str, Score]:
-    """Count the clips that are recognised under each of CHANGES."""
+def measure(classifier: Classifier, audio: AudioSet) -> dict[str, Accuracy]:
+    """Return how accurately labelled clips are recognised after each of CHANGES, by its name."""
     assert audio.labels is not None
     clips = [audio.form.quantiser.decode(audio.clip(index)) for index in range(len(audio))]
-    scores = {}
+    accuracies = {}
     for name, change in CHANGES.items():
         found = classifier.recognise([change(clip) for clip in clips])
-        scores[name] = Score(int((np.array(found) == audio.labels).sum()), len(audio))
-    return scores
+        accuracies[name] = Accuracy(int((np.array(found) == audio.labels).sum()), len(audio))
+    return accuracies
 
 
 CARD = """# {name}: which digit is spoken
 
 A classifier, not a density model. It reads {rate:,} samples per second, scaled to unit peak, as a log spectrum 100
 times a second. {n_layers} blocks of S4D in both directions (d_model {d_model}, N = {d_state}) follow, then the mean
-over time and a linear layer: {count:,} parameters. `s4gen.classify.load_classifier` loads it; it says which digits it
-recognises in generated speech.
+over time and a linear layer: {count:,} parameters. It says which digits it recognises in generated speech, and
+`s4gen.evaluate.recognition.load_classifier` loads it.
 
 Clips of the test split of {name} that are recognised, ± the standard error of a share:
 
@@ -192,8 +194,10 @@ Data: Free Spoken Digit Dataset, Zohar Jackson and contributors, CC BY-SA 4.0.
 """
 
 
-def card(model: ClassifierModel, scores: dict[str, Score], training: AudioSet, steps: int, minutes: float) -> str:
-    """Return the card of a trained classifier as Markdown."""
+def card(
+    model: ClassifierModel, accuracies: dict[str, Accuracy], training: AudioSet, steps: int, minutes: float
+) -> str:
+    """Return the text of the classifier's card, as Markdown."""
     return CARD.format(
         name=training.name,
         rate=FORM.rate,
@@ -201,7 +205,7 @@ def card(model: ClassifierModel, scores: dict[str, Score], training: AudioSet, s
         d_model=MODEL.d_model,
         d_state=SSM.d_state,
         count=sum(parameter.numel() for parameter in model.parameters()),
-        table="\n".join(f"| {name} | {score} |" for name, score in scores.items()),
+        table="\n".join(f"| {name} | {accuracy} |" for name, accuracy in accuracies.items()),
         clips=len(training),
         steps=steps,
         batch=BATCH,
@@ -213,7 +217,7 @@ def card(model: ClassifierModel, scores: dict[str, Score], training: AudioSet, s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, print the scores, write the classifier, and return the exit code: 0, or 2 for what the user can fix."""
+    """Train, print the accuracies, write the classifier, return the exit code: 0, or 2 for what the user can fix."""
     parser = Parser(
         prog="python -m s4gen.examples.digits",
         description="A classifier of spoken digits: S4D layers in both directions over a log spectrum.",
@@ -233,10 +237,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = train(training, args.steps, shows_progress())
         minutes = (time.perf_counter() - began) / 60
         print(f"{args.steps} steps in {minutes:.1f} minutes; recognised of the {len(test)} test clips of {test.name}:")
-        scores = measure(Classifier(model), test)
-        for name, score in scores.items():
-            print(f"{name:>16}  {score}")
-        text = card(model, scores, training, args.steps, minutes)
+        accuracies = measure(Classifier(model), test)
+        for name, accuracy in accuracies.items():
+            print(f"{name:>16}  {accuracy}")
+        text = card(model, accuracies, training, args.steps, minutes)
         save_classifier(args.out, model, card=text, overwrite=args.force)
     except UserError as error:
         return parser.refuse(str(error))

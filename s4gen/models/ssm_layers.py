@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import SSMConfig
-from s4gen.ssm import blocks, diagonal, dplr, hippo, inits, transforms
+from s4gen.ssm import block_form, diagonal, dplr, hippo, inits, transforms
 
 State = Tensor  # r(B, H, N) real form, see s4gen.ssm.realform
 
@@ -75,17 +75,17 @@ class SSMLayer(nn.Module):
         inverse = transforms.POSITIVE[self._dt_transform][1]
         self.raw_dt.copy_(inverse(dt))
 
-    def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
+    def block_maps(self, T: int, last: int) -> block_form.BlockMaps:
         raise NotImplementedError
 
-    def stepper(self) -> _Stepper:
+    def step_form(self) -> StepForm:
         """Abar, Bbar, Cbar of the present parameters, differentiably."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def discretized(self) -> _Stepper:
+    def discretized(self) -> StepForm:
         """The recurrent twin: Abar, Bbar, Cbar precomputed and frozen; same `initial_state` and `step`."""
-        return self.stepper()
+        return self.step_form()
 
     def initial_state(self, batch: int) -> State:
         """Zeros r(batch, H, N)."""
@@ -105,13 +105,13 @@ class SSMLayer(nn.Module):
             check_lengths(lengths, u)
         with torch.autocast(u.device.type, enabled=False):
             u = u.to(self.D.dtype)
-            maps = self.block_maps(*blocks.block_lengths(u.shape[1]))
+            maps = self.block_maps(*block_form.block_lengths(u.shape[1]))
             maps = maps._replace(kernel=_add_skip(maps.kernel, self.D))
-            return blocks.block_convolve(u, maps, state, lengths)
+            return block_form.block_convolve(u, maps, state, lengths)
 
     def step(self, u: Tensor, state: State) -> tuple[Tensor, State]:
         """One step: u r(B, H), state r(B, H, N). Discretises anew; `discretized` once and step that to be fast."""
-        return self.stepper().step(u, state)
+        return self.step_form().step(u, state)
 
 
 def _check_state(state: Tensor, wanted: tuple[int, int, int]) -> None:
@@ -148,10 +148,10 @@ class S4D(SSMLayer):
         """Convolution kernel r(H, L), without D."""
         return diagonal.kernel(*self.continuous(), L, self.method)
 
-    def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
+    def block_maps(self, T: int, last: int) -> block_form.BlockMaps:
         return diagonal.block_maps(*self.continuous(), T, last, self.method)
 
-    def stepper(self) -> DiagonalStep:
+    def step_form(self) -> DiagonalStep:
         return DiagonalStep(*diagonal.step_constants(*self.continuous(), self.method), self.D.clone())
 
 
@@ -178,17 +178,17 @@ class S4(SSMLayer):
         Lambda, B, C, dt = self.continuous()
         return dplr.krylov_kernel(Lambda, self.low_rank(), B, C, dt, L, self.low_rank_rows())
 
-    def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
+    def block_maps(self, T: int, last: int) -> block_form.BlockMaps:
         Lambda, B, C, dt = self.continuous()
         return dplr.block_maps(Lambda, self.low_rank(), B, C, dt, T, last, self.low_rank_rows())
 
-    def stepper(self) -> WoodburyStep:
+    def step_form(self) -> WoodburyStep:
         Lambda, B, C, dt = self.continuous()
         constants = dplr.step_constants(Lambda, self.low_rank(), B, C, dt, self.low_rank_rows())
         return WoodburyStep(constants, self.D.clone())
 
 
-class _Stepper(nn.Module):
+class StepForm(nn.Module):
     """Constants of one layer's recurrence; O(N) per head and step."""
 
     D: Tensor
@@ -216,7 +216,7 @@ class _Stepper(nn.Module):
         return self.B_bar.new_zeros(batch, *self.B_bar.shape)
 
 
-class DiagonalStep(_Stepper):
+class DiagonalStep(StepForm):
     """x' = Abar x + Bbar u, y = Cbar x' + D u with diagonal Abar; buffers in real form, Abar r(2, H, N)."""
 
     A_bar: Tensor
@@ -229,7 +229,7 @@ class DiagonalStep(_Stepper):
         return diagonal.step(self.A_bar, self.B_bar, self.C_bar, u, state)
 
 
-class WoodburyStep(_Stepper):
+class WoodburyStep(StepForm):
     """x' = (diag(a) - p q^T) x + Bbar u, y = Cbar x' + D u; buffers in real form."""
 
     def __init__(self, constants: dplr.StepConstants, D: Tensor) -> None:

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from s4gen.audio_evaluation import by_convolution
 from s4gen.data.audio import AudioFormat
+from s4gen.evaluate.audio import clip_nats
+from s4gen.evaluate.scorers import by_convolution
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
-from s4gen.sampling.filters import Filters
 from s4gen.sampling.generate import batches_of
 from s4gen.sampling.generation import Generation
-from s4gen.sampling.prompts import Prompts, checked_prompts, starts
+from s4gen.sampling.prompts import Prompts, Starts, checked_prompts
 
 LOWEST, HIGHEST = 40, 5
 """Per cent of the least and of the most likely clips that are left out."""
@@ -44,8 +44,6 @@ class Job:
 
     recurrent: RecurrentModel
     engine: Engine
-    filters: Filters
-    """Those that the engine was made with."""
     form: AudioFormat
     """Of the clips."""
     classes: tuple[str, ...]
@@ -84,10 +82,10 @@ class Job:
         Raises:
             UserError: a prompt does not fit the model.
         """
-        begin = starts(self.recurrent, self._prompts())
+        starts = Starts(self.recurrent, self._prompts(), self.engine.filters)
         for members in batches_of(len(self.begins), self.batch):
             generation = Generation(
-                self.recurrent, self.engine, self.filters, seed=self.seed, sequences=members, start=begin(members)
+                self.recurrent, self.engine, seed=self.seed, sequences=members, start=starts.of(members)
             )
             yield members, (chunk.cpu() for chunk in generation.chunks(self.samples))
 
@@ -111,7 +109,8 @@ class Job:
             part = slice(first, first + rows)
             codes = pad_sequence([clip.to(torch.int64) for clip in clips[part]], batch_first=True)
             with torch.inference_mode():
-                nats = score(codes, None if labels is None else labels[part]).double().cpu()
+                label = None if labels is None else labels[part]
+                nats = clip_nats(score, codes, self.recurrent.bos, label).double().cpu()
             for i, row in enumerate(nats, first):
                 bits.append(row[len(self.prompt(i)) : len(clips[i])].mean().item() / math.log(2))
         return bits

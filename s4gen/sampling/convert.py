@@ -27,10 +27,12 @@ from s4gen.checkpoint import (
 )
 from s4gen.config import DensityConfig
 from s4gen.errors import UserError
+from s4gen.evaluate.scorers import fed, nats_by_steps
 from s4gen.fitting import fitting
 from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.ssm_layers import SSMLayer
+from s4gen.models.states import contiguous
 from s4gen.models.wavenet import WaveNet
 
 MODEL_FILE = "model.safetensors"
@@ -80,33 +82,19 @@ class RecurrentModel(nn.Module):
         Without a state bos is put in front of x, and L may be 0. A state knows its labels.
         """
         logits, state = self.source.prefill(x, state, label=label)
-        return logits, _contiguous(state)
+        return logits, contiguous(state)
 
     @torch.no_grad()
     def nats_recurrent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """-log p(x_t | x_<t) by recurrence: x (B, L) int64 -> (B, L) float64 nats."""
+        """Score x int64 (B, L) by recurrence, without an engine: -log p(x_t | x_<t) in nats, float64 (B, L)."""
         state = self.initial_state(len(x), label)
-        token = torch.full_like(x[:, 0], self.bos)
-        nats = torch.empty(x.shape, dtype=torch.float64, device=x.device)
-        for t, target in enumerate(x.unbind(dim=1)):
+
+        def feed(token: Tensor) -> Tensor:
+            nonlocal state
             logits, state = self.step(token, state)
-            nats[:, t] = -logits.double().log_softmax(dim=-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
-            token = target
-        return nats
+            return logits
 
-    def log_prob_recurrent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """log p(x) by recurrence: x (B, L) int64 -> (B,) float64 nats."""
-        return -self.nats_recurrent(x, label).sum(dim=-1)
-
-
-def _contiguous(state: Any) -> Any:
-    """The same state with its tensors laid out as `step` leaves them: steps are faster, and compile only once."""
-    if isinstance(state, Tensor):
-        return state.contiguous()
-    if isinstance(state, tuple):
-        parts = [_contiguous(part) for part in state]
-        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-    return state
+        return nats_by_steps(feed, fed(x, self.bos), x)
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from s4gen.errors import UserError
+from s4gen.config.filters import FilterSettings
+from s4gen.sampling.repetition import penalise
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -56,33 +57,28 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Filters:
-    """The four filters with their settings, checked: a value out of range is a `UserError`. The default keeps all."""
+class Filters(FilterSettings):
+    """All filters as one function of logits.
 
-    temperature: float = 1.0
-    """Divides the logits; below 1 sharpens, 0 takes the most probable token."""
-    top_k: int = 0
-    """Number of tokens kept; 0 is off."""
-    top_p: float = 1.0
-    """Probability mass kept; 1 is off."""
-    min_p: float = 0.0
-    """Least probability relative to the most probable token; 0 is off."""
+    Raises:
+        UserError: a setting is out of range.
+    """
 
-    def __post_init__(self) -> None:
-        _require(0.0 <= self.temperature < math.inf, "temperature", self.temperature, "a finite number >= 0")
-        _require(self.top_k >= 0, "top-k", self.top_k, "a number of tokens >= 1, or 0 for all")
-        _require(0.0 < self.top_p <= 1.0, "top-p", self.top_p, "a probability mass > 0 and <= 1")
-        _require(0.0 <= self.min_p <= 1.0, "min-p", self.min_p, "a ratio of probabilities from 0 to 1")
+    @property
+    def remembers(self) -> bool:
+        """Whether sessions must keep which tokens each row has had (`ModelState.seen`)."""
+        return self.repetition_penalty != 1
+
+    def penalised(self, logits: Tensor, seen: Tensor | tuple[()]) -> Tensor:
+        """Apply the repetition penalty, which comes first: logits (B, V), seen bool (B, V) -> logits (B, V)."""
+        if not self.remembers or not isinstance(seen, Tensor):
+            return logits
+        return penalise(logits, seen, self.repetition_penalty)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Logits (B, V) -> filtered logits (B, V) float64."""
+        """Apply all others: logits (B, V) -> filtered logits (B, V) float64."""
         logits = apply_temperature(logits.double(), self.temperature)
         return keep_min_p(keep_top_p(keep_top_k(logits, self.top_k), self.top_p), self.min_p)
-
-
-def _require(condition: bool, name: str, value: float, expected: str) -> None:
-    if not condition:
-        raise UserError(f"{name} is {value}, it must be {expected}")
 
 
 KEEP_ALL = Filters()

@@ -18,9 +18,9 @@ from s4gen.errors import UserError
 from s4gen.progress import progress_bar
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
-from s4gen.sampling.filters import KEEP_ALL, Filters
+from s4gen.sampling.filters import Filters
 from s4gen.sampling.generation import ENDLESS, Generation, engine_of
-from s4gen.sampling.prompts import Prompts, checked_prompt, checked_prompts, starts
+from s4gen.sampling.prompts import Prompts, Starts, checked_prompt, checked_prompts
 
 __all__ = ["ENDLESS", "complete", "generate", "stream"]
 
@@ -30,10 +30,7 @@ def generate(
     n: int,
     *,
     seed: int,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
+    filters: Filters | None = None,
     prompt: Tensor | None = None,
     labels: Tensor | None = None,
     batch_size: int = 64,
@@ -50,14 +47,15 @@ def generate(
             or (1, P) or (P,) for all of them, read once (for each label) and forked.
         labels: the class of each sequence, (n,), for a model that has classes; None: all 0.
         batch_size: sequences drawn at a time, at most.
-        engine: the name of one, or one made with these filters.
+        filters: what stands between the model's output and the draw; None: those of `engine`, or none where it is a
+            name.
+        engine: the name of one, or one that was made.
         progress: a bar on standard error, if tqdm is installed.
 
     Raises:
-        UserError: a setting out of range, an unknown engine, or a prompt or labels that do not fit the model.
+        UserError: an unknown engine, or one made with other filters, or a prompt or labels that do not fit the model.
     """
     batches = batches_of(n, batch_size)
-    filters = Filters(temperature, top_k, top_p, min_p)
     prompts = checked_prompt(recurrent, n, prompt, labels)
     length, given = recurrent.config.layout.length, prompts.tokens.shape[1]
     wanted = _rest(recurrent, prompts)
@@ -66,10 +64,10 @@ def generate(
     out[:, :given] = prompts.tokens if prompts.shared is None else prompts.tokens[0]
     if not wanted:
         return out
-    begin = starts(recurrent, prompts)
+    starts = Starts(recurrent, prompts, runner.filters)
     with progress_bar(n * wanted, "tok", progress, desc="sampling") as bar:
         for members in batches:
-            generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=begin(members))
+            generation = Generation(recurrent, runner, seed=seed, sequences=members, start=starts.of(members))
             position = given
             for chunk in generation.chunks(wanted):
                 out[members.start : members.stop, position : position + chunk.shape[1]] = chunk.cpu()
@@ -83,7 +81,7 @@ def stream(
     n: int,
     *,
     seed: int,
-    filters: Filters = KEEP_ALL,
+    filters: Filters | None = None,
     prompt: Tensor | None = None,
     labels: Tensor | None = None,
     engine: str | Engine = "eager",
@@ -94,6 +92,7 @@ def stream(
     On the model's device, in constant memory. The same tokens as `generate` with these arguments gives.
 
     Args:
+        filters: as of `generate`.
         prompt: (n, P), or (1, P) or (P,) for all; with `max_tokens` of any length.
         labels: as of `generate`.
         max_tokens: how many follow; None: the rest of the model's length; ENDLESS: until the caller has enough.
@@ -106,8 +105,8 @@ def stream(
     runner = engine_of(engine, recurrent, filters, n * count)
     if not count:
         return iter(())
-    start = starts(recurrent, prompts)(range(n))
-    generation = Generation(recurrent, runner, filters, seed=seed, sequences=range(n), start=start)
+    start = Starts(recurrent, prompts, runner.filters).of(range(n))
+    generation = Generation(recurrent, runner, seed=seed, sequences=range(n), start=start)
     return generation.stream(count)
 
 
@@ -119,14 +118,15 @@ def complete(
     max_tokens: int,
     labels: Tensor | None = None,
     stop: Collection[int] = (),
-    filters: Filters = KEEP_ALL,
+    filters: Filters | None = None,
     engine: str | Engine = "eager",
     batch_size: int = 64,
 ) -> list[Tensor]:
     """Prompts (P_i,) of any lengths, each with its continuation: int64 (P_i + S_i,) on the CPU.
 
     S_i is `max_tokens`, or less where a token of `stop` comes first: that token is the last one. Sequences that have
-    stopped are left out of the computation as soon as half of their batch has. `labels` are as of `generate`.
+    stopped are left out of the computation as soon as half of their batch has. `labels` and `filters` are as of
+    `generate`.
 
     Raises:
         UserError: as of `generate`; or the lengths differ and the model is an attention model, whose rows must be of
@@ -140,11 +140,12 @@ def complete(
         raise UserError(f"the stop token is {wrong[0]}; the model knows 0 to {vocab - 1}")
     if max_tokens < 0:
         raise UserError(f"max_tokens is {max_tokens}, it must be at least 0")
-    begin = starts(recurrent, checked_prompts(recurrent, prompts, labels))
+    checked = checked_prompts(recurrent, prompts, labels)
     runner = engine_of(engine, recurrent, filters, len(prompts) * max_tokens)
+    starts = Starts(recurrent, checked, runner.filters)
     out = []
     for members in batches:
-        generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=begin(members))
+        generation = Generation(recurrent, runner, seed=seed, sequences=members, start=starts.of(members))
         out += _until_stop(generation, max_tokens, torch.tensor(sorted(stop), dtype=torch.int64))
     return [torch.cat([prompt.to("cpu", torch.int64), drawn]) for prompt, drawn in zip(prompts, out, strict=True)]
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from s4gen.models.rows import padded_rows
+from s4gen.errors import UserError
+from s4gen.models.states import chosen_rows, padded_rows
 from s4gen.sampling import suspend
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.pacing import Pace, interrupts_held
-from s4gen.sampling.prompts import Start, checked_prompt, starts
+from s4gen.sampling.prompts import Start, Starts, checked_prompt
 from s4gen.sampling.randomness import Uniforms
-from s4gen.sampling.states import chosen_rows
 from s4gen.timing import synchronise
 
 ENDLESS = sys.maxsize
@@ -37,15 +37,14 @@ class Generation:
         self,
         recurrent: RecurrentModel,
         engine: Engine,
-        filters: Filters,
         *,
         seed: int,
         sequences: Sequence[int],
         start: Start,
         ready: Tensor | None = None,
     ) -> None:
-        """Go on from `start`, a row for each of `sequences`; `filters` are those that the engine was made with."""
-        self._recurrent, self._engine, self._filters, self._seed = recurrent, engine, filters, seed
+        """Go on from `start`, a row for each of `sequences`."""
+        self._recurrent, self._engine, self._seed = recurrent, engine, seed
         self._ready = start.token.new_empty(len(sequences), 0) if ready is None else ready
         self._given = 0  # of `_ready`: tokens handed out
         self._pace = Pace()
@@ -60,20 +59,22 @@ class Generation:
         seed: int,
         prompt: Tensor | None = None,
         labels: Tensor | None = None,
-        filters: Filters = KEEP_ALL,
+        filters: Filters | None = None,
         engine: str | Engine = "eager",
     ) -> Generation:
         """Sequences 0 .. n - 1 of a seed after their prompts (n, P), or (1, P) or (P,) for all: read once, then forked.
 
         `labels` are their classes, int64 (n,), where the model has some (None: all 0); `engine` is the name of one, or
-        one made with these filters.
+        one that was made; `filters` are for one that is named (None: none).
 
         Raises:
-            UserError: a setting out of range, an unknown engine, or a prompt or labels that do not fit the model.
+            UserError: an unknown engine, or one made with other filters, or a prompt or labels that do not fit the
+                model.
         """
-        begin = starts(recurrent, checked_prompt(recurrent, n, prompt, labels))
+        prompts = checked_prompt(recurrent, n, prompt, labels)
         runner = engine_of(engine, recurrent, filters, ENDLESS)
-        return cls(recurrent, runner, filters, seed=seed, sequences=range(n), start=begin(range(n)))
+        start = Starts(recurrent, prompts, runner.filters).of(range(n))
+        return cls(recurrent, runner, seed=seed, sequences=range(n), start=start)
 
     @classmethod
     def load(cls, path: str | Path, recurrent: RecurrentModel, engine: str = "eager") -> Generation:
@@ -84,7 +85,7 @@ class Generation:
         """
         seed, filters, sequences, start, ready = suspend.read(path, recurrent)
         runner = make_engine(engine, recurrent, filters, tokens=ENDLESS)
-        return cls(recurrent, runner, filters, seed=seed, sequences=sequences, start=start, ready=ready)
+        return cls(recurrent, runner, seed=seed, sequences=sequences, start=start, ready=ready)
 
     def save(self, path: str | Path) -> None:
         """Write everything but the model to a file; the generation can go on, too.
@@ -93,7 +94,7 @@ class Generation:
             UserError: the disk is full, or the place cannot be written to.
         """
         ready = self._ready[:, self._given :]
-        suspended = suspend.Suspended(self._seed, self._filters, self._sequences, self._where(), ready)
+        suspended = suspend.Suspended(self._seed, self._engine.filters, self._sequences, self._where(), ready)
         suspend.write(path, self._recurrent, suspended)
 
     def _begin(self, sequences: list[int], start: Start) -> None:
@@ -166,6 +167,14 @@ class Generation:
         self._pace.took(steps, time.perf_counter() - begin)
 
 
-def engine_of(engine: str | Engine, recurrent: RecurrentModel, filters: Filters, tokens: int) -> Engine:
-    """The engine of that name, for so many tokens in all; an engine is itself."""
-    return make_engine(engine, recurrent, filters, tokens) if isinstance(engine, str) else engine
+def engine_of(engine: str | Engine, recurrent: RecurrentModel, filters: Filters | None, tokens: int) -> Engine:
+    """Make the engine of that name, for so many tokens in all; an engine, which has its filters, is itself.
+
+    Raises:
+        UserError: there is no engine of this name, or the engine that is given has other filters.
+    """
+    if isinstance(engine, str):
+        return make_engine(engine, recurrent, KEEP_ALL if filters is None else filters, tokens)
+    if filters is not None and filters != engine.filters:
+        raise UserError(f"the engine was made with {engine.filters}, not with {filters}; leave one of them out")
+    return engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,9 +14,10 @@ from torch.nn.utils.rnn import pad_sequence
 from s4gen.config import DensityConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
-from s4gen.models.rows import padded_rows, row_multiple
+from s4gen.models.states import chosen_rows, joined, padded_rows, row_multiple
 from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.states import chosen_rows, joined
+from s4gen.sampling.filters import KEEP_ALL, Filters
+from s4gen.sampling.repetition import with_prompts_seen
 
 CHUNK = 4096
 """Tokens of a row read at a time; the state goes from one chunk to the next."""
@@ -25,8 +26,6 @@ _TOKENS = 8 * CHUNK
 _SHORTEST = 16
 """Chunks are padded to this length, at the coarsest level or in pixels, where the mixer can ignore what follows a row's
 end."""
-ONE_LENGTH = ("attention", "lssl")
-"""Mixers whose rows must all be of one length."""
 
 
 class Prompts(NamedTuple):
@@ -120,11 +119,11 @@ def checked_prompts(recurrent: RecurrentModel, prompts: Sequence[Tensor], labels
     lengths = torch.tensor([len(row) for row in rows])
     if (lengths == lengths[0]).all():
         return Prompts(torch.stack(rows), None, known)
-    mixer = recurrent.config.model.mixer
-    if mixer in ONE_LENGTH:
+    mixer = recurrent.config.model.traits
+    if not mixer.own_lengths:
         raise UserError(
-            f"the prompts have {int(lengths.min())} to {int(lengths.max())} tokens, and a model of {mixer} takes rows "
-            "of one length; continue the prompts of each length in a call of their own"
+            f"the prompts have {int(lengths.min())} to {int(lengths.max())} tokens, and a model of {mixer.name} takes "
+            "rows of one length; continue the prompts of each length in a call of their own"
         )
     return Prompts(pad_sequence(rows, batch_first=True), lengths, known)
 
@@ -140,24 +139,35 @@ def _checked(recurrent: RecurrentModel, prompt: Tensor, what: str) -> Tensor:
     return prompt.to("cpu", torch.int64)
 
 
-def starts(recurrent: RecurrentModel, prompts: Prompts) -> Callable[[range], Start]:
-    """Where sequences begin, for as many as are asked for at a time; prompts that are shared are read once, now.
+class Starts:
+    """Where sequences begin, a batch of them at a time; prompts that are shared are read once."""
 
-    Raises:
-        UserError: as of `prefill`, when a prompt is read.
-    """
-    if prompts.shared is None:
-        return lambda members: prefill(recurrent, prompts.part(members))
-    begun, rows = prefill(recurrent, prompts), prompts.shared
-    return lambda members: begun.rows(rows[members.start : members.stop])
+    def __init__(self, recurrent: RecurrentModel, prompts: Prompts, filters: Filters = KEEP_ALL) -> None:
+        """Read the prompts that are shared, if any.
+
+        Raises:
+            UserError: as `read_prompts`.
+        """
+        self._recurrent, self._prompts, self._filters = recurrent, prompts, filters
+        self._shared = None if prompts.shared is None else read_prompts(recurrent, prompts, filters)
+
+    def of(self, members: range) -> Start:
+        """Give the start of sequences with these numbers, a row each.
+
+        Raises:
+            UserError: as `read_prompts`, where prompts are not shared.
+        """
+        if self._shared is None or self._prompts.shared is None:
+            return read_prompts(self._recurrent, self._prompts.part(members), self._filters)
+        return self._shared.rows(self._prompts.shared[members.start : members.stop])
 
 
 @torch.no_grad()
-def prefill(recurrent: RecurrentModel, prompts: Prompts) -> Start:
+def read_prompts(recurrent: RecurrentModel, prompts: Prompts, filters: Filters = KEEP_ALL) -> Start:
     """Read all tokens of the prompts, a row each, but the last, by convolution: any length, in bounded memory.
 
     On a CPU the result for a row depends, bit for bit, on its own prompt and on the longest one in the `Prompts` that
-    these are a part of, on nothing else.
+    these are a part of, on nothing else. Where `filters` need it, the state remembers the tokens of the prompts.
 
     Raises:
         UserError: the model's output after it is not a number.
@@ -182,7 +192,11 @@ def prefill(recurrent: RecurrentModel, prompts: Prompts) -> Start:
     # A cache is full after reading, so the step copies it before it writes; into a ring the next one writes the same.
     if not recurrent.step(token, state)[0].isfinite().all():
         raise UserError("the model's output is not a finite number; its training must have diverged")
-    return Start(token, state).rows(torch.arange(len(prompts.tokens)))
+    start = Start(token, state).rows(torch.arange(len(prompts.tokens)))
+    if not filters.remembers:
+        return start
+    vocab = recurrent.config.layout.vocab
+    return start._replace(state=with_prompts_seen(start.state, prompts.tokens, prompts.lengths, vocab))
 
 
 def _behind_bos(recurrent: RecurrentModel, prompts: Prompts) -> tuple[Tensor, Tensor | None]:
@@ -213,7 +227,7 @@ def _state_before_last(
     for start in range(0, fed.shape[1] - 1, CHUNK):
         chunk = fed[:, start : min(start + CHUNK, fed.shape[1] - 1)]
         counts = None if lengths is None else (lengths - start).clamp(0, chunk.shape[1])
-        if chunk.shape[1] < least and recurrent.config.model.mixer not in ONE_LENGTH:
+        if chunk.shape[1] < least and recurrent.config.model.traits.own_lengths:
             counts = torch.full_like(fed[:, 0], chunk.shape[1]) if counts is None else counts
             chunk = F.pad(chunk, (0, least - chunk.shape[1]))
         _, state = recurrent.source.prefill(chunk, state, counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +18,11 @@ from s4gen.atomic import write_file_atomic
 from s4gen.config import density_config_to_dict
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
+from s4gen.models.states import from_named, map_tensors, named
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.prompts import Start
-from s4gen.sampling.states import from_named, map_tensors, named
+from s4gen.sampling.repetition import with_seen
 
 FORMAT = "s4gen-generation"
 FORMAT_VERSION = "1"
@@ -55,7 +56,7 @@ def write(path: str | Path, recurrent: RecurrentModel, suspended: Suspended) -> 
         "format_version": FORMAT_VERSION,
         "model": fingerprint(recurrent),
         "seed": str(suspended.seed),
-        "filters": json.dumps(asdict(suspended.filters)),
+        "filters": json.dumps(_set(suspended.filters)),
     }
     metadata["sha256"] = _digest(tensors, metadata)
     write_file_atomic(path, safetensors.torch.save(tensors, metadata))
@@ -85,6 +86,15 @@ def read(path: str | Path, recurrent: RecurrentModel) -> Suspended:
         raise UserError(f"{path} is damaged ({error}); start the generation again") from None
 
 
+def _set(filters: Filters) -> dict[str, float]:
+    """The settings that are not at their defaults: what lacks a newer filter is read by an older s4gen."""
+    return {
+        each.name: getattr(filters, each.name)
+        for each in fields(filters)
+        if getattr(filters, each.name) != each.default
+    }
+
+
 def _load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -102,11 +112,11 @@ def _restored(recurrent: RecurrentModel, tensors: Mapping[str, Tensor], metadata
     n = len(sequences)
     if n < 1 or token.shape != (n,) or ready.ndim != 2 or len(ready) != n:
         raise ValueError("its rows do not fit together")
-    state: ModelState = from_named(recurrent.initial_state(1), tensors, n)
+    filters, template = Filters(**json.loads(metadata["filters"])), recurrent.initial_state(1)
+    template = with_seen(template, recurrent.config.layout.vocab) if filters.remembers else template
+    state: ModelState = from_named(template, tensors, n)
     start, ready = map_tensors(lambda x: x.to(recurrent.device), (Start(token, state), ready))
-    return Suspended(
-        int(metadata["seed"]), Filters(**json.loads(metadata["filters"])), sequences.tolist(), start, ready
-    )
+    return Suspended(int(metadata["seed"]), filters, sequences.tolist(), start, ready)
 
 
 def fingerprint(recurrent: RecurrentModel) -> str:

@@ -12,11 +12,10 @@ from s4gen.config import ModelConfig, TextLayout
 from s4gen.data.text import StreamDecoder, Tokenizer
 from s4gen.errors import UserError
 from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.engines import Engine, make_engine
+from s4gen.sampling.engines import make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.generation import Generation
-from s4gen.sampling.prompts import ONE_LENGTH, checked_prompts, prefill
-from s4gen.sampling.repetition import PenalisedEngine, remembering
+from s4gen.sampling.prompts import checked_prompts, read_prompts
 
 
 @dataclass
@@ -82,7 +81,6 @@ def write(
     max_tokens: int,
     stop: Sequence[str] = (),
     filters: Filters = KEEP_ALL,
-    penalty: float = 1.0,
     engine: str = "auto",
     batch_size: int = 64,
 ) -> Iterator[tuple[Text, str]]:
@@ -92,7 +90,7 @@ def write(
     `<eos>` is the end of a line, at `<eos>`. An empty prompt means the start of a text, behind `<eos>`.
 
     Args:
-        penalty: see s4gen.sampling.repetition; 1: none. Any other runs in the eager engine.
+        filters: those with a repetition penalty run in the eager engine.
         engine: the name of one.
 
     Raises:
@@ -100,34 +98,25 @@ def write(
     """
     if "" in stop:
         raise UserError("a stop string is empty, so nothing would be written; give some text")
-    if penalty <= 0:
-        raise UserError(f"the repetition penalty is {penalty}, it must be greater than 0; 1 is none")
     encoded = [torch.tensor(tokenizer.encode(prompt), dtype=torch.int64) for prompt in prompts]
-    runner = _engine(recurrent, filters, penalty, engine, len(prompts) * max_tokens)
+    runner = make_engine(engine, recurrent, filters, len(prompts) * max_tokens)
     end = tokenizer.eos if tokenizer.ends_texts else None
 
     def pieces() -> Iterator[tuple[Text, str]]:
         for members in _batches(encoded, batch_size, recurrent.config.model):
             texts = [Text(number, encoded[number]) for number in members]
-            start = prefill(recurrent, checked_prompts(recurrent, [text.prompt for text in texts]))
-            if isinstance(runner, PenalisedEngine):
-                start = remembering(start, [text.prompt for text in texts], tokenizer.vocab)
-            generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=start)
+            checked = checked_prompts(recurrent, [text.prompt for text in texts])
+            start = read_prompts(recurrent, checked, runner.filters)
+            generation = Generation(recurrent, runner, seed=seed, sequences=members, start=start)
             yield from _written(generation, texts, [Writer(tokenizer, stop) for _ in texts], max_tokens, end)
 
     return pieces()  # once the engine is made: that may take longer than to write
 
 
-def _engine(recurrent: RecurrentModel, filters: Filters, penalty: float, name: str, tokens: int) -> Engine:
-    if penalty != 1:
-        return PenalisedEngine(recurrent, filters, penalty)
-    return make_engine(name, recurrent, filters, tokens)
-
-
 def _batches(prompts: Sequence[Tensor], size: int, model: ModelConfig) -> list[list[int]]:
     """Numbers of prompts that are read together: attention takes rows of one length."""
     groups = [list(range(len(prompts)))]
-    if model.mixer in ONE_LENGTH:
+    if not model.traits.own_lengths:
         groups = [[i for i in groups[0] if len(prompts[i]) == n] for n in sorted({len(prompt) for prompt in prompts})]
     return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 

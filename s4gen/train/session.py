@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from s4gen.atomic import current
 from s4gen.checkpoint import (
@@ -32,6 +31,7 @@ from s4gen.errors import UserError
 from s4gen.fitting import fitting
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.states import leaves, rebuilt
 from s4gen.train.compiled import compile_blocks
 from s4gen.train.folder import BEST, CHECKPOINT
 from s4gen.train.optim import build_optimizers
@@ -92,7 +92,9 @@ def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Token
     model = build_model(DensityConfig(layout, recipe.model, recipe.ssm)).to(device)
     _prepare(model, recipe)
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    return Session(recipe, model, mean, build_optimizers(model, recipe.optim), 0, 0.0, tokenizer)
+    return Session(
+        recipe, model, mean, build_optimizers(model, recipe.optim, recipe.train.precision), 0, 0.0, tokenizer
+    )
 
 
 def _prepare(model: DensityModel, recipe: Recipe) -> None:
@@ -125,7 +127,7 @@ def save(session: Session, out: Path, metrics: dict[str, Any], card: str, curve:
         for optimizer in session.optimizers:
             for parameter, state in optimizer.state.items():
                 tensors |= {f"optimizer.{key}.{names[id(parameter)]}": value for key, value in state.items()}
-        tensors |= {f"carried.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(tree_flatten(session.carried)[0])}
+        tensors |= {f"carried.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(leaves(tuple(session.carried)))}
         tensors["rng.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -166,7 +168,7 @@ def resume(out: Path, device: torch.device) -> Session:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
-    optimizers = build_optimizers(model, checkpoint.recipe.optim)
+    optimizers = build_optimizers(model, checkpoint.recipe.optim, checkpoint.recipe.train.precision)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for optimizer in optimizers:
         for parameter in [p for group in optimizer.param_groups for p in group["params"]]:
@@ -189,9 +191,6 @@ def _carried(session: Session, tensors: dict[str, Tensor]) -> list[ModelState]:
     """The state that `save` took apart."""
     if "carried.0" not in tensors:
         return []
-    template = [session.model.initial_state(1)] * session.recipe.train.accumulate
-    leaves, structure = tree_flatten(template)
-    found = [tensors[f"carried.{i}"] for i in range(len(leaves))]
-    whole = [x if isinstance(leaf, Tensor) else int(x) for x, leaf in zip(found, leaves, strict=True)]
-    carried: list[ModelState] = tree_unflatten(whole, structure)
-    return carried
+    template = (session.model.initial_state(1),) * session.recipe.train.accumulate
+    found = ((tensors[f"carried.{i}"], leaf) for i, leaf in enumerate(leaves(template)))
+    return list(rebuilt(template, (x if isinstance(leaf, Tensor) else int(x) for x, leaf in found)))

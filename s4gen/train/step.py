@@ -6,9 +6,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from s4gen.errors import UserError
+from s4gen.models.states import detached
 from s4gen.train.optim import schedule, set_learning_rate, update_mean
 from s4gen.train.session import Session
 from s4gen.train.tasks import Batch
@@ -30,7 +30,7 @@ def training_step(session: Session, batch: Batch) -> tuple[float, float]:
                 found = model.nats(part.tokens, part.label)
             else:
                 found, state = model.score(part.tokens, part.target, session.carried[i] if session.carried else None)
-                carried.append(tree_map(_detached, state))
+                carried.append(detached(state))
             loss = _mean(found, part, batch)
         loss.backward()
         nats += loss.item()
@@ -53,7 +53,3 @@ def _mean(nats: Tensor, part: Batch, batch: Batch) -> Tensor:
     if part.counted is None or batch.counted is None:
         return nats.mean() * (len(part.tokens) / len(batch.tokens))
     return torch.where(part.counted, nats, 0).sum() / batch.counted.sum()
-
-
-def _detached(leaf: object) -> object:
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf

@@ -35,14 +35,14 @@ int main(int argc, char** argv) try {
   for (int i = 1; i < argc; ++i) {
     char* end = nullptr;
     value[i] = std::strtod(argv[i], &end);
-    if (end == argv[i] || *end || !(value[i] >= least[i] && value[i] <= most[i])) return refuse("not a number that will do");
+    if (end == argv[i] || *end || !(value[i] >= least[i] && value[i] <= most[i])) return refuse("an argument is not a number, or is out of range");
   }
   auto number = [&](int i) { return value[i]; };
   const uint64_t rows = number(1), steps = number(2), seed = number(3);
   if (rows * steps > 1000000000) return refuse("more than 1000000000 tokens in all");
   const std::string folder = std::string(argv[0]).substr(0, std::string(argv[0]).find_last_of('/') + 1);
   std::ifstream file(folder + "plan.bin", std::ios::binary);
-  if (!file) return refuse("plan.bin is not there: it lies beside the program");
+  if (!file) return refuse("plan.bin is not there: keep it beside the program");
   const std::vector<uint8_t> plan{std::istreambuf_iterator<char>(file), {}};
   char error[256] = "";
   Engine* engine = nullptr;

@@ -10,14 +10,15 @@ from typing import Protocol
 
 from torch import Tensor
 
+from s4gen.compiling.compiler import NativeUnavailable
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
 from s4gen.progress import say_once
 from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.engines import native
 from s4gen.sampling.engines.compiled import CompiledEngine
 from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.filters import KEEP_ALL, Filters
-from s4gen.sampling.flatten import NotFlatError, flatten
 
 ENGINES = ("auto", "eager", "compiled", "native", "native-bf16", "native-int8")
 
@@ -45,6 +46,8 @@ class Engine(Protocol):
     """A model, filters, and a way to run them."""
 
     name: str
+    filters: Filters
+    """What stands between the model's output and each draw."""
     row_multiple: int
     """Rows must be padded to a multiple of this for results that do not depend on the batch."""
 
@@ -57,32 +60,30 @@ def make_engine(name: str, recurrent: RecurrentModel, filters: Filters = KEEP_AL
     """The engine of that name.
 
     "auto" is the native engine where there is a library or a compiler for it; else compiled, where `tokens` tokens in
-    all earn the compilation back; else eager. Where a native engine asked for by name is not available, one line on
-    standard error says why, and the eager engine takes its place.
+    all earn the compilation back; else eager. With filters that the eager engine alone has, it is eager whatever the
+    name. Where a native engine asked for by name is not available, one line on standard error says why, and the eager
+    engine takes its place.
 
     Raises:
         UserError: there is no engine of this name, or S4GEN_TARGET names none that this processor runs.
     """
     if name not in ENGINES:
         raise UserError(f"there is no engine {name!r}; the engines are {', '.join(ENGINES)}")
-    pays = name == "auto" and tokens >= CompiledEngine.pays_from_tokens and recurrent.config.model.mixer != "attention"
-    other = CompiledEngine(recurrent, filters) if name == "compiled" or pays else EagerEngine(recurrent, filters)
-    if name.startswith("native") or (name == "auto" and _has_plan(recurrent)):
-        from s4gen.sampling.engines.native import NativeEngine, NativeUnavailable
-
+    if filters.eager_only:
+        return EagerEngine(recurrent, filters)
+    reason: NativeUnavailable | None = None
+    if name == "auto" or name.startswith("native"):
         try:
-            return NativeEngine(recurrent, filters, name.partition("-")[2] or "fp32")
+            return native.NativeEngine(recurrent, filters, name.partition("-")[2] or "fp32")
         except NativeUnavailable as error:
-            say_once(f"s4gen: no native engine ({error}), going on with the {other.name} engine")
-    return other
-
-
-def _has_plan(recurrent: RecurrentModel) -> bool:
-    """Whether the native engine is made for this model, given a compiler."""
-    if recurrent.device.type != "cpu":
-        return False
-    try:
-        flatten(recurrent)
-    except NotFlatError:
-        return False
-    return True
+            reason = error
+    pays = (
+        name == "auto"
+        and tokens >= CompiledEngine.pays_from_tokens
+        and recurrent.config.model.traits.state != "growing"
+    )
+    engine = CompiledEngine(recurrent, filters) if name == "compiled" or pays else EagerEngine(recurrent, filters)
+    # Nobody who left the choice open needs to hear of a model that the native engine is not made for.
+    if reason is not None and (name != "auto" or not isinstance(reason, native.NotForThisModel)):
+        say_once(f"s4gen: no native engine ({reason}), going on with the {engine.name} engine")
+    return engine

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from s4gen.models.density import ModelState
-from s4gen.models.rows import padded_rows
+from s4gen.models.states import chosen_rows, leaves, padded_rows
 from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.engines.eager import EagerSteps, SteppedSession
+from s4gen.sampling.engines.eager import EagerSession, EagerStep
 from s4gen.sampling.engines.graphed import GraphedSession, in_place
 from s4gen.sampling.engines.levels import Levels
 from s4gen.sampling.filters import Filters
-from s4gen.sampling.states import chosen_rows, leaves
+from s4gen.sampling.repetition import with_seen
 
 _MOST_PADDING = 4
 
@@ -38,10 +38,10 @@ class CompiledEngine:
     64, where a step takes 9 ms eagerly and 4 ms compiled. (Batch 4 would need four times as many steps.)"""
 
     def __init__(self, recurrent: RecurrentModel, filters: Filters) -> None:
-        self.name = "compiled"
+        self.name, self.filters, self._vocab = "compiled", filters, recurrent.config.layout.vocab
         levels = Levels(recurrent)
         self.due = levels.due
-        steps = [EagerSteps(model, filters) for model in levels.models]
+        steps = [EagerStep(model, filters) for model in levels.models]
         self._feed = [self._compiled(step.feed) for step in steps]
         self._advance = [self._compiled(step.advance) for step in steps]
         self.advances_in_place = [self._compiled(in_place(step.advance)) for step in steps]
@@ -53,10 +53,11 @@ class CompiledEngine:
     def advance(self, token: Tensor, state: ModelState, u: Tensor) -> tuple[Tensor, ModelState]:
         return self._advance[self.due(state.position)](token, state, u)
 
-    def begin(self, state: ModelState) -> CompiledSession | SteppedSession:
+    def begin(self, state: ModelState) -> CompiledSession | EagerSession:
+        state = with_seen(state, self._vocab) if self.filters.remembers else state
         if not all(isinstance(leaf, Tensor) for leaf in leaves(state)):
             self._give_up("the state of attention grows with every step")
-            return SteppedSession(self, state)
+            return EagerSession(self, state)
         rows = len(state.position)
         size = min((size for size in self._sizes if rows <= size <= _MOST_PADDING * rows), default=rows)
         self._sizes.add(size)
@@ -93,7 +94,7 @@ class CompiledSession:
         self._padded, self._own = padded_rows(rows, size), torch.arange(rows)
         state = chosen_rows(state, self._padded)
         on_gpu = state.position.device.type == "cuda"
-        self._session = GraphedSession(engine, state) if on_gpu else SteppedSession(engine, state)
+        self._session = GraphedSession(engine, state) if on_gpu else EagerSession(engine, state)
 
     def feed(self, token: Tensor) -> Tensor:
         return self._session.feed(chosen_rows(token, self._padded))[: len(self._own)]

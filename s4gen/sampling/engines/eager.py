@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from s4gen.models.density import ModelState
+from s4gen.models.states import copied
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.randomness import draw
-from s4gen.sampling.states import copied
+from s4gen.sampling.repetition import with_drawn_seen, with_seen
 
 ONE_THREAD = 5_000_000
 """Rows times parameters of a step for which a second thread gains nothing (measured: 0.96 to 1.02 times as fast below,
 1.07 to 1.75 times above), and on a busy machine is only waited for."""
 
 
-class Steps(Protocol):
+class PureStep(Protocol):
     """One step as pure functions: a state goes in, a new one comes out."""
 
     def feed(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
@@ -32,8 +33,8 @@ class Steps(Protocol):
         ...
 
 
-class EagerSteps:
-    """Model, filters and draw, one PyTorch call after another."""
+class EagerStep:
+    """The step of model, filters and draw, one PyTorch call after another."""
 
     def __init__(self, recurrent: RecurrentModel, filters: Filters) -> None:
         self._recurrent = recurrent
@@ -44,25 +45,26 @@ class EagerSteps:
 
     def advance(self, token: Tensor, state: ModelState, u: Tensor) -> tuple[Tensor, ModelState]:
         logits, state = self._recurrent.step(token, state)
-        return draw(self._filters(logits), u), state
+        drawn = draw(self._filters(self._filters.penalised(logits, state.seen)), u)
+        return drawn, with_drawn_seen(state, drawn)
 
 
-class SteppedSession:
+class EagerSession:
     """A session that takes one step after another. The state is replaced at the end of a call: an exception undoes it.
 
     Everything that a step sees is made in inference mode, whatever the caller's: torch.compile compiles once, not once
     for each mode. What is returned is in the caller's mode.
     """
 
-    def __init__(self, steps: Steps, state: ModelState, one_thread: bool = False) -> None:
+    def __init__(self, step: PureStep, state: ModelState, one_thread: bool = False) -> None:
         """`one_thread`: PyTorch steps with one thread, whatever it has been told."""
-        self._steps, self._one_thread = steps, one_thread
+        self._step, self._one_thread = step, one_thread
         with torch.inference_mode():
             self._state = copied(state)
 
     def feed(self, token: Tensor) -> Tensor:
         with torch.inference_mode(), _threads(1 if self._one_thread else None):
-            logits, self._state = self._steps.feed(token.clone(), self._state)
+            logits, self._state = self._step.feed(token.clone(), self._state)
         return logits.clone()
 
     def advance(self, token: Tensor, u: Tensor) -> Tensor:
@@ -71,7 +73,7 @@ class SteppedSession:
         with torch.inference_mode(), _threads(1 if self._one_thread else None):
             token, columns = token.clone(), by_column(u, token.device)
             for s, column in enumerate(columns):
-                token, state = self._steps.advance(token, state, column)
+                token, state = self._step.advance(token, state, column)
                 drawn[:, s] = token
         self._state = state
         return drawn
@@ -89,13 +91,16 @@ class EagerEngine:
     others there are (measured; it does for 1, 2, 3, 5, 6, 7, 9, 10 and 11 rows)."""
 
     def __init__(self, recurrent: RecurrentModel, filters: Filters) -> None:
-        self._steps = EagerSteps(recurrent, filters)
+        self.filters = filters
+        self._step, self._vocab = EagerStep(recurrent, filters), recurrent.config.layout.vocab
         self._parameters = sum(parameter.numel() for parameter in recurrent.stepper.parameters())
         self._on_cpu = recurrent.device.type == "cpu"
 
-    def begin(self, state: ModelState) -> SteppedSession:
+    def begin(self, state: ModelState) -> EagerSession:
+        """See `Engine`."""
+        state = with_seen(state, self._vocab) if self.filters.remembers else state
         small = self._on_cpu and len(state.position) * self._parameters < ONE_THREAD
-        return SteppedSession(self._steps, state, one_thread=small)
+        return EagerSession(self._step, state, one_thread=small)
 
 
 def by_column(u: Tensor, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from s4gen.models.density import ModelState
-from s4gen.sampling.states import copied, tensors
+from s4gen.models.states import copied, tensors
 
 STEPS = 256
 """Random numbers and drawn tokens that the buffers hold for each row."""
@@ -36,8 +36,8 @@ def cuda_graph(function: Callable[[], None]) -> Callable[[], Any]:
     return graph.replay
 
 
-class GraphedSteps(Protocol):
-    """What is captured: steps that move their arguments on, `due` of which stands for them at a position."""
+class InPlaceStep(Protocol):
+    """What is captured: forms of a step that move their arguments on; `due` says which of them a position needs."""
 
     @property
     def advances_in_place(self) -> Sequence[AdvanceInPlace]: ...
@@ -74,8 +74,8 @@ class GraphedSession:
     An exception in the midst of `advance` leaves a state between the old and the new one.
     """
 
-    def __init__(self, steps: GraphedSteps, state: ModelState, capture: Capture = cuda_graph) -> None:
-        self._steps = steps
+    def __init__(self, step: InPlaceStep, state: ModelState, capture: Capture = cuda_graph) -> None:
+        self._forms = step
         rows, device = len(state.position), state.position.device
         with torch.inference_mode():
             self._state = copied(state)
@@ -83,7 +83,7 @@ class GraphedSession:
             self._column = torch.zeros(1, dtype=torch.int64, device=device)
             self._u = torch.zeros(rows, STEPS, dtype=torch.float64, device=device)
             self._drawn = torch.zeros(rows, STEPS, dtype=torch.int64, device=device)
-            self._replays = [capture(functools.partial(self._step, each)) for each in steps.advances_in_place]
+            self._replays = [capture(functools.partial(self._step, each)) for each in step.advances_in_place]
             put(self._state, state)  # capturing has moved it
 
     def _step(self, advance_in_place: AdvanceInPlace) -> None:
@@ -95,7 +95,7 @@ class GraphedSession:
 
     def feed(self, token: Tensor) -> Tensor:
         with torch.inference_mode():
-            logits, state = self._steps.feed(token.clone(), self._state)
+            logits, state = self._forms.feed(token.clone(), self._state)
             put(self._state, state)
         return logits.clone()
 
@@ -109,7 +109,7 @@ class GraphedSession:
                 self._u[:, :steps] = part.to(self._u.device)
                 self._column.zero_()
                 for s in range(steps):
-                    self._replays[self._steps.due(position + s)]()
+                    self._replays[self._forms.due(position + s)]()
                 position = position + steps
                 parts.append(self._drawn[:, :steps].clone())
         return torch.cat(parts, dim=1)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 import time
 import weakref
 from collections.abc import Callable
 from ctypes import byref, c_void_p
+from dataclasses import fields
 
 import torch
 from torch import Tensor
 
 from s4gen.compiling.compiler import NativeUnavailable
+from s4gen.config.filters import FilterSettings
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
+from s4gen.models.states import chosen_rows
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines.native.build import library
 from s4gen.sampling.engines.native.lanes import LANES, SOLO, StepTimes, arranged, lanes_for
@@ -22,9 +26,8 @@ from s4gen.sampling.engines.native.layers import rebuilt, taken_apart
 from s4gen.sampling.engines.native.pack import WEIGHTS, pack
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.flatten import NotFlatError, flatten
-from s4gen.sampling.states import chosen_rows
 
-__all__ = ["WEIGHTS", "NativeEngine", "NativeSession", "NativeUnavailable", "measured_limits"]
+__all__ = ["WEIGHTS", "NativeEngine", "NativeSession", "NativeUnavailable", "NotForThisModel", "measured_limits"]
 
 _ERROR_BYTES = 256
 _TIMED_STEPS, _TIMED_SECONDS = 12, 0.02
@@ -32,6 +35,10 @@ _TIMED_STEPS, _TIMED_SECONDS = 12, 0.02
 _GROUP_COST = {8: 8.0, 16: 12.0, 32: 14.0}
 """One thread's time for a group of so many rows side by side in vectors, however many of them are live; that of one row
 after another is 1 for each. Measured with AVX-512 on models of d_model 128 and 256, between the two."""
+
+
+class NotForThisModel(NativeUnavailable):
+    """The engine is not made for a model or its filters: no compiler and no conversion would help."""
 
 
 class NativeEngine:
@@ -49,16 +56,19 @@ class NativeEngine:
     def __init__(
         self, recurrent: RecurrentModel, filters: Filters, weights: str = "fp32", target: str | None = None
     ) -> None:
+        if filters.eager_only:
+            raise NotForThisModel("it does not have all of the filters")
         if recurrent.device.type != "cpu":
-            raise NativeUnavailable(f"the model is on {recurrent.device}, it runs on a CPU")
-        if (dtype := recurrent.source.dtype) != torch.float32:
-            raise NativeUnavailable(f"the model is in {dtype}, it runs float32")
+            raise NotForThisModel(f"the model is on {recurrent.device}, it runs on a CPU")
         try:
             plan = flatten(recurrent)
         except NotFlatError as error:
-            raise NativeUnavailable(str(error)) from None
+            raise NotForThisModel(str(error)) from None
+        if (dtype := recurrent.source.dtype) != torch.float32:
+            raise NativeUnavailable(f"the model is in {dtype}, it runs float32")
         self.name = "native" if weights == "fp32" else f"native-{weights}"
-        self._native, self._filters = library(target), filters
+        self._native, self.filters = library(target), filters
+        self._packed_filters = packed(filters)
         self._model, self._vocab, self._bos, self._period = recurrent.stepper, plan.vocab, plan.bos, plan.period
         data = pack(plan, weights)
         self._handle = c_void_p()
@@ -135,17 +145,15 @@ class NativeSession:
         if u.ndim != 2 or len(u) != self._rows:
             raise ValueError(f"u has shape {tuple(u.shape)}; expected ({self._rows}, steps)")
         u = u[self._slots]
-        filters, out = self._engine._filters, torch.empty(u.shape, dtype=torch.int64)
+        filters, out = self._engine._packed_filters, torch.empty(u.shape, dtype=torch.int64)
         _checked(
             self._native.s4_advance,
             self._handle,
             self._tokens(token),
             u,
             u.shape[1],
-            filters.temperature,
-            filters.top_k,
-            filters.top_p,
-            filters.min_p,
+            filters,
+            len(filters),
             out,
         )
         return out[self._own]
@@ -165,6 +173,13 @@ class NativeSession:
         if token.shape != (self._rows,):
             raise ValueError(f"token has shape {tuple(token.shape)}; expected ({self._rows},)")
         return token.to("cpu", torch.int64)[self._slots].contiguous()
+
+
+def packed(filters: FilterSettings) -> bytes:
+    """Pack the struct `Filters` of draw.h: the fields of `FilterSettings` that it has, in order, int64 or double."""
+    known = [each for each in fields(FilterSettings) if each.metadata["native"]]
+    kinds = "".join("q" if isinstance(each.default, int) else "d" for each in known)
+    return struct.pack(f"={kinds}", *(getattr(filters, each.name) for each in known))
 
 
 def measured_limits(n_bytes: int, threads: int, seconds: float = 0.3) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import c_char_p, c_double, c_int, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import c_char_p, c_double, c_int, c_int32, c_uint64, c_void_p
 from pathlib import Path
 
 from s4gen.compiling import targets
@@ -19,10 +19,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "s4_state": (c_int, (c_void_p, c_uint64, c_void_p, c_int32, *_ERROR)),
     "s4_places": (c_int, (c_void_p, c_void_p, c_int32, *_ERROR)),
     "s4_labels": (c_int, (c_void_p, c_void_p, *_ERROR)),
-    "s4_advance": (
-        c_int,
-        (c_void_p, c_void_p, c_void_p, c_uint64, c_double, c_int64, c_double, c_double, c_void_p, *_ERROR),
-    ),
+    "s4_advance": (c_int, (c_void_p, c_void_p, c_void_p, c_uint64, c_char_p, c_uint64, c_void_p, *_ERROR)),
     "s4_feed": (c_int, (c_void_p, c_void_p, c_void_p, *_ERROR)),
     "s4_read_bandwidth": (c_double, (c_uint64, c_int32, c_double)),
     "s4_product_rate": (c_double, (c_int32, c_double)),

@@ -11,9 +11,12 @@
 
 namespace {
 
+// The fields of FilterSettings (config/filters.py) that are native, in their order; each is 8 bytes, its default lets all tokens pass.
 struct Filters {
-  double temperature, top_p, min_p;
-  int64_t top_k;
+  double temperature = 1;
+  int64_t top_k = 0;
+  double top_p = 1;
+  double min_p = 0;
 
   bool keep_all() const { return temperature == 1 && top_p >= 1 && min_p <= 0 && top_k <= 0; }
 };

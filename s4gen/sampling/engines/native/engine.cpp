@@ -158,10 +158,12 @@ int s4_labels(Session* session, const int64_t* labels, char* error, uint64_t siz
   return guarded(error, size, [&] { session->set_labels(labels); });
 }
 
-int s4_advance(Session* session, const int64_t* token, const double* u, uint64_t steps, double temperature, int64_t top_k,
-               double top_p, double min_p, int64_t* out, char* error, uint64_t size) {
+int s4_advance(Session* session, const int64_t* token, const double* u, uint64_t steps, const void* packed,
+               uint64_t packed_bytes, int64_t* out, char* error, uint64_t size) {
   return guarded(error, size, [&] {
-    const Filters filters{temperature, top_p, min_p, top_k};
+    Filters filters;
+    if (packed_bytes != sizeof filters) throw std::invalid_argument("the filters are not those that the engine knows");
+    std::memcpy(&filters, packed, sizeof filters);
     if (!session->run(token, u, steps, &filters, out, nullptr))
       throw std::runtime_error("the model's output is not a finite number; its training must have diverged");
   });

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import SSMConfig
-from s4gen.models.ssm_layers import DiagonalStep, SSMLayer, State, _Stepper
-from s4gen.ssm import blocks, dss, hippo, inits, lssl, transforms
+from s4gen.models.ssm_layers import DiagonalStep, SSMLayer, State, StepForm
+from s4gen.ssm import block_form, dss, hippo, inits, lssl, transforms
 
 
 class DSS(SSMLayer):
@@ -48,10 +48,10 @@ class DSS(SSMLayer):
         """Convolution kernel r(H, L), without D; of softmax beyond its own length too, by the same formula."""
         return dss.kernel(*self.continuous(), L, self.norm_length)
 
-    def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
+    def block_maps(self, T: int, last: int) -> block_form.BlockMaps:
         return dss.block_maps(*self.continuous(), T, last, self.norm_length)
 
-    def stepper(self) -> DiagonalStep:
+    def step_form(self) -> DiagonalStep:
         return DiagonalStep(*dss.step_constants(*self.continuous(), self.norm_length), self.D.clone())
 
 
@@ -89,15 +89,15 @@ class LSSL(SSMLayer):
         A_bar, B_bar, C = self.discrete()
         return lssl.kernel(A_bar.to(C.dtype), B_bar.to(C.dtype), C, L)
 
-    def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
+    def block_maps(self, T: int, last: int) -> block_form.BlockMaps:
         return lssl.block_maps(*self.discrete(), T, last)
 
-    def stepper(self) -> DenseStep:
+    def step_form(self) -> DenseStep:
         A_bar, B_bar, C = self.discrete()
         return DenseStep(A_bar.to(C.dtype), B_bar.to(C.dtype), C.clone(), self.D.clone())
 
 
-class DenseStep(_Stepper):
+class DenseStep(StepForm):
     """x' = Abar x + Bbar u, y = Cbar x' + D u with dense Abar r(H, N, N); O(N^2) per head and step."""
 
     A_bar: Tensor

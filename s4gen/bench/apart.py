@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TypeVar
 
 _GOODBYE_SECONDS = 10.0
+"""Seconds that a process which has answered may take to end by itself."""
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -21,11 +22,12 @@ class DiedError(Exception):
 
 
 def run_apart(work: Callable[[A], R], argument: A) -> R:
-    """work(argument) in a fresh process; both must be picklable, and `work` a function of a module.
+    """Return work(argument), called in a fresh process; both must be picklable, and `work` a function of a module.
 
-    Raises what `work` raised, or DiedError.
+    Raises:
+        DiedError: the process ended without an answer. Whatever `work` raises is raised here, too.
     """
-    # fork would hand on this process's memory, and its threads in a broken state
+    # fork would hand on this process's memory, and its threads in a broken state.
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(work, argument, send))
@@ -56,7 +58,7 @@ def _answer(work: Callable[[A], R], argument: A, send: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the process that started this one, whatever it is, and end: nobody waits for an answer."""
+    """Wait for the end of the process that started this one, and end too: nobody waits for an answer any more."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

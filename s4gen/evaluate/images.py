@@ -1,29 +1,29 @@
-"""Bits per dimension of a data set, exactly, with the standard error over sequences.
+"""Bits per dimension of a set of images, exactly, with the standard error over images.
 
     bits/dim = -log2 p(x) / L,   averaged over sequences x of L tokens
 
-The models report natural logarithms (nats); dividing by ln 2 makes them bits. A sequence counts whole:
-nothing is cropped, subsampled or left out, so the number is comparable with published ones.
+The scorers report natural logarithms (nats); dividing by ln 2 makes them bits. A sequence counts whole: nothing is
+cropped, subsampled or left out, so the number is comparable with published ones.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from s4gen.errors import UserError
+from s4gen.evaluate.scorers import Scorer, fed
 from s4gen.memory import keep_freed_memory
 from s4gen.progress import progress_bar
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What a data set costs under a model."""
+class ImageEvaluation:
+    """The cost of a set of images under a model."""
 
     bits_per_dim: float
     """Mean over sequences of -log2 p(x) / length."""
@@ -39,24 +39,25 @@ class Evaluation:
     """Wall time."""
 
 
-def evaluate(
-    score: Callable[..., Tensor],
+def evaluate_images(
+    score: Scorer,
     sequences: Tensor,
+    bos: int,
     batch_size: int,
     mode: str,
     progress: bool = False,
     labels: Tensor | None = None,
-) -> Evaluation:
+) -> ImageEvaluation:
     """Score every sequence and average in float64.
 
     Args:
-        score: int64 (B, L) -> log p(x) in nats (B,): `DensityModel.log_prob`, `RecurrentModel.log_prob_recurrent`; with
-            `labels` those of the batch, int64 (B,), are its second argument.
-        sequences: int64 (n, L), on any device.
+        score: the view of the model that scores.
+        sequences: int64 (n, L), images as tokens, on any device.
+        bos: the token that the model is fed before the first one of an image.
         batch_size: sequences per call of `score`; the last call may have fewer.
-        mode: recorded in the result.
-        progress: a bar with the running mean on standard error.
-        labels: int64 (n,), the classes of the sequences, of a model that is conditional on them.
+        mode: "conv" or "recurrent", recorded in the result.
+        progress: whether a bar with the running mean is shown on standard error.
+        labels: int64 (n,), the classes of the sequences, for a model that is conditional on them.
 
     Raises:
         UserError: there are no sequences, or `batch_size` is less than 1.
@@ -69,17 +70,17 @@ def evaluate(
     length = sequences.shape[1]
     started = time.perf_counter()
     bits: list[Tensor] = []
-    with (
-        torch.inference_mode(),
-        progress_bar(len(sequences), "seq", progress, desc=f"scoring ({mode})") as bar,
-    ):
-        given = [sequences] if labels is None else [sequences, labels]
-        for batch, *label in zip(*(column.split(batch_size) for column in given), strict=True):
-            bits.append(score(batch, *label).double().cpu() / (-math.log(2) * length))
+    with torch.inference_mode(), progress_bar(len(sequences), "seq", progress, desc=f"scoring ({mode})") as bar:
+        for first in range(0, len(sequences), batch_size):
+            rows = slice(first, first + batch_size)
+            batch = sequences[rows]
+            nats, _ = score(fed(batch, bos), batch, None, None if labels is None else labels[rows])
+            bits.append(nats.sum(-1).double().cpu() / (math.log(2) * length))
             bar.set_postfix_str(f"{torch.cat(bits).mean().item():.4f} bits/dim")
             bar.update(len(batch))
+    # The mean is taken over sequences, not over the means of batches: the last batch may be smaller than the others.
     every = torch.cat(bits)
-    return Evaluation(
+    return ImageEvaluation(
         bits_per_dim=every.mean().item(),
         stderr=every.std().item() / math.sqrt(len(every)) if len(every) > 1 else math.nan,
         n_sequences=len(every),

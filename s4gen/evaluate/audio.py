@@ -10,29 +10,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from s4gen.data.audio.batches import Batch
 from s4gen.errors import UserError
+from s4gen.evaluate.scorers import Scorer, fed
 from s4gen.memory import keep_freed_memory
-from s4gen.models.density import DensityModel
 from s4gen.progress import progress_bar
 
 SAMPLES = 1 << 18
-"""Of all rows, scored at a time, so that memory does not grow with the length of a recording."""
-
-Score = Callable[[Tensor, Tensor | None], Tensor]
-"""Codes int64 (B, L), labels int64 (B,) or None -> -log p(x_t | x_<t) in nats (B, L)."""
+"""Samples scored at a time, all rows together, so that memory does not grow with the length of a recording."""
 
 
 @dataclass(frozen=True)
 class AudioEvaluation:
-    """What recordings cost under a model."""
+    """The cost of recordings under a model."""
 
     bits_per_sample: float
     """Bits of all clips / samples of all clips."""
@@ -49,19 +45,28 @@ class AudioEvaluation:
 
 
 def evaluate_clips(
-    score: Score, batches: Iterable[Batch], n: int, mode: str, progress: bool = False
+    score: Scorer, batches: Iterable[Batch], bos: int, n: int, mode: str, progress: bool = False
 ) -> AudioEvaluation:
-    """Score all rows of all batches, n in all.
+    """Score every sample of every clip once.
+
+    Args:
+        score: the view of the model that scores.
+        batches: clips side by side, each clip in one of them.
+        bos: the token that the model is fed before the first sample of a clip.
+        n: clips in all batches together, for the progress bar.
+        mode: "conv" or "recurrent", recorded in the result.
+        progress: whether a bar with the running mean is shown on standard error.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no clips.
     """
     keep_freed_memory()
     started = time.perf_counter()
     bits, lengths = [torch.empty(0, dtype=torch.float64)], [torch.empty(0, dtype=torch.int64)]
     with torch.inference_mode(), progress_bar(n, "clip", progress, desc=f"scoring ({mode})") as bar:
         for batch in batches:
-            nats = score(batch.codes, batch.labels).double().cpu()
+            nats = clip_nats(score, batch.codes, bos, batch.labels).double().cpu()
+            # Padding stands behind the end of a row only, so by causality it disturbs nothing that counts.
             bits.append(torch.where(batch.mask(), nats, 0).sum(-1) / math.log(2))
             lengths.append(batch.lengths)
             bar.set_postfix_str(f"{ratio(torch.cat(bits), torch.cat(lengths))[0]:.4f} bits/sample")
@@ -73,24 +78,25 @@ def evaluate_clips(
     return AudioEvaluation(mean, stderr, len(cost), int(samples.sum()), mode, time.perf_counter() - started)
 
 
+def clip_nats(score: Scorer, codes: Tensor, bos: int, label: Tensor | None) -> Tensor:
+    """Score whole clips in pieces of at most `SAMPLES` samples, all rows together, with the state between them.
+
+    codes int64 (B, L), label int64 (B,) or None. Returns -log p(x_t | x_<t) in nats, r(B, L).
+    """
+    parts, state = [], None
+    piece = max(1, SAMPLES // len(codes))
+    for tokens, target in zip(fed(codes, bos).split(piece, 1), codes.split(piece, 1), strict=True):
+        nats, state = score(tokens, target, state, label)
+        parts.append(nats)
+    return torch.cat(parts, dim=1)
+
+
 def ratio(numerator: Tensor, denominator: Tensor) -> tuple[float, float]:
-    """sum / sum of (n,) each, and its standard error to first order, NaN for n = 1."""
+    """Return sum / sum of values (n,) each, and its standard error to first order, NaN for n = 1.
+
+    Source: Cochran, Sampling Techniques, section 2.11.
+    """
     n, total = len(numerator), denominator.sum().item()
     mean = numerator.sum().item() / total
     rest = (numerator - mean * denominator).square().sum().item()
     return mean, math.sqrt(n / (n - 1) * rest) / total if n > 1 else math.nan
-
-
-def by_convolution(model: DensityModel) -> Score:
-    """The convolution view of a model, in chunks with the state between them."""
-
-    def score(x: Tensor, label: Tensor | None) -> Tensor:
-        x = x.to(model.device)
-        fed, parts, state = F.pad(x[:, :-1], (1, 0), value=model.bos), [], None
-        chunk = max(1, SAMPLES // len(x))
-        for tokens, target in zip(fed.split(chunk, 1), x.split(chunk, 1), strict=True):
-            nats, state = model.score(tokens, target, state, label)
-            parts.append(nats)
-        return torch.cat(parts, dim=1)
-
-    return score

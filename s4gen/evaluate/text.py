@@ -16,33 +16,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from s4gen.data.text import TokenFile, one_stream, windows
 from s4gen.errors import UserError
+from s4gen.evaluate.scorers import Scorer
 from s4gen.memory import keep_freed_memory
 from s4gen.progress import progress_bar
 
 PROTOCOLS = ("stream", "windows")
 
-Score = Callable[[Tensor, Tensor, Any], tuple[Tensor, Any]]
-"""x, y int64 (B, L), state (None: at the start) -> -log p(y_t | state, x up to t) in nats (B, L), state after x.
-`DensityModel.score` is one."""
-
 
 @dataclass(frozen=True)
 class TextEvaluation:
-    """What a text costs under a model."""
+    """The cost of a text under a model."""
 
     word_perplexity: float
+    """exp(nats / words)."""
     perplexity: float
-    """Per token."""
+    """exp(nats / tokens)."""
     bits_per_byte: float
+    """nats / (bytes ln 2)."""
     nats: float
     """Mean of -log p over the tokens."""
     protocol: str
@@ -52,13 +50,14 @@ class TextEvaluation:
     n_tokens: int
     """Tokens scored, each once."""
     n_words: int
-    """Words that they stand for. Of a part of a text, by the tokens per word of the whole; so are its bytes."""
+    """Words that they stand for. For a part of a text, words and bytes are estimated from those of the whole text per
+    token."""
     seconds: float
     """Wall time."""
 
 
 def perplexities(nats: float, text: TokenFile) -> dict[str, float]:
-    """A mean of `nats` per token of this text, in the other units."""
+    """Convert a mean of `nats` per token of this text into the other units, by the names in `TextEvaluation`."""
     n = len(text)
     return {
         "word_perplexity": _exp(nats * n / text.words),
@@ -69,9 +68,9 @@ def perplexities(nats: float, text: TokenFile) -> dict[str, float]:
 
 
 def evaluate_stream(
-    score: Score, text: TokenFile, start: int, chunk: int, limit: int | None = None, progress: bool = False
+    score: Scorer, text: TokenFile, start: int, chunk: int, limit: int | None = None, progress: bool = False
 ) -> TextEvaluation:
-    """The text, or its first `limit` tokens, as one stream behind the token `start`, `chunk` tokens at a time.
+    """Score the text, or its first `limit` tokens, as one stream behind the token `start`, `chunk` tokens at a time.
 
     Raises:
         UserError: `chunk` is less than 1.
@@ -82,7 +81,7 @@ def evaluate_stream(
 
 
 def evaluate_windows(
-    score: Score,
+    score: Scorer,
     text: TokenFile,
     start: int,
     length: int,
@@ -90,7 +89,7 @@ def evaluate_windows(
     limit: int | None = None,
     progress: bool = False,
 ) -> TextEvaluation:
-    """The text, or its first `limit` tokens, in windows of `length` tokens, `rows` of them at a time.
+    """Score the text, or its first `limit` tokens, in windows of `length` tokens, `rows` of them at a time.
 
     Raises:
         UserError: `length` is less than 1.
@@ -101,7 +100,7 @@ def evaluate_windows(
 
 
 def _evaluate(
-    score: Score,
+    score: Scorer,
     pairs: Iterator[tuple[Tensor, Tensor]],
     carry: bool,
     protocol: str,
@@ -110,17 +109,18 @@ def _evaluate(
     limit: int | None,
     progress: bool,
 ) -> TextEvaluation:
+    """Score pairs of tokens fed and targets; `carry`: each pair goes on with the state of the one before it."""
     keep_freed_memory()
     began = time.perf_counter()
     wanted = len(text.tokens[:limit])
     total, done, state = 0.0, 0, None
     with torch.inference_mode(), progress_bar(wanted, "tok", progress, desc=f"scoring ({protocol})") as bar:
-        for x, y in pairs:
-            nats, after = score(x, y, state)
+        for tokens, target in pairs:
+            nats, after = score(tokens, target, state)
             state = after if carry else None
-            total, done = total + nats.double().sum().item(), done + y.numel()
+            total, done = total + nats.double().sum().item(), done + target.numel()
             bar.set_postfix_str(f"perplexity {_exp(total / done):.2f}")
-            bar.update(y.numel())
+            bar.update(target.numel())
     return TextEvaluation(
         **perplexities(total / done, text),
         protocol=protocol,
@@ -132,7 +132,7 @@ def _evaluate(
 
 
 def _exp(x: float) -> float:
-    """Infinite where it is too large for a float, as of a model that has diverged."""
+    """Return e^x, or infinity where that is too large for a float, as for a model that has diverged."""
     return math.exp(x) if x < 700 else math.inf
 
 

@@ -1,13 +1,14 @@
-"""Causal convolution with a state space kernel, in blocks and by FFT.
+"""Causal convolution with the kernel of a state space model: in blocks, and by FFT.
 
 The block form cuts a sequence into blocks of length T. Inside a block the output is a Toeplitz product with the first T
-taps of the kernel; between blocks only the N numbers of the state travel:
+taps of the kernel. Between blocks only the N numbers of the state travel:
 
     y_j     = u_j  Toeplitz(K[:T])  +  x_j  (C Abar^1 .. C Abar^T)
     x_{j+1} = Abar^T x_j  +  u_j  (Abar^(T-1) Bbar .. Abar^0 Bbar)
 
-Three batched matrix products, no padding to 2L, any length, and an initial and a final state for nothing. Measured on
-two CPU cores it is several times faster than the FFT, forward and backward; both are exact.
+where u_j is block j of the input and x_j the state that enters it. These are three batched matrix products. They need
+no padding to 2L, take any length, and accept an initial state and return the final one at no extra cost. On two CPU
+cores this is several times faster than the FFT, forward and backward; both are exact.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from torch import Tensor
 
 from s4gen.ssm.realform import multiplier, multiply
 
-# Longest block. Cost per input is 2T + 4N multiplications, but short blocks make small products, and each is a turn of
-# a loop. Measured forward + backward on one core (AVX-512), at N = 16, 32 and 64, H = 48 to 256 and L = 784 to 8,000:
-# 64 is best or within 10 % of it; 128 takes 1.25 to 1.75 times as long.
+# The longest block. An input costs 2T + 4N multiplications, so short blocks are cheap; but they make small matrix
+# products, and each block is one turn of a Python loop. Measured forward + backward on one core (AVX-512), at
+# N = 16, 32 and 64, H = 48 to 256 and L = 784 to 8,000: 64 is best or within 10 % of the best, and 128 takes 1.25 to
+# 1.75 times as long.
 BLOCK = 64
 
 
 class BlockMaps(NamedTuple):
-    """The matrices of the block form, for one block length T; all real, per head."""
+    """The matrices of the block form for blocks of length T. All are real, and each head has its own."""
 
     kernel: Tensor  # r(H, T): K[0] .. K[T-1]
     into_state: Tensor  # r(H, T, N): row i is Abar^(T-1-i) Bbar
@@ -38,17 +40,17 @@ class BlockMaps(NamedTuple):
 
 
 def block_lengths(L: int) -> tuple[int, int]:
-    """(T, r): length of the blocks and of the last one, for a sequence of length L; r <= T <= BLOCK."""
+    """Cut a sequence of length L evenly: return the length T of its blocks and r of the last one; r <= T <= BLOCK."""
     n_blocks = -(-L // BLOCK)
     T = -(-L // n_blocks)
     return T, L - (-(-L // T) - 1) * T
 
 
 class _Transpose(torch.autograd.Function):
-    """A matrix transposed in memory, and its gradient too.
+    """Transpose a matrix in memory, and its gradient too.
 
-    Autograd's own gradient of `t().contiguous()` is a strided view, of which every batched product that reads it makes
-    a slow copy of its own (measured: 42 % of the time of a layer's forward + backward).
+    Autograd's own gradient of `t().contiguous()` is a strided view. Every batched product that reads such a view makes
+    a slow copy of its own: 42 % of the time of a layer's forward + backward, when it was measured.
     """
 
     @staticmethod
@@ -66,20 +68,23 @@ def _transpose(x: Tensor) -> Tensor:
 
 
 def toeplitz(kernel: Tensor) -> Tensor:
-    """r(H, T) -> r(H, T, T) with M[i, j] = kernel[j - i] for j >= i, else 0; then (u M)[j] = sum_i u_i K[j-i]."""
+    """Make the matrix M of a convolution: r(H, T) -> r(H, T, T) with M[i, j] = K[j - i] for j >= i, else 0.
+
+    Then (u M)[j] = sum_(i <= j) u_i K[j - i].
+    """
     T = kernel.shape[-1]
     return F.pad(kernel, (T - 1, 0)).unfold(-1, T, 1).flip(-2)
 
 
 def _advance(transition: Tensor, x: Tensor) -> Tensor:
-    """One power of Abar applied to x r(H, B, N)."""
+    """Apply one power of Abar, given as `BlockMaps.transition` is, to states x r(H, B, N)."""
     if transition.dim() == 3:
         return x @ transition.transpose(1, 2)
     return multiply(multiplier(transition)[:, :, None], x)
 
 
 def _advance_by(single: Tensor, x: Tensor, counts: Tensor, most: int) -> Tensor:
-    """Abar^counts[b] applied to x[:, b], for counts int64 (B,) of at most `most`: by the bits of the counts."""
+    """Apply Abar^counts[b] to x[:, b] r(H, N), for counts int64 (B,) of at most `most`, by repeated squaring."""
     power = single
     for bit in range(most.bit_length()):
         x = torch.where((counts >> bit & 1).bool()[:, None], _advance(power, x), x)
@@ -90,10 +95,14 @@ def _advance_by(single: Tensor, x: Tensor, counts: Tensor, most: int) -> Tensor:
 def block_convolve(
     u: Tensor, maps: BlockMaps, state: Tensor | None, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Causal convolution of u r(B, L, H) from state r(B, H, N) (None: zeros); returns y r(B, L, H) and the final state.
+    """Convolve u r(B, L, H) from a state r(B, H, N); return y r(B, L, H) and the final state r(B, H, N).
 
-    `maps` must have been made for ``block_lengths(L)``. With lengths int64 (B,), 0 <= lengths <= L, the state of row b
-    is that after its first lengths[b] inputs; what follows them changes no output before it.
+    Args:
+        u: the input.
+        maps: the matrices of the system, made for ``block_lengths(L)``.
+        state: the state before the first input; None: zeros.
+        lengths: int64 (B,) with 0 <= lengths <= L. The final state of row b is then the one after its first lengths[b]
+            inputs. Outputs are computed for all L inputs all the same.
     """
     n_batch, L, H = u.shape
     T, N = maps.into_state.shape[1:]
@@ -106,7 +115,7 @@ def block_convolve(
     x = u.new_zeros(H, n_batch, N) if state is None else state.transpose(0, 1)
     entering = [x]
     if n_blocks > 1:
-        # Not one index after another: the gradient of each would be as large as all blocks together.
+        # unbind rather than one index after another: the gradient of each index would be as large as all blocks.
         for pushed in torch.bmm(flat, maps.into_state).view(H, n_batch, n_blocks, N).unbind(2)[:-1]:
             entering.append(_advance(maps.transition, entering[-1]) + pushed)
     states = torch.stack(entering, dim=2)
@@ -115,7 +124,7 @@ def block_convolve(
         final = final + by_head[:, :, -1, :last] @ maps.into_state[:, T - last :]
     else:
         final = _state_after(lengths, by_head, states, maps)
-    if state is None and n_blocks == 1:  # the one state that is entered is zero: nothing comes out of it
+    if state is None and n_blocks == 1:  # the only entering state is zero, so it adds nothing to the output
         y = torch.bmm(flat, toeplitz(maps.kernel))
     else:
         y = torch.bmm(states.view(H, n_batch * n_blocks, N), maps.from_state)
@@ -125,15 +134,16 @@ def block_convolve(
 
 
 def _state_after(lengths: Tensor, by_head: Tensor, states: Tensor, maps: BlockMaps) -> Tensor:
-    """State r(H, B, N) of row b after lengths[b] inputs: from the state entering the block in which it ends.
+    """Return the state r(H, B, N) of each row b after lengths[b] inputs.
 
-    by_head r(H, B, blocks, T), states r(H, B, blocks, N).
+    It comes from the state that enters the block in which the row ends, and from that block's inputs. by_head are all
+    inputs, r(H, B, blocks, T), and states all entering states, r(H, B, blocks, N).
     """
     T = by_head.shape[-1]
     block = (lengths - 1).clamp_min(0) // T
     count = lengths - block * T  # inputs of that block, 0 .. T
     rows = torch.arange(len(lengths), device=lengths.device)
-    # Shifted to the right, the last input of the row meets the last row of into_state, Abar^0 Bbar.
+    # Shift the block to the right, so that the last input of the row meets the last row of into_state, Abar^0 Bbar.
     source = torch.arange(T, device=lengths.device) - (T - count)[:, None]
     inputs = by_head[:, rows, block].gather(-1, source.clamp_min(0).expand(by_head.shape[0], -1, -1))
     inputs = inputs * (source >= 0)
@@ -141,7 +151,10 @@ def _state_after(lengths: Tensor, by_head: Tensor, states: Tensor, maps: BlockMa
 
 
 def fft_convolve(u: Tensor, kernel: Tensor) -> Tensor:
-    """Causal convolution of u r(B, L, H) with kernel r(H, L) by FFT of length 2L."""
+    """Convolve u r(B, L, H) with a kernel r(H, L), causally, by FFT: r(B, L, H).
+
+    The length 2L keeps the circular convolution of the FFT from wrapping the end onto the beginning.
+    """
     L = u.shape[1]
     spectrum = torch.fft.rfft(u, n=2 * L, dim=1) * torch.fft.rfft(kernel, n=2 * L).t()
     return torch.fft.irfft(spectrum, n=2 * L, dim=1)[:, :L]

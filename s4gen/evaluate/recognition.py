@@ -1,4 +1,6 @@
-"""Classifiers of recordings: a directory that holds a trained one, and recognising with it.
+"""Recognising recordings: a classifier says which of its classes each one sounds like, and is kept in a directory.
+
+It judges generated speech; it takes no part in training or sampling. A directory holds
 
 config.json          format, its version, and the tables of the model
 model.safetensors    parameters and buffers, exactly as they were
@@ -38,36 +40,37 @@ from s4gen.shipped import shipped_folder, shipped_names
 
 FORMAT_VERSION = 1
 SAMPLES = 1 << 19
-"""Of all clips of a batch, padding included, so that memory does not grow with their number."""
+"""Samples in a batch, padding included, so that memory does not grow with the number of clips."""
 
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A trained classifier."""
+    """A trained classifier of recordings."""
 
     model: ClassifierModel
     """On the CPU, in evaluation mode."""
 
     @property
     def layout(self) -> AudioLayout:
+        """How the clips that it was trained on are coded, and their classes."""
         layout = self.model.config.layout
         assert isinstance(layout, AudioLayout)  # the model would not exist
         return layout
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What it tells apart."""
+        """The names of the classes that it tells apart."""
         return self.layout.classes
 
     @property
     def rate(self) -> int:
-        """Samples per second of what it listens to."""
+        """Samples per second of the clips that it listens to."""
         return self.layout.rate
 
     def recognise(self, clips: Sequence[NDArray[np.floating[Any]]]) -> list[int]:
-        """The number in `classes` of each clip (n,), samples in -1 ... 1 at `rate`, of any loudness and length.
+        """Recognise clips (n,) of samples in -1 ... 1 at `rate`, of any loudness and length.
 
-        It always decides for one, for silence and noise too.
+        Returns the number in `classes` of each clip. The classifier always decides for one, for silence and noise too.
 
         Raises:
             UserError: a clip is empty, has more than one channel, or a sample that is not a finite number.
@@ -88,7 +91,7 @@ class Classifier:
 
 
 def padded(clips: Sequence[NDArray[np.floating[Any]]]) -> tuple[Tensor, Tensor]:
-    """Samples float32 (B, L) of clips (n,), zeros behind each, and their lengths int64 (B,)."""
+    """Put clips (B,) side by side: samples float32 (B, L) with zeros behind each clip, and their lengths int64 (B,)."""
     lengths = [len(clip) for clip in clips]
     samples = np.zeros((len(clips), max(lengths)), np.float32)
     for row, clip in zip(samples, clips, strict=True):
@@ -119,7 +122,7 @@ def save_classifier(path: str | Path, model: ClassifierModel, *, card: str, over
 
 
 def load_classifier(name_or_path: str | Path) -> Classifier:
-    """The classifier of this path or shipped name. The global random state is left as it was.
+    """Load the classifier of this path or shipped name. The global random state is left as it was.
 
     Raises:
         UserError: there is none, it is a density model, damaged, or of another format version.
@@ -137,7 +140,7 @@ def load_classifier(name_or_path: str | Path) -> Classifier:
 
 
 def find_classifier(classes: Sequence[str], rate: int) -> Classifier | None:
-    """The shipped classifier of these very classes, in this order, at this rate; None where there is none.
+    """Return the shipped classifier of these very classes, in this order, at this rate; None where there is none.
 
     Raises:
         UserError: a shipped one is damaged.
@@ -166,7 +169,10 @@ def _read_config(path: Path) -> DensityConfig:
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of all clips, by length, in batches of at most SAMPLES samples, or of one clip that is longer."""
+    """Return the indices of all clips of these lengths, in batches of at most SAMPLES samples or of one longer clip.
+
+    Clips of like lengths come together, so that little of a batch is padding.
+    """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         if not batches or (len(batches[-1]) + 1) * lengths[index] > SAMPLES:

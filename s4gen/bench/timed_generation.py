@@ -1,4 +1,4 @@
-"""A session driven on and on, to be timed: many tokens at once, as generation asks for them."""
+"""Generation driven on and on, to be timed: many tokens are asked for at once, as generation itself asks for them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from s4gen.sampling.engines import Engine
 from s4gen.sampling.pacing import SECONDS
 from s4gen.timing import seconds
 
-Steps = Callable[[int], object]
+TakeSteps = Callable[[int], object]
 """Takes that many steps."""
 
-_PREFILL_CHUNK = 4096  # tokens per convolution on the way to a far position
-_REACH_SECONDS = 60.0  # for going to far positions; one that takes longer is left out
+TOKENS_AT_A_TIME = 4096
+"""Tokens of one convolution on the way to a far position, so that its activations do not fill the memory."""
+_REACH_SECONDS = 60.0
+"""Seconds for going to far positions; one that is not reached in it is left out."""
 
 
-class Stepping:
-    """A batch of sequences being generated."""
+class TimedGeneration:
+    """A batch of sequences being drawn by an engine, which counts its steps and knows how many make a fair chunk."""
 
     def __init__(self, engine: Engine, state: ModelState, token: int = 0, period: int = 1) -> None:
-        """Go on from `state`, `token` being the last one of every sequence.
+        """Go on from `state`, `token` being the last token of every sequence.
 
-        Steps come in multiples of `period`, after which what they cost begins again: see `turn_of`.
+        Steps come in multiples of `period`, after which their costs repeat: see `turn_of`.
         """
         self._period = period
         self._session = engine.begin(state)
@@ -48,21 +50,22 @@ class Stepping:
         self(self._period)
 
     def chunk(self, device: torch.device, length: int) -> int:
-        """Steps to ask for at once: as many as generation would, but at most a quarter of a sequence."""
+        """Return the number of steps to ask for at once: as many as generation would, at most a quarter of `length`."""
         each = seconds(self.turn, device) / self._period
         return self._period * max(1, round(min(SECONDS / each, length // 4) / self._period))
 
 
 def turn_of(config: DensityConfig) -> int:
-    """Steps in which every part of a model runs as often as in any others: the mean over them is fair.
+    """Return the number of steps in which every part of the model runs its share, so that their mean is fair.
 
-    Those are the levels of a multi-scale stack, or the stack of whole pixels.
+    In a multi-scale stack, a level runs once in as many steps as all strides down to it make; the stack of whole
+    pixels runs once per pixel.
     """
     return math.prod(config.model.pool) * config.tokens_per_input
 
 
-def repeated(step: Callable[[], object]) -> Steps:
-    """One step, that many times."""
+def repeated(step: Callable[[], object]) -> TakeSteps:
+    """Return a function that takes this one step n times."""
 
     def steps(n: int) -> None:
         for _ in range(n):
@@ -72,15 +75,15 @@ def repeated(step: Callable[[], object]) -> Steps:
 
 
 def states_at(recurrent: RecurrentModel, batch: int, positions: Sequence[int]) -> dict[int, ModelState]:
-    """The states after random sequences of these lengths, as far as the time allows.
+    """Return the states after random sequences of these lengths, by length, as far as the time allows.
 
-    They come from the convolution view, so nothing has to be stepped through.
+    They are read by the convolution view, so nothing has to be stepped through.
     """
     deadline = time.perf_counter() + _REACH_SECONDS
     state, reached, found = None, 0, {}
     for position in sorted(positions):
         while reached < position and time.perf_counter() < deadline:
-            n = min(_PREFILL_CHUNK, position - reached)
+            n = min(TOKENS_AT_A_TIME, position - reached)
             tokens = torch.randint(recurrent.config.layout.vocab, (batch, n), device=recurrent.device)
             _, state = recurrent.prefill(tokens, state)
             reached += n
@@ -89,16 +92,16 @@ def states_at(recurrent: RecurrentModel, batch: int, positions: Sequence[int]) -
     return found
 
 
-def ms_in_turn(ways: Mapping[int, Steps], device: torch.device, budget: float, period: int = 1) -> dict[int, float]:
-    """Median ms of a step of each, over multiples of `period` steps.
+def ms_in_turn(ways: Mapping[int, TakeSteps], device: torch.device, budget: float, period: int = 1) -> dict[int, float]:
+    """Time steps of each way for `budget` seconds in all, in multiples of `period`; return median milliseconds of one.
 
-    They take turns, so that a disturbance of the machine falls on all alike.
+    The ways take turns, so that a disturbance of the machine falls on all alike; each is timed at least three times.
     """
 
-    def timed(steps: Steps, n: int) -> float:
+    def timed(steps: TakeSteps, n: int) -> float:
         return seconds(functools.partial(steps, n), device) / n
 
-    for steps in ways.values():
+    for steps in ways.values():  # the first turn of each warms up
         timed(steps, period)
     group = {key: period * max(1, round(SECONDS / timed(steps, period) / period)) for key, steps in ways.items()}
     times: dict[int, list[float]] = {key: [] for key in ways}

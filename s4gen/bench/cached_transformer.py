@@ -1,7 +1,7 @@
 """The Transformer with a key-value cache, as lean as PyTorch makes it: it is the witness against us.
 
-One compiled graph for the whole step, weights frozen into it, its matrix products chosen by trial, and no guards. What
-was tried beside it is in `CachedTransformer.compiled` and `attend_by_products`.
+The whole step is one compiled graph with frozen weights, matrix products chosen by trial, and no guards. What else was
+tried is told in `CachedTransformer.compiled` and `attend_by_products`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from s4gen.models.density import DensityModel
 from s4gen.sampling.randomness import draw
 
 LARGEST_CACHE = 5 * 10**9
-"""Bytes; where all layers' caches would take more, they share fewer."""
+"""Bytes that all caches may take. Where the caches of all layers would take more, the layers share fewer."""
 _FIRST = 2
-"""torch.compile makes other code for 0 and 1 positions: the first two steps are measured at the third."""
-
+"""torch.compile makes other code for 0 and 1 positions, so the first two steps are measured at the third position."""
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""query, key, value (B, heads, d_head), keys and values before them (B, heads, P, d_head) -> output."""
+"""query, key, value (B, heads, d_head), and keys and values before them (B, heads, P, d_head) -> (B, heads, d_head)."""
 
 
 class LeanStep(nn.Module):
-    """One step as a pure function: nothing is written but what it returns, so that it compiles into one graph."""
+    """One step as a pure function: it writes to nothing, so that it compiles into one graph."""
 
     def __init__(self, model: DensityModel, attend: Attend) -> None:
         super().__init__()
@@ -37,14 +36,16 @@ class LeanStep(nn.Module):
         self._attend = attend
 
     def forward(self, token: Tensor, position: Tensor, u: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """One more token for every row.
+        """Draw one more token for every row.
 
         Args:
-            token: int64 (B,), the last one. position: int64 (B,), tokens before it. u: float64 (B,), for the draw.
-            past: (M, 2, B, heads, P, d_head), keys and values of P positions; layer i has part i mod M.
+            token: the last token, int64 (B,).
+            position: the number of tokens before it, int64 (B,).
+            u: random numbers in [0, 1) for the draw, float64 (B,).
+            past: keys and values of P positions, (M, 2, B, heads, P, d_head); layer i reads part i mod M.
 
         Returns:
-            The tokens drawn (B,); keys and values of this position, (n_layers, 2, B, heads, d_head).
+            The tokens drawn, int64 (B,); keys and values of this position, (n_layers, 2, B, heads, d_head).
         """
         model: Any = self._model
         x = model.embed(token[:, None], position[:, None])[:, 0].to(past.dtype)
@@ -59,7 +60,7 @@ class LeanStep(nn.Module):
 
 
 def attend_by_products(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Batched matrix products, the fastest form without a compiler.
+    """Attend by batched matrix products, the fastest form without a compiler.
 
     On two cores (AVX-512), 8 heads of 32: scaled_dot_product_attention is as fast with short caches and up to a third
     slower with long ones, three times slower if the cache is laid out by position first; keys or values transposed are
@@ -75,7 +76,10 @@ def attend_by_products(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, 
 
 
 def attend_by_loops(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Sums written out, for a compiler to make loops of: each number of the cache is read once, sums are float32."""
+    """Attend by sums written out, for a compiler to make loops of: it reads each number of the cache once.
+
+    Sums are float32, whatever the precision of the cache.
+    """
     query = query * query.shape[-1] ** -0.5
     own = (query * key).sum(-1, keepdim=True, dtype=torch.float32)
     scores = (keys * query.unsqueeze(2)).sum(-1, dtype=torch.float32)
@@ -86,10 +90,10 @@ def attend_by_loops(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, val
 
 
 class CachedTransformer:
-    """One step at a time from a cache that is allocated once, for `capacity` positions.
+    """A Transformer that takes single steps from a cache allocated once, for `capacity` positions.
 
-    What a step costs does not depend on what is in the cache: it is filled with one random position, and no prefix
-    has to be run through to get to a position.
+    What a step costs does not depend on what is in the cache. So every position holds the same random vector, and no
+    prefix has to be run through to get to a position.
     """
 
     def __init__(self, model: DensityModel, batch: int, capacity: int) -> None:
@@ -107,9 +111,10 @@ class CachedTransformer:
         self._step: Callable[..., tuple[Tensor, Tensor]] = LeanStep(model, attend_by_products)
 
     def compiled(self, position: int) -> CachedTransformer:
-        """The same around the same cache, its step compiled: in up to a minute, for every position, tuned for this one.
+        """Return the same around the same cache, with its step compiled for every position and tuned for this one.
 
-        One at a time: nothing is checked before a step, so the next to be compiled in this process takes its place.
+        That takes up to a minute. Use one compiled step at a time: nothing is checked before a step, so the next one
+        that is compiled in this process takes the place of this one.
 
         Milliseconds of one core at positions 100 and 1,536 with 8 layers, d_model 256, while others used the memory:
 
@@ -130,11 +135,11 @@ class CachedTransformer:
         return other
 
     def bytes_for(self, positions: int) -> int:
-        """Of a cache for so many positions, every layer having its own."""
+        """Return the bytes of a cache for so many positions, every layer having its own."""
         return self.layers * self.cache[0, :, :, :, 0].nbytes * positions
 
     def at(self, position: int) -> Callable[[], Tensor]:
-        """A function that generates the token at this position, the same one however often it is called."""
+        """Return a function that generates the token at this position, the same one however often it is called."""
         position = max(position, _FIRST)
         positions = torch.full_like(self._token, position)
         past, slot = self.cache[..., :position, :], self.cache[..., position, :]
@@ -149,10 +154,13 @@ class CachedTransformer:
 
 
 def separate_caches(layers: int, layer_bytes: int) -> int:
-    """How many caches there are: one for each layer, or as many as take LARGEST_CACHE bytes, at least one."""
+    """Return the number of caches: one for each layer, or as many as fit into LARGEST_CACHE bytes, at least one."""
     return max(1, min(layers, LARGEST_CACHE // layer_bytes))
 
 
 def _no_guards(guards: Sequence[object]) -> list[bool]:
-    """What PyTorch would check before each step: a quarter of a millisecond. Shapes and types stay what they are."""
+    """Ask PyTorch to check nothing before a step, which saves a quarter of a millisecond of each.
+
+    The checks would find nothing, because shapes and types stay what they are.
+    """
     return [False] * len(guards)

@@ -1,17 +1,16 @@
-"""What the recurrent mode is measured against: other ways to generate, none made slower than it is.
+"""The baselines: other ways to generate that the recurrent mode is measured against, none made slower than it is.
 
-- conv: our own model, the whole prefix by convolution again for every token;
-- transformer: attention in the place of the state space layers, its keys and values cached (see `cached`);
-- transformer-no-cache: the same, the whole prefix again for every token.
+- conv: our own model runs the whole prefix by convolution again for every token;
+- transformer: attention takes the place of the state space layers, keys and values cached (see `cached_transformer`);
+- transformer-no-cache: the same Transformer runs the whole prefix again for every token.
 
-Each way is asked for one step at one position: its `at(position)` is a function that generates one more token for every
-sequence of the batch, the `position` tokens before it being known. Embedding, head (of the last position only) and the
-draw are part of the step.
+Each way is asked for one step at one position: `at(position)` returns a function that generates one more token for
+every sequence of the batch, the `position` tokens before it being known. Embedding, head (at the last position only)
+and the draw are part of the step.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,11 +27,11 @@ from s4gen.models.ssm_layers import SSMLayer
 from s4gen.sampling.randomness import draw
 
 _ROOM = 1 << 30
-"""Bytes of the widest activation that are made at a time."""
+"""Bytes of the widest activation that may be made at a time."""
 
 
 class PrefixAgain:
-    """The whole prefix through the parallel form of the model for every token."""
+    """Generation that runs the whole prefix through the parallel form of the model for every token."""
 
     def __init__(self, model: DensityModel, batch: int, length: int) -> None:
         device = model.device
@@ -41,9 +40,9 @@ class PrefixAgain:
         self._u = torch.rand(batch, dtype=torch.float64, device=device)
 
     def at(self, position: int) -> Callable[[], Tensor]:
-        """A function that generates the token at this position, the same one however often it is called.
+        """Return a function that generates the token at this position, the same one however often it is called.
 
-        Long sequences go through in parts of the batch, as the activations of all of them would take all the memory.
+        Long sequences go through in parts of the batch, because the activations of all would take all the memory.
         """
         parts = self._tokens[:, :position].split(self._rows(position))
 
@@ -53,30 +52,16 @@ class PrefixAgain:
         return step
 
     def _rows(self, position: int) -> int:
+        """Return how many rows go through together at this position."""
         config = self._model.config.model
         return max(1, _ROOM // (4 * max(1, position) * max(4 * config.d_model, config.d_ff)))
 
 
-def keep_kernels(model: DensityModel) -> None:
-    """Let the state space layers of this model, whose parameters are now fixed, build each kernel only once.
-
-    A forward pass builds its kernel anew, because in training the parameters have changed. Convolution run
-    again for each token need not do that, so the benchmark does not count it.
-    """
-    for layer in ssm_layers(model):
-        layer.block_maps = functools.cache(layer.block_maps)  # type: ignore[method-assign]
-
-
-def ssm_layers(model: DensityModel) -> list[SSMLayer]:
-    """The state space layers, also those inside of other layers; a Transformer and a WaveNet have none."""
-    return [layer for layer in model.modules() if isinstance(layer, SSMLayer)]
-
-
 def input_lengths(model: DensityModel, length: int) -> list[int]:
-    """Inputs that each of `ssm_layers` reads one after another of a sequence of so many tokens.
+    """Return how many inputs each of `ssm_layers` reads one after another in a sequence of `length` tokens.
 
-    A coarse level of a multi-scale stack has one input for several tokens, as has a stack of whole pixels, of which
-    some layers read single rows or columns.
+    A coarse level of a multi-scale stack has one input for several tokens, and so has a stack of whole pixels, some of
+    whose layers read single rows or columns.
     """
     pool, modules = model.config.model.pool, dict(model.named_modules())
     lengths = []
@@ -91,20 +76,20 @@ def input_lengths(model: DensityModel, length: int) -> list[int]:
 
 
 def parameter_count(config: DensityConfig) -> int:
-    """Number of trained parameters of the model with this configuration."""
+    """Return the number of trained parameters of the model with this configuration."""
     with torch.random.fork_rng(devices=[]):
         return sum(parameter.numel() for parameter in build_model(config).parameters())
 
 
 def matched_transformer(config: DensityConfig) -> DensityConfig:
-    """The Transformer of the same width and depth whose parameter count is nearest to this model's. It sees all tokens.
+    """Return the Transformer of the same width and depth whose parameter count is nearest to this model's.
 
-    The width of its feed-forward sub-block is what gives; the count is linear in it. A model so small that
-    attention alone has more parameters gets the Transformer with the least there is, d_ff = 1.
+    It attends to all tokens before. The width of its feed-forward sub-block, in which the count is linear, is chosen
+    to match. A model so small that attention alone has more parameters gets the smallest Transformer, d_ff = 1.
 
-    Of a multi-scale stack, width and depth are those of the finest level: every layer reads every token, the least
-    there can be is cached of it, and the parameters of the coarser levels are in the feed-forward. A model of whole
-    pixels is compared with a Transformer on their values, too.
+    For a multi-scale stack, width and depth are those of the finest level: every layer reads every token, the cache
+    is as small as it can be, and the parameters of the coarser levels go into the feed-forward. A model of whole
+    pixels is compared with a Transformer that reads the values of pixels one by one.
     """
     wanted, old = parameter_count(config), config.model
     plain = ModelConfig(
@@ -115,6 +100,7 @@ def matched_transformer(config: DensityConfig) -> DensityConfig:
     def with_d_ff(d_ff: int) -> DensityConfig:
         return replace(config, model=replace(plain, mixer="attention", n_heads=heads, d_ff=d_ff))
 
+    # The count is linear in d_ff, so two of them say what each further unit adds.
     least, more = (parameter_count(with_d_ff(d_ff)) for d_ff in (1, 2))
     return with_d_ff(max(1, 1 + round((wanted - least) / (more - least))))
 
@@ -122,9 +108,10 @@ def matched_transformer(config: DensityConfig) -> DensityConfig:
 def mean_over_positions(
     seconds_at: Callable[[int], float], length: int, enough: Callable[[], bool]
 ) -> tuple[float, dict[int, float]]:
-    """Mean of a cost over positions 0 .. length - 1, by the trapezoid rule over a few of them, and those.
+    """Return the mean of a cost over positions 0 .. length - 1, by the trapezoid rule, and the costs it is made of.
 
-    First, last and middle are always measured, then the middles of the gaps, nine in all, until `enough`.
+    First, last and middle are always measured; then the middles of the gaps, until there are nine in all or `enough`
+    says so.
     """
     order = [0, length - 1] + [round((length - 1) * i / 2**k) for k in (1, 2, 3) for i in range(1, 2**k, 2)]
     costs: dict[int, float] = {}

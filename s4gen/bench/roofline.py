@@ -1,16 +1,17 @@
-"""The roofline: how fast a step can be at most on this machine, from what it has to move and to compute.
+"""The roofline: the least time that a step can take on this machine, from what it has to move and to compute.
 
     limit = max(bytes moved / bandwidth, operations / rate)
 
 (Williams, Waterman, Patterson 2009, "Roofline: an insightful visual performance model".) Bytes and operations are
-counted from the model's shapes: every weight and constant read, every state read and written, a multiplication and an
-addition for every weight and row; activations are negligible, and so is a mixture, from which one can draw by looking
-at few of its values. Bandwidth and rate are what this machine is measured to reach, in the same run and with as many
-threads; the bandwidth over a buffer of the same size as what a step comes back to in the next, so that a model that
-fits into the cache is judged by the cache.
+counted from the model's shapes: every weight and constant is read, every state read and written, and every weight
+takes a multiplication and an addition for each row. Activations are left out as negligible, and so is a mixture, from
+which one can draw by looking at few of its values. Bandwidth and rate are what this machine is measured to reach, in
+the same run and with as many threads. The bandwidth is that over a buffer as large as what a step comes back to in the
+next, so that a model that fits into the cache is judged by the cache.
 
 At batches whose states leave the cache it can pay to take many steps with some of the rows before it is the others'
-turn: the weights are then read once per step for each such group, the states stay. The limit is that of the best group.
+turn: the weights are then read once per step for each such group, and its states stay in the cache. The limit is that
+of the best grouping.
 
 What a coarse level of a multi-scale stack does counts by how often it runs, and so does the stack of whole pixels.
 """
@@ -42,42 +43,43 @@ from s4gen.sampling.plan import (
 from s4gen.timing import best_seconds, product_rate
 
 PRECISIONS = {"fp32": 4, "bf16": 2, "int8": 1}
-"""Bytes of a weight."""
+"""Bytes of a weight, by precision."""
+
+SMALLEST_BUFFER, LARGEST_BUFFER = 2**21, 2**28
+"""Bytes of a buffer whose bandwidth is measured: below, the clock and the start of threads show; above, nothing new."""
+SECONDS_PER_RATE = 0.1
+"""Seconds for which each bandwidth and each rate is measured."""
 
 _FLOAT = 4  # bytes
-_SMALLEST, _LARGEST = (
-    2**21,
-    2**28,
-)  # bytes of a buffer; below, the clock and the threads' start show; above, nothing new
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one step has to move and to compute, in the mean. Bytes, and floating-point operations."""
+    """The mean work of one step: bytes that it has to move, and floating-point operations."""
 
     weights: int
-    """Numbers in the matrices, read once for all rows together; their precision is the engine's."""
+    """Numbers in the matrices, which are read once for all rows together, in the engine's precision."""
     scales: int
-    """Rows of the matrices: int8 weights have a float32 scale for each."""
+    """Rows of the matrices; int8 weights have a float32 scale for each."""
     constants: int
     """Bytes of everything else that is read once for all rows: biases, norms, coefficients of the recurrence."""
     kept: int
-    """Bytes kept for each row from step to step."""
+    """Bytes kept for each row of the batch from step to step."""
     moved: int
-    """Bytes of them read or written in a step: a state is both."""
+    """Bytes read or written for each row; a state is both read and written."""
     operations: int
-    """For each row."""
+    """Floating-point operations for each row."""
     idle_weights: int = 0
-    """Numbers in matrices of levels that do not run, in the mean: only room is needed for them."""
+    """Numbers in the matrices of levels that do not run in the mean step: they need room, but are not read."""
     idle_constants: int = 0
-    """Bytes of everything else there."""
+    """Bytes of everything else in those levels."""
 
     def shared(self, precision: str) -> int:
-        """Bytes read once for all rows together."""
+        """Return the bytes that a step reads once for all rows together."""
         return self.weights * PRECISIONS[precision] + self.constants + _FLOAT * self.scales * (precision == "int8")
 
     def held(self, precision: str) -> int:
-        """Bytes for all rows together that are read in this step or in another."""
+        """Return the bytes shared by all rows that are read in this step or in another."""
         return self.shared(precision) + self.idle_weights * PRECISIONS[precision] + self.idle_constants
 
 
@@ -85,8 +87,8 @@ _NOTHING = Work(0, 0, 0, 0, 0, 0)
 
 
 def count(plan: Plan) -> Work:
-    """The work of one step of a plan. Of the embedding a step reads a few rows: nothing."""
-    every = [1]  # of this level, and those around it: steps from one time that it runs to the next
+    """Return the mean work of one step of a plan. The embedding is left out: a step reads a few of its rows."""
+    every = [1]  # steps between two runs of each level that we are inside of; the present one is last
     works: list[tuple[Work, int]] = []
     for operation in plan.operations:
         if isinstance(operation, Up | Mixture | Channel):
@@ -114,9 +116,10 @@ def count(plan: Plan) -> Work:
 
 
 def _work(operation: Operation) -> Work:
-    """The work of doing it once; a complex mode (two numbers of state) takes 14 operations, and 8 more for each rank.
+    """Return the work of doing one operation once.
 
-    That is a s, + B h, C s; p (q s).
+    A complex mode (two numbers of state) takes 14 floating-point operations: a s is 6, + B h is 4, and the real part
+    of C s is 4. Each rank of p (q s) adds 8.
     """
     match operation:
         case Norm(weight, bias):
@@ -155,10 +158,12 @@ def _work(operation: Operation) -> Work:
 
 
 def transformer_work(model: DensityModel, length: int, precision: str) -> Work:
-    """The mean step of a Transformer with a key-value cache over the positions of a sequence."""
-    head = set(
-        model.head.parameters()
-    )  # for text they are the embedding's, of which a step reads a row but for the head
+    """Return the mean work of a step of a Transformer with a key-value cache, over a sequence of `length` tokens.
+
+    Weights and cache have the given precision.
+    """
+    # A step reads single rows of the embedding; but for text the head shares its table, and reads all of it.
+    head = set(model.head.parameters())
     read = [p for name, p in model.named_parameters() if p in head or not name.startswith("embedding.")]
     weights = sum(p.numel() for p in read if p.ndim > 1)
     vectors = sum(p.numel() for p in read if p.ndim == 1)
@@ -172,7 +177,7 @@ def transformer_work(model: DensityModel, length: int, precision: str) -> Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine reaches."""
+    """The bandwidths and rates that a machine reaches."""
 
     bandwidth: Mapping[int, float]
     """Bytes per second of reading a buffer again and again, by its size in bytes."""
@@ -192,11 +197,11 @@ class Limit:
     rate: float
     """Operations per second."""
     rows_together: int
-    """Rows whose states are in use at a time; the weights are read once for each such group."""
+    """Rows of the batch that take steps together; the weights are read once for each such group."""
 
 
 def groups(batch: int) -> list[int]:
-    """The numbers of rows to take together that are tried: the whole batch, and halves of it down to one row."""
+    """Return the group sizes that `limit` tries: the whole batch, its half, and so on down to one row."""
     sizes = [batch]
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))
@@ -204,43 +209,46 @@ def groups(batch: int) -> list[int]:
 
 
 def working_set(work: Work, precision: str, rows: int) -> int:
-    """Bytes that a step for these rows comes back to in the next, within the sizes that are measured."""
-    return min(max(work.held(precision) + rows * work.kept, _SMALLEST), _LARGEST)
+    """Return the bytes that a step for `rows` rows comes back to in the next, clipped to the sizes measured."""
+    return min(max(work.held(precision) + rows * work.kept, SMALLEST_BUFFER), LARGEST_BUFFER)
 
 
 def limit(work: Work, precision: str, batch: int, rates: Rates) -> Limit:
-    """The limit of the best grouping of the rows."""
+    """Return the limit of a step for `batch` rows, in the grouping of them that is fastest."""
 
-    def of(rows: int) -> Limit:
+    def grouped_by(rows: int) -> Limit:
         moved = -(-batch // rows) * work.shared(precision) + batch * work.moved
         bandwidth = rates.bandwidth[working_set(work, precision, rows)]
         operations, rate = batch * work.operations, rates.rate[precision]
         slowest = max(moved / bandwidth, operations / rate)
         return Limit(1e3 * slowest, moved, operations, bandwidth, rate, rows)
 
-    return min(map(of, groups(batch)), key=lambda found: found.limit_ms)
+    return min(map(grouped_by, groups(batch)), key=lambda found: found.limit_ms)
 
 
 Extra = Callable[[int], tuple[float, float]]
-"""Bytes of a buffer -> bytes per second of reading it, float32 operations per second: what something else reaches."""
+"""Another way to measure: bytes of a buffer -> bytes per second of reading it, and float32 operations per second."""
 
 
 def measure_rates(
     sizes: Iterable[int],
     precisions: Iterable[str],
     device: torch.device,
-    budget: float = 0.1,
+    budget: float = SECONDS_PER_RATE,
     extra: Extra | None = None,
 ) -> Rates:
     """Measure this machine, with PyTorch's present number of threads.
 
-    Bandwidth: the sum of a float32 buffer, threads side by side, the best of several passes; PyTorch's sum reads as
-    fast as the memory gives (its copies and matrix-vector products do not). Rate: the best of square matrix products
-    of a few sizes; for bf16 and int8 weights products of bf16 matrices, where they are faster. `extra`, if given,
-    measures both in another way, and the better of the two counts.
+    The bandwidth is that of summing a float32 buffer, threads side by side, in the best of several passes: PyTorch's
+    sum reads as fast as the memory gives, while its copies and matrix-vector products do not. The rate is that of the
+    best of square matrix products of a few sizes; for bf16 and int8 weights it is that of products of bf16 matrices,
+    where they are faster.
 
     Args:
+        sizes: bytes of the buffers to read.
+        precisions: keys of PRECISIONS.
         budget: seconds for each number.
+        extra: measures both in another way; the better of the two counts.
     """
     precisions = set(precisions)
     rate = product_rate(torch.float32, device, budget)
@@ -255,7 +263,7 @@ def measure_rates(
 
 
 def rates_reached(by: Extra, sizes: Iterable[int], precisions: Iterable[str]) -> Rates:
-    """Measure a machine by `by` alone, whose products are of float32, whatever the precision of the weights."""
+    """Measure a machine by `by` alone, whose products are float32 whatever the precision of the weights."""
     found = {size: by(size) for size in sorted(set(sizes))}
     fastest = max(rate for _, rate in found.values())
     return Rates({size: bandwidth for size, (bandwidth, _) in found.items()}, dict.fromkeys(precisions, fastest))
