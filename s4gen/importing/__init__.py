@@ -8,6 +8,7 @@ In this package `theirs` is a key or prefix of the reference's state dict, and `
 model of s4gen. H is the width, n the stored half of a state of size N = 2n, and S the number of distinct SSMs.
 """
 
-from s4gen.importing.importer import Imported, import_weights, save_imported
+from s4gen.importing.importer import Imported, import_weights
+from s4gen.importing.saving import save_imported
 
 __all__ = ["Imported", "import_weights", "save_imported"]
