@@ -29,11 +29,9 @@ from s4gen.bench.apart import DiedError
 from s4gen.bench.baselines import (
     PrefixAgain,
     input_lengths,
-    keep_kernels,
     matched_transformer,
     mean_over_positions,
     parameter_count,
-    ssm_layers,
 )
 from s4gen.bench.cached_transformer import CachedTransformer, separate_caches
 from s4gen.bench.instruments import PeakMemory, machine, median_seconds
@@ -48,6 +46,7 @@ from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, S
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.kept_kernels import keep_kernels, ssm_layers
 from s4gen.sampling.convert import convert
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.randomness import draw

@@ -11,7 +11,6 @@ and the draw are part of the step.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,23 +57,8 @@ class PrefixAgain:
         return max(1, _ROOM // (4 * max(1, position) * max(4 * config.d_model, config.d_ff)))
 
 
-def keep_kernels(model: DensityModel) -> None:
-    """Let the state space layers of this model, whose parameters are now fixed, build each kernel only once.
-
-    A forward pass builds its kernel anew, because in training the parameters have changed since the last one.
-    Convolution run again for each token need not do that, so the benchmark does not count it.
-    """
-    for layer in ssm_layers(model):
-        layer.block_maps = functools.cache(layer.block_maps)  # type: ignore[method-assign]
-
-
-def ssm_layers(model: DensityModel) -> list[SSMLayer]:
-    """Return the state space layers, also those inside other layers; a Transformer and a WaveNet have none."""
-    return [layer for layer in model.modules() if isinstance(layer, SSMLayer)]
-
-
 def input_lengths(model: DensityModel, length: int) -> list[int]:
-    """Return how many inputs each of `ssm_layers` reads one after another in a sequence of `length` tokens.
+    """Return how many inputs each of `ssm_layers(model)` reads one after another in a sequence of `length` tokens.
 
     A coarse level of a multi-scale stack has one input for several tokens, and so has a stack of whole pixels, some of
     whose layers read single rows or columns.

@@ -12,7 +12,7 @@ from torch import Tensor
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.randomness import uniforms
-from s4gen.sampling.teacher_forcing import log_probabilities
+from s4gen.sampling.teacher_forcing import fed, log_probabilities
 
 _LOGITS_AT_A_TIME = 1 << 25
 """Logits that the convolution view makes at a time (134 MB in float32): with a large vocabulary, few positions."""
@@ -51,20 +51,21 @@ def loss_of(recurrent: RecurrentModel, engine: Engine, n: int = 8, length: int =
     classes = len(getattr(layout, "classes", ()))
     label = torch.arange(n, device=recurrent.device) % max(1, classes)
     session = make_engine("eager", recurrent).begin(recurrent.initial_state(n, label))
-    bos = torch.full((n, 1), recurrent.bos, device=recurrent.device)
-    x = session.advance(bos[:, 0], uniforms(0, range(n), length))
+    bos = torch.full((n,), recurrent.bos, device=recurrent.device)
+    x = session.advance(bos, uniforms(0, range(n), length))
     nats = torch.zeros(n, dtype=torch.float64, device=x.device)
-    by_convolution = _logits_by_convolution(recurrent, torch.cat((bos, x[:, :-1]), dim=1), label)
-    for exact, found in zip(by_convolution, log_probabilities(recurrent, engine, x, label), strict=True):
+    tokens, begun = fed(x, recurrent.bos), engine.begin(recurrent.initial_state(n, label))
+    by_convolution = _logits_by_convolution(recurrent, tokens, label)
+    for exact, found in zip(by_convolution, log_probabilities(begun.feed, tokens), strict=True):
         exact = exact.double().log_softmax(dim=-1)
         nats += (exact.exp() * (exact - found)).sum(dim=-1)
     lost = nats / length / math.log(2)
     return Loss(lost.mean().item(), lost.std().item() / math.sqrt(n), x.numel(), layout.unit)
 
 
-def _logits_by_convolution(recurrent: RecurrentModel, fed: Tensor, label: Tensor) -> Iterator[Tensor]:
-    """Yield the logits (B, V) after every position of fed (B, L) in turn, made some positions at a time."""
-    state = recurrent.source.initial_state(len(fed), label)
-    for part in fed.split(max(1, _LOGITS_AT_A_TIME // (len(fed) * recurrent.config.layout.vocab)), dim=1):
+def _logits_by_convolution(recurrent: RecurrentModel, tokens: Tensor, label: Tensor) -> Iterator[Tensor]:
+    """Yield the logits (B, V) after every one of tokens int64 (B, L) in turn, made some positions at a time."""
+    state = recurrent.source.initial_state(len(tokens), label)
+    for part in tokens.split(max(1, _LOGITS_AT_A_TIME // (len(tokens) * recurrent.config.layout.vocab)), dim=1):
         logits, state = recurrent.source(part, state)
         yield from logits.unbind(dim=1)

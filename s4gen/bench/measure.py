@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from s4gen.bench.apart import DiedError, run_apart
-from s4gen.bench.baselines import PrefixAgain, input_lengths, keep_kernels, mean_over_positions, ssm_layers
+from s4gen.bench.baselines import PrefixAgain, input_lengths, mean_over_positions
 from s4gen.bench.instruments import PeakMemory, captured, median_seconds
 from s4gen.bench.loss import loss_of
 from s4gen.bench.measure_cached import measure_cached
@@ -30,6 +30,7 @@ from s4gen.config import DensityConfig
 from s4gen.memory import keep_freed_memory, lacks_memory
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
+from s4gen.models.kept_kernels import keep_kernels, ssm_layers
 from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
 from s4gen.sampling.engines import make_engine
 from s4gen.ssm.blocks import block_lengths

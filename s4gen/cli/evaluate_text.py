@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
 
 def by_convolution(model: DensityModel) -> Score:
     """Scores of chunks of tokens at once, for which every layer builds its kernel only once."""
-    from s4gen.bench.baselines import keep_kernels
+    from s4gen.models.kept_kernels import keep_kernels
 
     keep_kernels(model)
 

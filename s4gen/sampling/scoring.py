@@ -7,7 +7,7 @@ from torch import Tensor
 
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
-from s4gen.sampling.teacher_forcing import log_probabilities
+from s4gen.sampling.teacher_forcing import fed, log_probabilities
 
 
 @torch.no_grad()
@@ -17,5 +17,6 @@ def nats_by_engine(recurrent: RecurrentModel, engine: Engine, x: Tensor, label: 
     Rows of unequal length may be padded behind their ends: what stands there changes nothing before it. label int64
     (B,) where there are classes, 0 by default.
     """
-    steps = zip(log_probabilities(recurrent, engine, x, label), x.unbind(dim=1), strict=True)
+    session = engine.begin(recurrent.initial_state(len(x), label))
+    steps = zip(log_probabilities(session.feed, fed(x, recurrent.bos)), x.unbind(dim=1), strict=True)
     return torch.stack([-step.gather(-1, target.unsqueeze(-1)).squeeze(-1) for step, target in steps], dim=1)

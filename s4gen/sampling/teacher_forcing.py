@@ -1,25 +1,19 @@
-"""An engine that is fed given sequences instead of what it draws."""
+"""An engine, or a model, that is fed given sequences instead of what it draws."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.engines import Engine
+
+def log_probabilities(feed: Callable[[Tensor], Tensor], tokens: Tensor) -> Iterator[Tensor]:
+    """Feed tokens int64 (B, L) one after another; yields the log-probabilities of the next one, float64 (B, V) each."""
+    for token in tokens.unbind(dim=1):
+        yield feed(token).double().log_softmax(dim=-1)
 
 
-def log_probabilities(
-    recurrent: RecurrentModel, engine: Engine, x: Tensor, label: Tensor | None = None
-) -> Iterator[Tensor]:
-    """Yield log p(. | x_<t) in nats, float64 (B, V), for every position t of x int64 (B, L) in turn.
-
-    `label` int64 (B,) says the class of each row, where there are classes; by default it is 0.
-    """
-    session = engine.begin(recurrent.initial_state(len(x), label))
-    token = torch.full_like(x[:, 0], recurrent.bos)
-    for t in range(x.shape[1]):
-        yield session.feed(token).double().log_softmax(dim=-1)
-        token = x[:, t]
+def fed(x: Tensor, bos: int) -> Tensor:
+    """Return what a model is fed so that it predicts whole sequences x int64 (B, L): `bos`, then all but the last."""
+    return F.pad(x[:, :-1], (1, 0), value=bos)
