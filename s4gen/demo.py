@@ -24,8 +24,9 @@ from s4gen.bench.instruments import machine
 from s4gen.bench.result import HEADER, POSITION_NOTE, cells, position_cells
 from s4gen.checkpoint import Checkpoint, load_checkpoint
 from s4gen.config import DensityConfig, ImageLayout, Recipe, load_recipe
-from s4gen.data import load_images
+from s4gen.data import open_split
 from s4gen.data.images import save_grid, to_sequence
+from s4gen.device import best_device
 from s4gen.evaluate.images import ImageEvaluation, evaluate_images
 from s4gen.evaluate.scorers import by_convolution, by_recurrence
 from s4gen.models.build import build_model
@@ -94,11 +95,11 @@ def run(
         bench_seconds: time for measuring each workload of the benchmark.
         overrides: changes to the recipe, each "section.key=value".
     """
-    demo = Demo(out, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    demo = Demo(out, best_device())
     report, finished = out / "report.html", False
     try:
         recipe = load_recipe("demo", overrides)
-        test = to_sequence(load_images(recipe.data.dataset, "test").images[:_TEST_IMAGES])
+        test = to_sequence(open_split(recipe.data.dataset, "test").images[:_TEST_IMAGES])
         _introduce(demo)
         checkpoint = _train(demo, recipe, test, train_seconds)
         recurrent = _convert(demo, checkpoint, test)
@@ -126,7 +127,7 @@ def _introduce(demo: Demo) -> None:
 
 def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Checkpoint:
     """Part 1: train a model from random weights."""
-    images = load_images(recipe.data.dataset, "train")
+    images = open_split(recipe.data.dataset, "train")
     recipe = affordable(recipe, train_seconds, demo.device)
     steps, batch_size = recipe.train.steps, recipe.train.batch_size
     # The seed of the training: this is the very model that it begins with, so "before" and "after" are comparable.
@@ -267,7 +268,7 @@ def affordable(recipe: Recipe, seconds: float, device: torch.device) -> Recipe:
 
     The speed is measured for two seconds; there are at least four steps, and never more than the recipe has.
     """
-    per_step = seconds_per_step(recipe, open_task(recipe, device, shown=False), device, budget=2.0)
+    per_step = seconds_per_step(recipe, open_task(recipe, device, progress=False), device, budget=2.0)
     steps = max(4, min(recipe.train.steps, int(seconds / per_step)))
     quarter = math.ceil(steps / 4)
     changed = replace(recipe.train, steps=steps, eval_every=quarter, save_every=quarter)

@@ -48,13 +48,13 @@ class _Forgiving:
         return getattr(self._stream, name)
 
 
-def progress_bar(total: int, unit: str, shown: bool, desc: str = "", initial: int = 0) -> Any:
+def progress_bar(total: int, unit: str, progress: bool, desc: str = "", initial: int = 0) -> Any:
     """Return a context manager with tqdm's `update(n)` and `set_postfix_str(text)`.
 
     The bar counts from `initial`, the part that was done before, to `total`. A text appears when the bar is drawn next,
-    and with `set_postfix_str(text, refresh=True)` at once. Unless `shown`, or without tqdm, nothing is drawn.
+    and with `set_postfix_str(text, refresh=True)` at once. Unless `progress`, or without tqdm, nothing is drawn.
     """
-    if not shown:
+    if not progress:
         return _NoBar()
     try:
         from tqdm import tqdm

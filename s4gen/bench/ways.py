@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-ENGINES = ("eager", "compiled", "native", "native-bf16", "native-int8")
+from s4gen.config import names
+
+ENGINES = tuple(name for name in names.ENGINES if name != "auto")
 """Engines of `s4gen.sampling.engines` that can be measured; "auto" is always one of them, and so is left out."""
 DEFAULT_ENGINES = ("eager", "compiled", "native")
 """Engines that are measured where none is named."""

@@ -11,7 +11,7 @@ from s4gen.bench.ways import BASELINES, BATCHES, DEFAULT_ENGINES, ENGINES, POSIT
 from s4gen.cli.arguments import whole
 from s4gen.cli.output import check_file, check_output, json_text, print_json
 from s4gen.cli.parser import Parser
-from s4gen.cli.subject import is_preset
+from s4gen.cli.presets import is_preset
 from s4gen.config import DensityConfig, load_preset
 from s4gen.errors import UserError
 from s4gen.folders import user_path
@@ -217,7 +217,7 @@ def check_size(name: str, config: DensityConfig) -> None:
     Raises:
         UserError: it says how much they need.
     """
-    from s4gen.cli.subject import best_device
+    from s4gen.device import best_device
     from s4gen.memory import check_room
     from s4gen.models.build import build_shapes
 

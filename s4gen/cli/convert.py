@@ -6,30 +6,21 @@ import argparse
 from typing import TYPE_CHECKING
 
 from s4gen.cli.arguments import number, whole
-from s4gen.cli.output import shows_progress
-from s4gen.cli.subject import (
-    add_dataset_argument,
-    dataset_of,
-    first_sequences,
-    load_clips,
-    load_sequences,
-    load_text,
-    longest_clips,
-)
-from s4gen.config import AudioLayout, TextLayout, is_text
+from s4gen.cli.dataset import add_dataset_argument, dataset_of
+from s4gen.cli.media import MEDIA
+from s4gen.config.names import MINI_OF
 from s4gen.folders import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from s4gen.checkpoint import Checkpoint
     from s4gen.sampling.convert import Certificate, RecurrentModel
 
 SUMMARY = "Convert a checkpoint to its recurrent form and certify that both forms agree."
 """The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
 
-SAMPLES = 2048
-"""Largest number of samples of a clip, or of tokens of a sequence drawn by the model, that are compared."""
+DRAWN_TOKENS = 2048
+"""Tokens of each sequence, at most, that a model without a data set draws to be compared on."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,9 +55,13 @@ def run(args: argparse.Namespace) -> int:
         data, label = "drawn by the model", None
         sequences = own_sequences(recurrent, args.sequences)
     else:
-        dataset = args.dataset or _at_hand(dataset_of(checkpoint))
+        dataset = args.dataset
+        if dataset is None:  # a little real data is enough, and what ships with s4gen needs no download
+            known = dataset_of(checkpoint)
+            dataset = MINI_OF.get(known, known)
         data = f"{dataset} test"
-        sequences, label = _sequences(checkpoint, dataset, args.sequences)
+        medium = MEDIA[checkpoint.config.layout.kind]
+        sequences, label = medium.sequences_to_compare(checkpoint, dataset, args.sequences)
     certificate = certify(recurrent, sequences, args.tolerance, label)
     save_converted(checkpoint.path, args.out, recurrent, certificate, args.force)
     unit = checkpoint.config.layout.unit
@@ -81,29 +76,9 @@ def own_sequences(recurrent: RecurrentModel, n: int) -> Tensor:
 
     from s4gen.sampling.generation import Generation
 
-    length = min(recurrent.config.layout.length, SAMPLES)
+    length = min(recurrent.config.layout.length, DRAWN_TOKENS)
     drawn = Generation.start(recurrent, n, seed=0, engine="auto").chunks(length)
     return torch.cat(list(drawn), dim=1)
-
-
-def _sequences(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:
-    """Return at most n sequences int64 (n, L) of the test split, and labels int64 (n,) if the model has classes."""
-    layout = checkpoint.config.layout
-    if isinstance(layout, TextLayout):
-        text = load_text(dataset, "test", checkpoint, shows_progress())
-        return first_sequences(text, n, layout.length), None
-    if isinstance(layout, AudioLayout):
-        from s4gen.data.audio.opening import form_of
-
-        return longest_clips(load_clips(dataset, "test", checkpoint, form_of(layout), shows_progress()), n, SAMPLES)
-    return load_sequences(dataset, "test", n, checkpoint)
-
-
-def _at_hand(dataset: str) -> str:
-    """Return the name of the part that ships with s4gen, if there is one: a few real sequences need no download."""
-    if is_text(dataset):
-        return "wikitext-mini" if dataset.startswith("wikitext-") else dataset
-    return f"{dataset}-mini" if dataset in ("mnist", "cifar10", "fsdd") else dataset
 
 
 def certificate_table(certificate: Certificate, data: str, unit: str = "bits/dim") -> list[str]:

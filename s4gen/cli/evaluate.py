@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from s4gen.cli import evaluate_audio, evaluate_images, evaluate_text
 from s4gen.cli.arguments import number, whole
+from s4gen.cli.dataset import add_dataset_argument
+from s4gen.cli.media import MEDIA, refuse_foreign
 from s4gen.cli.output import print_json
-from s4gen.cli.sample import ENGINES
-from s4gen.cli.subject import add_dataset_argument, refuse_foreign
+from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
 
 SUMMARY = (
@@ -22,8 +22,6 @@ GOES_WITH = {
     "--rate": ("audio",),
 }
 """Each of these options goes with models of these kinds alone."""
-MEDIA = {"image": evaluate_images, "text": evaluate_text, "audio": evaluate_audio}
-"""The module that evaluates models of each kind."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,11 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
+from s4gen.cli.audio import open_for
+from s4gen.cli.dataset import dataset_of
 from s4gen.cli.evaluate_common import Outcome, view_of
 from s4gen.cli.output import shows_progress
-from s4gen.cli.subject import at_rate, dataset_of, load_clips, rate_of
+from s4gen.cli.rates import at_rate, rate_of
 
 if TYPE_CHECKING:
     from s4gen.checkpoint import Checkpoint
@@ -23,19 +25,19 @@ def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
     """
     import numpy as np
 
+    from s4gen.data.audio import format_of
     from s4gen.data.audio.batches import evaluation_batches
-    from s4gen.data.audio.opening import form_of
     from s4gen.data.audio.references import compressed_bits
     from s4gen.evaluate.audio import evaluate_clips
     from s4gen.sampling.convert import convert, recurrent_of
 
-    form, model, factor = form_of(checkpoint.config.layout), checkpoint.model, args.rate or 1.0  # type: ignore[arg-type]
+    format, model, factor = format_of(checkpoint.config.layout), checkpoint.model, args.rate or 1.0  # type: ignore[arg-type]
     if factor != 1:
-        form = dataclasses.replace(form, rate=rate_of(form.rate, factor))
+        format = dataclasses.replace(format, rate=rate_of(format.rate, factor))
         model = at_rate(checkpoint, factor)
         print(f"s4gen: {what_a_rate_means(checkpoint, factor)}", file=sys.stderr)
     dataset = args.dataset or dataset_of(checkpoint)
-    audio = load_clips(dataset, args.split, checkpoint, form, shows_progress())
+    audio = open_for(checkpoint, dataset, args.split, format)
     audio = audio.subset(np.arange(min(len(audio), args.limit or len(audio))))
     # The constants that a converted checkpoint stores are those of its own rate.
     converted = (lambda: recurrent_of(checkpoint)) if factor == 1 else (lambda: convert(model))
@@ -43,10 +45,10 @@ def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
     batches = evaluation_batches(audio, None, args.batch)
     found = evaluate_clips(view.score, batches, model.bos, len(audio), args.mode, shows_progress())
     references = compressed_bits(audio)
-    rates = {"rate": form.rate, "rate_factor": factor, "references": references}
+    rates = {"rate": format.rate, "rate_factor": factor, "references": references}
     others = ", ".join(f"{name.replace('_', ' of the ')} {bits:.4f}" for name, bits in references.items())
     text = (
-        f"{args.checkpoint} on {dataset} {args.split} at {form.rate:,} Hz: {found.bits_per_sample:.4f} ± "
+        f"{args.checkpoint} on {dataset} {args.split} at {format.rate:,} Hz: {found.bits_per_sample:.4f} ± "
         f"{found.stderr:.4f} bits/sample ({found.n_sequences:,} clips, {found.n_samples:,} samples, {view}, "
         f"{found.seconds:.1f} s)\n"
         f"for comparison, the same clips by compressors: {others} bits/sample"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s4gen.data.audio.batches import Batch
+from s4gen.data.audio.batches import ClipBatch
 from s4gen.errors import UserError
 from s4gen.evaluate.scorers import Scorer, fed
 from s4gen.memory import keep_freed_memory
@@ -45,7 +45,7 @@ class AudioEvaluation:
 
 
 def evaluate_clips(
-    score: Scorer, batches: Iterable[Batch], bos: int, n: int, mode: str, progress: bool = False
+    score: Scorer, batches: Iterable[ClipBatch], bos: int, n: int, mode: str, progress: bool = False
 ) -> AudioEvaluation:
     """Score every sample of every clip once.
 

@@ -36,7 +36,7 @@ from s4gen.ssm import hippo, reference
 SPANS = {"legs": 1.0, "legt": 2.0, "lagt": 150.0, "fourier": 2.0}
 """How long a past to read back, in the measure's own time; for lagt, one that 128 functions follow mostly."""
 
-SAMPLES = 2048
+SAMPLES_PER_SPAN = 2048
 """Samples per span: so many that the error of the sampling stays below what is measured."""
 
 CYCLES = 24
@@ -47,7 +47,7 @@ SIZES = (16, 32, 64, 128)
 
 
 class Recall(NamedTuple):
-    """One span of a signal, and the same span read back from a state; r(SAMPLES) each, oldest first."""
+    """One span of a signal, and the same span read back from a state; r(SAMPLES_PER_SPAN) each, oldest first."""
 
     signal: Tensor
     recalled: Tensor
@@ -59,11 +59,14 @@ class Recall(NamedTuple):
 
 
 def make_signal(spans: int) -> Tensor:
-    """Return a band-limited signal, r(spans * SAMPLES): waves of random frequency (fixed seed), low ones stronger."""
+    """Return a band-limited signal, r(spans * SAMPLES_PER_SPAN), the same every time.
+
+    It is made of waves of random frequency, the lower ones stronger.
+    """
     generator = torch.Generator().manual_seed(0)
     frequency, phase, height = torch.rand(3, 64, dtype=torch.float64, generator=generator)
     frequency = CYCLES * frequency
-    times = (torch.arange(spans * SAMPLES, dtype=torch.float64) + 0.5) / SAMPLES
+    times = (torch.arange(spans * SAMPLES_PER_SPAN, dtype=torch.float64) + 0.5) / SAMPLES_PER_SPAN
     waves = torch.sin(2 * torch.pi * (frequency * times[:, None] + phase))
     return waves @ (height / (1 + frequency))
 
@@ -74,13 +77,13 @@ def remember(measure: str, d_state: int) -> Recall:
     signal = make_signal(1 if measure == "legs" else 3)
     span = SPANS[measure]
     state = whole_past_state(signal, d_state) if measure == "legs" else window_state(measure, signal, d_state, span)
-    age = torch.arange(SAMPLES - 0.5, 0, -1, dtype=torch.float64) * (span / SAMPLES)
-    return Recall(signal[-SAMPLES:], hippo.basis(measure, d_state, age) @ state)
+    age = torch.arange(SAMPLES_PER_SPAN - 0.5, 0, -1, dtype=torch.float64) * (span / SAMPLES_PER_SPAN)
+    return Recall(signal[-SAMPLES_PER_SPAN:], hippo.basis(measure, d_state, age) @ state)
 
 
 def window_state(measure: str, signal: Tensor, d_state: int, span: float) -> Tensor:
-    """Return the last state of dx/dt = A x + B u, r(d_state), with SAMPLES samples in a span (zero-order hold)."""
-    transition, drive = reference.discretize(*hippo.dense(measure, d_state), span / SAMPLES, "zoh")
+    """Return the last state of dx/dt = A x + B u, r(d_state), with SAMPLES_PER_SPAN samples in a span."""
+    transition, drive = reference.discretize(*hippo.dense(measure, d_state), span / SAMPLES_PER_SPAN, "zoh")
     return reference.scan(transition, drive, torch.zeros_like(drive), signal)[1]
 
 
@@ -101,7 +104,7 @@ def draw(measure: str, recalls: dict[int, Recall]) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 2.6 * len(recalls)), layout="constrained")
-    times = torch.arange(-SAMPLES + 0.5, 0) / SAMPLES
+    times = torch.arange(-SAMPLES_PER_SPAN + 0.5, 0) / SAMPLES_PER_SPAN
     panels = figure.subplots(len(recalls), squeeze=False)[:, 0]
     for axes, (d_state, recall) in zip(panels, recalls.items(), strict=True):
         axes.plot(times, recall.signal, color="#9ca3af", linewidth=2.5, label="signal")

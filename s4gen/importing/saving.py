@@ -6,7 +6,7 @@ from pathlib import Path
 
 from s4gen.checkpoint import save_checkpoint
 from s4gen.config import TextLayout
-from s4gen.data.text.numbers import NumberTokenizer
+from s4gen.data.text import NumberTokenizer
 from s4gen.importing.importer import Imported
 from s4gen.layers import S4D
 
