@@ -39,7 +39,7 @@ from s4gen.evaluate.audio import evaluate_clips, ratio
 from s4gen.evaluate.scorers import by_convolution
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, resampled
-from s4gen.train import loop, optim, run, session
+from s4gen.train import loop, optim, run, training_run
 from s4gen.train.audio import AudioTask
 from s4gen.train.metrics import read_metrics
 
@@ -180,7 +180,7 @@ def test_padding_counts_nowhere_and_the_tail_is_silence_that_counts() -> None:
 def test_what_stands_in_the_padding_changes_neither_loss_nor_gradient() -> None:
     found = []
     for filler in (128, 5):
-        state = session.start(recipe(), AudioLayout(1000, classes=CLASSES), torch.device("cpu"))
+        state = training_run.start(recipe(), AudioLayout(1000, classes=CLASSES), torch.device("cpu"))
         state.model.eval()  # no dropout
         batch = AudioTask(recipe(), progress=False).batch(0)
         assert batch.counted is not None
@@ -195,7 +195,7 @@ def test_parts_of_a_batch_have_the_gradient_of_the_whole() -> None:
     grads = []
     for accumulate in (1, 2):
         settings = recipe(accumulate=accumulate)
-        state = session.start(settings, AudioLayout(1000, classes=CLASSES), torch.device("cpu"))
+        state = training_run.start(settings, AudioLayout(1000, classes=CLASSES), torch.device("cpu"))
         state.model.eval()
         loop.training_step(state, AudioTask(settings, progress=False).batch(0))
         grads.append([parameter.grad for parameter in state.model.parameters()])

@@ -32,7 +32,7 @@ from s4gen.data.text import open_split as open_text
 from s4gen.data.text import prepare_tokenizer, token_file
 from s4gen.errors import UserError
 from s4gen.sampling.convert import certify, convert, load_recurrent, save_converted
-from s4gen.train import folder, loop, run, session
+from s4gen.train import folder, loop, run, training_run
 from s4gen.train.loop import open_task
 from s4gen.train.tasks import Batch
 from s4gen.unfinished import is_leftover
@@ -76,14 +76,14 @@ def begin_or_go_on(settings: Recipe, out: Path) -> None:
 
 
 @pytest.fixture
-def state() -> session.Session:
+def state() -> training_run.TrainingRun:
     settings = recipe()
-    return session.start(settings, open_task(settings, CPU, progress=False).layout, CPU)
+    return training_run.start(settings, open_task(settings, CPU, progress=False).layout, CPU)
 
 
 @pytest.mark.parametrize("saved_before", [False, True])
 def test_wherever_a_saving_dies_the_run_has_the_last_checkpoint_or_the_new_one(
-    state: session.Session, saved_before: bool, tmp_path: Path
+    state: training_run.TrainingRun, saved_before: bool, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
 
@@ -92,11 +92,11 @@ def test_wherever_a_saving_dies_the_run_has_the_last_checkpoint_or_the_new_one(
         out.mkdir()
         if saved_before:
             state.step = 1
-            session.save(state, out, {}, "")
+            training_run.save(state, out, {}, "")
         state.step = 2
 
     def save() -> None:
-        session.save(state, out, {}, "")
+        training_run.save(state, out, {}, "")
 
     prepare()
     places = points(out, save)
@@ -107,15 +107,17 @@ def test_wherever_a_saving_dies_the_run_has_the_last_checkpoint_or_the_new_one(
         folder.put_right(out)
         assert not leftovers(tmp_path), place
         if saved_before or (out / folder.CHECKPOINT).exists():
-            assert session.resume(out, CPU).step in ((1, 2) if saved_before else (2,)), place
+            assert training_run.resume(out, CPU).step in ((1, 2) if saved_before else (2,)), place
 
 
-def test_a_checkpoint_that_was_moved_aside_is_resumed_from_any_name(state: session.Session, tmp_path: Path) -> None:
+def test_a_checkpoint_that_was_moved_aside_is_resumed_from_any_name(
+    state: training_run.TrainingRun, tmp_path: Path
+) -> None:
     """A death between the two renames leaves it so; the user may name the run's folder or its checkpoint's."""
     out = tmp_path / "run"
     assert run(recipe(), out, progress=False)
     (out / "checkpoint").rename(out / ".checkpoint.previous")
-    assert session.resume(out, CPU).step == 2
+    assert training_run.resume(out, CPU).step == 2
     assert folder_of_run(out / "checkpoint") == out
     assert run(None, out, resume=True, steps=3, progress=False)
     assert load_checkpoint(out / "checkpoint").metrics["step"] == 3
@@ -218,7 +220,7 @@ def test_a_real_disk_that_takes_no_more_ends_a_run_in_one_line(
     assert run(recipe(), whole, progress=False)
     real = loop.training_step
 
-    def spoilt(state: session.Session, batch: Batch) -> tuple[float, float]:
+    def spoilt(state: training_run.TrainingRun, batch: Batch) -> tuple[float, float]:
         if state.step == 1 and read_only:
             subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
         elif state.step == 1:

@@ -61,8 +61,8 @@ class Best:
 
 
 @dataclass
-class Session:
-    """A run between two steps."""
+class TrainingRun:
+    """What a training run is between two steps."""
 
     recipe: Recipe
     model: DensityModel
@@ -86,13 +86,13 @@ class Session:
         return 0 < self.recipe.train.patience <= self.best.since
 
 
-def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Tokenizer | None = None) -> Session:
+def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Tokenizer | None = None) -> TrainingRun:
     """A fresh run; seeds torch's global generator, which initialisation and dropout draw from."""
     torch.manual_seed(recipe.train.seed)
     model = build_model(DensityConfig(layout, recipe.model, recipe.ssm)).to(device)
     _prepare(model, recipe)
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    return Session(
+    return TrainingRun(
         recipe, model, mean, build_optimizers(model, recipe.optim, recipe.train.precision), 0, 0.0, tokenizer
     )
 
@@ -104,35 +104,35 @@ def _prepare(model: DensityModel, recipe: Recipe) -> None:
         compile_blocks(model)
 
 
-def mean_model(session: Session) -> DensityModel:
+def mean_model(training: TrainingRun) -> DensityModel:
     """A copy of the model with the running mean as its weights, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
-        model = build_model(session.model.config)
-    state = session.model.state_dict() | session.mean  # buffers have no mean
+        model = build_model(training.model.config)
+    state = training.model.state_dict() | training.mean  # buffers have no mean
     model.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, assign=True)
-    return model.eval().to(next(session.model.parameters()).device)
+    return model.eval().to(next(training.model.parameters()).device)
 
 
-def save(session: Session, out: Path, metrics: dict[str, Any], card: str, curve: bytes | None = None) -> None:
+def save(training: TrainingRun, out: Path, metrics: dict[str, Any], card: str, curve: bytes | None = None) -> None:
     """Replace the run's checkpoint; readable by everything that reads checkpoints, and complete to go on from.
 
     `curve` is a PNG of how the loss went down, which the card may show.
     """
 
     def fill(folder: Path) -> None:
-        made: dict[str, Any] = {"recipe": session.recipe, "tokenizer": session.tokenizer}
-        fill_checkpoint(folder, mean_model(session), metrics=metrics, card=card, curve=curve, **made)
-        tensors: dict[str, Tensor] = {f"weights.{name}": p for name, p in session.model.named_parameters()}
-        names = {id(p): name for name, p in session.model.named_parameters()}
-        for optimizer in session.optimizers:
+        made: dict[str, Any] = {"recipe": training.recipe, "tokenizer": training.tokenizer}
+        fill_checkpoint(folder, mean_model(training), metrics=metrics, card=card, curve=curve, **made)
+        tensors: dict[str, Tensor] = {f"weights.{name}": p for name, p in training.model.named_parameters()}
+        names = {id(p): name for name, p in training.model.named_parameters()}
+        for optimizer in training.optimizers:
             for parameter, state in optimizer.state.items():
                 tensors |= {f"optimizer.{key}.{names[id(parameter)]}": value for key, value in state.items()}
-        tensors |= {f"carried.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(leaves(tuple(session.carried)))}
+        tensors |= {f"carried.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(leaves(tuple(training.carried)))}
         tensors["rng.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
         save_tensors(folder / "training.safetensors", tensors)
-        progress = {"step": session.step, "seconds": session.seconds, "best": asdict(session.best)}
+        progress = {"step": training.step, "seconds": training.seconds, "best": asdict(training.best)}
         (folder / "training.json").write_text(json.dumps(progress) + "\n", encoding="utf-8")
 
     target = out / CHECKPOINT
@@ -140,15 +140,15 @@ def save(session: Session, out: Path, metrics: dict[str, Any], card: str, curve:
     write_atomic(target, fill)
 
 
-def save_best(session: Session, mean: DensityModel, out: Path, metrics: dict[str, Any], card: str) -> None:
+def save_best(training: TrainingRun, mean: DensityModel, out: Path, metrics: dict[str, Any], card: str) -> None:
     """Replace the run's best model by this one, an ordinary checkpoint of the running mean."""
-    recipe, tokenizer = session.recipe, session.tokenizer
+    recipe, tokenizer = training.recipe, training.tokenizer
     target = out / BEST
     save_checkpoint(target, mean, recipe=recipe, metrics=metrics, card=card, tokenizer=tokenizer, overwrite=True)
 
 
-def resume(out: Path, device: torch.device) -> Session:
-    """The session saved in `out`, exactly as it was.
+def resume(out: Path, device: torch.device) -> TrainingRun:
+    """Read the training run saved in `out`, exactly as it was.
 
     Raises UserError if there is none or it is damaged.
     """
@@ -181,16 +181,16 @@ def resume(out: Path, device: torch.device) -> Session:
     if "rng.cuda" in tensors and device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"].cpu())
     tokenizer = checkpoint.tokenizer() if isinstance(model.config.layout, TextLayout) else None
-    session = Session(checkpoint.recipe, model, mean, optimizers, progress["step"], progress["seconds"], tokenizer)
-    session.carried = _carried(session, tensors)
-    session.best = Best(**progress.get("best", {}))  # runs of earlier versions have none
-    return session
+    training = TrainingRun(checkpoint.recipe, model, mean, optimizers, progress["step"], progress["seconds"], tokenizer)
+    training.carried = _carried(training, tensors)
+    training.best = Best(**progress.get("best", {}))  # runs of earlier versions have none
+    return training
 
 
-def _carried(session: Session, tensors: dict[str, Tensor]) -> list[ModelState]:
+def _carried(training: TrainingRun, tensors: dict[str, Tensor]) -> list[ModelState]:
     """The state that `save` took apart."""
     if "carried.0" not in tensors:
         return []
-    template = (session.model.initial_state(1),) * session.recipe.train.accumulate
+    template = (training.model.initial_state(1),) * training.recipe.train.accumulate
     found = ((tensors[f"carried.{i}"], leaf) for i, leaf in enumerate(leaves(template)))
     return list(rebuilt(template, (x if isinstance(leaf, Tensor) else int(x) for x, leaf in found)))
