@@ -114,7 +114,7 @@ class Generation:
         return Start(self._token, chosen_rows(self._session.state(), torch.arange(len(self))))
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self._sequences)
 
     def keep(self, rows: Sequence[int]) -> None:
