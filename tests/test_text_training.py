@@ -28,7 +28,6 @@ from s4gen.data.text import TokenFile, TrainStream, WordTokenizer, open_split, p
 from s4gen.errors import UserError
 from s4gen.evaluate.text import evaluate_stream, evaluate_windows
 from s4gen.models.density import DensityModel
-from s4gen.evaluate.text import evaluate_stream, evaluate_windows
 from s4gen.train import loop, optim, run, training_run
 from s4gen.train.metrics import read_metrics
 from s4gen.train.tasks import Batch

@@ -1,8 +1,8 @@
 """The settings of the filters that stand between a model's output and a draw, as one checked value.
 
-A new filter is a field here, a function and a place in the chain in `sampling.filters`, and a field and a line in
-`sampling/engines/native/draw.h`. Everything else (command line, engines, packing for the native engine, suspended
-generations) goes by the fields of this class.
+To add a filter, add a field here, a function and its place in the chain in `sampling.filters`, and a field and a line
+in `sampling/engines/native/draw.h`. Everything else (command line, engines, packing for the native engine, suspended
+generations) goes by the fields of `FilterSettings`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,16 @@ def _setting(
     kind: str = "",
     native: bool = True,
 ) -> Any:
-    """Declare a setting: its default, which is off, the values that it accepts, and what the command line says of it.
+    """Declare a setting, with all that the rest of the package needs to know of it.
 
-    `expected` says in words what `accept` accepts. A setting whose default is an int takes whole numbers. The command
-    line has it for all kinds of models, or for one `kind`. `native` says whether the native engine has this filter.
+    Args:
+        default: the value with which the filter is off. If it is an int, the setting takes whole numbers only.
+        metavar: the letter for a value in the help of the command line.
+        accept: the function that says whether a value is in range.
+        expected: the same range in words.
+        help: the help of the command line.
+        kind: the kind of model for which the command line has this setting; empty for all.
+        native: whether the native engine has this filter.
     """
     return field(
         default=default,
@@ -44,7 +50,9 @@ def _setting(
 
 @dataclass(frozen=True)
 class FilterSettings:
-    """Every filter's setting, in the order in which they are applied, but for the last; the defaults keep all tokens.
+    """The settings of all filters, in the order in which they are applied, except that the last one is applied first.
+
+    With the defaults every filter is off and keeps all tokens.
 
     Raises:
         UserError: a value is out of range.
@@ -57,11 +65,11 @@ class FilterSettings:
         "a number, at least 0",
         "below 1: likelier, less varied; 0: always the likeliest (default: 1)",
     )
-    """Divides the logits; below 1 sharpens, 0 takes the most probable token."""
+    """The number by which logits are divided. Below 1 it sharpens the distribution; 0 takes the likeliest token."""
     top_k: int = _setting(
         0, "K", lambda value: value >= 0, "at least 0", "draw from the K likeliest values only (0: all)"
     )
-    """Number of tokens kept; 0 is off."""
+    """Number of tokens that are kept; 0 is off."""
     top_p: float = _setting(
         1.0,
         "P",
@@ -69,7 +77,7 @@ class FilterSettings:
         "a number greater than 0, at most 1",
         "draw from the likeliest values that make up probability P (default: 1)",
     )
-    """Probability mass kept; 1 is off."""
+    """Probability that the kept tokens have together, at least; 1 is off."""
     min_p: float = _setting(
         0.0,
         "P",
@@ -77,7 +85,7 @@ class FilterSettings:
         "a number from 0 to 1",
         "leave out values less likely than P times the likeliest (default: 0)",
     )
-    """Least probability relative to the most probable token; 0 is off."""
+    """Least probability of a kept token, as a share of that of the likeliest one; 0 is off."""
 
     repetition_penalty: float = _setting(
         1.0,
@@ -89,17 +97,18 @@ class FilterSettings:
         kind="text",
         native=False,
     )
-    """Power of the probability of each token that a sequence has had, its prompt included; 1 is off. It is applied
-    before all others."""
+    """Power to which the probability of each token is taken that a sequence already has, its prompt included; 1 is off.
+    It is applied before all others."""
 
     @property
     def eager_only(self) -> bool:
-        """Whether a filter is on that the eager engine alone has."""
+        """Whether a filter is on that only the eager engine has."""
         return any(getattr(self, each.name) != each.default for each in fields(self) if not each.metadata["native"])
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
+            # Infinity would pass a range such as "at least 0".
             if not (math.isfinite(value) and each.metadata["accept"](value)):
                 name, expected = each.name.replace("_", "-"), each.metadata["expected"]
                 raise UserError(f"{name} is {value}, it must be {expected}")

@@ -1,8 +1,8 @@
-"""The table of mixers: what configuration, models, prompts, engines and commands need to know of each.
+"""The table of mixers: all that configuration, models, prompts, engines and commands need to know of each.
 
-A new mixer is a file with its class, a line of this table, a line of `BUILDERS` in `models.mixers`,
-and a line of `SSM_KINDS` in `tests/test_models.py`. Nothing else in the package asks a mixer for its name. There is no
-torch here: recipes are read before heavy imports are paid for.
+To add a mixer, add a file with its class, a line of this table, a line of `BUILDERS` in `models.mixers`, and a line of
+`SSM_KINDS` in `tests/test_models.py`. Nothing else in the package asks a mixer for its name. Nothing here imports
+torch, because the command line reads recipes before it pays for heavy imports.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ KINDS = ("image", "text", "audio")
 
 @dataclass(frozen=True)
 class Mixer:
-    """The traits of one mixer. The defaults are those of a layer that has no state space inside."""
+    """The traits of one mixer. The defaults fit a layer that has no state space inside."""
 
     name: str
-    """What `model.mixer` calls it."""
+    """The value of `model.mixer` that chooses it."""
     inits: tuple[str, ...] = ()
-    """Values of `ssm.init` that it takes; empty: it has no state space, so the section [ssm] means nothing to it."""
+    """Values of `ssm.init` that it takes. If empty, it has no state space, and ignores the section [ssm]."""
     rules: tuple[str, ...] = ()
     """Values of `ssm.discretization` that it takes beside "auto"."""
     settings: tuple[str, ...] = ()
-    """Those keys of [ssm] in RESERVED that it takes."""
+    """The keys of [ssm] that it takes among those in RESERVED."""
     mixes_features: bool = True
-    """It mixes features itself, by a last linear layer called `out`. Otherwise each feature has a system of its own, a
-    gated linear layer follows, and a block of an image model may add taps."""
+    """Whether it mixes features itself, by a last linear layer called `out`. If not, each feature has a system of its
+    own, a gated linear layer follows, and a block of an image model may add taps."""
     pooled: bool = False
-    """It may stand in a multi-scale stack, and run along the rows or down the columns of images."""
+    """Whether it may stand in a multi-scale stack, and run along the rows or down the columns of images."""
     own_lengths: bool = True
-    """Each row of a batch may end at a length of its own."""
+    """Whether each row of a batch may end at a length of its own."""
     state: str = "fixed"
-    """fixed: tensors of constant shape, new ones after each step; in place: the same, but a step writes into them;
-    growing: a cache that grows with the steps, and is written in place."""
+    """How the state behaves. fixed: tensors of constant shape, new ones after each step. in place: the same, but a step
+    writes into them. growing: a cache that grows with the steps, and is written in place."""
     whole_stack: bool = False
-    """It is all of the stack, of n_layers layers with d_ff skips, instead of the layer in each block."""
+    """Whether it is the whole stack, of n_layers layers with d_ff skips, and not the layer in each block."""
     heads: bool = False
-    """Features are dealt out to n_heads heads."""
+    """Whether features are dealt out to n_heads heads."""
     needs_window: bool = False
-    """It knows no distances without `model.window`, except on images, whose embedding knows the positions."""
+    """Whether it needs `model.window` to know distances. On images it does not, because their embedding knows them."""
     kinds: tuple[str, ...] = KINDS
     """The kinds of data that it is for."""
 
     @property
     def has_dt(self) -> bool:
-        """Whether it is a discretised system, which can be read at another sampling rate."""
+        """Whether it is a discretised system, whose step size dt can be changed for another sampling rate."""
         return bool(self.inits)
 
 
 RESERVED = ("tie_dt", "tie_Q", "norm_length")
-"""Keys of [ssm] that only some mixers take."""
+"""Keys of [ssm] that only some mixers take; the others refuse any value but the default."""
 
 _TABLE = (
     Mixer("s4d", _DIAGONAL, ("zoh", "bilinear"), ("tie_dt",), pooled=True, mixes_features=False),
@@ -65,4 +65,4 @@ _TABLE = (
 )
 
 MIXERS = {mixer.name: mixer for mixer in _TABLE}
-"""The table by name, in the order in which messages list them."""
+"""The table of mixers by name, in the order in which messages list them."""

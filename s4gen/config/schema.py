@@ -1,4 +1,4 @@
-"""The dataclasses of a model. Each checks its ranges when it is made; `check_pair` checks across two sections."""
+"""The dataclasses of a model. Each checks its own ranges when it is made; `check_pair` checks two of them together."""
 
 from __future__ import annotations
 
@@ -21,37 +21,40 @@ NORMS = ("pre", "post")
 
 
 MOST_RECENT = 4096
-"""Samples that the embedding of a model of sound may read at most: each step reads them all."""
+"""The most samples that the embedding of a model of sound may read. There is a limit because each step reads all."""
 
 
 @dataclass(frozen=True)
 class SSMConfig:
-    """The state space layer inside each block; not used by the attention mixer."""
+    """The state space layer inside each block. Mixers without a state space, such as attention, ignore it."""
 
     d_state: int = 64
-    """N: real numbers of state per feature, even (N/2 conjugate pairs)."""
+    """N, the real numbers of state per feature. It is even, because they stand for N/2 conjugate pairs."""
     init: str = "legs"
-    """Initial Lambda, one of those that the table of mixers lists; those of s4 are HiPPO measures."""
+    """Name of the initial Lambda. Which a mixer takes is in the table of mixers; those of s4 are HiPPO measures."""
     discretization: str = "auto"
-    """zoh or bilinear; auto is zoh for s4d; s4 and lssl have bilinear alone, dss zoh alone."""
+    """zoh or bilinear. auto is zoh for s4d and h3, and otherwise the only one that the mixer has: bilinear for s4 and
+    lssl, zoh for dss."""
     dt_min: float = 1e-3
-    """Smallest initial step size; steps are drawn log-uniformly between dt_min and dt_max."""
+    """Smallest initial step size. Step sizes are drawn log-uniformly between dt_min and dt_max."""
     dt_max: float = 1e-1
     """Largest initial step size."""
     n_ssm: int = 0
-    """Distinct (Lambda, P, B): feature h uses number h mod n_ssm; 0 = one for each feature."""
+    """How many distinct (Lambda, P, B) there are; feature h uses number h mod n_ssm. 0 gives each feature its own."""
     decay: str = "exp"
-    """exp, softplus, relu, or none, which keeps no sign: -Re Lambda as a function of its parameter."""
+    """The function that makes -Re Lambda from its parameter: exp, softplus, relu, or none, which allows any sign."""
     dt_transform: str = "exp"
-    """exp or softplus: the step size as a function of its parameter."""
+    """The function that makes the step size from its parameter: exp or softplus."""
     tie_dt: bool = True
-    """One step size for each feature; false, for s4d and h3 only: one for each feature and conjugate pair."""
+    """Whether the modes of a feature share one step size. false, for s4d and h3 only, gives each conjugate pair its
+    own."""
     train_B: bool = True
-    """Whether B is trained; false keeps its initial value, and dss, whose B is 1, has none."""
+    """Whether B is trained. false keeps its initial value. In dss, B is always 1."""
     tie_Q: bool = True
-    """A = diag(Lambda) - P P^*; false, for s4 only: A = diag(Lambda) - P Q^*, with a Q of its own."""
+    """Whether A = diag(Lambda) - P P^*. false, for s4 only, is A = diag(Lambda) - P Q^*, where Q is trained, too."""
     norm_length: int = 0
-    """For dss only: inputs over which its modes are normalised, such as a sequence's (softmax); 0 = none (exp)."""
+    """For dss only: the number of inputs over which its modes are normalised (softmax), such as the length of a
+    sequence. 0 does not normalise (exp)."""
 
     def __post_init__(self) -> None:
         if self.d_state < 2 or self.d_state % 2:
@@ -68,75 +71,75 @@ class SSMConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The residual stack."""
+    """The residual stack of a model, and its head."""
 
     mixer: str = "s4d"
-    """The sequence layer of every block: s4d, s4, h3 (an S4D between two products, for text), their ancestors dss and
-    lssl, or attention (the Transformer).
+    """The layer of every block that mixes along the sequence: s4d, s4, h3 (an S4D between two products, for text),
+    their ancestors dss and lssl, or attention (the Transformer).
 
-    wavenet is no layer but a stack of its own, the baseline for sound: n_layers of dilated convolutions, d_ff skips.
+    wavenet, the baseline for sound, is no layer but a stack of its own: n_layers dilated convolutions with d_ff skips.
     """
     d_model: int = 128
-    """H: features between blocks."""
+    """H, the number of features between blocks."""
     n_layers: int = 6
-    """Blocks."""
+    """How many blocks there are."""
     mixers_per_block: int = 1
-    """Sequence layers of a block, each with norm, output and residual, before its feed-forward."""
+    """How many mixers a block has before its feed-forward, each with a norm, an output and a residual sum."""
     d_ff: int = 256
     """Hidden width of the feed-forward sub-block; 0 leaves it out."""
     dropout: float = 0.0
     """Probability of dropping a feature in training."""
     n_heads: int = 8
-    """Heads; attention only."""
+    """Attention only: the number of heads."""
     window: int = 0
-    """Tokens that attention sees, the present one included, weighed by their distance (ALiBi); attention only. 0: all
-    tokens, alike, as on images, whose embedding knows the positions."""
+    """Attention only: how many tokens it sees, the present one included, weighed by their distance (ALiBi). 0 sees all
+    tokens alike, which is for images, whose embedding knows the positions."""
     cutoffs: tuple[int, ...] = ()
-    """Text only: where a vocabulary in the order of frequency is cut into clusters, of which each has vectors `div`
-    times as narrow as the one before (adaptive embedding and softmax)."""
+    """Text only: the tokens at which a vocabulary, ordered by frequency, is cut into clusters. Each cluster has vectors
+    `div` times as narrow as the one before (adaptive embedding and softmax)."""
     div: int = 4
-    """See cutoffs."""
+    """Text only: see cutoffs."""
     tied: bool = True
-    """Text only: embedding and softmax share their tables. Without, and without cutoffs, the embedding is a plain table
-    and the head a plain linear layer."""
+    """Text only: whether embedding and softmax share their tables. If not, and without cutoffs, the embedding is a
+    plain table and the head a plain linear layer."""
     norm: str = "pre"
-    """pre: x + f(norm(x)) in each sublayer, and a norm before the head; post: norm(x + f(x)), and none before the head
-    unless the stack is a multi-scale one."""
+    """pre computes x + f(norm(x)) in each sublayer, and has a norm before the head. post computes norm(x + f(x)), and
+    has a norm before the head only in a multi-scale stack."""
     scalar_norm: bool = False
-    """Norms are s (x - mean + m) / std over the features, with one m and one s for all of them; before the head of a
+    """Norms are s (x - mean + m) / std over the features, with one m and one s for all of them. Before the head of a
     multi-scale stack there is a layer norm all the same."""
     pool: tuple[int, ...] = ()
-    """A multi-scale stack (SaShiMi): each level has n_layers blocks, and the next one runs once per so many of its
-    inputs. Empty: one level."""
+    """Strides of a multi-scale stack (SaShiMi): each level has n_layers blocks, and the next level runs once for this
+    many inputs of the level above. Empty is a stack of one level."""
     expand: int = 2
-    """A level is this many times as wide as the one before, d_model and d_ff alike; with pool only."""
+    """With pool only: each level is this many times as wide as the one before, in d_model and d_ff."""
     unet: bool = False
-    """Blocks on the way to the coarser levels as well, not only on the way back; with pool only."""
+    """With pool only: there are blocks on the way to the coarser levels as well, not only on the way back."""
     whole_pixels: bool = False
-    """Images only: the stack runs once per pixel, not once per value, and the head gives the channels of a pixel one
-    after another."""
+    """Images only: the stack runs once for each pixel, not for each value, and the head gives the channels of a pixel
+    one after another."""
     neighbourhood: int = 0
-    """How many rows above a pixel the stack reads directly: seven pixels of each, and three to the left. 0: only the
-    pixel to the left. With whole_pixels only."""
+    """With whole_pixels only: how many rows above a pixel the stack reads directly. It reads seven pixels of each, and
+    the three to the left. 0 reads only the pixel to the left."""
     taps: bool = False
-    """Every block also reads the features at left, above left, above and above right. With whole_pixels only."""
+    """With whole_pixels only: every block also reads the features at left, above left, above and above right."""
     scan: tuple[str, ...] = ("raster",)
-    """Where the state space layers run, block by block, from the first again when the list is used up. raster: along
-    the whole image; row: along each row; column: down each column; none: nowhere, such a block has taps alone. With
-    whole_pixels only."""
+    """With whole_pixels only: the lines along which the state space layers run, block by block; at its end the list
+    begins again. raster runs along the whole image, row along each row, column down each column. none runs nowhere;
+    such a block has only taps."""
     head: str = "categorical"
-    """categorical: one logit for each value; mixture: of discretised logistics around a prediction from the
-    neighbours (PixelCNN++, arXiv 1701.05517). mixture needs whole_pixels."""
+    """categorical has a logit for each value. mixture is a mixture of discretised logistics around a prediction from
+    the neighbours (PixelCNN++, arXiv 1701.05517), and needs whole_pixels."""
     components: int = 10
-    """Logistics in the mixture."""
+    """With head = "mixture" only: how many logistics are mixed."""
     recent: int = 0
-    """Audio only: how many of the last samples the stack reads directly, by one linear map; 0: the last one alone."""
+    """Audio only: how many of the last samples the stack reads directly, by a linear map. 0 reads only the last one."""
     zero_start: bool = False
-    """Every sublayer adds nothing to begin with, because its last matrix starts at zero."""
+    """Every sublayer adds nothing at the start of training, because its last matrix is zero then."""
 
     @property
     def traits(self) -> Mixer:
-        """What there is to know of the mixer beside its name."""
+        """The line of the table of mixers for `mixer`."""
         return MIXERS[self.mixer]
 
     def __post_init__(self) -> None:
@@ -196,7 +199,7 @@ def _check_stack(model: ModelConfig) -> None:
 
 
 def _check_pixels(model: ModelConfig) -> None:
-    """Refuse a whole-pixel setting without whole pixels, and stacks that cannot run once per pixel."""
+    """Raise ConfigError for a setting that needs whole pixels, which are off, or a stack that cannot run per pixel."""
     if not model.whole_pixels:
         defaults = {"neighbourhood": 0, "taps": False, "scan": ("raster",), "head": "categorical", "components": 10}
         for key, default in defaults.items():
@@ -226,14 +229,14 @@ def _check_pixels(model: ModelConfig) -> None:
 
 @dataclass(frozen=True)
 class DensityConfig:
-    """Everything that defines a density model."""
+    """Everything that defines a density model except its weights."""
 
     layout: Layout
-    """What the sequences are."""
+    """The kind and the size of the sequences."""
     model: ModelConfig
-    """The stack."""
+    """The stack and the head."""
     ssm: SSMConfig
-    """The state space layers in it."""
+    """The state space layers in the stack."""
 
     def __post_init__(self) -> None:
         check_pair(self.model, self.ssm)
@@ -246,7 +249,7 @@ class DensityConfig:
 
     @property
     def tokens_per_input(self) -> int:
-        """Tokens from one input of the stack to the next: the channels of a pixel, where it reads whole pixels."""
+        """How many tokens make one input of the stack: the channels of a pixel with whole_pixels, else 1."""
         return self.layout.channels if isinstance(self.layout, ImageLayout) and self.model.whole_pixels else 1
 
 
@@ -267,11 +270,11 @@ GOES_WITH = {
     **dict.fromkeys((f"data.{key}" for key in ("flips", "size", "channels", "fit")), ("image",)),
     "train.chunk": ("text",),
 }
-"""Keys that mean something for these kinds of data only."""
+"""Keys that mean something only for these kinds of data; all other keys are for every kind."""
 
 
 def refuse_foreign(kind: str, what: str, **sections: Any) -> None:
-    """Refuse a key that is set, although it means nothing for data of this kind; `what` names the data."""
+    """Raise ConfigError for a key that is set but means nothing for data of this kind; `what` names the data."""
     for section, table in sections.items():
         for field in fields(table):
             value, kinds = getattr(table, field.name), GOES_WITH.get(f"{section}.{field.name}", (kind,))

@@ -1,4 +1,4 @@
-"""State space layers that build each of their kernels only once, for a model whose parameters no longer change."""
+"""Keeping the kernels of state space layers, for a model whose parameters no longer change."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from s4gen.models.ssm_layers import SSMLayer
 def keep_kernels(model: DensityModel) -> None:
     """Let the state space layers of this model, whose parameters are now fixed, build each kernel only once.
 
-    A forward pass builds its kernel anew, because in training the parameters have changed. A text that is scored chunk
-    by chunk, or a convolution that is run again for each token, need not do that.
+    A forward pass builds its kernels anew, because in training the parameters have changed. That is not needed to score
+    a text chunk by chunk, or to run the convolution again for each token. One set of maps is kept for
+    each (T, last) that `SSMLayer.block_maps` is called with.
     """
     for layer in ssm_layers(model):
         layer.block_maps = functools.cache(layer.block_maps)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""DSS and LSSL as modules: the ancestors of S4D and S4, kept to compare with, under the same contract."""
+"""DSS and LSSL as modules. They are the ancestors of S4D and S4, kept for comparison, with the same methods."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from s4gen.ssm import block_form, dss, hippo, inits, lssl, transforms
 
 
 class DSS(SSMLayer):
-    """Complex diagonal state space layer (arXiv 2203.14343): DSS_exp, or DSS_softmax where `norm_length` is set.
+    """Complex diagonal state space layer (arXiv 2203.14343): DSS_exp, or DSS_softmax if `norm_length` is set.
 
-    The state holds N/2 complex numbers, none of which stands for a conjugate one too; B = 1, and C is the paper's w. Of
-    softmax Re Lambda has any sign and is -raw_decay itself; what that means for stepping is said in `s4gen.ssm.dss`.
+    The state holds N/2 complex numbers, which here do not stand for conjugate pairs. B is 1, and C is the paper's w. In
+    DSS_softmax, Re Lambda = -raw_decay may have any sign; `s4gen.ssm.dss` says what that means for stepping.
     """
 
     norm_length: Tensor | None
@@ -25,13 +25,13 @@ class DSS(SSMLayer):
         Lambda, _ = inits.s4d(config.init, config.d_state)
         super().__init__(d_model, replace(config, train_B=False), Lambda, torch.ones_like(Lambda))
         length = torch.tensor(float(config.norm_length)) if config.norm_length else None
-        self.register_buffer("norm_length", length)  # part of a checkpoint: `rescale_dt_` may have changed it
-        self.register_buffer("B", self.B, persistent=False)  # always 1
+        self.register_buffer("norm_length", length)  # saved in checkpoints, because `rescale_dt_` may change it
+        self.register_buffer("B", self.B, persistent=False)  # always 1, so it is not saved
         if length is not None:
             self.raw_decay = nn.Parameter(-Lambda.real.float().expand_as(self.frequency).clone())
 
     def continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Lambda, B = 1, C c(H, n) and dt r(H), in the parameters' own precision."""
+        """Return Lambda, B = 1 and C, all c(H, n), and dt r(H)."""
         Lambda, B, C, dt = super().continuous()
         if self.norm_length is not None:
             Lambda = self.per_feature(torch.complex(-self.raw_decay, self.frequency))
@@ -39,13 +39,13 @@ class DSS(SSMLayer):
 
     @torch.no_grad()
     def rescale_dt_(self, rate: float) -> None:
-        """Multiply dt by `rate`. The length of normalisation is a time, so it has 1/rate times as many steps."""
+        """Multiply dt by `rate`. The length of normalisation is a time, so its number of steps is divided by `rate`."""
         super().rescale_dt_(rate)
         if self.norm_length is not None:
             self.norm_length /= rate
 
     def kernel(self, L: int) -> Tensor:
-        """Convolution kernel r(H, L), without D; of softmax beyond its own length too, by the same formula."""
+        """Return the convolution kernel r(H, L), without D; softmax has the same formula beyond `norm_length`, too."""
         return dss.kernel(*self.continuous(), L, self.norm_length)
 
     def block_maps(self, T: int, last: int) -> block_form.BlockMaps:
@@ -56,15 +56,17 @@ class DSS(SSMLayer):
 
 
 class LSSL(SSMLayer):
-    """Dense state space layer (arXiv 2110.13985), trained from HiPPO-LegS: Krylov kernel, O(N^2) step.
+    """State space layer with a dense A (arXiv 2110.13985) that starts as HiPPO-LegS.
 
-    A r(S, N, N) takes the place of Lambda; n_ssm = 1 is the paper's: one A, and a step size for each feature. B and C
-    are real, N numbers in N/2 pairs. The state is real, in the basis of A.
+    A r(S, N, N) takes the place of Lambda. The paper's layer has n_ssm = 1: one A, and a step size for each feature. B
+    and C are real; their N numbers are kept as N/2 pairs, to have the shapes of the other layers. The state is real, in
+    the basis of A.
     """
 
     def __init__(self, d_model: int, config: SSMConfig) -> None:
         A, B = hippo.dense("legs", config.d_state)
         pairs = torch.view_as_complex(B.view(-1, 2))
+        # The base class wants a Lambda; any one will do, because its parameters are removed at once.
         super().__init__(d_model, config, -torch.ones_like(pairs), pairs)
         del self.raw_decay, self.frequency
         self.A = nn.Parameter(A.float().repeat(len(self.B), 1, 1))
@@ -74,18 +76,18 @@ class LSSL(SSMLayer):
         return ("A", *super().ssm_parameters)
 
     def continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A r(H, N, N), or r(1, N, N) where all share it, B and C r(H, N), dt r(H), in their own precision."""
+        """Return A r(H, N, N), or r(1, N, N) if all features share it, B and C r(H, N), and dt r(H)."""
         A = self.A if len(self.A) == 1 else self.A.repeat(self._copies, 1, 1)
         dt = transforms.positive(self.raw_dt, self._dt_transform)
         return A, self.per_feature(self.B.flatten(-2)), self.C.flatten(-2), dt
 
     def discrete(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Abar r(H, N, N) and Bbar r(H, N) in float64, and C r(H, N)."""
+        """Return Abar r(H, N, N) and Bbar r(H, N), both in float64, and C r(H, N)."""
         A, B, C, dt = self.continuous()
         return *lssl.discretize(A, B, dt), C
 
     def kernel(self, L: int) -> Tensor:
-        """Convolution kernel r(H, L), without D."""
+        """Return the convolution kernel r(H, L), without D."""
         A_bar, B_bar, C = self.discrete()
         return lssl.kernel(A_bar.to(C.dtype), B_bar.to(C.dtype), C, L)
 
@@ -98,7 +100,7 @@ class LSSL(SSMLayer):
 
 
 class DenseStep(StepForm):
-    """x' = Abar x + Bbar u, y = Cbar x' + D u with dense Abar r(H, N, N); O(N^2) per head and step."""
+    """x' = Abar x + Bbar u, y = Cbar x' + D u with a dense Abar r(H, N, N): O(N^2) per head and step."""
 
     A_bar: Tensor
     C_bar: Tensor

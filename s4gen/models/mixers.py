@@ -1,4 +1,4 @@
-"""Where the class of each mixer is found; what else there is to know of one stands in `config.mixers`."""
+"""Building mixers from a configuration. All else that there is to know of a mixer stands in `config.mixers`."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ BUILDERS: dict[str, Builder] = {
     "attention": lambda model, _: CausalAttention(model.d_model, model.n_heads, model.window),
     "wavenet": lambda model, _: WaveNet(model.d_model, model.n_layers, model.d_ff),
 }
-"""By the names of `config.mixers`: how each is made, with fresh weights."""
+"""For each name in `config.mixers`, the function that makes such a mixer with fresh weights."""
 
 
 def make_mixer(model: ModelConfig, ssm: SSMConfig) -> Any:
     """Make the sequence layer of one block, or the whole stack where the mixer is one (`Mixer.whole_stack`).
 
-    What comes back is a module with `forward`, `initial_state` and `step`.
+    It is a module with `forward`, `initial_state` and `step`.
     """
     return BUILDERS[model.mixer](model, ssm)

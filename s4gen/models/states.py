@@ -1,4 +1,4 @@
-"""States as values: walked, copied, chosen by row, joined, padded and named, whatever structure holds their tensors.
+"""Operations on states as values, whatever structure holds their tensors.
 
 A state is a tensor, a number, or a tuple (named or not) of states; `()` holds nothing. The first axis of every tensor
 is the batch, so a row of a state is that row of all its tensors. Everything in s4gen that looks inside a state without
@@ -16,14 +16,14 @@ from torch import Tensor
 S = TypeVar("S")
 
 _ROWS = 4
-"""PyTorch's products on a CPU give each row the same bits for this number of rows and its multiples. (Measured: for
-other small numbers they do not.)"""
+"""With multiples of this number of rows, PyTorch's matrix products on a CPU give each row the same bits however many
+rows there are. (Measured: with other small numbers they do not.)"""
 _SMALL_PRODUCT = 400
-"""PyTorch rounds a batched matrix product of fewer multiplications than this in another way."""
+"""PyTorch computes a batched product of fewer multiplications than this in another way, and rounds differently."""
 
 
 def paths(state: Any, path: str = "") -> Iterator[tuple[str, Tensor | int]]:
-    """Yield every tensor and number of a state, in order, with where it stands, such as `blocks.0.keys`."""
+    """Yield every tensor and number of a state, in order, with its path, such as `blocks.0.keys`."""
     if not isinstance(state, tuple):
         yield path, state
         return
@@ -42,7 +42,7 @@ def leaves(state: Any) -> Iterator[Tensor | int]:
 
 
 def rebuilt(state: S, values: Iterator[Any]) -> S:
-    """Make a state of the same structure around other leaves."""
+    """Return a state of the same structure with other leaves, which are taken from `values` in order."""
     return _rebuilt(state, values)
 
 
@@ -63,7 +63,7 @@ def tensors(state: Any) -> list[Tensor]:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], state: S) -> S:
-    """Put `function` of every tensor in its place; numbers stay as they are."""
+    """Apply `function` to every tensor of a state; numbers stay as they are."""
     return rebuilt(state, (function(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves(state)))
 
 
@@ -78,7 +78,7 @@ def contiguous(state: S) -> S:
 
 
 def detached(state: S) -> S:
-    """Cut a state off from the gradient."""
+    """Detach a state, so that no gradient flows back through it."""
     return map_tensors(Tensor.detach, state)
 
 
@@ -88,19 +88,19 @@ def chosen_rows(state: S, rows: Tensor) -> S:
 
 
 def joined(states: Sequence[S]) -> S:
-    """Put the rows of several states one after another; the numbers in them must be equal."""
+    """Join several states into one with all their rows; the numbers in them must be equal."""
     columns = zip(*(leaves(state) for state in states), strict=True)
     joint = (torch.cat(column) if isinstance(column[0], Tensor) else column[0] for column in columns)
     return rebuilt(states[0], joint)
 
 
 def where_rows(rows: Tensor, new: S, old: S) -> S:
-    """Take the rows of `new` where rows (B,) bool says so, and those of `old` elsewhere."""
+    """Take a row from `new` where rows bool (B,) is true, and from `old` elsewhere."""
     return _where_rows(rows, new, old)
 
 
 def _where_rows(rows: Tensor, new: Any, old: Any) -> Any:
-    # Plain recursion: compiled steps run through this, and the compiler follows no iterators of leaves.
+    # This does not use `leaves`: compiled steps run through it, and torch.compile does not follow such iterators.
     if not isinstance(new, tuple):  # what no row has changed is the same object in both; so is a number
         return old if new is old or not isinstance(new, Tensor) else _where(rows, new, old)
     return _of_parts(new, [_where_rows(rows, a, b) for a, b in zip(new, old, strict=True)])
@@ -111,31 +111,31 @@ def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def padded_rows(n: int, multiple: int, device: torch.device | None = None) -> Tensor:
-    """List rows 0 .. n - 1, and the last again up to a multiple of `multiple`: int64 (R,)."""
+    """Return rows 0 .. n - 1, and then n - 1 again until their number is a multiple of `multiple`: int64 (R,)."""
     return torch.arange(-(-n // multiple) * multiple, device=device).clamp_max(n - 1)
 
 
 def row_multiple(d_state: int) -> int:
-    """Say in multiples of what rows are read, so that no product with a matrix of d_state rows and columns is small."""
+    """Return the number of which rows must be a multiple, so that no product with an N x N matrix is a small one."""
     return _ROWS * -(-_SMALL_PRODUCT // (_ROWS * d_state**2))
 
 
 def named(state: Any) -> dict[str, Tensor]:
-    """Give every leaf by its number, numbers as tensors: what a file can hold."""
+    """Return every leaf as a tensor by a name with its index, in a form that a file can hold."""
     return {f"state.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(leaves(state))}
 
 
 def from_named(template: S, values: Mapping[str, Tensor], rows: int) -> S:
-    """Put together what `named` took apart, in the structure of an initial state.
+    """Invert `named`: put a state of `rows` rows together, in the structure of the initial state `template`.
 
     Raises:
-        ValueError: the values are not those of `rows` rows of such a state.
+        ValueError: the values are not those of such a state.
     """
 
     def value(i: int, expected: Tensor | int) -> Tensor | int:
         found = values.get(f"state.{i}")
         like = torch.as_tensor(expected)
-        # A cache starts with room for nothing: there any size goes. The first axis is the batch.
+        # An axis of size 0 in the template is that of a cache, which starts empty and may have any size by now.
         shape = (rows, *like.shape[1:]) if like.ndim else ()
         fits = found is not None and found.dtype == like.dtype and found.ndim == like.ndim
         if found is None or not fits or any(want not in (0, got) for want, got in zip(shape, found.shape, strict=True)):

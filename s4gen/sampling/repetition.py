@@ -1,8 +1,8 @@
-"""Repetition penalty: tokens that a text has become less likely in it (after Keskar et al. 2019, arXiv 1909.05858).
+"""The repetition penalty: tokens that a text already has become less likely (after Keskar et al. 2019, 1909.05858).
 
-A seen token's probability p becomes p^penalty, and all are normalised again; so it does not matter whether the model
-gives logits or log-probabilities. It comes before the other filters. What has been seen is part of the state
-(`ModelState.seen`), so it is forked, thinned out and saved like all of it.
+The probability p of a token that was seen becomes p^penalty, and all are normalised again. So it does not matter
+whether the model gives logits or log-probabilities. The penalty comes before all other filters. Which tokens were seen
+is part of the state (`ModelState.seen`), so it is forked, thinned out and saved together with it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from s4gen.models.density import ModelState
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Logits (B, V) -> log-probabilities to the power of the penalty where `seen` bool (B, V), not normalised."""
+    """Apply the penalty to logits (B, V) where `seen` bool (B, V); return log-probabilities that are not normalised."""
     log_p = logits.double().log_softmax(dim=-1)
     return torch.where(seen, penalty * log_p, log_p)
 
 
 def with_seen(state: ModelState, vocab: int) -> ModelState:
-    """Let a state remember from now on which of `vocab` tokens each row has; one that does stays as it is."""
+    """Let a state remember from now on which of `vocab` tokens each row has; if it does so already, return it as is."""
     if isinstance(state.seen, Tensor):
         return state
     none = torch.zeros(len(state.position), vocab, dtype=torch.bool, device=state.position.device)
@@ -36,5 +36,5 @@ def with_prompts_seen(state: ModelState, tokens: Tensor, lengths: Tensor | None,
 
 
 def with_drawn_seen(state: ModelState, drawn: Tensor) -> ModelState:
-    """Count what was drawn, int64 (B,), as seen from now on, where the state remembers."""
+    """Count the tokens drawn, int64 (B,), as seen from now on, if the state remembers such tokens at all."""
     return state._replace(seen=state.seen.scatter(1, drawn[:, None], True)) if isinstance(state.seen, Tensor) else state

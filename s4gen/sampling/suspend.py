@@ -1,4 +1,4 @@
-"""A generation under way as a file: one safetensors file with everything that its continuation depends on."""
+"""Saving a generation under way: one safetensors file holds everything, but for the model, that it needs to go on."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ FORMAT_VERSION = "1"
 
 
 class Suspended(NamedTuple):
-    """All that a generation is, but for the model and the engine."""
+    """Everything that makes up a generation except the model and the engine."""
 
     seed: int
     filters: Filters
     sequences: list[int]
     start: Start
-    ready: Tensor  # int64 (n, K): tokens drawn and not handed out
+    ready: Tensor  # int64 (n, K): tokens that are drawn and not handed out yet
 
 
 def write(path: str | Path, recurrent: RecurrentModel, suspended: Suspended) -> None:
-    """Make or replace the file; on any failure the old one stays as it was.
+    """Make or replace the file. If anything fails, an old file stays as it was.
 
     Raises:
-        UserError: the disk is full, or the place cannot be written to.
+        UserError: the disk is full, or the file cannot be written.
     """
     tensors = {
         "token": suspended.start.token,
@@ -63,10 +63,11 @@ def write(path: str | Path, recurrent: RecurrentModel, suspended: Suspended) -> 
 
 
 def read(path: str | Path, recurrent: RecurrentModel) -> Suspended:
-    """What `write` wrote, on the model's device.
+    """Read what `write` wrote; its tensors are then on the model's device.
 
     Raises:
-        UserError: there is no such file, it is damaged or something else, or it was written with another model.
+        UserError: there is no such file, it is damaged or no suspended generation, or it was written with another
+            model.
     """
     tensors, metadata = _load(path)
     if metadata.get("format") != FORMAT:
@@ -87,7 +88,10 @@ def read(path: str | Path, recurrent: RecurrentModel) -> Suspended:
 
 
 def _set(filters: Filters) -> dict[str, float]:
-    """The settings that are not at their defaults: what lacks a newer filter is read by an older s4gen."""
+    """Return the settings that are not at their defaults.
+
+    So a file that does not use a newer filter does not name it, and an older s4gen can read it.
+    """
     return {
         each.name: getattr(filters, each.name)
         for each in fields(filters)
@@ -108,6 +112,7 @@ def _load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _restored(recurrent: RecurrentModel, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Suspended:
+    """Put the generation together; raise KeyError, ValueError or TypeError for parts that are missing or do not fit."""
     sequences, token, ready = tensors["sequences"], tensors["token"], tensors["ready"]
     n = len(sequences)
     if n < 1 or token.shape != (n,) or ready.ndim != 2 or len(ready) != n:
@@ -120,12 +125,13 @@ def _restored(recurrent: RecurrentModel, tensors: Mapping[str, Tensor], metadata
 
 
 def fingerprint(recurrent: RecurrentModel) -> str:
-    """A hash of the model: its configuration and all its tensors."""
+    """Return a hash of the model, over its configuration and all its tensors."""
     config = {"config": json.dumps(density_config_to_dict(recurrent.config), sort_keys=True)}
     return _digest(recurrent.source.state_dict(), config)
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 over the names, types, shapes and bytes of the tensors and over the metadata."""
     digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
