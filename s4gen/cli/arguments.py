@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from s4gen.config.schema import PLURAL
+from s4gen.errors import UserError
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -35,3 +38,14 @@ def number(expected: str, accept: Callable[[float], bool]) -> Callable[[str], fl
         return value
 
     return parse
+
+
+def refuse_foreign(option: str, kinds: Sequence[str], kind: str, model: str) -> None:
+    """Refuse an option that is for models of other kinds than this one.
+
+    Raises:
+        UserError: `kind` is not among `kinds`.
+    """
+    if kind not in kinds:
+        names = " and ".join(PLURAL[known] for known in kinds)
+        raise UserError(f"{option} is for {names}, and {model} is a model of {PLURAL[kind]}; leave it out")

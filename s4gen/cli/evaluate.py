@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from s4gen.cli.arguments import number, whole
+from s4gen.cli.arguments import number, refuse_foreign, whole
 from s4gen.cli.dataset import add_dataset_argument
-from s4gen.cli.media import MEDIA, refuse_foreign
+from s4gen.cli.media import MEDIA
 from s4gen.cli.output import print_json
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError

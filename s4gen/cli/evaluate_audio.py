@@ -7,8 +7,7 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
-from s4gen.cli.audio import open_for
-from s4gen.cli.dataset import dataset_of
+from s4gen.cli.dataset import dataset_of, open_clips
 from s4gen.cli.evaluate_common import Outcome, view_of
 from s4gen.cli.output import shows_progress
 from s4gen.cli.rates import at_rate, rate_of
@@ -37,7 +36,7 @@ def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
         model = at_rate(checkpoint, factor)
         print(f"s4gen: {what_a_rate_means(checkpoint, factor)}", file=sys.stderr)
     dataset = args.dataset or dataset_of(checkpoint)
-    audio = open_for(checkpoint, dataset, args.split, format)
+    audio = open_clips(checkpoint, dataset, args.split, format)
     audio = audio.subset(np.arange(min(len(audio), args.limit or len(audio))))
     # The constants that a converted checkpoint stores are those of its own rate.
     converted = (lambda: recurrent_of(checkpoint)) if factor == 1 else (lambda: convert(model))

@@ -6,10 +6,9 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from s4gen.cli.dataset import dataset_of
+from s4gen.cli.arguments import refuse_foreign
+from s4gen.cli.dataset import dataset_of, open_images
 from s4gen.cli.evaluate_common import Outcome, view_of
-from s4gen.cli.images import open_for
-from s4gen.cli.media import refuse_foreign
 from s4gen.cli.output import shows_progress
 from s4gen.config.names import IMAGE_PREFIX
 
@@ -29,7 +28,7 @@ def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
     dataset, model = args.dataset or dataset_of(checkpoint), checkpoint.model
     if args.split == "validation" and not dataset.startswith(IMAGE_PREFIX):
         refuse_foreign("--split validation", ("text", "audio"), "image", args.checkpoint)
-    sequences, labels = open_for(checkpoint, dataset, args.split, args.limit)
+    sequences, labels = open_images(checkpoint, dataset, args.split, args.limit)
     view = view_of(args, model, lambda: recurrent_of(checkpoint), sequences.numel())
     found = evaluate_images(view.score, sequences, model.bos, args.batch, args.mode, shows_progress(), labels)
     text = (

@@ -6,10 +6,9 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from s4gen.cli.dataset import dataset_of
+from s4gen.cli.dataset import dataset_of, open_text
 from s4gen.cli.evaluate_common import Outcome, view_of
 from s4gen.cli.output import shows_progress
-from s4gen.cli.text import open_for
 from s4gen.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
     if args.chunk is not None and args.windows is not None:
         raise UserError("--chunk is of the stream, --windows is the other protocol; leave one out")
     dataset, model = args.dataset or dataset_of(checkpoint), checkpoint.model
-    text = open_for(checkpoint, dataset, args.split)
+    text = open_text(checkpoint, dataset, args.split)
     view = view_of(args, model, lambda: recurrent_of(checkpoint), args.limit or len(text))
     if view.engine is None:  # chunks and windows are all of one length, the last one apart: they have one kernel
         keep_kernels(model)

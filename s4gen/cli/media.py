@@ -7,12 +7,10 @@ behind one of these.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from s4gen.cli import audio, images, text
-from s4gen.config.schema import PLURAL
-from s4gen.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,14 +57,3 @@ MEDIA: Mapping[str, Medium] = {"image": images, "text": text, "audio": audio}
 def kind_of_file(suffix: str) -> str | None:
     """Return the kind of samples that are written to files with this ending; None: it is no such ending."""
     return next((kind for kind, medium in MEDIA.items() if suffix in medium.SUFFIXES), None)
-
-
-def refuse_foreign(option: str, kinds: Sequence[str], kind: str, model: str) -> None:
-    """Refuse an option that is for models of other kinds than this one.
-
-    Raises:
-        UserError: `kind` is not among `kinds`.
-    """
-    if kind not in kinds:
-        names = " and ".join(PLURAL[known] for known in kinds)
-        raise UserError(f"{option} is for {names}, and {model} is a model of {PLURAL[kind]}; leave it out")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from s4gen.cli.arguments import number, whole
+from s4gen.cli.arguments import number, refuse_foreign, whole
 from s4gen.cli.dataset import add_dataset_argument
 from s4gen.cli.filters import add_filters, filter_names
-from s4gen.cli.media import MEDIA, kind_of_file, refuse_foreign
+from s4gen.cli.media import MEDIA, kind_of_file
 from s4gen.cli.output import check_file, check_output
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
