@@ -209,8 +209,8 @@ def _score_layer_by_layer(
 def _step_difference(mixer: Any, u: Tensor, y: Tensor) -> float:
     """Return the largest |step - y| relative to the largest |y|; NaN counts as infinite.
 
-    u and y r(B, L, H) are input and output of the mixer in the parallel pass. A layer may start with outputs of zero;
-    then both views are zero, and the difference is 0.
+    u and y r(B, L, H) are what the mixer read and returned when all positions were computed in parallel. A layer may
+    start with outputs of zero; then both views are zero, and the difference is 0.
     """
     state = mixer.initial_state(len(u))
     largest = torch.zeros((), device=u.device)
