@@ -49,7 +49,7 @@ def discretize(A: Tensor, B: Tensor, dt: float, method: str) -> tuple[Tensor, Te
 def exponential(M: Tensor) -> Tensor:
     """Return exp(M) of a matrix, by its power series after scaling: exp(M) = exp(M / 2^k)^(2^k).
 
-    `torch.linalg.matrix_exp` stops its series too early for matrices of small norm: an error of 1e-10 at a norm of 0.03.
+    `torch.linalg.matrix_exp` stops its series too early at small norms, with an error of 1e-10 at 0.03.
     """
     squarings = max(0, 2 + math.frexp(torch.linalg.matrix_norm(M, 1).item())[1])
     scaled = M / 2**squarings  # norm below 1/2, for which 18 terms are exact to the last bit
