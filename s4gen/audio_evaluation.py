@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s4gen.data.audio.batches import Batch
+from s4gen.data.audio.batches import ClipBatch
 from s4gen.errors import UserError
 from s4gen.memory import keep_freed_memory
 from s4gen.models.density import DensityModel
@@ -49,7 +49,7 @@ class AudioEvaluation:
 
 
 def evaluate_clips(
-    score: Score, batches: Iterable[Batch], n: int, mode: str, progress: bool = False
+    score: Score, batches: Iterable[ClipBatch], n: int, mode: str, progress: bool = False
 ) -> AudioEvaluation:
     """Score all rows of all batches, n in all.
 

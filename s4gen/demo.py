@@ -20,8 +20,9 @@ from torch import Tensor
 from s4gen import plots, timing, train
 from s4gen.checkpoint import Checkpoint, load_checkpoint
 from s4gen.config import DensityConfig, ImageLayout, Recipe, load_recipe
-from s4gen.data import load_images
+from s4gen.data import open_split
 from s4gen.data.images import save_grid, to_sequence
+from s4gen.device import best_device
 from s4gen.evaluation import Evaluation, evaluate
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
@@ -84,11 +85,11 @@ def run(
         bench_seconds: of measuring for each row of the benchmark.
         overrides: changes to the recipe, "section.key=value".
     """
-    demo = Demo(out, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    demo = Demo(out, best_device())
     report, finished = out / "report.html", False
     try:
         recipe = load_recipe("demo", overrides)
-        test = to_sequence(load_images(recipe.data.dataset, "test").images[:_TEST_IMAGES])
+        test = to_sequence(open_split(recipe.data.dataset, "test").images[:_TEST_IMAGES])
         _introduce(demo)
         checkpoint = _train(demo, recipe, test, train_seconds)
         recurrent = _convert(demo, checkpoint, test)
@@ -115,7 +116,7 @@ def _introduce(demo: Demo) -> None:
 
 def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Checkpoint:
     """Part 1: a model from nothing."""
-    images = load_images(recipe.data.dataset, "train")
+    images = open_split(recipe.data.dataset, "train")
     recipe = affordable(recipe, train_seconds, demo.device)
     steps, batch_size = recipe.train.steps, recipe.train.batch_size
     torch.manual_seed(recipe.train.seed)
@@ -252,7 +253,7 @@ def _measure(demo: Demo, checkpoint: Checkpoint, bench_seconds: float) -> None:
 
 def affordable(recipe: Recipe, seconds: float, device: torch.device) -> Recipe:
     """The recipe with its steps cut to what this machine does in `seconds`; it evaluates and samples four times."""
-    per_step = seconds_per_step(recipe, open_task(recipe, device, shown=False), device, budget=2.0)
+    per_step = seconds_per_step(recipe, open_task(recipe, device, progress=False), device, budget=2.0)
     steps = max(4, min(recipe.train.steps, int(seconds / per_step)))
     quarter = math.ceil(steps / 4)
     changed = replace(recipe.train, steps=steps, eval_every=quarter, save_every=quarter)

@@ -46,12 +46,12 @@ class _Forgiving:
         return getattr(self._stream, name)
 
 
-def progress_bar(total: int, unit: str, shown: bool, desc: str = "", initial: int = 0) -> Any:
+def progress_bar(total: int, unit: str, progress: bool, desc: str = "", initial: int = 0) -> Any:
     """A context manager with tqdm's `update(n)` and `set_postfix_str(text)`; `initial` was done before.
 
     A text is shown when the bar is drawn next; with `set_postfix_str(text, refresh=True)` at once.
     """
-    if not shown:
+    if not progress:
         return _NoBar()
     try:
         from tqdm import tqdm

@@ -15,6 +15,7 @@ FLOORS = [
     {
         "compiling",
         "config",
+        "device",
         "shipped",
         "atomic",
         "unfinished",

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s4gen.data.audio import AudioFormat, AudioSet, Report
+from s4gen.data.audio import AudioFormat, AudioSet, Findings
 from s4gen.data.audio.batches import (
     TrainingBatches,
     evaluation_batches,
@@ -32,11 +32,11 @@ def audio_of(lengths: list[int], labelled: bool = True) -> AudioSet:
         labels=np.arange(len(sizes)) % 3 if labelled else None,
         names=tuple(map(str, range(len(sizes)))),
         classes=("a", "b", "c") if labelled else (),
-        form=AudioFormat(8000, bits=16),
+        format=AudioFormat(8000, bits=16),
         name="made up",
         split="train",
         origin="here",
-        report=Report(found=len(sizes)),
+        findings=Findings(found=len(sizes)),
     )
 
 
@@ -147,7 +147,7 @@ def test_batches_of_like_lengths_save_most_of_the_padding() -> None:
 
 def test_codes_of_eight_bits_are_gathered_as_they_are() -> None:
     audio = audio_of([3, 2])
-    narrow = AudioSet(**{**vars(audio), "codes": audio.codes.astype(np.uint8), "form": AudioFormat(8000)})
+    narrow = AudioSet(**{**vars(audio), "codes": audio.codes.astype(np.uint8), "format": AudioFormat(8000)})
     (batch,) = evaluation_batches(narrow, None, 2)
     assert batch.codes.tolist() == [[3, 4, 128], [0, 1, 2]]
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from s4gen.data.audio import AudioFormat
-from s4gen.data.audio.quantise import LAWS, Quantiser
+from s4gen.config.layouts import LAWS
+from s4gen.data.audio import AudioFormat, Quantiser
 from s4gen.errors import UserError
 
 EVERY = [Quantiser(law, bits) for law in LAWS for bits in range(2, 17)]
@@ -87,11 +87,11 @@ def test_no_samples_are_no_codes_and_shapes_stay() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"law": "a-law"}, "no quantisation called 'a-law': expected one of mu-law, linear"),
-        ({"bits": 1}, "1 bits a sample: expected 2 to 16"),
-        ({"bits": 17}, "17 bits a sample: expected 2 to 16"),
-        ({"rate": 0}, "a sampling rate of 0: expected 100 to 1000000"),
-        ({"normalise": "loud"}, "no normalisation called 'loud': expected one of none, peak, minmax"),
+        ({"law": "a-law"}, 'format.law = "a-law": expected one of mu-law, linear'),
+        ({"bits": 1}, "format.bits = 1: expected 2 to 16"),
+        ({"bits": 17}, "format.bits = 17: expected 2 to 16"),
+        ({"rate": 0}, "format.rate = 0: expected 100 to 1000000 samples per second"),
+        ({"normalise": "loud"}, 'format.normalise = "loud": expected one of none, peak, minmax'),
     ],
 )
 def test_a_format_that_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sounds import encoded, noise, put, tone
 
-from s4gen.data.audio import AudioFormat, AudioSet, load_audio, reading
+from s4gen.data.audio import AudioFormat, AudioSet, open_split, reading
 from s4gen.data.audio.reading import Recording, UnusableError, read_blocks, read_prompt
 from s4gen.errors import UserError
 
-FORM = AudioFormat(8000, "linear", 16)
+FORMAT = AudioFormat(8000, "linear", 16)
 """Codes less 32768 are 16-bit samples."""
 
 
@@ -33,8 +33,8 @@ def folder_of(root: Path, **files: bytes | np.ndarray) -> Path:
     return root
 
 
-def load(folder: Path, form: AudioFormat = FORM, **limits: float) -> AudioSet:
-    return load_audio(str(folder), "train", form, **limits)
+def load(folder: Path, format: AudioFormat = FORMAT, **limits: float) -> AudioSet:
+    return open_split(str(folder), "train", format, **limits)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "A.WAV"])
@@ -95,7 +95,7 @@ def test_a_folder_is_read_with_its_folders_and_other_files_are_none_of_ours(tmp_
     assert audio.names == ("train/a.wav", "train/deep/er/b.flac")
     assert audio.lengths.tolist() == [20, 30]
     np.testing.assert_array_equal(audio.clip(1) - 32768.0, noise(30, 1) * 32768)
-    assert audio.report.lines() == []
+    assert audio.findings.lines() == []
 
 
 BAD = {
@@ -117,7 +117,7 @@ def test_what_cannot_be_used_is_skipped_by_name_and_counted(reason: str, tmp_pat
         bad.write_bytes(content)
     audio = load(tmp_path)
     assert audio.lengths.tolist() == [20, 30]
-    (line,) = audio.report.lines()
+    (line,) = audio.findings.lines()
     assert line.startswith(f"skipped 1 of 3 recordings: train/b.wav {reason}")
     np.testing.assert_array_equal(audio.clip(1) - 32768.0, noise(30) * 32768)
 
@@ -128,7 +128,7 @@ def test_a_recording_that_fails_late_leaves_nothing_of_itself(tmp_path: Path, mo
     put(tmp_path / "train" / "b.wav", np.where(np.arange(100) == 95, np.inf, 0.1), subtype="FLOAT")
     audio = load(tmp_path)
     assert audio.codes.tolist() == [*audio.clip(0), *audio.clip(1)]
-    assert audio.report.skipped == (("train/b.wav", "has samples that are not finite numbers"),)
+    assert audio.findings.skipped == (("train/b.wav", "has samples that are not finite numbers"),)
 
 
 @pytest.mark.parametrize("normalise", ["none", "peak", "minmax"])
@@ -153,7 +153,7 @@ def test_lengths_outside_the_limits_are_left_out_and_counted(tmp_path: Path) -> 
     folder_of(tmp_path, a_wav=noise(799), b_wav=noise(800), c_wav=noise(1600), d_wav=noise(1601), e_wav=noise(9000))
     audio = load(tmp_path, min_seconds=0.1, max_seconds=0.2)
     assert audio.lengths.tolist() == [800, 1600]
-    assert audio.report.lines() == [
+    assert audio.findings.lines() == [
         "left out 1 of 5 recordings: shorter than asked for",
         "left out 2 of 5 recordings: longer than asked for",
     ]
@@ -167,12 +167,12 @@ def test_what_was_changed_is_said(tmp_path: Path) -> None:
     put(tmp_path / "train" / "c.wav", tone(100, amplitude=1.5), subtype="FLOAT")
     audio = load(tmp_path)
     assert audio.lengths.tolist() == [200, 150, 100]
-    assert audio.report.lines() == [
+    assert audio.findings.lines() == [
         "1 of 3 recordings had another sampling rate and were resampled",
         "1 of 3 recordings had several channels and were mixed to mono",
         "1 of 3 recordings went beyond full scale and were clipped",
     ]
-    assert load(tmp_path, AudioFormat(8000, normalise="peak")).report.clipped == 0
+    assert load(tmp_path, AudioFormat(8000, normalise="peak")).findings.clipped == 0
 
 
 def test_normalisation_is_of_the_whole_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,16 +191,16 @@ def test_normalisation_is_of_the_whole_recording(tmp_path: Path, monkeypatch: py
 
 def test_a_prompt_is_resampled_and_said_so(tmp_path: Path) -> None:
     path = put(tmp_path / "clip.wav", np.stack([tone(3200, 440, 16_000)] * 2, axis=1), rate=16_000)
-    codes, notes = read_prompt(path, FORM)
+    codes, notes = read_prompt(path, FORMAT)
     assert codes.shape == (1600,)
     assert notes == [
         f"{path} has 16000 samples per second: resampled to 8000",
         f"{path} has 2 channels: mixed to mono",
     ]
     path = put(tmp_path / "loud.wav", tone(100, amplitude=2.0), subtype="FLOAT")
-    assert read_prompt(path, FORM)[1] == [f"{path} goes beyond full scale: clipped"]
+    assert read_prompt(path, FORMAT)[1] == [f"{path} goes beyond full scale: clipped"]
     path = put(tmp_path / "fits.wav", noise(100))
-    codes, notes = read_prompt(path, FORM)
+    codes, notes = read_prompt(path, FORMAT)
     assert notes == []
     np.testing.assert_array_equal(codes - 32768.0, noise(100) * 32768)
 
@@ -211,7 +211,7 @@ def test_a_prompt_that_cannot_be_used_is_one_sentence(name: str, tmp_path: Path)
     (tmp_path / "words.wav").write_text("no sound")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=rf"{name} (cannot be read|has no samples).*expected a wav, flac or ogg file"):
-        read_prompt(tmp_path / name, FORM)
+        read_prompt(tmp_path / name, FORMAT)
 
 
 def test_one_sample_at_a_high_rate_may_be_none_at_a_low_one(tmp_path: Path) -> None:

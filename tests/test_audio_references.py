@@ -11,8 +11,8 @@ import soundfile
 from PIL import Image
 from sounds import noise, tone
 
-from s4gen.data.audio import PRESETS, AudioFormat, load_audio
-from s4gen.data.audio.picture import draw_clips, spectrogram
+from s4gen.data.audio import AudioFormat, open_split
+from s4gen.data.audio.published import PUBLISHED
 from s4gen.data.audio.references import (
     _flac_bits,
     compressed_bits,
@@ -20,6 +20,7 @@ from s4gen.data.audio.references import (
     flac_sound_bits,
     gzip_bits,
 )
+from s4gen.data.audio.write import draw_clips, spectrogram
 
 MU_LAW, LINEAR = AudioFormat(8000), AudioFormat(8000, "linear")
 
@@ -63,11 +64,11 @@ def test_every_linear_code_survives_flac_of_eight_bits() -> None:
 
 
 def test_real_digits_cost_less_than_they_are_stored_in() -> None:
-    for form in (MU_LAW, LINEAR):
-        bits = compressed_bits(load_audio("fsdd-mini", "test", form))
+    for format in (MU_LAW, LINEAR):
+        bits = compressed_bits(open_split("fsdd-mini", "test", format))
         assert set(bits) == {"gzip", "flac_sound", "flac_codes"}
         assert 2 < bits["flac_codes"] < bits["gzip"] < 7
-    sixteen = compressed_bits(load_audio("fsdd-mini", "test", AudioFormat(8000, "linear", 16)))
+    sixteen = compressed_bits(open_split("fsdd-mini", "test", AudioFormat(8000, "linear", 16)))
     assert set(sixteen) == {"gzip", "flac_sound"}
     assert bits["flac_codes"] < sixteen["flac_sound"] < sixteen["gzip"] < 16
 
@@ -98,8 +99,8 @@ def test_a_picture_is_a_png_that_grows_with_the_clips() -> None:
 
 
 def test_silent_and_very_short_clips_are_drawn_too() -> None:
-    audio = load_audio("fsdd-mini", "test", PRESETS["fsdd-mini"].form)
-    real = audio.form.quantiser.decode(audio.clip(0))
+    audio = open_split("fsdd-mini", "test", PUBLISHED["fsdd-mini"].format)
+    real = audio.format.quantiser.decode(audio.clip(0))
     for clips in ([np.zeros(100)], [noise(1)], [np.zeros(1), noise(3), real]):
         assert draw_clips(clips, 8000, ["x"] * len(clips)).startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="zip"):

@@ -16,14 +16,15 @@ import pyarrow.parquet
 import pytest
 from sounds import encoded, noise, put
 
-from s4gen.data.audio import PRESETS, AudioFormat, clips, fsdd, hold_out, load_audio, presets
+from s4gen.data.audio import AudioFormat, clips, hold_out, open_split, published
 from s4gen.data.audio.mini import make
-from s4gen.data.audio.sources import Archive, natural
+from s4gen.data.audio.published import PUBLISHED
+from s4gen.data.tree import Archive, natural
 from s4gen.errors import UserError
 from s4gen.folders import cache_folder
 
-FORM = AudioFormat(8000, "linear", 16)
-FSDD = PRESETS["fsdd"].form
+FORMAT = AudioFormat(8000, "linear", 16)
+FSDD = PUBLISHED["fsdd"].format
 
 
 def fill(root: Path, *names: str) -> Path:
@@ -34,7 +35,7 @@ def fill(root: Path, *names: str) -> Path:
 
 
 def names(dataset: Path | str, split: str) -> tuple[str, ...]:
-    return load_audio(str(dataset), split, FORM).names
+    return open_split(str(dataset), split, FORMAT).names
 
 
 def write_parquet(path: Path, rows: list[dict[str, object]], label: dict[str, object] | None = None) -> None:
@@ -70,7 +71,7 @@ def test_a_plain_folder_is_split_in_natural_order_as_published(tmp_path: Path) -
     found = [names(tmp_path, split) for split in ("train", "validation", "test")]
     assert [len(each) for each in found] == [44, 3, 3]
     assert [name for each in found for name in each] == [f"{i}.wav" for i in range(50)]
-    assert load_audio(str(tmp_path), "train", FORM).labels is None
+    assert open_split(str(tmp_path), "train", FORMAT).labels is None
 
 
 @pytest.mark.parametrize(("n", "sizes"), [(4328, (3808, 260, 260)), (241, (212, 14, 15))])
@@ -92,7 +93,7 @@ def test_folders_called_train_and_test_are_the_splits(tmp_path: Path) -> None:
 def test_folders_are_classes_and_every_class_is_in_every_split(tmp_path: Path) -> None:
     fill(tmp_path, *(f"{kind}/{i}.wav" for kind in ("10", "9", "cat") for i in range(17)))
     for split, each in (("train", 14), ("validation", 1), ("test", 2)):
-        audio = load_audio(str(tmp_path), split, FORM)
+        audio = open_split(str(tmp_path), split, FORMAT)
         assert audio.classes == ("9", "10", "cat")
         assert audio.labels is not None
         assert [audio.classes[label] for label in audio.labels] == [name.split("/")[0] for name in audio.names]
@@ -101,7 +102,7 @@ def test_folders_are_classes_and_every_class_is_in_every_split(tmp_path: Path) -
 
 def test_classes_below_the_folders_of_splits_have_the_same_labels_in_all(tmp_path: Path) -> None:
     fill(tmp_path, "train/cat/1.wav", "train/dog/1.wav", "test/dog/2.wav")
-    audio = load_audio(str(tmp_path), "test", FORM)
+    audio = open_split(str(tmp_path), "test", FORMAT)
     assert (audio.classes, audio.labels.tolist()) == (("cat", "dog"), [1])
 
 
@@ -109,7 +110,7 @@ def test_one_folder_or_a_recording_outside_of_folders_makes_no_classes(tmp_path:
     fill(tmp_path / "a", *(f"only/{i}.wav" for i in range(3)))
     fill(tmp_path / "b", "x/1.wav", "y/1.wav", "0.wav")
     for root in ("a", "b"):
-        assert load_audio(str(tmp_path / root), "train", FORM).labels is None
+        assert open_split(str(tmp_path / root), "train", FORMAT).labels is None
 
 
 def test_natural_order_counts_numbers() -> None:
@@ -118,12 +119,12 @@ def test_natural_order_counts_numbers() -> None:
 
 def test_unknown_data_sets_and_splits_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"sco9 is no folder and no data set: .*beethoven; did you mean sc09\?"):
-        load_audio("sco9", "train", FORM)
+        open_split("sco9", "train", FORMAT)
     with pytest.raises(UserError, match="no split called 'valid': expected one of train, validation, test"):
-        load_audio("fsdd-mini", "valid", FORM)
+        open_split("fsdd-mini", "valid", FORMAT)
     for name in ("fsdd", "fsdd-mini"):
         with pytest.raises(UserError, match=f"{name} has no validation split: expected train or test"):
-            load_audio(name, "validation", FORM)
+            open_split(name, "validation", FORMAT)
 
 
 def test_parquet_rows_are_clips_with_their_labels(tmp_path: Path) -> None:
@@ -131,33 +132,33 @@ def test_parquet_rows_are_clips_with_their_labels(tmp_path: Path) -> None:
     names_of_labels = {"_type": "ClassLabel", "names": ["no", "yes"]}
     write_parquet(tmp_path / "train-0.parquet", rows[:3], names_of_labels)
     write_parquet(tmp_path / "train-1.parquet", rows[3:], names_of_labels)
-    audio = load_audio(str(tmp_path), "train", FORM)
+    audio = open_split(str(tmp_path), "train", FORMAT)
     assert audio.names == tuple(f"{i}.flac" for i in range(5))
     assert (audio.classes, audio.labels.tolist()) == (("no", "yes"), [0, 1, 0, 1, 0])
     np.testing.assert_array_equal(audio.clip(4) - 32768.0, noise(14, 4) * 32768)
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "data").symlink_to(tmp_path)
-    assert load_audio(str(tmp_path / "hub"), "train", FORM).names == audio.names
+    assert open_split(str(tmp_path / "hub"), "train", FORMAT).names == audio.names
     with pytest.raises(UserError, match=r"no test-\*\.parquet in .*: expected files of that name"):
-        load_audio(str(tmp_path), "test", FORM)
+        open_split(str(tmp_path), "test", FORMAT)
 
 
 def test_parquet_without_metadata_has_numbers_for_classes(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train-0.parquet", [row(noise(9), 2), row(noise(8), 0)])
-    audio = load_audio(str(tmp_path), "train", FORM)
+    audio = open_split(str(tmp_path), "train", FORMAT)
     assert (audio.classes, audio.labels.tolist()) == (("0", "1", "2"), [2, 0])
     write_parquet(tmp_path / "train-0.parquet", [row(noise(9), 2), row(noise(8), -1)])
-    assert load_audio(str(tmp_path), "train", FORM).labels is None
+    assert open_split(str(tmp_path), "train", FORMAT).labels is None
     write_parquet(tmp_path / "train-0.parquet", [{"audio": row(noise(9), 0)["audio"]}])
-    assert load_audio(str(tmp_path), "train", FORM).labels is None
+    assert open_split(str(tmp_path), "train", FORMAT).labels is None
 
 
 def test_bad_rows_of_parquet_are_skipped_by_name(tmp_path: Path) -> None:
     rows = [row(noise(9), 0), {"audio": {"bytes": b"words", "path": "w.wav"}, "label": 0}, row(noise(8), 0)]
     write_parquet(tmp_path / "train-0.parquet", [*rows, {"audio": {"bytes": None, "path": None}, "label": 0}])
-    audio = load_audio(str(tmp_path), "train", FORM)
+    audio = open_split(str(tmp_path), "train", FORMAT)
     assert audio.lengths.tolist() == [9, 8]
-    (line,) = audio.report.lines()
+    (line,) = audio.findings.lines()
     assert line.startswith("skipped 2 of 4 recordings: w.wav cannot be read (")
     assert line.endswith("; row 3 cannot be read (the row holds no bytes)")
 
@@ -169,30 +170,30 @@ def test_damaged_parquet_is_refused_by_name(tmp_path: Path, capfd: pytest.Captur
     for content in (whole[:-50], b"", b"PAR1, or so it says", whole[:4] + b"\xff" * 30 + whole[34:]):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"train-0\.parquet: damaged, or not Parquet with sound"):
-            load_audio(str(tmp_path), "train", FORM)
+            open_split(str(tmp_path), "train", FORMAT)
     pyarrow.parquet.write_table(pyarrow.table({"sound": [1], "text": ["a"]}), path)
     with pytest.raises(UserError, match=r"train-0\.parquet: no column audio, but sound, text"):
-        load_audio(str(tmp_path), "train", FORM)
+        open_split(str(tmp_path), "train", FORMAT)
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_mini_set_is_real_digits_of_every_class() -> None:
     for split, count in (("train", 60), ("test", 20)):
-        audio = load_audio("fsdd-mini", split, FSDD)
+        audio = open_split("fsdd-mini", split, FSDD)
         assert (len(audio), audio.name, audio.split, audio.origin) == (count, "fsdd-mini", split, "s4gen")
         assert audio.classes == tuple("0123456789")
         assert np.bincount(audio.labels).tolist() == [count // 10] * 10
         assert [int(name[0]) for name in audio.names] == audio.labels.tolist()
-        assert audio.report.lines() == []
+        assert audio.findings.lines() == []
         assert 1000 < audio.lengths.min() < audio.lengths.max() < 10_000
-    assert fsdd.MINI.stat().st_size < 600_000
+    assert published.MINI.stat().st_size < 600_000
 
 
 def test_fsdd_is_the_same_from_the_original_wav_files_and_from_parquet(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fsdd, "SIZES", {"train": 60, "test": 20})
-    archive = Archive(fsdd.MINI)
+    monkeypatch.setattr(published, "FSDD_SIZES", {"train": 60, "test": 20})
+    archive = Archive(published.MINI)
     rows: dict[str, list[dict[str, object]]] = {"train": [], "test": []}
     for name in sorted(archive.names(), reverse=True):
         content = archive.open(name).read()
@@ -201,7 +202,7 @@ def test_fsdd_is_the_same_from_the_original_wav_files_and_from_parquet(
     digits = {"_type": "ClassLabel", "names": list("0123456789")}
     for split in rows:
         write_parquet(data / "fsdd" / f"{split}-0.parquet", rows[split], digits)
-    read = {split: load_audio("fsdd", split, FSDD) for split in rows}
+    read = {split: open_split("fsdd", split, FSDD) for split in rows}
     elsewhere = tmp_path / "elsewhere"
     monkeypatch.setenv("S4GEN_DATA", str(elsewhere))
     for audio in read.values():
@@ -209,24 +210,24 @@ def test_fsdd_is_the_same_from_the_original_wav_files_and_from_parquet(
             samples = FSDD.quantiser.decode(audio.clip(index))
             put(elsewhere / "fsdd" / "recordings" / name.replace(".flac", ".wav"), samples)
     for split, audio in read.items():
-        again, mini = load_audio("fsdd", split, FSDD), load_audio("fsdd-mini", split, FSDD)
+        again, mini = open_split("fsdd", split, FSDD), open_split("fsdd-mini", split, FSDD)
         np.testing.assert_array_equal(again.codes, audio.codes)
         np.testing.assert_array_equal(again.labels, audio.labels)
         np.testing.assert_array_equal(mini.codes, audio.codes)
         assert (again.origin, audio.classes) == ("S4GEN_DATA", again.classes)
-    monkeypatch.setattr(fsdd, "SIZES", {"train": 61, "test": 20})
+    monkeypatch.setattr(published, "FSDD_SIZES", {"train": 61, "test": 20})
     with pytest.raises(UserError, match=r"the train split of fsdd in .* has 60 recordings, expected 61"):
-        load_audio("fsdd", "train", FSDD)
+        open_split("fsdd", "train", FSDD)
 
 
 def test_fsdd_that_is_not_there_is_one_sentence_that_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"no fsdd: S4GEN_DATA is not set; .*git clone .* or use fsdd-mini"):
-        load_audio("fsdd", "train", FSDD)
+        open_split("fsdd", "train", FSDD)
     monkeypatch.setenv("S4GEN_DATA", str(tmp_path))
     with pytest.raises(UserError, match=r"fsdd holds no recordings: S4GEN_DATA must hold fsdd/train-\*\.parquet"):
-        load_audio("fsdd", "train", FSDD)
+        open_split("fsdd", "train", FSDD)
 
 
 def sc09(root: Path) -> Path:
@@ -240,7 +241,7 @@ def sc09(root: Path) -> Path:
 
 def test_sc09_is_split_by_its_lists_and_labelled_by_its_digits(data: Path) -> None:
     sc09(data)
-    audio = {split: load_audio("sc09", split, FORM) for split in ("train", "validation", "test")}
+    audio = {split: open_split("sc09", split, FORMAT) for split in ("train", "validation", "test")}
     assert audio["validation"].names == ("nine/a.wav", "zero/a.wav")
     assert audio["validation"].labels.tolist() == [9, 0]
     assert audio["test"].names == ("two/c.wav",)
@@ -255,15 +256,15 @@ def test_a_zip_archive_is_the_same_as_its_folder(data: Path, tmp_path: Path) -> 
         for path in sorted(folder.rglob("*.*")):
             archive.write(path, path.relative_to(folder))
         archive.writestr("__MACOSX/sc09/._a.wav", b"junk")
-    from_zip = load_audio("sc09", "train", FORM)
-    from_folder = load_audio(str(folder), "train", FORM)
+    from_zip = open_split("sc09", "train", FORMAT)
+    from_folder = open_split(str(folder), "train", FORMAT)
     assert [name for name in from_folder.names if "bed" not in name] == list(from_zip.names)
     keep = [index for index, name in enumerate(from_folder.names) if "bed" not in name]
     for index, other in enumerate(keep):
         np.testing.assert_array_equal(from_zip.clip(index), from_folder.clip(other))
     (data / "sc09.zip").write_bytes(b"PK, or so it says")
     with pytest.raises(UserError, match=r"sc09\.zip is no readable zip archive"):
-        load_audio("sc09", "train", FORM)
+        open_split("sc09", "train", FORMAT)
 
 
 def test_presets_have_the_published_formats() -> None:
@@ -273,8 +274,8 @@ def test_presets_have_the_published_formats() -> None:
         "beethoven": ("krandiash/beethoven/beethoven.zip", 16_000, "linear", 128_000),
     }
     for name, (hub, rate, law, crop) in published.items():
-        preset = PRESETS[name]
-        assert (preset.hub, preset.form, preset.crop) == (hub, AudioFormat(rate, law, 8, "minmax"), crop)
+        preset = PUBLISHED[name]
+        assert (preset.hub, preset.format, preset.crop) == (hub, AudioFormat(rate, law, 8, "minmax"), crop)
 
 
 def test_a_preset_is_downloaded_through_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +292,7 @@ def test_a_preset_is_downloaded_through_the_hub(tmp_path: Path, monkeypatch: pyt
         return str(archive)
 
     monkeypatch.setattr(datasets.DownloadManager, "download", download)
-    audio = load_audio("youtubemix", "validation", FORM)
+    audio = open_split("youtubemix", "validation", FORMAT)
     assert asked == ["hf://datasets/krandiash/youtubemix/youtubemix.zip"]
     assert (audio.names, audio.origin) == (tuple(f"youtubemix/{i}.wav" for i in (44, 45, 46)), "hub")
 
@@ -301,13 +302,13 @@ def test_neither_data_nor_network_is_one_sentence_that_says_how_to_get_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError) as refused:
-        presets.from_hub(name, "test")
+        published.from_hub(name, "test")
     message = str(refused.value)
     assert f"no {name}: S4GEN_DATA is not set, and downloading from the Hugging Face hub failed (" in message
     assert f"put {name}.zip from https://huggingface.co/datasets/krandiash/{name} (log in" in message
     monkeypatch.setenv("S4GEN_DATA", str(tmp_path))
     with pytest.raises(UserError, match=rf"S4GEN_DATA holds neither {name}\.zip nor {name}/: put {name}\.zip from"):
-        presets.from_hub(name, "test")
+        published.from_hub(name, "test")
 
 
 def test_large_sets_are_prepared_once_in_a_file_and_mapped(
@@ -315,28 +316,28 @@ def test_large_sets_are_prepared_once_in_a_file_and_mapped(
 ) -> None:
     folder = fill(tmp_path / "in", *(f"{kind}/{i}.wav" for kind in "ab" for i in range(9)))
     put(folder / "a" / "0.wav", np.zeros(0))
-    small = load_audio(str(folder), "train", FORM)
+    small = open_split(str(folder), "train", FORMAT)
     assert not cache.exists()
     monkeypatch.setattr(clips, "LARGE", 1)
     reads = []
     original = clips._encode_all
     monkeypatch.setattr(clips, "_encode_all", lambda *args: reads.append(args) or original(*args))
     for times in (1, 1):
-        large = load_audio(str(folder), "train", FORM)
+        large = open_split(str(folder), "train", FORMAT)
         assert len(reads) == times
         assert isinstance(large.codes, np.memmap)
         np.testing.assert_array_equal(large.codes, small.codes)
         np.testing.assert_array_equal(large.labels, small.labels)
         assert large.names == small.names
-        assert large.report == small.report
-        assert large.report.lines() == ["skipped 1 of 14 recordings: a/0.wav has no samples"]
+        assert large.findings == small.findings
+        assert large.findings.lines() == ["skipped 1 of 14 recordings: a/0.wav has no samples"]
     # Another format, split or limit is another file; a changed recording makes the file anew.
-    load_audio(str(folder), "train", AudioFormat(8000))
-    load_audio(str(folder), "test", FORM)
-    load_audio(str(folder), "train", FORM, max_seconds=1)
+    open_split(str(folder), "train", AudioFormat(8000))
+    open_split(str(folder), "test", FORMAT)
+    open_split(str(folder), "train", FORMAT, max_seconds=1)
     assert len(reads) == len(list(cache.iterdir())) == 4
     put(folder / "a" / "0.wav", noise(77))
-    assert load_audio(str(folder), "train", FORM).lengths[0] == 77
+    assert open_split(str(folder), "train", FORMAT).lengths[0] == 77
     assert len(list(cache.iterdir())) == 4
 
 
@@ -346,12 +347,12 @@ def test_a_damaged_cache_is_made_again(
 ) -> None:
     monkeypatch.setattr(clips, "LARGE", 1)
     folder = fill(tmp_path / "in", *(f"{i}.wav" for i in range(9)))
-    before = np.array(load_audio(str(folder), "train", FORM).codes)
+    before = np.array(open_split(str(folder), "train", FORMAT).codes)
     (kept,) = cache.iterdir()
     (kept / damage).write_bytes(b"{}")
-    np.testing.assert_array_equal(load_audio(str(folder), "train", FORM).codes, before)
+    np.testing.assert_array_equal(open_split(str(folder), "train", FORMAT).codes, before)
     (kept / damage).unlink()
-    np.testing.assert_array_equal(load_audio(str(folder), "train", FORM).codes, before)
+    np.testing.assert_array_equal(open_split(str(folder), "train", FORMAT).codes, before)
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,11 +361,11 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
     folder = fill(tmp_path / "in", *(f"{i}.wav" for i in range(9)))
     with pytest.raises(UserError, match=r"cannot write .*a file"):
-        load_audio(str(folder), "train", FORM)
+        open_split(str(folder), "train", FORMAT)
 
 
 def test_held_out_clips_are_always_the_same_and_never_trained_on() -> None:
-    audio = load_audio("fsdd-mini", "train", FSDD)
+    audio = open_split("fsdd-mini", "train", FSDD)
     training, held = hold_out(audio, 12)
     assert (len(training), len(held)) == (48, 12)
     assert (training.split, held.split) == ("train", "validation")
@@ -383,22 +384,22 @@ def test_held_out_clips_are_always_the_same_and_never_trained_on() -> None:
 @pytest.mark.data
 def test_the_full_digits_have_their_published_sizes() -> None:
     for split, count, total in (("train", 2700, 9_464_394), ("test", 300, 1_034_030)):
-        audio = load_audio("fsdd", split, FSDD)
+        audio = open_split("fsdd", split, FSDD)
         assert (len(audio), len(audio.codes)) == (count, total)
         assert np.bincount(audio.labels).tolist() == [count // 10] * 10
-        assert (audio.origin, audio.report.lines()) == ("S4GEN_DATA", [])
+        assert (audio.origin, audio.findings.lines()) == ("S4GEN_DATA", [])
         assert [int(name[0]) for name in audio.names] == audio.labels.tolist()
 
 
 @pytest.mark.data
 def test_the_mini_set_can_be_made_again(tmp_path: Path) -> None:
     make.make(tmp_path / "fsdd.zip")
-    assert (tmp_path / "fsdd.zip").read_bytes() == fsdd.MINI.read_bytes()
+    assert (tmp_path / "fsdd.zip").read_bytes() == published.MINI.read_bytes()
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     code = (
-        "import sys, s4gen.data.audio, s4gen.data.audio.batches, s4gen.data.audio.write, s4gen.data.audio.picture, "
+        "import sys, s4gen.data.audio, s4gen.data.audio.batches, s4gen.data.audio.write, "
         "s4gen.data.audio.references; "
         "print(sorted({'torch', 'datasets', 'soundfile', 'soxr', 'matplotlib', 'scipy'} & set(sys.modules)))"
     )

@@ -24,9 +24,16 @@ from s4gen.config import (
     SSMConfig,
     TrainConfig,
 )
-from s4gen.data.audio import load_audio
-from s4gen.data.audio.batches import Batch as Clips
-from s4gen.data.audio.opening import check_fits, crop_of, form_of, format_of, layout_of, open_split, training_sets
+from s4gen.data.audio import format_of, open_split
+from s4gen.data.audio.batches import ClipBatch
+from s4gen.data.audio.opening import (
+    check_fits,
+    layout_of,
+    recipe_crop,
+    recipe_format,
+    recipe_limits,
+    training_splits,
+)
 from s4gen.data.audio.write import write_audio
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
@@ -71,10 +78,10 @@ def model(stack: str = "sashimi", classes: tuple[str, ...] = CLASSES, bits: int 
     return build_model(DensityConfig(AudioLayout(8000, bits=bits, classes=classes), settings, SSMConfig(d_state=4)))
 
 
-def clips(lengths: tuple[int, ...] = (50, 31, 7), bits: int = 8, seed: int = 1) -> Clips:
+def clips(lengths: tuple[int, ...] = (50, 31, 7), bits: int = 8, seed: int = 1) -> ClipBatch:
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, 2**bits, (len(lengths), max(lengths)), generator=generator)
-    return Clips(codes, torch.tensor(lengths), torch.arange(len(lengths)) % 10, torch.arange(len(lengths)))
+    return ClipBatch(codes, torch.tensor(lengths), torch.arange(len(lengths)) % 10, torch.arange(len(lengths)))
 
 
 # The model
@@ -157,11 +164,11 @@ def test_the_baselines_train_by_the_same_command(stack: str, tmp_path: Path) -> 
 
 
 def test_padding_counts_nowhere_and_the_tail_is_silence_that_counts() -> None:
-    task = AudioTask(recipe(data={"tail": 0.02}), shown=False)
+    task = AudioTask(recipe(data={"tail": 0.02}), progress=False)
     batch = task.batch(0)
     assert batch.counted is not None and batch.label is not None
-    training, _ = training_sets(recipe().data)
-    silence = training.form.quantiser.silence
+    training, _ = training_splits(recipe().data)
+    silence = training.format.quantiser.silence
     lengths = batch.counted.sum(1)
     assert lengths.max() == batch.tokens.shape[1] and lengths.min() < lengths.max()
     for row, length in zip(batch.tokens, lengths.tolist(), strict=True):
@@ -174,7 +181,7 @@ def test_what_stands_in_the_padding_changes_neither_loss_nor_gradient() -> None:
     for filler in (128, 5):
         state = session.start(recipe(), AudioLayout(1000, classes=CLASSES), torch.device("cpu"))
         state.model.eval()  # no dropout
-        batch = AudioTask(recipe(), shown=False).batch(0)
+        batch = AudioTask(recipe(), progress=False).batch(0)
         assert batch.counted is not None
         tokens = torch.where(batch.counted, batch.tokens, filler)
         nats, _ = loop.training_step(state, dataclasses.replace(batch, tokens=tokens))
@@ -189,22 +196,22 @@ def test_parts_of_a_batch_have_the_gradient_of_the_whole() -> None:
         settings = recipe(accumulate=accumulate)
         state = session.start(settings, AudioLayout(1000, classes=CLASSES), torch.device("cpu"))
         state.model.eval()
-        loop.training_step(state, AudioTask(settings, shown=False).batch(0))
+        loop.training_step(state, AudioTask(settings, progress=False).batch(0))
         grads.append([parameter.grad for parameter in state.model.parameters()])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*grads, strict=True))  # type: ignore[arg-type]
 
 
 def test_samples_are_files_that_play(tmp_path: Path) -> None:
-    task = AudioTask(recipe(), shown=False)
+    task = AudioTask(recipe(), progress=False)
     task.save_sample(torch.randint(0, 256, (2, 300)), tmp_path / "step-000002")
-    found = load_audio(str(tmp_path), "train", form_of(task.layout))  # type: ignore[arg-type]
-    assert sum(found.lengths.tolist()) >= 300 and found.form.rate == 1000
+    found = open_split(str(tmp_path), "train", format_of(task.layout))  # type: ignore[arg-type]
+    assert sum(found.lengths.tolist()) >= 300 and found.format.rate == 1000
 
 
 def test_a_tail_behind_crops_is_refused() -> None:
     with pytest.raises(UserError, match=r"data.tail = 0.01 goes with whole clips, not with crops of 100 samples"):
-        AudioTask(recipe(data={"crop": 0.1}), shown=False)
-    assert AudioTask(recipe(data={"crop": 0.1, "tail": 0.0}), shown=False).batch(0).tokens.shape == (4, 100)
+        AudioTask(recipe(data={"crop": 0.1}), progress=False)
+    assert AudioTask(recipe(data={"crop": 0.1, "tail": 0.0}), progress=False).batch(0).tokens.shape == (4, 100)
 
 
 def test_labels_that_are_not_there_are_refused(tmp_path: Path) -> None:
@@ -213,18 +220,18 @@ def test_labels_that_are_not_there_are_refused(tmp_path: Path) -> None:
     settings = recipe(data={"validation": 1000, "rate": 8000})
     settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, dataset=f"audio:{tmp_path}"))
     with pytest.raises(UserError, match=r"data.labels = true: the clips of .* have no labels; leave it out"):
-        AudioTask(settings, shown=False)
+        AudioTask(settings, progress=False)
 
 
 def test_a_folder_is_split_and_the_validation_split_is_cut(tmp_path: Path) -> None:
     for i in range(40):
         write_audio(tmp_path / f"{i}.wav", np.sin(np.arange(500 + i) / 5), 8000)
     data = DataConfig(f"audio:{tmp_path}", rate=4000)
-    training, held = training_sets(data)
+    training, held = training_splits(data)
     assert held is not None and len(training) > 30 and 1 < len(held) < 5
-    _, one = training_sets(dataclasses.replace(data, validation=1))
+    _, one = training_splits(dataclasses.replace(data, validation=1))
     assert one is not None and one.names == held.names[:1]
-    assert training_sets(dataclasses.replace(data, validation=0))[1] is None
+    assert training_splits(dataclasses.replace(data, validation=0))[1] is None
 
 
 # What recordings cost
@@ -290,14 +297,14 @@ def test_nothing_to_score_is_an_error() -> None:
 def test_a_recipe_says_the_format_and_the_set_says_the_rest(
     data: DataConfig, rate: int, law: str, normalise: str, crop: int | None
 ) -> None:
-    form = format_of(data)
-    assert (form.rate, form.law, form.normalise, crop_of(data)) == (rate, law, normalise, crop)
+    format = recipe_format(data)
+    assert (format.rate, format.law, format.normalise, recipe_crop(data)) == (rate, law, normalise, crop)
 
 
 def test_layouts_and_clips_fit_or_are_refused() -> None:
-    audio = open_split("fsdd-mini", "test", format_of(DataConfig("fsdd-mini", bits=6)))
+    audio = open_split("fsdd-mini", "test", recipe_format(DataConfig("fsdd-mini", bits=6)))
     layout = layout_of(audio, labelled=True)
-    assert layout == AudioLayout(8000, bits=6, classes=CLASSES) and form_of(layout) == audio.form
+    assert layout == AudioLayout(8000, bits=6, classes=CLASSES) and format_of(layout) == audio.format
     check_fits(audio, layout.classes)
     check_fits(audio, ())
     with pytest.raises(UserError, match="the model is conditional on a, b, and the clips of fsdd-mini are labelled 0,"):
@@ -307,9 +314,9 @@ def test_layouts_and_clips_fit_or_are_refused() -> None:
 
 
 def test_limits_of_length_leave_clips_out() -> None:
-    everything = open_split("fsdd-mini", "train", format_of(DataConfig("fsdd-mini")))
+    everything = open_split("fsdd-mini", "train", recipe_format(DataConfig("fsdd-mini")))
     limits = DataConfig("fsdd-mini", min_seconds=0.3, max_seconds=0.5)
-    some = open_split("fsdd-mini", "train", format_of(limits), limits)
+    some = open_split("fsdd-mini", "train", recipe_format(limits), *recipe_limits(limits))
     assert 0 < len(some) < len(everything)
     assert some.lengths.min() >= 2400 and some.lengths.max() <= 4000
 

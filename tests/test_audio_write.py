@@ -16,8 +16,8 @@ import soundfile
 from processes import running
 from sounds import noise, tone
 
-from s4gen.data.audio import AudioFormat
-from s4gen.data.audio.quantise import LAWS, Quantiser
+from s4gen.config.layouts import LAWS
+from s4gen.data.audio import AudioFormat, Quantiser
 from s4gen.data.audio.reading import read_prompt
 from s4gen.data.audio.write import (
     AudioWriter,

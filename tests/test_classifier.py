@@ -19,7 +19,7 @@ from s4gen.checkpoint import load_checkpoint, save_tensors
 from s4gen.classify import Classifier, find_classifier, load_classifier, padded, save_classifier
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, OptimConfig, SSMConfig
 from s4gen.config.checks import ConfigError
-from s4gen.data.audio import AudioSet, load_audio
+from s4gen.data.audio import AudioSet, open_split
 from s4gen.errors import UserError
 from s4gen.examples import digits
 from s4gen.models.classifier import ClassifierModel, log_spectrum
@@ -58,7 +58,7 @@ def clips() -> list[np.ndarray]:
 
 
 def samples_of(audio: AudioSet) -> list[np.ndarray]:
-    return [audio.form.quantiser.decode(audio.clip(index)) for index in range(len(audio))]
+    return [audio.format.quantiser.decode(audio.clip(index)) for index in range(len(audio))]
 
 
 @torch.no_grad()
@@ -267,7 +267,7 @@ def test_the_shipped_classifier_is_small_and_has_a_card() -> None:
 
 
 def test_the_shipped_classifier_recognises_the_real_test_clips_of_the_package_whatever_happened_to_them() -> None:
-    audio = load_audio("fsdd-mini", "test", digits.FORM)
+    audio = open_split("fsdd-mini", "test", digits.FORMAT)
     for change, score in digits.measure(load_classifier(SHIPPED), audio).items():
         assert score.right >= 0.9 * score.n == 18, change
 
@@ -276,7 +276,7 @@ def test_the_shipped_classifier_recognises_the_real_test_clips_of_the_package_wh
 def test_the_shipped_classifier_recognises_the_test_split_as_its_card_says() -> None:
     """Another processor or torch may round one clip to another side."""
     card = (shipped_folder("checkpoints") / SHIPPED / "README.md").read_text(encoding="utf-8")
-    scores = digits.measure(load_classifier(SHIPPED), load_audio("fsdd", "test", digits.FORM))
+    scores = digits.measure(load_classifier(SHIPPED), open_split("fsdd", "test", digits.FORMAT))
     for change, score in scores.items():
         assert score.right > 0.95 * score.n == 285, change
         (said,) = re.findall(rf"^\| {re.escape(change)} \| .* % \((\d+) of 300\) \|$", card, flags=re.MULTILINE)
@@ -325,7 +325,7 @@ def test_the_program_trains_measures_and_writes_what_loads(tmp_path: Path, capsy
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "--dataset fsdd-mini --steps 3 -o DIR" in card
     assert "all 60 clips of the train split: 3 steps of 6 clips, 0.3 epochs" in card
-    scores = digits.measure(load_classifier(out), load_audio("fsdd-mini", "test", digits.FORM))
+    scores = digits.measure(load_classifier(out), open_split("fsdd-mini", "test", digits.FORMAT))
     for change, score in scores.items():
         assert f"| {change} | {score} |" in card
         assert f"{change}  {score}\n" in printed
@@ -334,7 +334,7 @@ def test_the_program_trains_measures_and_writes_what_loads(tmp_path: Path, capsy
 @pytest.mark.usefixtures("_quick")
 def test_training_learns() -> None:
     """Six and nine by six speakers: one answer for all would be right half of the time."""
-    audio = load_audio("fsdd-mini", "train", digits.FORM)
+    audio = open_split("fsdd-mini", "train", digits.FORMAT)
     assert audio.labels is not None
     two = audio.subset(np.flatnonzero(np.isin(audio.labels, (6, 9))))
     score = digits.measure(Classifier(digits.train(two, 30)), two)["as they are"]

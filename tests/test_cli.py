@@ -34,7 +34,7 @@ from s4gen.config import (
     TrainConfig,
     recipe_to_toml,
 )
-from s4gen.data import load_images, to_sequence
+from s4gen.data import open_split, to_sequence
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.train import loop
@@ -234,7 +234,7 @@ def test_a_missing_or_damaged_checkpoint_is_one_line_for_every_verb(verb: str, r
 
 def test_eval_prints_the_exact_bits_of_the_first_images(capsys: pytest.CaptureFixture[str], room: Path) -> None:
     result = json.loads(output(capsys, "eval", "tiny", "--limit", "7", "--batch", "3", "--json"))
-    images = to_sequence(load_images("mnist-mini", "test").images[:7])
+    images = to_sequence(open_split("mnist-mini", "test").images[:7])
     with torch.no_grad():
         bits = -load_checkpoint("tiny").model.log_prob(images).double() / np.log(2) / 784
     assert result.pop("bits_per_dim") == pytest.approx(bits.mean().item(), rel=1e-6)
@@ -350,7 +350,7 @@ def test_sample_writes_one_file_per_image_into_a_folder(
 
 
 def test_sample_completes_given_images(capsys: pytest.CaptureFixture[str], room: Path) -> None:
-    given = load_images("mnist-mini", "test").images[:2, ..., 0]
+    given = open_split("mnist-mini", "test").images[:2, ..., 0]
     for i, image in enumerate(given):
         Image.fromarray(image).save(f"{i}.png")
     output(capsys, "sample", "tiny", "-o", "files", "--prompt", "0.png", "1.png")
@@ -545,7 +545,7 @@ def test_checkpoints_of_whole_pixels_go_through_the_verbs(capsys: pytest.Capture
     ]
     assert both[0] == pytest.approx(both[1], abs=1e-4)
     output(capsys, "sample", "pixels", "-o", "images", "-n", "1", "--prompt", "test")
-    given = load_images("mnist-mini", "test").images[0, ..., 0]
+    given = open_split("mnist-mini", "test").images[0, ..., 0]
     assert np.array_equal(pixels(room / "images" / "00000.png")[:14], given[:14])
 
 

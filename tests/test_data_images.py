@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from s4gen.config import ImageLayout
-from s4gen.data import ImageSet, load_images, split_validation, to_image, to_sequence
+from s4gen.data import ImageSet, open_split, split_validation, to_image, to_sequence
 from s4gen.data.images import read_image, save_each, save_grid
 from s4gen.errors import UserError
 
@@ -201,7 +201,7 @@ def test_missing_and_damaged_images_are_refused_by_name(content: bytes | str | N
 
 
 def test_validation_is_the_end_of_the_training_split() -> None:
-    images = load_images("cifar10-mini", "train")
+    images = open_split("cifar10-mini", "train")
     train, validation = split_validation(images, 28)
     assert (len(train), len(validation)) == (100, 28)
     assert (train.split, validation.split) == ("train", "validation")
@@ -210,7 +210,7 @@ def test_validation_is_the_end_of_the_training_split() -> None:
 
 
 def test_no_validation_is_an_empty_set() -> None:
-    images = load_images("cifar10-mini", "train")
+    images = open_split("cifar10-mini", "train")
     train, validation = split_validation(images, 0)
     assert (len(train), len(validation)) == (128, 0)
     assert isinstance(validation, ImageSet)
@@ -219,4 +219,4 @@ def test_no_validation_is_an_empty_set() -> None:
 @pytest.mark.parametrize("n", [-1, 128, 1000])
 def test_validation_must_leave_something_to_train_on(n: int) -> None:
     with pytest.raises(UserError, match=f"data.validation = {n}: expected 0 to 127"):
-        split_validation(load_images("cifar10-mini", "train"), n)
+        split_validation(open_split("cifar10-mini", "train"), n)

@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 import pytest
 
-from s4gen.data import DATASETS, cifar10, load_images, mnist
+from s4gen.config.names import IMAGE_SETS
+from s4gen.data import cifar10, mnist, open_split
 from s4gen.data.mini.make import COUNTS
 from s4gen.data.vision import import_torchvision
 from s4gen.errors import UserError
@@ -68,14 +69,14 @@ def file_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def photographs(n: int) -> tuple[np.ndarray, np.ndarray]:
-    images = load_images("cifar10-mini", "train")
+    images = open_split("cifar10-mini", "train")
     return images.images[:n], images.labels[:n]
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
 def test_mini_sets_are_real_images_of_every_class(dataset: str) -> None:
     for split, count in zip(("train", "test"), COUNTS[dataset], strict=True):
-        images = load_images(f"{dataset}-mini", split)
+        images = open_split(f"{dataset}-mini", split)
         layout = images.layout
         assert images.images.shape == (count, layout.height, layout.width, layout.channels)
         assert images.images.dtype == np.uint8
@@ -92,10 +93,10 @@ def test_mini_sets_are_under_a_megabyte() -> None:
 
 
 def test_unknown_data_sets_and_splits_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=f"called 'mnits': expected one of {', '.join(DATASETS)}; did you mean mnist"):
-        load_images("mnits", "train")
+    with pytest.raises(UserError, match=f"called 'mnits': expected one of {', '.join(IMAGE_SETS)}; did you mean mnist"):
+        open_split("mnits", "train")
     with pytest.raises(UserError, match="called 'valid': expected one of train, test"):
-        load_images("mnist-mini", "valid")
+        open_split("mnist-mini", "valid")
 
 
 def test_idx_files_read_back_exactly(tmp_path: Path) -> None:
@@ -132,16 +133,16 @@ def test_damaged_idx_files_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named_with_what_to_do(data: Path) -> None:
     with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte\.gz is missing: .*unset it to download MNIST"):
-        load_images("mnist", "test")
+        open_split("mnist", "test")
     with pytest.raises(UserError, match=r"no test-\*\.parquet in .*unset it to download CIFAR-10"):
-        load_images("cifar10", "test")
+        open_split("cifar10", "test")
 
 
 def test_a_data_folder_that_is_not_there_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("S4GEN_DATA", str(tmp_path / "nowhere"))
     for dataset in ("mnist", "cifar10"):
         with pytest.raises(UserError, match=r"S4GEN_DATA is '.*nowhere', which is not a folder"):
-            load_images(dataset, "test")
+            open_split(dataset, "test")
 
 
 def test_parquet_files_are_read_in_order_and_kept_decoded(
@@ -152,7 +153,7 @@ def test_parquet_files_are_read_in_order_and_kept_decoded(
     write_parquet(data / "cifar10" / "test-00001-of-00002.parquet", images[20:], labels[20:])
     monkeypatch.setitem(cifar10.SIZES, "test", 30)
     for _ in range(2):
-        read = load_images("cifar10", "test")
+        read = open_split("cifar10", "test")
         np.testing.assert_array_equal(read.images, images)
         np.testing.assert_array_equal(read.labels, labels)
         assert read.source == "S4GEN_DATA"
@@ -168,14 +169,14 @@ def test_kept_images_are_not_used_when_the_files_changed_or_they_are_damaged(
     file = data / "cifar10" / "test-00000-of-00001.parquet"
     monkeypatch.setitem(cifar10.SIZES, "test", 10)
     write_parquet(file, images[:10], labels[:10])
-    load_images("cifar10", "test")
+    open_split("cifar10", "test")
     write_parquet(file, images[10:], labels[10:])
     os.utime(file, ns=(1, 1))
-    np.testing.assert_array_equal(load_images("cifar10", "test").images, images[10:])
+    np.testing.assert_array_equal(open_split("cifar10", "test").images, images[10:])
     kept = cache / "cifar10-test.npz"
     for content in (kept.read_bytes()[:5000], b"", b"no archive"):
         kept.write_bytes(content)
-        np.testing.assert_array_equal(load_images("cifar10", "test").images, images[10:])
+        np.testing.assert_array_equal(open_split("cifar10", "test").images, images[10:])
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(
@@ -186,7 +187,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     monkeypatch.setitem(cifar10.SIZES, "test", 5)
     images, labels = photographs(5)
     write_parquet(data / "cifar10" / "test-00000-of-00001.parquet", images, labels)
-    np.testing.assert_array_equal(load_images("cifar10", "test").images, images)
+    np.testing.assert_array_equal(open_split("cifar10", "test").images, images)
 
 
 def test_damaged_parquet_files_are_refused_by_name(data: Path, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -198,18 +199,18 @@ def test_damaged_parquet_files_are_refused_by_name(data: Path, cache: Path, capf
     for content in (whole[:-100], b"", b"PAR1, or so it says"):
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"test-00000-of-00001\.parquet is damaged or not Parquet with images"):
-            load_images("cifar10", "test")
+            open_split("cifar10", "test")
     assert capfd.readouterr() == ("", "")
     write_parquet(file, images[:, :16], labels)
     with pytest.raises(UserError, match="does not hold 32 x 32 RGB images"):
-        load_images("cifar10", "test")
+        open_split("cifar10", "test")
 
 
 def test_a_missing_part_of_cifar10_is_noticed(data: Path, cache: Path) -> None:
     images, labels = photographs(5)
     write_parquet(data / "cifar10" / "train-00000-of-00005.parquet", images, labels)
     with pytest.raises(UserError, match="hold 5 images, expected 50000"):
-        load_images("cifar10", "train")
+        open_split("cifar10", "train")
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
@@ -217,7 +218,7 @@ def test_neither_data_nor_network_is_one_sentence_that_says_how_to_get_it(
     dataset: str, cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError) as refused:
-        load_images(dataset, "test")
+        open_split(dataset, "test")
     message = str(refused.value)
     assert "S4GEN_DATA is not set" in message
     assert "no network in tests" in message
@@ -248,9 +249,9 @@ def test_cifar10_downloads_through_torchvision(cache: Path, tmp_path: Path, monk
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5(batch)]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5(meta)})
     with pytest.raises(UserError, match="corrupted"):
-        load_images("cifar10", "test")
+        open_split("cifar10", "test")
     monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive.read_bytes()))
-    read = load_images("cifar10", "test")
+    read = open_split("cifar10", "test")
     np.testing.assert_array_equal(read.images, images)
     np.testing.assert_array_equal(read.labels, labels)
     assert read.source == "torchvision"
@@ -260,11 +261,11 @@ def test_cifar10_downloads_through_torchvision(cache: Path, tmp_path: Path, monk
 @pytest.mark.usefixtures("file_downloads")
 def test_mnist_downloads_through_torchvision_and_is_the_same(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of S4GEN_DATA are byte-identical to the originals, so torchvision's checksums accept them."""
-    ours = load_images("mnist", "test")
+    ours = open_split("mnist", "test")
     mirror = Path(os.environ["S4GEN_DATA"]).resolve() / MNIST_RAW
     monkeypatch.delenv("S4GEN_DATA")
     monkeypatch.setattr(import_torchvision().datasets.MNIST, "mirrors", [mirror.as_uri() + "/"])
-    theirs = load_images("mnist", "test")
+    theirs = open_split("mnist", "test")
     assert (ours.source, theirs.source) == ("S4GEN_DATA", "torchvision")
     np.testing.assert_array_equal(ours.images, theirs.images)
     np.testing.assert_array_equal(ours.labels, theirs.labels)
@@ -280,7 +281,7 @@ def test_mnist_downloads_through_torchvision_and_is_the_same(cache: Path, monkey
     ],
 )
 def test_full_training_sets_have_their_published_means(dataset: str, shape: tuple[int, ...], mean: list[float]) -> None:
-    images = load_images(dataset, "train")
+    images = open_split(dataset, "train")
     assert images.images.shape == ({"mnist": 60_000, "cifar10": 50_000}[dataset], *shape)
     assert images.labels.shape == (len(images),)
     measured = images.images.mean(axis=(0, 1, 2)) / 255
@@ -289,7 +290,7 @@ def test_full_training_sets_have_their_published_means(dataset: str, shape: tupl
 
 @pytest.mark.data
 def test_full_test_sets_have_their_published_sizes_and_classes() -> None:
-    mnist_test, cifar10_test = load_images("mnist", "test"), load_images("cifar10", "test")
+    mnist_test, cifar10_test = open_split("mnist", "test"), open_split("cifar10", "test")
     assert mnist_test.images.shape == (10_000, 28, 28, 1)
     assert np.bincount(mnist_test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert cifar10_test.images.shape == (10_000, 32, 32, 3)
@@ -307,7 +308,7 @@ def test_full_test_sets_have_their_published_sizes_and_classes() -> None:
     ],
 )
 def test_mini_sets_are_the_head_of_the_full_ones(dataset: str, split: str) -> None:
-    mini, full = load_images(f"{dataset}-mini", split), load_images(dataset, split)
+    mini, full = open_split(f"{dataset}-mini", split), open_split(dataset, split)
     np.testing.assert_array_equal(mini.images, full.images[: len(mini)])
     np.testing.assert_array_equal(mini.labels, full.labels[: len(mini)])
 

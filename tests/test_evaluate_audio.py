@@ -16,7 +16,7 @@ from sounds import noise, put, tone
 
 from s4gen.checkpoint import load_checkpoint, save_checkpoint
 from s4gen.cli import main
-from s4gen.cli.subject import longest_clips
+from s4gen.cli.audio import longest_clips
 from s4gen.config import (
     AudioLayout,
     DataConfig,
@@ -28,7 +28,7 @@ from s4gen.config import (
     TrainConfig,
     load_preset,
 )
-from s4gen.data.audio import AudioFormat, hold_out, load_audio
+from s4gen.data.audio import AudioFormat, hold_out, open_split
 from s4gen.data.audio.references import compressed_bits
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
@@ -105,7 +105,7 @@ def refusal(capsys: Capture, *argv: str) -> str:
 
 def clip_by_clip(model: DensityModel, rate: int) -> float:
     """Bits per sample with every clip alone: no padding anywhere."""
-    audio = load_audio("sounds", "test", AudioFormat(rate))
+    audio = open_split("sounds", "test", AudioFormat(rate))
     assert audio.labels is not None
     nats, samples = 0.0, 0
     for i, label in enumerate(audio.labels):
@@ -134,7 +134,7 @@ def test_eval_counts_every_sample_once_with_its_label_in_both_modes(name: str, c
         assert found["stderr"] > 0 and found["seconds"] > 0
     assert [found["mode"] for found in results] == ["conv", "conv", "recurrent", "recurrent"]
     assert "engine" not in results[0] and results[2]["engine"] == "eager"
-    assert results[0]["references"] == compressed_bits(load_audio("sounds", "test", AudioFormat(400)))
+    assert results[0]["references"] == compressed_bits(open_split("sounds", "test", AudioFormat(400)))
 
 
 def test_eval_without_the_labels_would_be_another_number(room: Path) -> None:
@@ -171,7 +171,7 @@ def test_eval_prints_lines_for_people_and_takes_the_first_clips(capsys: Capture,
 
 def test_validation_is_what_training_held_out_and_limits_of_length_hold(capsys: Capture, room: Path) -> None:
     found = evaluated(capsys, "digits", "--split", "validation")
-    held = hold_out(load_audio("fsdd-mini", "train", AudioFormat(400), max_seconds=0.35), 3)[1]
+    held = hold_out(open_split("fsdd-mini", "train", AudioFormat(400), max_seconds=0.35), 3)[1]
     assert (found["n_sequences"], found["n_samples"]) == (3, int(held.lengths.sum()))
 
 
@@ -232,7 +232,7 @@ def test_a_sequence_shorter_than_a_window_is_certified_at_the_levels_that_run() 
 
 
 def test_the_longest_clips_are_cut_to_one_length(room: Path) -> None:
-    audio = load_audio("sounds", "test", AudioFormat(400))
+    audio = open_split("sounds", "test", AudioFormat(400))
     codes, labels = longest_clips(audio, 3, 1000)
     assert codes.shape == (3, 41) and labels is not None and labels.tolist() == [0, 0, 1]
     assert torch.equal(codes[1], torch.from_numpy(audio.clip(1).astype(np.int64)))

@@ -26,10 +26,10 @@ from s4gen.checkpoint import load_checkpoint
 from s4gen.cli import main
 from s4gen.cli.train import folder_of_run
 from s4gen.config import DataConfig, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig, load_recipe
-from s4gen.data.audio import clips
-from s4gen.data.audio.format import AudioFormat
-from s4gen.data.audio.opening import open_split
-from s4gen.data.text import load_tokens, prepare_tokenizer, token_file
+from s4gen.data.audio import AudioFormat, clips
+from s4gen.data.audio import open_split as open_audio
+from s4gen.data.text import open_split as open_text
+from s4gen.data.text import prepare_tokenizer, token_file
 from s4gen.errors import UserError
 from s4gen.sampling.convert import certify, convert, load_recurrent, save_converted
 from s4gen.train import folder, loop, run, session
@@ -78,7 +78,7 @@ def begin_or_go_on(settings: Recipe, out: Path) -> None:
 @pytest.fixture
 def state() -> session.Session:
     settings = recipe()
-    return session.start(settings, open_task(settings, CPU, shown=False).layout, CPU)
+    return session.start(settings, open_task(settings, CPU, progress=False).layout, CPU)
 
 
 @pytest.mark.parametrize("saved_before", [False, True])
@@ -374,15 +374,15 @@ def convert_case(root: Path) -> Case:
 
 def tokens_case(root: Path) -> Case:
     def act() -> bytes:
-        tokenizer = prepare_tokenizer("wikitext-mini", "word", 900, shown=False)
-        return load_tokens("wikitext-mini", "test", tokenizer, shown=False).tokens.tobytes()
+        tokenizer = prepare_tokenizer("wikitext-mini", "word", 900, progress=False)
+        return open_text("wikitext-mini", "test", tokenizer, progress=False).tokens.tobytes()
 
     return Case(act, act, act)
 
 
 def audio_case(root: Path) -> Case:
     def act() -> tuple[bytes, bytes]:
-        audio = open_split("fsdd-mini", "test", AudioFormat(1000))
+        audio = open_audio("fsdd-mini", "test", AudioFormat(1000))
         return audio.codes.tobytes(), audio.lengths.tobytes()
 
     return Case(act, act, act)

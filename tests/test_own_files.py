@@ -15,16 +15,19 @@ import pytest
 from nobody import as_nobody
 
 from s4gen.config import kind_of
-from s4gen.data import load_images
-from s4gen.data.audio import AudioFormat, AudioSet, load_audio
-from s4gen.data.audio.reading import EXTENSIONS, read_prompt
+from s4gen.config.names import SOUND_SUFFIXES, SPLITS, UNREADABLE_SOUND
+from s4gen.data import open_split as open_images
+from s4gen.data.audio import AudioFormat, AudioSet
+from s4gen.data.audio import open_split as open_audio
+from s4gen.data.audio.reading import read_prompt
 from s4gen.data.audio.write import write_audio
-from s4gen.data.splits import SPLITS, are_splits, split_of, suspicious
-from s4gen.data.text import Corpus, load_tokens, open_corpus, prepare_tokenizer
+from s4gen.data.splits import are_splits, split_of, suspicious
+from s4gen.data.text import Corpus, open_corpus, prepare_tokenizer
+from s4gen.data.text import open_split as open_text
 from s4gen.data.tree import names_below, natural
 from s4gen.errors import UserError
 
-FORM = AudioFormat(8000)
+FORMAT = AudioFormat(8000)
 
 
 def sound(path: Path, samples: int = 800) -> Path:
@@ -42,7 +45,7 @@ def picture(path: Path, shade: int = 100) -> Path:
 
 
 def load(folder: Path, split: str = "train") -> AudioSet:
-    return load_audio(str(folder), split, FORM)
+    return open_audio(str(folder), split, FORMAT)
 
 
 def content(corpus: Corpus) -> bytes:
@@ -72,7 +75,7 @@ def test_linked_folders_of_sound_and_images_are_classes_like_others(tmp_path: Pa
     (tmp_path / "near" / "dog").symlink_to(tmp_path / "far" / "dog")
     (tmp_path / "close" / "dog").symlink_to(tmp_path / "away" / "dog")
     assert load(tmp_path / "near").classes == ("cat", "dog")
-    images = load_images(f"images:{tmp_path / 'close'}", "train")
+    images = open_images(f"images:{tmp_path / 'close'}", "train")
     assert (images.classes, len(images)) == (("cat", "dog"), 36)
 
 
@@ -91,8 +94,8 @@ def test_a_link_that_leads_nowhere_is_skipped_by_name(tmp_path: Path) -> None:
         picture(tmp_path / "pictures" / f"{i}.png")
     (tmp_path / "0a.wav").symlink_to(tmp_path / "gone.wav")
     (tmp_path / "pictures" / "0a.png").symlink_to(tmp_path / "gone.png")
-    assert load(tmp_path).report.lines()[0].startswith("skipped 1 of 18 recordings: 0a.wav cannot be read (")
-    (line,) = load_images(f"images:{tmp_path / 'pictures'}", "train").notes
+    assert load(tmp_path).findings.lines()[0].startswith("skipped 1 of 18 recordings: 0a.wav cannot be read (")
+    (line,) = open_images(f"images:{tmp_path / 'pictures'}", "train").notes
     assert line == "skipped 1 of 21 images: 0a.png cannot be read (No such file or directory)"
 
 
@@ -112,7 +115,7 @@ def test_splits_have_the_names_that_people_give_them(names: tuple[str, ...], tmp
         audio = load(tmp_path / "sound", split)
         assert audio.names == (f"{names[number]}/cat/{number}.wav", f"{names[number]}/dog/{number}.wav")
         assert audio.classes == ("cat", "dog")
-        images = load_images(f"images:{tmp_path / 'images'}", split)
+        images = open_images(f"images:{tmp_path / 'images'}", split)
         assert (images.images == 10 * number).all()
         assert (len(images), images.classes) == (2, ("cat", "dog"))
         assert content(open_corpus(f"{tmp_path}/text", split)) == b"%d\n" % number
@@ -122,10 +125,10 @@ def test_what_is_beside_the_folders_of_splits_is_counted(tmp_path: Path) -> None
     for name in ("train/a", "test/b", "noise/c"):
         sound(tmp_path / f"{name}.wav")
         picture(tmp_path / f"{name}.png")
-    assert load(tmp_path).report.lines() == [
+    assert load(tmp_path).findings.lines() == [
         "left aside 1 recordings that are in none of the folders of splits, such as noise/c.wav"
     ]
-    assert load_images(f"images:{tmp_path}", "train").notes == (
+    assert open_images(f"images:{tmp_path}", "train").notes == (
         "left aside 1 images that are in no folder of a split, such as noise/c.png",
     )
 
@@ -135,7 +138,7 @@ def test_a_class_that_looks_like_a_split_is_warned_of(tmp_path: Path) -> None:
         for i in range(20):
             sound(tmp_path / name / f"{i}.wav")
             picture(tmp_path / name / f"{i}.png")
-    for (line,) in (load(tmp_path).report.lines(), load_images(f"images:{tmp_path}", "train").notes):
+    for (line,) in (load(tmp_path).findings.lines(), open_images(f"images:{tmp_path}", "train").notes):
         assert line.startswith("the folders test, training are taken for classes, though their names are like those of")
     assert suspicious(["latest", "contest", "valley", "devil", "trains"]) == []
     assert suspicious(["test_set", "Eval", "train-data"]) == ["test_set", "Eval", "train-data"]
@@ -153,8 +156,8 @@ def test_a_class_whose_name_is_no_utf_8_can_be_written_down(tmp_path: Path) -> N
         for i in range(20):
             sound(folder / f"{i}.wav")
             picture(folder / f"{i}.png")
-    assert load(tmp_path).report.skipped == ()
-    for classes in (load(tmp_path).classes, load_images(f"images:{tmp_path}", "train").classes):
+    assert load(tmp_path).findings.skipped == ()
+    for classes in (load(tmp_path).classes, open_images(f"images:{tmp_path}", "train").classes):
         assert classes == ("cat", "\N{REPLACEMENT CHARACTER}")
 
 
@@ -166,7 +169,7 @@ def test_names_of_any_digits_sort(names: list[str], tmp_path: Path) -> None:
         for i in range(9):
             sound(tmp_path / name / f"{i}.wav")
             picture(tmp_path / name / f"{i}.png")
-    assert load(tmp_path).classes == load_images(f"images:{tmp_path}", "train").classes == next(iter(orders))
+    assert load(tmp_path).classes == open_images(f"images:{tmp_path}", "train").classes == next(iter(orders))
 
 
 def test_numbers_sort_as_numbers_however_long_they_are() -> None:
@@ -185,11 +188,11 @@ def test_every_format_that_libsndfile_reads_is_a_recording_and_a_prompt(tmp_path
     for ending, kind in kinds.items():
         path = tmp_path / f"a.{ending}"
         soundfile.write(path, samples, 8000, format=kind, subtype="OPUS" if ending == "opus" else None)
-        assert len(read_prompt(path, FORM)[0]) == pytest.approx(8000, abs=1200)
-        assert path.suffix.lower() in EXTENSIONS
+        assert len(read_prompt(path, FORMAT)[0]) == pytest.approx(8000, abs=1200)
+        assert path.suffix.lower() in (*SOUND_SUFFIXES, *UNREADABLE_SOUND)
     audio = load(tmp_path)
     assert {name.removeprefix("a.") for name in audio.names} < kinds.keys()
-    assert audio.report.lines() == []
+    assert audio.findings.lines() == []
     assert len(audio) + sum(len(load(tmp_path, split)) for split in ("test",)) == len(kinds)
 
 
@@ -197,7 +200,7 @@ def test_sound_that_cannot_be_read_is_counted(tmp_path: Path) -> None:
     sound(tmp_path / "a.wav")
     for i in range(20):
         (tmp_path / f"b{i}.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
-    (line,) = load(tmp_path).report.lines()
+    (line,) = load(tmp_path).findings.lines()
     assert line.startswith("skipped 17 of 18 recordings: b0.m4a cannot be read (Format not recognised); ")
 
 
@@ -213,13 +216,13 @@ def test_a_recording_that_is_cut_off_is_read_and_counted(kind: str, tmp_path: Pa
         soundfile.write(tmp_path / f"{name}.{kind.lower()}", samples, 8000, format=kind)
     cut = tmp_path / f"cut.{kind.lower()}"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
-    codes, notes = read_prompt(cut, FORM)
+    codes, notes = read_prompt(cut, FORMAT)
     assert 20_000 < len(codes) < 30_000
     assert notes == [f"{cut} ends before the end that its header names: read up to there"]
-    assert read_prompt(tmp_path / f"whole.{kind.lower()}", FORM)[1] == []
+    assert read_prompt(tmp_path / f"whole.{kind.lower()}", FORMAT)[1] == []
     (tmp_path / "only").mkdir()
     cut.rename(tmp_path / "only" / cut.name)
-    assert load(tmp_path / "only").report.lines()[1:] == [
+    assert load(tmp_path / "only").findings.lines()[1:] == [
         "1 of 1 recordings are cut off before the end that their headers name, and were read up to there"
     ]
 
@@ -231,7 +234,7 @@ def test_a_wav_of_unknown_length_is_not_cut_off(tmp_path: Path) -> None:
     at = whole.index(b"data") + 4
     whole[4:8] = whole[at : at + 4] = b"\xff" * 4
     path.write_bytes(whole)
-    codes, notes = read_prompt(path, FORM)
+    codes, notes = read_prompt(path, FORMAT)
     assert (len(codes), notes) == (800, [])
 
 
@@ -242,9 +245,9 @@ def test_one_recording_is_parted_in_time(tmp_path: Path) -> None:
     sound(tmp_path / "a.wav", 1000)
     parts = [load(tmp_path, split) for split in SPLITS]
     assert [part.lengths.tolist() for part in parts] == [[880], [60], [60]]
-    whole, _ = read_prompt(tmp_path / "a.wav", FORM)
+    whole, _ = read_prompt(tmp_path / "a.wav", FORMAT)
     np.testing.assert_array_equal(np.concatenate([part.codes for part in parts]), whole)
-    assert parts[0].report.lines() == ["a.wav is the only recording of its kind, so each split has a part of it"]
+    assert parts[0].findings.lines() == ["a.wav is the only recording of its kind, so each split has a part of it"]
     np.testing.assert_array_equal(load(tmp_path / "a.wav").codes, parts[0].codes)
 
 
@@ -299,7 +302,7 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(codecs.BOM_UTF8 + b"first word\n" * 40)
     assert content(open_corpus(str(path), "train")).startswith(b"first word\n")
-    tokenizer = prepare_tokenizer(str(path), "word", shown=False)
+    tokenizer = prepare_tokenizer(str(path), "word", progress=False)
     assert tokenizer.vocab == 4, "<eos>, <unk> and two words"
     assert content(open_corpus(str(path), "test")).startswith(b"first"), "parts that begin later have none"
     records = tmp_path / "a.jsonl"
@@ -317,22 +320,22 @@ def test_text_in_utf_16_is_named(encoding: str, suffix: str, tmp_path: Path) -> 
     with pytest.raises(
         UserError, match=r"is text in UTF-(16|32)(LE|BE)?: expected UTF-8; convert it, .* iconv -f UTF-"
     ):
-        prepare_tokenizer(str(path), "word", shown=False)
+        prepare_tokenizer(str(path), "word", progress=False)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
 def test_a_mark_of_utf_16_is_named_even_where_bytes_are_read(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(("hello\n" * 30).encode(encoding))
-    tokenizer = prepare_tokenizer(str(path), "bytes", shown=False)
+    tokenizer = prepare_tokenizer(str(path), "bytes", progress=False)
     with pytest.raises(UserError, match=r"is text in UTF-(16|32): expected UTF-8"):
-        load_tokens(str(path), "train", tokenizer, shown=False)
+        open_text(str(path), "train", tokenizer, progress=False)
 
 
 def test_the_byte_tokeniser_takes_any_encoding(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("hello\n".encode("utf-16-le") * 30)
-    assert prepare_tokenizer(str(path), "bytes", shown=False).vocab == 257
+    assert prepare_tokenizer(str(path), "bytes", progress=False).vocab == 257
 
 
 # Endings (row 17)

@@ -29,7 +29,7 @@ from s4gen.config import (
     SSMConfig,
     TrainConfig,
 )
-from s4gen.data import ImageForm, ImageSet, galleries, load_images
+from s4gen.data import ImageFormat, ImageSet, galleries, open_split
 from s4gen.data.pictures import UnusableError, read_picture
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
@@ -40,7 +40,7 @@ from s4gen.sampling.generate import generate
 from s4gen.sampling.scoring import nats_by_engine
 from s4gen.train import run
 
-SMALL = ImageForm(8, 8)
+SMALL = ImageFormat(8, 8)
 
 
 def save(path: Path, image: Image.Image | None = None, **settings: Any) -> Path:
@@ -49,8 +49,8 @@ def save(path: Path, image: Image.Image | None = None, **settings: Any) -> Path:
     return path
 
 
-def load(folder: Path, split: str = "train", form: ImageForm = SMALL) -> ImageSet:
-    return load_images(f"images:{folder}", split, form)
+def load(folder: Path, split: str = "train", form: ImageFormat = SMALL) -> ImageSet:
+    return open_split(f"images:{folder}", split, form)
 
 
 def fill(folder: Path, *labels: str, n: int = 20) -> Path:
@@ -97,10 +97,10 @@ def test_the_middle_is_cropped_or_all_of_it_is_stretched(tmp_path: Path) -> None
     wide[:, 8:16] = 200
     path = save(tmp_path / "a.png", Image.fromarray(wide))
     assert (read_picture(path, SMALL)[0] == 200).all()
-    stretched = read_picture(path, ImageForm(8, 8, fit="stretch"))[0]
+    stretched = read_picture(path, ImageFormat(8, 8, fit="stretch"))[0]
     assert stretched[:, 0].max() < 20
     assert stretched[:, 4].min() > 180
-    assert read_picture(path, ImageForm())[0].shape == (8, 24, 3)
+    assert read_picture(path, ImageFormat())[0].shape == (8, 24, 3)
 
 
 def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
@@ -197,9 +197,9 @@ def test_images_of_several_sizes_ask_for_one(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"a.png has 8 x 6 pixels, b.png 8 x 9; set data.size, for example data.size = 6"
     ):
-        load(tmp_path, form=ImageForm())
+        load(tmp_path, form=ImageFormat())
     (tmp_path / "b.png").unlink()
-    assert load(tmp_path, form=ImageForm()).layout == ImageLayout(6, 8, 1)
+    assert load(tmp_path, form=ImageFormat()).layout == ImageLayout(6, 8, 1)
 
 
 def test_grey_images_have_one_channel_unless_one_has_a_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,10 +209,10 @@ def test_grey_images_have_one_channel_unless_one_has_a_colour(tmp_path: Path, mo
     assert images.images.shape[1:] == (8, 8, 1)
     assert sorted(set(images.images.flatten().tolist())) == sorted({int(image[0, 0, 0]) for image in images.images})
     assert (images.images == images.images[:, :1, :1]).all()
-    assert load(tmp_path, form=ImageForm(8, 8, 3)).images.shape[-1] == 3
+    assert load(tmp_path, form=ImageFormat(8, 8, 3)).images.shape[-1] == 3
     save(tmp_path / "x.png", Image.new("RGB", (8, 8), (0, 0, 1)))
     assert load(tmp_path).images.shape[-1] == 3
-    assert load(tmp_path, form=ImageForm(8, 8, 1)).images.shape[-1] == 1
+    assert load(tmp_path, form=ImageFormat(8, 8, 1)).images.shape[-1] == 1
 
 
 def test_an_array_is_made_once_and_again_when_a_picture_changes(
@@ -309,7 +309,7 @@ def test_a_set_of_the_hub_is_read_through_datasets_once(
         return load_dataset("parquet", data_files=files, streaming=streaming, cache_dir=str(tmp_path / "hub"))
 
     monkeypatch.setattr("datasets.load_dataset", hub)
-    images = load_images("images:someone/things", "validation", SMALL)
+    images = open_split("images:someone/things", "validation", SMALL)
     assert (images.images[:, 0, 0, 0].tolist(), images.labels.tolist()) == ([0, 1, 2], [0, 1, 0])
     assert (images.classes, set(calls)) == (("x", "y"), {"someone/things"})
     assert "s4gen: there is no folder someone/things here, so the Hugging Face hub is asked for it" in (

@@ -84,9 +84,9 @@ def test_the_wheel_ships_every_file_that_a_person_edits(kind: str, unpacked_whee
 
 def test_the_installed_package_finds_what_it_ships_and_its_images(unpacked_wheel: Path, tmp_path: Path) -> None:
     code = (
-        "import s4gen; from s4gen.shipped import KINDS, shipped_names; from s4gen.data import load_images\n"
+        "import s4gen; from s4gen.shipped import KINDS, shipped_names; from s4gen.data import open_split\n"
         "shipped = [shipped_names(kind) for kind in KINDS]\n"
-        "print(s4gen.__file__, shipped, len(load_images('mnist-mini', 'test')))"
+        "print(s4gen.__file__, shipped, len(open_split('mnist-mini', 'test')))"
     )
     done = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(unpacked_wheel))
     names = [shipped_names(kind) for kind in KINDS]

@@ -36,8 +36,8 @@ def test_a_state_that_does_not_belong_to_the_signal_reads_nothing_back() -> None
     """Guards the bounds above: the error of a wrong answer is of order one."""
     signal = remember.make_signal(3)
     state = remember.window_state("legt", signal.flip(0), 64, 2.0)
-    age = torch.arange(remember.SAMPLES - 0.5, 0, -1, dtype=torch.float64) * (2.0 / remember.SAMPLES)
-    wrong = remember.Recall(signal[-remember.SAMPLES :], hippo.basis("legt", 64, age) @ state)
+    age = torch.arange(remember.SAMPLES_PER_SPAN - 0.5, 0, -1, dtype=torch.float64) * (2.0 / remember.SAMPLES_PER_SPAN)
+    wrong = remember.Recall(signal[-remember.SAMPLES_PER_SPAN :], hippo.basis("legt", 64, age) @ state)
     assert wrong.error > 0.3
 
 
@@ -56,7 +56,7 @@ def test_legs_remembers_polynomials_of_its_whole_past_up_to_sampling() -> None:
 def test_fourier_remembers_waves_that_fit_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """No jump between the ends of the window, so none of the slow convergence: sampling alone limits it."""
     samples, windows = 512, 12
-    monkeypatch.setattr(remember, "SAMPLES", samples)
+    monkeypatch.setattr(remember, "SAMPLES_PER_SPAN", samples)
     time = (torch.arange(windows * samples, dtype=torch.float64) + 0.5) / samples
     signal = torch.cos(2 * torch.pi * 3 * time + 0.4) + torch.sin(2 * torch.pi * 5 * time)
     state = remember.window_state("fourier", signal, 16, 2.0)
@@ -78,7 +78,7 @@ def test_the_signal_is_the_same_every_time_and_band_limited() -> None:
 
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remember, "SAMPLES", 128)
+    monkeypatch.setattr(remember, "SAMPLES_PER_SPAN", 128)
     monkeypatch.setattr(remember, "SIZES", (4, 8))
 
 

@@ -27,14 +27,13 @@ from s4gen.cli import main, sample
 from s4gen.cli.sample_audio import chosen_classes
 from s4gen.cli.train import draw
 from s4gen.config import load_recipe
-from s4gen.data.audio import picture
-from s4gen.data.audio.opening import form_of
+from s4gen.data.audio import format_of, write
 from s4gen.data.audio.reading import read_prompt
 from s4gen.data.audio.write import to_pcm16
 from s4gen.errors import UserError
 from s4gen.models.density import resampled
 from s4gen.sampling import audio as audio_module
-from s4gen.sampling.audio import Begin, Endings, Job, in_turn, select, with_candidates
+from s4gen.sampling.audio import Begin, ClipRequest, Endings, in_turn, select, with_candidates
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.filters import KEEP_ALL
@@ -72,7 +71,7 @@ def pictured(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
         titles.append(over)
         return b"PNG"
 
-    monkeypatch.setattr(picture, "draw_clips", quick)
+    monkeypatch.setattr(write, "draw_clips", quick)
     return titles
 
 
@@ -104,7 +103,7 @@ def pcm(path: Path, rate: int = 400) -> np.ndarray:
 
 
 def as_pcm(recurrent: RecurrentModel, codes: Tensor) -> np.ndarray:
-    return to_pcm16(form_of(recurrent.config.layout).quantiser.decode(codes.numpy()))  # type: ignore[arg-type]
+    return to_pcm16(format_of(recurrent.config.layout).quantiser.decode(codes.numpy()))  # type: ignore[arg-type]
 
 
 def drawn(recurrent: RecurrentModel, n: int, labels: Sequence[int], samples: int = 40, seed: int = 0) -> list[Tensor]:
@@ -238,7 +237,7 @@ def test_a_stream_is_the_sound_and_nothing_else(
     put(room / "clip.wav", tone(20, 50, 400), 400)
     assert main(["sample", "spoken", "-o", "-", "--classes", "two", "--prompt", "clip.wav", *SHORT]) == 0
     printed = capsysbinary.readouterr()
-    codes, _ = read_prompt("clip.wav", form_of(spoken.config.layout))  # type: ignore[arg-type]
+    codes, _ = read_prompt("clip.wav", format_of(spoken.config.layout))  # type: ignore[arg-type]
     prompt = torch.from_numpy(codes.astype(np.int64))
     (whole,) = complete(spoken, [prompt], seed=0, max_tokens=40, labels=torch.tensor([2]))
     assert printed.out == as_pcm(spoken, whole).astype("<i2").tobytes()
@@ -295,7 +294,7 @@ def test_a_model_that_learnt_silence_behind_its_clips_ends_them_so(
     capsysbinary: pytest.CaptureFixture[bytes], room: Path, spoken: RecurrentModel
 ) -> None:
     """Files and streams; the bits are those of what is in the file."""
-    silence = form_of(spoken.config.layout).quantiser.silence  # type: ignore[arg-type]
+    silence = format_of(spoken.config.layout).quantiser.silence  # type: ignore[arg-type]
     model = sounding_model("sashimi")
     with torch.no_grad():
         model.head.bias[silence] += 6.0
@@ -333,8 +332,8 @@ def test_clips_begin_with_their_prompts_and_go_on(capsys: Capture, room: Path, s
         "s4gen: long.wav has 800 samples per second: resampled to 400",
         "s4gen: long.wav has 2 channels: mixed to mono",
     ]
-    form = form_of(spoken.config.layout)  # type: ignore[arg-type]
-    read = [torch.from_numpy(read_prompt(path, form)[0].astype(np.int64)) for path in paths]
+    format = format_of(spoken.config.layout)  # type: ignore[arg-type]
+    read = [torch.from_numpy(read_prompt(path, format)[0].astype(np.int64)) for path in paths]
     prompts = [read[i % 2] for i in range(5)]
     records = json.loads(Path("out/samples.json").read_text())
     together = complete(spoken, prompts, seed=0, max_tokens=40, labels=torch.tensor(labels))
@@ -347,10 +346,12 @@ def test_clips_begin_with_their_prompts_and_go_on(capsys: Capture, room: Path, s
     assert len([*Path("two").glob("*.wav")]) == 2
 
 
-def job(recurrent: RecurrentModel, prompts: list[Tensor], begins: list[Begin], **changes: Any) -> Job:
+def request(recurrent: RecurrentModel, prompts: list[Tensor], begins: list[Begin], **changes: Any) -> ClipRequest:
     settings: dict[str, Any] = {"samples": 12, "seed": 1, "batch": 64, **changes}
-    form = form_of(recurrent.config.layout)  # type: ignore[arg-type]
-    return Job(recurrent, EagerEngine(recurrent, KEEP_ALL), KEEP_ALL, form, DIGITS, prompts, begins, **settings)
+    format = format_of(recurrent.config.layout)  # type: ignore[arg-type]
+    return ClipRequest(
+        recurrent, EagerEngine(recurrent, KEEP_ALL), KEEP_ALL, format, DIGITS, prompts, begins, **settings
+    )
 
 
 def test_what_several_clips_begin_with_is_read_once(spoken: RecurrentModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +366,7 @@ def test_what_several_clips_begin_with_is_read_once(spoken: RecurrentModel, monk
     monkeypatch.setattr(spoken.source, "prefill", recorded)
     prompts = [torch.arange(20) % 32, torch.arange(9)]
     begins = [Begin(0, 2), Begin(1, 2), Begin(0, 2), Begin(0, 1)] * 8
-    found = [torch.cat([*chunks], dim=1) for _, chunks in job(spoken, prompts, begins, batch=16).draw()]
+    found = [torch.cat([*chunks], dim=1) for _, chunks in request(spoken, prompts, begins, batch=16).draw()]
     assert sum(rows) <= 28  # three different ones, padded by the number of rows
     labels = torch.tensor([begin.label for begin in begins])
     alone = complete(spoken, [prompts[begin.prompt] for begin in begins], seed=1, max_tokens=12, labels=labels)
@@ -374,12 +375,12 @@ def test_what_several_clips_begin_with_is_read_once(spoken: RecurrentModel, monk
 
 def test_what_clips_cost_is_measured_in_pieces(spoken: RecurrentModel, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = [torch.randint(0, 32, (n,)) for n in (30, 57, 41)]
-    of = job(spoken, [NOTHING, torch.arange(11)], [Begin(0, 2), Begin(1, 0), Begin(0, 1)])
+    of = request(spoken, [NOTHING, torch.arange(11)], [Begin(0, 2), Begin(1, 0), Begin(0, 1)])
     whole = of.bits_per_sample(clips)
     monkeypatch.setattr(audio_evaluation, "SAMPLES", 16)
-    monkeypatch.setattr(audio_module, "SAMPLES", 120)
+    monkeypatch.setattr(audio_module, "SAMPLES_AT_A_TIME", 120)
     assert of.bits_per_sample(clips) == pytest.approx(whole, rel=1e-5)
-    assert job(spoken, of.prompts, of.begins, batch=1).bits_per_sample(clips) == pytest.approx(whole, rel=1e-5)
+    assert request(spoken, of.prompts, of.begins, batch=1).bits_per_sample(clips) == pytest.approx(whole, rel=1e-5)
 
 
 # Rates
@@ -398,8 +399,8 @@ def test_another_rate_is_another_step_of_time(capsys: Capture, room: Path, spoke
     clip = pcm(Path("half/000-zero.wav"), 200)
     assert len(clip) == 15 + 20
     slower = convert(resampled(spoken.source, 2))
-    form = form_of(spoken.config.layout)  # type: ignore[arg-type]
-    prompt = torch.from_numpy(form.quantiser.encode(clip[:15] / 32768).astype(np.int64))
+    format = format_of(spoken.config.layout)  # type: ignore[arg-type]
+    prompt = torch.from_numpy(format.quantiser.encode(clip[:15] / 32768).astype(np.int64))
     (expected,) = complete(slower, [prompt], seed=0, max_tokens=20, labels=torch.tensor([0]))
     assert np.array_equal(clip, as_pcm(spoken, expected))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from s4gen.config import AudioLayout, DensityConfig, ModelConfig, SSMConfig
-from s4gen.data.audio.quantise import Quantiser
+from s4gen.data.audio import Quantiser
 from s4gen.models.build import build_model
 from s4gen.models.embedding import smooth_codes, smooth_head
 

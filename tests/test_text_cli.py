@@ -26,7 +26,7 @@ RECIPE = Recipe(MODEL, SSM, DataConfig("wikitext-mini", vocab_size=800), OptimCo
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     path = tmp_path_factory.mktemp("saved") / "words"
-    tokenizer = prepare_tokenizer("wikitext-mini", "word", 800, shown=False)
+    tokenizer = prepare_tokenizer("wikitext-mini", "word", 800, progress=False)
     model = build_model(DensityConfig(layout_of(tokenizer), MODEL, SSM))
     save_checkpoint(path, model, recipe=RECIPE, metrics={}, card="A card", tokenizer=tokenizer)
     return path
@@ -256,7 +256,7 @@ def test_tokenize_prepares_what_training_finds(capsys: Capture, room: Path, monk
     printed = output(capsys, "tokenize", *options)
     assert printed.startswith("tokeniser: bpe, 300 tokens") and "8,448 words" in printed
     assert sorted(room.rglob("*")) == before
-    again = prepare_tokenizer("wikitext-mini", "bpe", 300, shown=False)
+    again = prepare_tokenizer("wikitext-mini", "bpe", 300, progress=False)
     assert again.fingerprint == tokenizer.fingerprint
 
 

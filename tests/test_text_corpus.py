@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s4gen.data.text import CORPORA, SPLITS, Corpus, build_tokenizer, hub, open_corpus, reading
+from s4gen.config.names import SPLITS, TEXT_SETS, TEXT_SUFFIXES
+from s4gen.data.text import Corpus, build_tokenizer, hub, open_corpus, reading
 from s4gen.data.text.corpus import MINI
 from s4gen.errors import UserError
 
@@ -172,7 +173,7 @@ def test_records_are_parted_into_splits_too(tmp_path: Path) -> None:
     assert parts == [b"".join(b"%d" % i for i in part) for part in (range(100, 190), range(190, 195), range(195, 200))]
 
 
-@pytest.mark.parametrize("suffix", reading.SUFFIXES)
+@pytest.mark.parametrize("suffix", TEXT_SUFFIXES)
 def test_a_folder_holds_a_file_per_split(suffix: str, tmp_path: Path) -> None:
     for split, name in zip(SPLITS, ("train", "val", "test"), strict=True):
         write(tmp_path / f"{name}{suffix}", records(split) if ".jsonl" in suffix else split.encode())
@@ -207,7 +208,7 @@ def test_a_wrong_name_is_one_sentence(
 
 
 def test_every_named_corpus_has_its_words_published() -> None:
-    assert {name for name, _ in hub.WORDS} == set(CORPORA) - {"wikitext-mini"}
+    assert {name for name, _ in hub.WORDS} == set(TEXT_SETS) - {"wikitext-mini"}
 
 
 @given(data=st.lists(st.sampled_from([b"a", b" ", b"\n", "é€😀".encode()]), max_size=150).map(b"".join), cut=st.data())

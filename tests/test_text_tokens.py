@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from processes import running
 
+from s4gen.config.names import SPLITS
 from s4gen.data.text import (
-    SPLITS,
     ByteTokenizer,
     Corpus,
     TokenFile,
@@ -49,7 +49,7 @@ def corpus_of(path: Path, data: bytes) -> Corpus:
 
 
 def prepare(corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> TokenFile:
-    return prepare_tokens(corpus, tokenizer, cache, shown=False)
+    return prepare_tokens(corpus, tokenizer, cache, progress=False)
 
 
 @pytest.fixture
@@ -366,7 +366,7 @@ def test_the_cache_is_where_the_variables_say(monkeypatch: pytest.MonkeyPatch, t
     assert token_file.token_cache() == tmp_path / "xdg" / "s4gen" / "tokens"
     monkeypatch.setenv("S4GEN_CACHE", str(tmp_path / "own"))
     corpus = corpus_of(tmp_path / "a.txt", b"one\n")
-    assert prepare_tokens(corpus, ByteTokenizer(), shown=False).path.is_relative_to(tmp_path / "own" / "tokens")
+    assert prepare_tokens(corpus, ByteTokenizer(), progress=False).path.is_relative_to(tmp_path / "own" / "tokens")
 
 
 def test_progress_is_shown_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

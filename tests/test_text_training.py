@@ -24,7 +24,7 @@ from s4gen.config import (
     TextLayout,
     TrainConfig,
 )
-from s4gen.data.text import TokenFile, TrainStream, WordTokenizer, load_tokens, prepare_tokenizer
+from s4gen.data.text import TokenFile, TrainStream, WordTokenizer, open_split, prepare_tokenizer
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
 from s4gen.text_evaluation import evaluate_stream, evaluate_windows
@@ -253,9 +253,9 @@ def test_chunks_and_windows_of_nothing_are_refused(length: int) -> None:
 @pytest.mark.parametrize("mixer", ["s4d", "s4", "attention"])
 def test_the_length_of_a_chunk_changes_no_perplexity(mixer: str) -> None:
     """On real text; attention sees its window, whatever the chunk."""
-    tokenizer = prepare_tokenizer("wikitext-mini", "word", 900, shown=False)
+    tokenizer = prepare_tokenizer("wikitext-mini", "word", 900, progress=False)
     assert isinstance(tokenizer, WordTokenizer)
-    file = load_tokens("wikitext-mini", "test", tokenizer, shown=False)
+    file = open_split("wikitext-mini", "test", tokenizer, progress=False)
     model = begun(recipe(mixer)).model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -271,8 +271,8 @@ def test_the_length_of_a_chunk_changes_no_perplexity(mixer: str) -> None:
 
 @pytest.mark.data
 def test_the_counts_of_wikitext_2_are_the_published_ones() -> None:
-    tokenizer = prepare_tokenizer("wikitext-2", "word", shown=False)
+    tokenizer = prepare_tokenizer("wikitext-2", "word", progress=False)
     assert tokenizer.vocab == 33_278
     for split, n in (("train", 2_088_628), ("validation", 217_646), ("test", 245_569)):
-        file = load_tokens("wikitext-2", split, tokenizer, shown=False)
+        file = open_split("wikitext-2", split, tokenizer, progress=False)
         assert len(file) == file.words == n

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from s4gen.cli.arguments import whole
 from s4gen.cli.output import check_output, print_json
-from s4gen.cli.sample import ENGINES
-from s4gen.cli.subject import is_preset
+from s4gen.cli.presets import is_preset
 from s4gen.config import DensityConfig, load_preset
+from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
 from s4gen.folders import user_path
 
@@ -148,7 +148,7 @@ def check_size(name: str, config: DensityConfig) -> None:
     Raises:
         UserError: it says how much they need.
     """
-    from s4gen.cli.subject import best_device
+    from s4gen.device import best_device
     from s4gen.memory import check_room
     from s4gen.models.build import build_shapes
 

@@ -6,30 +6,21 @@ import argparse
 from typing import TYPE_CHECKING
 
 from s4gen.cli.arguments import number, whole
-from s4gen.cli.output import shows_progress
-from s4gen.cli.subject import (
-    add_dataset_argument,
-    dataset_of,
-    first_sequences,
-    load_clips,
-    load_sequences,
-    load_text,
-    longest_clips,
-)
-from s4gen.config import AudioLayout, TextLayout, is_text
+from s4gen.cli.dataset import add_dataset_argument, dataset_of
+from s4gen.cli.media import MEDIA
+from s4gen.config.names import MINI_OF
 from s4gen.folders import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from s4gen.checkpoint import Checkpoint
     from s4gen.sampling.convert import Certificate, RecurrentModel
 
 SUMMARY = "Convert a checkpoint to its recurrent form and certify that both forms agree."
 """The command line shows this sentence for `-h`."""
 
-SAMPLES = 2048
-"""At most so many samples of each clip are compared, and so many tokens of each sequence that the model draws."""
+DRAWN_TOKENS = 2048
+"""Tokens of each sequence, at most, that a model without a data set draws to be compared on."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,9 +56,13 @@ def run(args: argparse.Namespace) -> int:
         data, label = "drawn by the model", None
         sequences = own_sequences(recurrent, args.sequences)
     else:
-        dataset = args.dataset or _at_hand(dataset_of(checkpoint))
+        dataset = args.dataset
+        if dataset is None:  # a little real data is enough, and what ships with s4gen needs no download
+            known = dataset_of(checkpoint)
+            dataset = MINI_OF.get(known, known)
         data = f"{dataset} test"
-        sequences, label = _sequences(checkpoint, dataset, args.sequences)
+        medium = MEDIA[checkpoint.config.layout.kind]
+        sequences, label = medium.sequences_to_compare(checkpoint, dataset, args.sequences)
     certificate = certify(recurrent, sequences, args.tolerance, label)
     save_converted(checkpoint.path, args.out, recurrent, certificate, args.force)
     unit = UNITS[checkpoint.config.layout.kind]
@@ -82,29 +77,9 @@ def own_sequences(recurrent: RecurrentModel, n: int) -> Tensor:
 
     from s4gen.sampling.generation import Generation
 
-    length = min(recurrent.config.layout.length, SAMPLES)
+    length = min(recurrent.config.layout.length, DRAWN_TOKENS)
     drawn = Generation.start(recurrent, n, seed=0, engine="auto").chunks(length)
     return torch.cat(list(drawn), dim=1)
-
-
-def _sequences(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:
-    """At most n sequences (n, L) int64 of the test split, and the labels (n,) int64 where the model has classes."""
-    layout = checkpoint.config.layout
-    if isinstance(layout, TextLayout):
-        text = load_text(dataset, "test", checkpoint, shows_progress())
-        return first_sequences(text, n, layout.length), None
-    if isinstance(layout, AudioLayout):
-        from s4gen.data.audio.opening import form_of
-
-        return longest_clips(load_clips(dataset, "test", checkpoint, form_of(layout), shows_progress()), n, SAMPLES)
-    return load_sequences(dataset, "test", n, checkpoint)
-
-
-def _at_hand(dataset: str) -> str:
-    """The part of the data set that ships with s4gen: a little real data is enough, and needs no download."""
-    if is_text(dataset):
-        return "wikitext-mini" if dataset.startswith("wikitext-") else dataset
-    return f"{dataset}-mini" if dataset in ("mnist", "cifar10", "fsdd") else dataset
 
 
 def certificate_table(certificate: Certificate, data: str, unit: str = "bits/dim") -> list[str]:

@@ -7,8 +7,11 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
+from s4gen.cli.audio import open_for
+from s4gen.cli.dataset import dataset_of
 from s4gen.cli.output import print_json, shows_progress
-from s4gen.cli.subject import at_rate, best_device, dataset_of, load_clips, rate_of
+from s4gen.cli.rates import at_rate, rate_of
+from s4gen.device import best_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,20 +26,20 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     import numpy as np
 
     from s4gen.audio_evaluation import by_convolution, evaluate_clips
+    from s4gen.data.audio import format_of
     from s4gen.data.audio.batches import evaluation_batches
-    from s4gen.data.audio.opening import form_of
     from s4gen.data.audio.references import compressed_bits
     from s4gen.sampling.convert import convert, recurrent_of
     from s4gen.sampling.engines import make_engine
 
-    form, model = form_of(checkpoint.config.layout), checkpoint.model  # type: ignore[arg-type]
+    format, model = format_of(checkpoint.config.layout), checkpoint.model  # type: ignore[arg-type]
     factor, device = args.rate or 1.0, best_device()
     if factor != 1:
-        form = dataclasses.replace(form, rate=rate_of(form.rate, factor))
+        format = dataclasses.replace(format, rate=rate_of(format.rate, factor))
         model = at_rate(checkpoint, factor)
         print(f"s4gen: {what_a_rate_means(checkpoint, factor)}", file=sys.stderr)
     dataset = args.dataset or dataset_of(checkpoint)
-    audio = load_clips(dataset, args.split, checkpoint, form, shows_progress())
+    audio = open_for(checkpoint, dataset, args.split, format)
     audio = audio.subset(np.arange(min(len(audio), args.limit or len(audio))))
     engine = None
     if args.mode == "conv":
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     batches = evaluation_batches(audio, None, args.batch)
     found = evaluate_clips(score, batches, len(audio), args.mode, shows_progress())
     references = compressed_bits(audio)
-    about: dict[str, Any] = {"rate": form.rate, "rate_factor": factor, "references": references}
+    about: dict[str, Any] = {"rate": format.rate, "rate_factor": factor, "references": references}
     about |= {"split": args.split, "dataset": dataset, "checkpoint": args.checkpoint}
     if engine is not None:  # asked last: an engine that fails goes on as another
         about["engine"] = engine.name
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         return 0
     mode = f"{args.mode} mode" + (f", {engine.name} engine" if engine else "")
     print(
-        f"{args.checkpoint} on {dataset} {args.split} at {form.rate:,} Hz: {found.bits_per_sample:.4f} ± "
+        f"{args.checkpoint} on {dataset} {args.split} at {format.rate:,} Hz: {found.bits_per_sample:.4f} ± "
         f"{found.stderr:.4f} bits/sample ({found.n_sequences:,} clips, {found.n_samples:,} samples, {mode}, "
         f"{found.seconds:.1f} s)"
     )

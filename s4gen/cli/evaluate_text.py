@@ -6,8 +6,10 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from s4gen.cli.dataset import dataset_of
 from s4gen.cli.output import print_json, shows_progress
-from s4gen.cli.subject import best_device, dataset_of, load_text
+from s4gen.cli.text import open_for
+from s4gen.device import best_device
 from s4gen.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     if args.chunk is not None and args.windows is not None:
         raise UserError("--chunk is of the stream, --windows is the other protocol; leave one out")
     dataset = args.dataset or dataset_of(checkpoint)
-    text = load_text(dataset, args.split, checkpoint, shows_progress())
+    text = open_for(checkpoint, dataset, args.split)
     start, device = checkpoint.model.bos, best_device()
     about: dict[str, Any] = {"mode": args.mode}
     about |= {"split": args.split, "dataset": dataset, "checkpoint": args.checkpoint}

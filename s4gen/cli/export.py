@@ -48,15 +48,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write(form: str, recurrent: object, out: Path) -> list[str]:
+def _write(format: str, recurrent: object, out: Path) -> list[str]:
     from s4gen.exporting import programs, source
     from s4gen.sampling.convert import RecurrentModel
 
     assert isinstance(recurrent, RecurrentModel)
-    if form == "native":
+    if format == "native":
         source.write_native(recurrent, out)
         return [f"cd {out} && make && ./generate"]
-    found = (programs.write_onnx if form == "onnx" else programs.write_torch)(recurrent, out)
+    found = (programs.write_onnx if format == "onnx" else programs.write_torch)(recurrent, out)
     return [_verdict(found), f"python {out / 'generate.py'}"]
 
 

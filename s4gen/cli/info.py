@@ -7,9 +7,10 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
+from s4gen.cli.media import MEDIA
 from s4gen.cli.output import print_json
-from s4gen.cli.subject import is_preset
-from s4gen.config import DensityConfig, ImageLayout, Layout, TextLayout, load_preset, recipe_to_dict
+from s4gen.cli.presets import is_preset
+from s4gen.config import DensityConfig, ImageLayout, Layout, load_preset, recipe_to_dict
 
 if TYPE_CHECKING:
     from s4gen.models.density import DensityModel
@@ -44,9 +45,7 @@ def checkpoint_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
 
     checkpoint = load_checkpoint(name_or_path)
     facts = _model_facts(checkpoint.config, checkpoint.model)
-    if isinstance(checkpoint.config.layout, TextLayout):
-        tokenizer = checkpoint.tokenizer()
-        facts["tokenizer"] = {"kind": tokenizer.kind, "vocab": tokenizer.vocab}
+    facts |= MEDIA[checkpoint.config.layout.kind].extra_facts(checkpoint)
     facts["metrics"] = checkpoint.metrics
     if checkpoint.recipe is not None:
         tables = recipe_to_dict(checkpoint.recipe)
@@ -87,7 +86,7 @@ def count_operations(model: DensityModel) -> dict[str, int]:
     from s4gen.models.flops import count_flops
 
     layout = model.config.layout
-    flops, what = count_flops(model, layout.length), "image" if layout.kind == "image" else "sequence"
+    flops, what = count_flops(model, layout.length), MEDIA[layout.kind].NOUN
     return {
         "forward_per_token": round(flops.forward / layout.length),
         f"forward_per_{what}": flops.forward,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from s4gen.config.names import REFUSED_IMAGES, WRITTEN_IMAGES
 from s4gen.errors import UserError
 
 
@@ -37,9 +38,9 @@ def check_output(out: Path, overwrite: bool) -> None:
     Raises:
         UserError: it exists and `overwrite` is not set, is of the wrong kind, or its folder is not writable.
     """
-    if out.suffix.lower() in (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"):
+    if out.suffix.lower() in REFUSED_IMAGES:
         raise UserError(f"{out}: images are written as PNG; use a name that ends in .png, or a folder")
-    is_file = out.suffix.lower() == ".png"
+    is_file = out.suffix.lower() in WRITTEN_IMAGES
     if out.exists():
         if out.is_dir() == is_file:
             raise UserError(f"{out} is a {'folder' if is_file else 'file'}; choose another name")

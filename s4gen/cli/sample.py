@@ -6,15 +6,16 @@ import argparse
 from pathlib import Path
 
 from s4gen.cli.arguments import number, whole
+from s4gen.cli.dataset import add_dataset_argument
+from s4gen.cli.media import MEDIA, kind_of_file, refuse_foreign
 from s4gen.cli.output import check_file, check_output
-from s4gen.cli.subject import add_dataset_argument, refuse_foreign
+from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
 from s4gen.folders import user_path
 
 SUMMARY = "Draw images, texts or sound, or complete given ones."
 """The command line shows this sentence for `-h`."""
 
-ENDINGS = {"image": (".png",), "text": (".txt", ".jsonl"), "audio": (".wav", ".flac")}
 OPTIONS = {
     **dict.fromkeys(("prompt_rows", "nearest", "dataset"), ("image",)),
     **dict.fromkeys(("prompts", "max_tokens", "stop", "repetition_penalty"), ("text",)),
@@ -22,13 +23,6 @@ OPTIONS = {
     "classes": ("image", "audio"),
 }
 """Each of these options goes with models of these kinds alone."""
-WRITTEN = {
-    "image": "images are written as PNG; use a name that ends so, or a folder",
-    "text": "texts are written as .txt or .jsonl; use a name that ends so",
-    "audio": "sound is written as wav or flac; use a name that ends in .wav or .flac, a folder, or - for a stream",
-}
-ENGINES = ("auto", "eager", "compiled", "native", "native-bf16", "native-int8")
-"""Those of s4gen.sampling.engines, which takes seconds to import."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,24 +171,22 @@ def _add_audio(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    ending = "" if args.out is None else args.out.suffix.lower()
-    kind_of_file = next((kind for kind, endings in ENDINGS.items() if ending in endings), None)
-    kind_of_file = "audio" if args.out == Path("-") else kind_of_file
-    if args.out is not None and kind_of_file != "audio":
-        (check_file if kind_of_file == "text" else check_output)(args.out, args.force)
+    wanted = None if args.out is None else kind_of_file(args.out.suffix.lower())
+    wanted = "audio" if args.out == Path("-") else wanted
+    if args.out is not None and wanted != "audio":  # of sound, what the name means is known when the model is
+        (check_file if wanted == "text" else check_output)(args.out, args.force)
     if args.prompt is None and args.prompt_rows is not None:
         raise UserError("--prompt-rows says how much of a given image is kept; give one with --prompt")
     from s4gen.checkpoint import load_checkpoint
-    from s4gen.cli import sample_audio, sample_images, sample_text
 
     checkpoint = load_checkpoint(args.checkpoint)
     kind = checkpoint.config.layout.kind
     check_options(args, kind)
     if args.out is None and kind != "text":
         raise UserError("the following arguments are required: -o/--out (see s4gen sample -h)")
-    if args.out is not None and kind_of_file != kind and (kind_of_file or kind == "text"):
-        raise UserError(f"{args.out}: {WRITTEN[kind]}")
-    return {"image": sample_images, "text": sample_text, "audio": sample_audio}[kind].run(args, checkpoint)
+    if args.out is not None and wanted != kind and (wanted or kind == "text"):
+        raise UserError(f"{args.out}: {MEDIA[kind].EXPECTED_NAME}")
+    return MEDIA[kind].sample(args, checkpoint)
 
 
 def check_options(args: argparse.Namespace, kind: str) -> None:

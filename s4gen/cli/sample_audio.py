@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s4gen.cli.classes import chosen_classes
+from s4gen.cli.rates import at_rate, rate_of
 from s4gen.cli.sample_audio_files import is_file, picture_of, write_clips
-from s4gen.cli.subject import at_rate, best_device, chosen_classes, rate_of
 from s4gen.config import AudioLayout
+from s4gen.device import best_device
 from s4gen.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from s4gen.checkpoint import Checkpoint
     from s4gen.data.audio import AudioFormat
-    from s4gen.sampling.audio import Job
+    from s4gen.sampling.audio import ClipRequest
 
 SECONDS = 1.0
 STREAM = Path("-")
@@ -31,11 +33,11 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     chosen = chosen_classes(args.classes, classes, args.checkpoint)
     n = args.count or max(1, len(args.prompt or ()), len(chosen) if args.classes else 0)
     check_out(args, n)
-    job = job_of(args, checkpoint, n, chosen)
+    request = request_of(args, checkpoint, n, chosen)
     if args.out == STREAM:
-        stream(job)
+        stream(request)
     else:
-        write_clips(job, n, args.out)
+        write_clips(request, n, args.out)
     return 0
 
 
@@ -58,35 +60,35 @@ def check_out(args: argparse.Namespace, n: int) -> None:
         raise UserError("-o - streams raw sound, and standard output is a terminal; send it to a player or a file")
 
 
-def job_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes: Sequence[int]) -> Job:
+def request_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes: Sequence[int]) -> ClipRequest:
     """What is to be drawn for n clips that take these classes in turn."""
-    from s4gen.data.audio.opening import form_of
-    from s4gen.sampling.audio import Job, in_turn, with_candidates
+    from s4gen.data.audio import format_of
+    from s4gen.sampling.audio import ClipRequest, in_turn, with_candidates
     from s4gen.sampling.convert import convert, recurrent_of
     from s4gen.sampling.engines import make_engine
     from s4gen.sampling.filters import Filters
 
     layout = checkpoint.config.layout
     assert isinstance(layout, AudioLayout)
-    form = form_of(layout)
+    format = format_of(layout)
     if args.rate is None:
         recurrent = recurrent_of(checkpoint)
     else:
-        form = replace(form, rate=rate_of(form.rate, args.rate))
+        format = replace(format, rate=rate_of(format.rate, args.rate))
         recurrent = convert(at_rate(checkpoint, args.rate))
-        print(f"s4gen: {what_a_rate_means(checkpoint, args.rate, form.rate)}", file=sys.stderr)
-    samples = round((args.seconds or SECONDS) * form.rate)
+        print(f"s4gen: {what_a_rate_means(checkpoint, args.rate, format.rate)}", file=sys.stderr)
+    samples = round((args.seconds or SECONDS) * format.rate)
     if not samples:
-        raise UserError(f"--seconds {args.seconds:g} holds none of {form.rate:,} samples per second; ask for more")
-    prompts = read_prompts(args.prompt or (), form)
+        raise UserError(f"--seconds {args.seconds:g} holds none of {format.rate:,} samples per second; ask for more")
+    prompts = read_prompts(args.prompt or (), format)
     begins = in_turn(n, len(prompts), classes)
     begins = with_candidates(begins) if args.select else begins
     recurrent = recurrent.to(best_device())
     filters = Filters(args.temperature, args.top_k, args.top_p, args.min_p)
     engine = make_engine(args.engine, recurrent, filters, tokens=len(begins) * samples)
-    ending = ending_of(checkpoint, form.rate)
-    return Job(
-        recurrent, engine, filters, form, layout.classes, prompts, begins, samples, args.seed, args.batch, ending
+    ending = ending_of(checkpoint, format.rate)
+    return ClipRequest(
+        recurrent, engine, filters, format, layout.classes, prompts, begins, samples, args.seed, args.batch, ending
     )
 
 
@@ -105,7 +107,7 @@ def what_a_rate_means(checkpoint: Checkpoint, factor: float, rate: int) -> str:
     )
 
 
-def read_prompts(paths: Sequence[str], form: AudioFormat) -> list[Tensor]:
+def read_prompts(paths: Sequence[str], format: AudioFormat) -> list[Tensor]:
     """Recordings as codes int64 (P,); an empty one where there are none. Says what was changed about them.
 
     Raises:
@@ -119,26 +121,26 @@ def read_prompts(paths: Sequence[str], form: AudioFormat) -> list[Tensor]:
     for path in paths:
         if not Path(path).is_file():
             raise UserError(f"--prompt {path}: there is no such file; expected {WANTED}")
-        codes, notes = read_prompt(path, form)
+        codes, notes = read_prompt(path, format)
         prompts.append(torch.from_numpy(codes).to(torch.int64))
         for note in notes:
             print(f"s4gen: {note}", file=sys.stderr)
     return prompts or [torch.empty(0, dtype=torch.int64)]
 
 
-def stream(job: Job) -> None:
+def stream(request: ClipRequest) -> None:
     """One clip as raw PCM on standard output, and nothing else there."""
     from s4gen.data.audio.write import write_pcm
 
-    print(f"s4gen: signed 16-bit little-endian PCM, mono, {job.form.rate} samples per second", file=sys.stderr)
+    print(f"s4gen: signed 16-bit little-endian PCM, mono, {request.format.rate} samples per second", file=sys.stderr)
     began, drawn = time.perf_counter(), 0
-    write_pcm(sys.stdout.buffer, job.sound(job.prompt(0)))
-    for _, chunks in job.draw():
-        endings = job.endings(1)
+    write_pcm(sys.stdout.buffer, request.sound(request.prompt(0)))
+    for _, chunks in request.draw():
+        endings = request.endings(1)
         for chunk in chunks:
             (count,) = endings.counts(chunk)
-            write_pcm(sys.stdout.buffer, job.sound(chunk[0, :count]))
+            write_pcm(sys.stdout.buffer, request.sound(chunk[0, :count]))
             drawn += chunk.numel()
             if endings.all_over:
                 break
-    print(f"s4gen: {job.speed(drawn, time.perf_counter() - began)}", file=sys.stderr)
+    print(f"s4gen: {request.speed(drawn, time.perf_counter() - began)}", file=sys.stderr)

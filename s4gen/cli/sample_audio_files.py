@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.output import shows_progress
+from s4gen.config.names import WRITTEN_SOUND
 from s4gen.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from s4gen.sampling.audio import Job
+    from s4gen.sampling.audio import ClipRequest
 
 PICTURED = 20
 """Clips in a picture, at most: drawing it would take longer than the clips."""
@@ -31,52 +32,50 @@ def picture_of(out: Path) -> Path:
 
 def is_file(out: Path) -> bool:
     """Whether this is the name of one clip, and not of a folder."""
-    from s4gen.data.audio.write import SUFFIXES
-
-    return out.suffix.lower() in SUFFIXES
+    return out.suffix.lower() in WRITTEN_SOUND
 
 
-def write_clips(job: Job, n: int, out: Path) -> None:
-    """Draw all clips of the job, and write n of them: all, or those selected."""
+def write_clips(request: ClipRequest, n: int, out: Path) -> None:
+    """Draw all clips of the request, and write n of them: all, or those selected."""
     from s4gen.data.audio.write import sample_paths, write_audio
     from s4gen.sampling.audio import select
 
-    names = [re.sub(r"[^\w.-]+", "_", job.name(i) or "") for i in range(n)] if job.classes else None
+    names = [re.sub(r"[^\w.-]+", "_", request.name(i) or "") for i in range(n)] if request.classes else None
     paths = [out] if is_file(out) else sample_paths(out, n, labels=names)
-    selects = len(job.begins) > n
+    selects = len(request.begins) > n
     began = time.perf_counter()
     try:
-        clips, drawn = _drawn(job, [] if selects else paths)
+        clips, drawn = _drawn(request, [] if selects else paths)
     except KeyboardInterrupt:
         if not selects and out.exists():
             print(f"s4gen: what was drawn so far is in {out}", file=sys.stderr)
         raise
-    speed = job.speed(drawn, time.perf_counter() - began)
-    bits = job.bits_per_sample(clips)
-    chosen = select(job.begins, bits, n) if selects else list(range(n))
-    sounds = [job.sound(clips[i]) for i in chosen]
+    speed = request.speed(drawn, time.perf_counter() - began)
+    bits = request.bits_per_sample(clips)
+    chosen = select(request.begins, bits, n) if selects else list(range(n))
+    sounds = [request.sound(clips[i]) for i in chosen]
     if selects:
         for path, sound in zip(paths, sounds, strict=True):
-            write_audio(path, sound, job.form.rate)
+            write_audio(path, sound, request.format.rate)
     records = [
         {
             "file": path.name,
-            "class": job.name(i),
+            "class": request.name(i),
             "recognised": heard,
-            "seconds": len(sound) / job.form.rate,
+            "seconds": len(sound) / request.format.rate,
             "bits_per_sample": bits[i],
-            "seed": job.seed,
+            "seed": request.seed,
             "sequence": i,
         }
-        for path, i, sound, heard in zip(paths, chosen, sounds, recognised(job, sounds), strict=True)
+        for path, i, sound, heard in zip(paths, chosen, sounds, recognised(request, sounds), strict=True)
     ]
-    _write_about(job, records, sounds, out)
+    _write_about(request, records, sounds, out)
     print(_summary(records, out) + (f", chosen from {len(clips)}" if selects else ""))
     print(speed)
     print(_verdict(records))
 
 
-def _drawn(job: Job, paths: Sequence[Path]) -> tuple[list[Tensor], int]:
+def _drawn(request: ClipRequest, paths: Sequence[Path]) -> tuple[list[Tensor], int]:
     """The codes of all clips (L_i,), each written to its path, if any, while it grows, and how many samples were drawn.
 
     Ctrl-C keeps what there is.
@@ -85,22 +84,22 @@ def _drawn(job: Job, paths: Sequence[Path]) -> tuple[list[Tensor], int]:
 
     from s4gen.data.audio.write import open_writers
 
-    small = torch.uint8 if job.form.bits <= 8 else torch.int32
+    small = torch.uint8 if request.format.bits <= 8 else torch.int32
     clips: list[Tensor] = []
     drawn = 0
-    with progress_bar(len(job.begins) * job.samples, "sample", shows_progress(), desc="sampling") as bar:
-        for members, chunks in job.draw():
-            parts = [[job.prompt(i).to(small)] for i in members]
-            endings = job.endings(len(members))
-            with open_writers(paths[members.start : members.stop], job.form.rate) as writers:
+    with progress_bar(len(request.begins) * request.samples, "sample", shows_progress(), desc="sampling") as bar:
+        for members, chunks in request.draw():
+            parts = [[request.prompt(i).to(small)] for i in members]
+            endings = request.endings(len(members))
+            with open_writers(paths[members.start : members.stop], request.format.rate) as writers:
                 for writer, i in zip(writers, members, strict=False):
-                    writer.append(job.sound(job.prompt(i)))
+                    writer.append(request.sound(request.prompt(i)))
                 for chunk in chunks:
                     counts = endings.counts(chunk)
                     for part, codes, count in zip(parts, chunk.to(small), counts, strict=True):
                         part.append(codes[:count])
                     for writer, codes, count in zip(writers, chunk, counts, strict=False):
-                        writer.append(job.sound(codes[:count]))
+                        writer.append(request.sound(codes[:count]))
                     drawn += chunk.numel()
                     bar.update(chunk.numel())
                     if endings.all_over:
@@ -109,22 +108,24 @@ def _drawn(job: Job, paths: Sequence[Path]) -> tuple[list[Tensor], int]:
     return clips, drawn
 
 
-def recognised(job: Job, sounds: Sequence[NDArray[np.float32]]) -> list[str | None]:
+def recognised(request: ClipRequest, sounds: Sequence[NDArray[np.float32]]) -> list[str | None]:
     """The class that each clip is heard as, where there is a classifier of the model's classes."""
     from s4gen.classify import find_classifier
 
-    classifier = find_classifier(job.classes, job.form.rate) if job.classes else None
+    classifier = find_classifier(request.classes, request.format.rate) if request.classes else None
     if classifier is None:
         return [None] * len(sounds)
     return [classifier.classes[number] for number in classifier.recognise(sounds)]
 
 
-def _write_about(job: Job, records: Sequence[dict[str, Any]], sounds: Sequence[NDArray[np.float32]], out: Path) -> None:
+def _write_about(
+    request: ClipRequest, records: Sequence[dict[str, Any]], sounds: Sequence[NDArray[np.float32]], out: Path
+) -> None:
     from s4gen.atomic import write_file_atomic
-    from s4gen.data.audio.picture import draw_clips
+    from s4gen.data.audio.write import draw_clips
 
     titles = [_title(record) for record in records[:PICTURED]]
-    write_file_atomic(picture_of(out), draw_clips(sounds[:PICTURED], job.form.rate, titles))
+    write_file_atomic(picture_of(out), draw_clips(sounds[:PICTURED], request.format.rate, titles))
     if not is_file(out):
         lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
         write_file_atomic(out / "samples.json", f"[\n{lines}\n]\n".encode())

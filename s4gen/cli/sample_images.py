@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from s4gen.cli.classes import chosen_classes, labels_in_turn
+from s4gen.cli.dataset import dataset_of
+from s4gen.cli.images import open_for
 from s4gen.cli.output import shows_progress
-from s4gen.cli.subject import best_device, chosen_classes, dataset_of, load_sequences
 from s4gen.config import ImageLayout
+from s4gen.device import best_device
 from s4gen.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     prompt, labels = (None, None) if args.prompt is None else read_prompt(args, checkpoint, layout)
     n = (args.count or max(DEFAULT_COUNT, len(chosen))) if prompt is None else len(prompt)
     if chosen and (labels is None or args.classes):
-        labels = torch_labels(chosen, n)
+        labels = labels_in_turn(chosen, n)
     drawn = layout.length - (0 if prompt is None else prompt.shape[1])
     recurrent = recurrent.to(best_device())
     filters = Filters(args.temperature, args.top_k, args.top_p, args.min_p)
@@ -58,20 +60,13 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     steps = drawn * -(-n // args.batch)
     print(f"{n} images in {args.out}")
     if labels is not None:
-        shown = dict.fromkeys(layout.classes[label] for label in labels.tolist())
-        print(f"classes in turn: {', '.join(shown)}" if prompt is None else f"classes: {', '.join(shown)}")
+        drawn_classes = ", ".join(dict.fromkeys(layout.classes[label] for label in labels.tolist()))
+        print(f"classes in turn: {drawn_classes}" if prompt is None else f"classes: {drawn_classes}")
     print(
         f"{seconds:.2f} s: {n * drawn / seconds:,.0f} tokens/s, {n / seconds:.2f} images/s, "
         f"{1000 * seconds / steps:.3f} ms/step ({engine.name})"
     )
     return 0
-
-
-def torch_labels(chosen: Sequence[int], n: int) -> Tensor:
-    """Labels int64 (n,) that take the chosen classes in turn."""
-    import torch
-
-    return torch.tensor(chosen).repeat(-(-n // len(chosen)))[:n]
 
 
 def _save(
@@ -100,19 +95,20 @@ def _save_with_nearest(args: argparse.Namespace, checkpoint: Checkpoint, images:
 
     from s4gen.data.images import save_grid, to_sequence
     from s4gen.data.nearest import nearest
-    from s4gen.data.own_images import open_split
+    from s4gen.data.opening import format_for, open_split
 
     dataset, recipe = args.dataset or dataset_of(checkpoint), checkpoint.recipe
     layout, data = checkpoint.config.layout, None if recipe is None else recipe.data
     assert isinstance(layout, ImageLayout)
-    training = open_split(dataset, "train", layout, data)
+    format = format_for(layout, dataset, data)
+    training = open_split(dataset, "train", format)
     if training.layout != replace(layout, classes=()) or len(training) < args.nearest:
         raise UserError(f"--nearest {args.nearest}: {dataset} has not so many training images of the model's size")
     number, distance = nearest(images, training.images, args.nearest)
     beside = to_sequence(training.images[number.flatten().numpy()]).unflatten(0, number.shape)
-    shown = torch.cat((images[:, None].cpu(), beside), dim=1)
-    save_grid(shown.flatten(0, 1), layout, args.out, columns=shown.shape[1])
-    test = to_sequence(open_split(dataset, "test", layout, data).images[: max(len(images), 100)])
+    rows = torch.cat((images[:, None].cpu(), beside), dim=1)
+    save_grid(rows.flatten(0, 1), layout, args.out, columns=rows.shape[1])
+    test = to_sequence(open_split(dataset, "test", format).images[: max(len(images), 100)])
     real = nearest(test, training.images, 1)[1]
     print(
         f"nearest training image: {distance[:, 0].median():.1f} levels away (median of the images drawn); "
@@ -136,7 +132,7 @@ def read_prompt(args: argparse.Namespace, checkpoint: Checkpoint, layout: ImageL
         )
     if args.prompt == ["test"]:
         n = args.count or DEFAULT_COUNT
-        images, labels = load_sequences(args.dataset or dataset_of(checkpoint), "test", n, checkpoint)
+        images, labels = open_for(checkpoint, args.dataset or dataset_of(checkpoint), "test", n)
     else:
         images = to_sequence(np.stack([read_image(path, layout) for path in args.prompt]))
         labels, n = None, args.count or len(images)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.output import shows_progress
-from s4gen.cli.subject import best_device
 from s4gen.data.text.reading import WIDE_MARKS
+from s4gen.device import best_device
 from s4gen.errors import UserError
 from s4gen.progress import progress_bar
 

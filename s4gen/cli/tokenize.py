@@ -8,6 +8,7 @@ from typing import Any
 from s4gen.cli.arguments import whole
 from s4gen.cli.output import print_json
 from s4gen.config import DataConfig, is_text, load_recipe
+from s4gen.config.names import SPLITS, TOKENIZERS
 from s4gen.errors import UserError
 
 SUMMARY = (
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", metavar="NAME", help="instead of a recipe: wikitext-2, a .txt or .jsonl file, or a folder of them"
     )
-    parser.add_argument("--tokenizer", choices=("word", "bpe", "bytes"), help="with --dataset (default: word)")
+    parser.add_argument("--tokenizer", choices=TOKENIZERS, help="with --dataset (default: word)")
     parser.add_argument(
         "--vocab-size", metavar="V", type=whole(1), help="with --dataset: tokens in all (default for words: all words)"
     )
@@ -30,14 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     data = _data(args)
-    from s4gen.data.text import SPLITS, load_tokens, open_corpus, prepare_tokenizer
+    from s4gen.data.text import open_corpus, open_split, prepare_tokenizer
     from s4gen.data.text.prepared import tokenizer_path
 
     tokenizer = prepare_tokenizer(data.dataset, data.tokenizer, data.vocab_size)
     facts: dict[str, Any] = {"dataset": data.dataset, "tokenizer": tokenizer.kind, "vocab": tokenizer.vocab}
     if tokenizer.kind != "bytes":
         facts["file"] = str(tokenizer_path(open_corpus(data.dataset, "train"), data.tokenizer, data.vocab_size))
-    files = {split: load_tokens(data.dataset, split, tokenizer) for split in SPLITS}
+    files = {split: open_split(data.dataset, split, tokenizer) for split in SPLITS}
     facts["splits"] = {
         split: {"tokens": len(file), "words": file.words, "bytes": file.text_bytes, "file": str(file.path)}
         for split, file in files.items()

@@ -7,7 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s4gen.config import AudioLayout, Recipe, TextLayout, load_recipe
+from s4gen.cli.media import MEDIA
+from s4gen.config import Recipe, load_recipe
 from s4gen.errors import UserError
 from s4gen.folders import user_path
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.models.density import DensityModel
-
-TEXT_TOKENS = 200
-"""Of each text that is shown."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,19 +116,8 @@ def _with_steps_of(recipe: Recipe, run: Recipe) -> Recipe:
 
 
 def draw(model: DensityModel, n: int, seed: int) -> Tensor:
-    """The images, texts or seconds of sound that training shows at each evaluation; itself it knows no sampling."""
-    import torch
-
-    from s4gen.sampling.convert import convert
-    from s4gen.sampling.generate import complete, generate
-
-    layout = model.config.layout
-    if not isinstance(layout, TextLayout):
-        labels = torch.arange(n) % len(layout.classes) if layout.classes else None
-        engine = "auto" if isinstance(layout, AudioLayout) else "eager"
-        return generate(convert(model), n, seed=seed, labels=labels, engine=engine)
-    nothing = torch.empty(0, dtype=torch.int64)
-    return torch.stack(complete(convert(model), [nothing] * n, seed=seed, max_tokens=TEXT_TOKENS))
+    """Draw what training shows at each evaluation; training itself knows no sampling, so this is handed to it."""
+    return MEDIA[model.config.layout.kind].draw(model, n, seed)
 
 
 def _difference(before: Recipe, now: Recipe) -> str:

@@ -9,8 +9,10 @@ from s4gen.config.checks import ConfigError, at_least, one_of
 
 RATES = range(100, 1_000_001)
 """Samples per second that sound can have."""
+EXPECTED_RATES = f"expected {RATES[0]} to {RATES[-1]}"
+"""These rates in the words of a message."""
 BITS = range(2, 17)
-"""Of a code."""
+"""Bits that the code of a sample can have."""
 LAWS = ("mu-law", "linear")
 NORMALISATIONS = ("none", "peak", "minmax")
 
@@ -102,12 +104,16 @@ class AudioLayout:
 
 
 def check_sound(section: str, rate: int, law: str, bits: int, normalise: str) -> None:
-    """Refuse a format of sound that cannot be."""
+    """Refuse an impossible format of sound; messages name the values as keys of `section`.
+
+    Raises:
+        ConfigError: rate, law, bits or normalisation are none of those above.
+    """
     if rate not in RATES:
-        raise ConfigError(f"{section}.rate", f"= {rate}: expected 100 to 1000000 samples per second")
+        raise ConfigError(f"{section}.rate", f"= {rate}: {EXPECTED_RATES} samples per second")
     one_of(LAWS, f"{section}.law", law)
     if bits not in BITS:
-        raise ConfigError(f"{section}.bits", f"= {bits}: expected 2 to 16")
+        raise ConfigError(f"{section}.bits", f"= {bits}: expected {BITS[0]} to {BITS[-1]}")
     one_of(NORMALISATIONS, f"{section}.normalise", normalise)
 
 

@@ -7,20 +7,18 @@ from dataclasses import dataclass, replace
 
 from s4gen.config.checks import ConfigError, at_least, one_of, positive
 from s4gen.config.layouts import check_sound
+from s4gen.config.names import (
+    AUDIO_PREFIX,
+    AUDIO_SETS,
+    FITS,
+    IMAGE_PREFIX,
+    IMAGE_SETS,
+    PRECISIONS,
+    TEXT_SETS,
+    TEXT_SUFFIXES,
+    TOKENIZERS,
+)
 from s4gen.config.schema import ModelConfig, SSMConfig, check_pair, check_window, refuse_foreign
-
-IMAGE_SETS = ("mnist", "cifar10", "mnist-mini", "cifar10-mini")
-TEXT_SETS = ("wikitext-2", "wikitext-103", "wikitext-mini")
-TEXT_SUFFIXES = tuple(f"{suffix}{packed}" for packed in ("", ".gz") for suffix in (".txt", ".jsonl", ".md", ".text"))
-"""A path with one of these endings, in capitals or not, is a file of text."""
-AUDIO_SETS = ("fsdd", "fsdd-mini", "sc09", "youtubemix", "beethoven")
-AUDIO_PREFIX = "audio:"
-IMAGE_PREFIX = "images:"
-FITS = ("crop", "stretch")
-UNSPLIT = ("fsdd", "fsdd-mini")
-"""Sets of audio without a validation split."""
-TOKENIZERS = ("word", "bpe", "bytes")
-PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from s4gen.config.names import SPLITS
 from s4gen.data.galleries import NO_LABEL, NO_SPLIT, Gallery, Picture
 from s4gen.data.pictures import is_picture, read_picture
-from s4gen.data.splits import SPLITS, are_splits, split_of, warning
+from s4gen.data.splits import are_splits, split_of, warning
 from s4gen.data.tree import Parts, names_below, natural, readable, without_common_folder
 from s4gen.errors import UserError
 

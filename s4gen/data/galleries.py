@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4gen.atomic import read_consistent, write_atomic
-from s4gen.data.pictures import ImageForm, Seen, UnusableError
-from s4gen.data.splits import SPLITS
+from s4gen.config.names import SPLITS
+from s4gen.data.pictures import ImageFormat, Seen, UnusableError
 from s4gen.errors import UserError
 from s4gen.folders import cache_folder
 from s4gen.progress import progress_bar
@@ -36,7 +36,7 @@ class Picture:
 
     name: str
     """What messages call it: its path below the folder that was given."""
-    read: Callable[[ImageForm], tuple[Pixels, Seen]]
+    read: Callable[[ImageFormat], tuple[Pixels, Seen]]
     """Decodes it."""
     label: int = NO_LABEL
     """Its class, where it has one."""
@@ -110,15 +110,15 @@ class Decoded:
     """What became of the pictures, for the user."""
 
 
-def decode(gallery: Gallery, form: ImageForm, shown: bool = False) -> Decoded:
-    """All images of a gallery in this form, decoded once and kept in the cache; `shown`: with a progress bar.
+def decode(gallery: Gallery, format: ImageFormat, progress: bool = False) -> Decoded:
+    """All images of a gallery in this format, decoded once and kept in the cache.
 
     Pictures that cannot be used are skipped, and named in `lines`.
 
     Raises:
-        UserError: no picture is left; they differ in size and the form has none; the cache cannot be written.
+        UserError: no picture is left; they differ in size and the format has none; the cache cannot be written.
     """
-    settings = json.dumps([_VERSION, gallery.name, asdict(form)])
+    settings = json.dumps([_VERSION, gallery.name, asdict(format)])
     folder = cache_folder() / "images" / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def read(directory: Path) -> tuple[_Index, Pixels]:
@@ -129,7 +129,7 @@ def decode(gallery: Gallery, form: ImageForm, shown: bool = False) -> Decoded:
         return index, np.memmap(directory / "pixels", np.uint8, "r", shape=tuple(index.shape))
 
     def fill(directory: Path) -> None:
-        index = _write_pixels(gallery, form, directory / "pixels", shown)
+        index = _write_pixels(gallery, format, directory / "pixels", progress)
         (directory / "index.json").write_text(json.dumps({"key": gallery.key, **asdict(index)}), encoding="utf-8")
 
     try:
@@ -141,15 +141,15 @@ def decode(gallery: Gallery, form: ImageForm, shown: bool = False) -> Decoded:
     return Decoded(images, np.array(index.labels, np.int64), splits, [*gallery.notes, *index.lines()])
 
 
-def _write_pixels(gallery: Gallery, form: ImageForm, path: Path, shown: bool) -> _Index:
+def _write_pixels(gallery: Gallery, format: ImageFormat, path: Path, progress: bool) -> _Index:
     """Write all images to a file, one after another, and say what they are."""
     index, first, coloured = _Index(), "", False
-    with path.open("wb") as file, progress_bar(gallery.count, "img", shown, f"reading {gallery.name}") as bar:
+    with path.open("wb") as file, progress_bar(gallery.count, "img", progress, f"reading {gallery.name}") as bar:
         for picture in gallery.pictures():
             bar.update(1)
             index.found += 1
             try:
-                pixels, seen = picture.read(form)
+                pixels, seen = picture.read(format)
             except UnusableError as error:
                 index.skipped.append((picture.name, str(error)))
                 continue
@@ -167,7 +167,7 @@ def _write_pixels(gallery: Gallery, form: ImageForm, path: Path, shown: bool) ->
     if not index.labels:
         raise UserError(f"no image of {gallery.name} can be used: {'; '.join(index.lines()) or 'there are none'}")
     index.shape[0] = len(index.labels)
-    if form.channels == 0 and not coloured:
+    if format.channels == 0 and not coloured:
         _keep_one_channel(path, index.shape)
         index.shape[-1] = 1
     return index

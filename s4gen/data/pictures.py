@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-_NOT_FOR_PIL = (".heic", ".heif", ".svg", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".jxl")
-"""Pictures all the same: they are skipped by name, not passed over."""
+from s4gen.config.names import UNREADABLE_IMAGES
+
 _DEEP = {"I;16": 257.0, "I;16L": 257.0, "I;16B": 257.0, "I;16N": 257.0}
 """Modes of 16 bits, and what one shade of 8 bits is in them."""
 
@@ -23,7 +23,7 @@ class UnusableError(Exception):
 
 
 @dataclass(frozen=True)
-class ImageForm:
+class ImageFormat:
     """What every picture of a set is turned into."""
 
     height: int = 0
@@ -58,11 +58,11 @@ def _endings() -> frozenset[str]:
     from PIL import Image
 
     known = Image.registered_extensions()  # this loads the formats
-    return frozenset({ending for ending, kind in known.items() if kind in Image.OPEN} | set(_NOT_FOR_PIL))
+    return frozenset({ending for ending, kind in known.items() if kind in Image.OPEN} | set(UNREADABLE_IMAGES))
 
 
-def read_picture(source: Path | BinaryIO, form: ImageForm) -> tuple[NDArray[np.uint8], Seen]:
-    """The pixels, uint8 (h, w, c), c = 1 where `form.channels` is 1, else 3; and what was done to them.
+def read_picture(source: Path | BinaryIO, format: ImageFormat) -> tuple[NDArray[np.uint8], Seen]:
+    """The pixels, uint8 (h, w, c), c = 1 where `format.channels` is 1, else 3; and what was done to them.
 
     It is turned upright where the camera says how, and of several pictures in a file the first one counts. Shades are
     scaled from 16 to 8 bits, and a transparent picture is laid on white. Scaling averages (Lanczos), so nothing is
@@ -78,18 +78,19 @@ def read_picture(source: Path | BinaryIO, form: ImageForm) -> tuple[NDArray[np.u
             warnings.simplefilter("ignore")  # of the metadata, and of sizes far below what is too large
             with Image.open(source) as image:
                 several = getattr(image, "n_frames", 1) > 1
-                if form.height:
-                    image.draft("RGB", (4 * form.width, 4 * form.height))  # a large JPEG is decoded smaller, and faster
+                if format.height:
+                    # A large JPEG is decoded smaller, and faster.
+                    image.draft("RGB", (4 * format.width, 4 * format.height))
                 plain, transparent = _plain(ImageOps.exif_transpose(image))
-                enlarged = bool(form.height) and (plain.width < form.width or plain.height < form.height)
-                plain = _fitted(plain, form)
-                pixels = np.asarray(plain.convert("L") if form.channels == 1 else plain)
+                enlarged = bool(format.height) and (plain.width < format.width or plain.height < format.height)
+                plain = _fitted(plain, format)
+                pixels = np.asarray(plain.convert("L") if format.channels == 1 else plain)
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         raise UnusableError(f"cannot be read ({_reason(error)})") from error
     return pixels.reshape(*pixels.shape[:2], -1), Seen(enlarged, transparent, several)
 
 
-def read_bytes(content: bytes | None, form: ImageForm) -> tuple[NDArray[np.uint8], Seen]:
+def read_bytes(content: bytes | None, format: ImageFormat) -> tuple[NDArray[np.uint8], Seen]:
     """`read_picture` of the bytes of a file.
 
     Raises:
@@ -97,7 +98,7 @@ def read_bytes(content: bytes | None, form: ImageForm) -> tuple[NDArray[np.uint8
     """
     if not content:
         raise UnusableError("holds no bytes")
-    return read_picture(io.BytesIO(content), form)
+    return read_picture(io.BytesIO(content), format)
 
 
 def _plain(image: Any) -> tuple[Any, bool]:
@@ -117,14 +118,14 @@ def _plain(image: Any) -> tuple[Any, bool]:
     return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB"), True
 
 
-def _fitted(image: Any, form: ImageForm) -> Any:
-    """The image in the size of the form."""
+def _fitted(image: Any, format: ImageFormat) -> Any:
+    """The image in the size of the format."""
     from PIL import Image, ImageOps
 
-    wanted = (form.width, form.height)
-    if not form.height or image.size == wanted:
+    wanted = (format.width, format.height)
+    if not format.height or image.size == wanted:
         return image
-    if form.fit == "stretch":
+    if format.fit == "stretch":
         return image.resize(wanted, Image.Resampling.LANCZOS)
     return ImageOps.fit(image, wanted, Image.Resampling.LANCZOS)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-SPLITS = ("train", "validation", "test")
 NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from s4gen.config.names import SPLITS
 from s4gen.data.galleries import NO_LABEL, NO_SPLIT, Gallery, Picture
 from s4gen.data.pictures import read_bytes
-from s4gen.data.splits import SPLITS, split_of_file
+from s4gen.data.splits import split_of_file
 from s4gen.errors import UserError
 from s4gen.folders import cache_folder
 

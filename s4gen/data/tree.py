@@ -1,16 +1,99 @@
-"""The files of a folder with all folders in it, whatever links there are; names in the order that people count in."""
+"""Trees of files, in a folder with whatever links or in a zip archive; names in the order that people count in."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePath
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath, PurePosixPath
+from typing import BinaryIO, Protocol
 
 from s4gen.errors import UserError
 
 Parts = tuple[str, ...]
+"""The folders of a name, and its last part."""
+
+
+class Tree(Protocol):
+    """Named files, in a folder or in a zip archive."""
+
+    path: Path
+
+    def names(self) -> list[str]:
+        """Return the names of all files, with "/" between folders; what begins with a dot is left out."""
+
+    def open(self, name: str) -> Path | BinaryIO:
+        """Return a path, or the bytes of a file, for a decoder to read. Raises OSError."""
+
+    def text(self, name: str) -> str:
+        """Return the text of a small file in UTF-8."""
+
+    def files(self, names: Sequence[str]) -> tuple[Path, ...]:
+        """Return the files on disk that hold the named ones."""
+
+
+class Folder:
+    """The files of a folder and of all folders in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> list[str]:
+        return names_below(self.path)
+
+    def open(self, name: str) -> Path:
+        return self.path / name
+
+    def text(self, name: str) -> str:
+        return (self.path / name).read_text(encoding="utf-8-sig")
+
+    def files(self, names: Sequence[str]) -> tuple[Path, ...]:
+        return tuple(self.path / name for name in names)
+
+
+class OneFile(Folder):
+    """A folder of which one file counts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.parent)
+        self._name = path.name
+
+    def names(self) -> list[str]:
+        return [self._name]
+
+
+class Archive:
+    """The files of a zip archive, as data sets are published; it is not unpacked.
+
+    Raises:
+        UserError: it is damaged, or something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is no readable zip archive ({error}): copy or download it again") from error
+
+    def names(self) -> list[str]:
+        files = (info.filename for info in self._zip.infolist() if not info.is_dir())
+        return [name for name in files if not is_hidden(PurePosixPath(name))]
+
+    def open(self, name: str) -> BinaryIO:
+        try:
+            return io.BytesIO(self._zip.read(name))
+        except zipfile.BadZipFile as error:
+            raise OSError(str(error)) from error
+
+    def text(self, name: str) -> str:
+        return self._zip.read(name).decode("utf-8-sig")
+
+    def files(self, names: Sequence[str]) -> tuple[Path, ...]:
+        return (self.path,)
 
 
 def names_below(folder: Path) -> list[str]:

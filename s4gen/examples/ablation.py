@@ -17,16 +17,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from s4gen import plots, train
 from s4gen.atomic import write_file_atomic
 from s4gen.checkpoint import load_checkpoint
 from s4gen.cli.arguments import number, whole
 from s4gen.cli.output import shows_progress
 from s4gen.config import Recipe, load_recipe
-from s4gen.data import load_images
+from s4gen.data import open_split
 from s4gen.data.images import to_sequence
+from s4gen.device import best_device
 from s4gen.errors import UserError
 from s4gen.evaluation import evaluate
 from s4gen.examples.arguments import Parser
@@ -104,8 +103,8 @@ def measured_speeds(rows: list[str], path: Path) -> dict[str, float]:
     speeds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for row in rows:
         if row not in speeds:
-            recipe, device = recipe_of(row, 0, 1.0, 1.0), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            speeds[row] = seconds_per_step(recipe, open_task(recipe, device, shown=False), device, MEASURING)
+            recipe, device = recipe_of(row, 0, 1.0, 1.0), best_device()
+            speeds[row] = seconds_per_step(recipe, open_task(recipe, device, progress=False), device, MEASURING)
             print(f"{row}: {speeds[row]:.3f} s a step", file=sys.stderr)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file_atomic(path, (json.dumps(speeds, indent=2) + "\n").encode())
@@ -129,7 +128,7 @@ def measured(row: str, seed: int, minutes: float, per_step: float, out: Path) ->
 
 def _scored(row: str, seed: int, per_step: float, folder: Path) -> dict[str, Any]:
     checkpoint = load_checkpoint(folder / "checkpoint")
-    test = to_sequence(load_images("cifar10", "test").images[:TEST_IMAGES])
+    test = to_sequence(open_split("cifar10", "test").images[:TEST_IMAGES])
     score = evaluate(checkpoint.model.log_prob, test, BATCH, "conv")
     return {
         "row": row,

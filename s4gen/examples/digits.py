@@ -28,9 +28,8 @@ from s4gen.classify import Classifier, save_classifier
 from s4gen.cli.arguments import whole
 from s4gen.cli.output import shows_progress
 from s4gen.config import AudioLayout, DensityConfig, ModelConfig, OptimConfig, SSMConfig
-from s4gen.data.audio import AudioFormat, AudioSet, load_audio
+from s4gen.data.audio import AudioFormat, AudioSet, Quantiser, open_split
 from s4gen.data.audio.batches import TrainingBatches
-from s4gen.data.audio.quantise import Quantiser
 from s4gen.errors import UserError
 from s4gen.examples.arguments import Parser
 from s4gen.memory import keep_freed_memory
@@ -38,7 +37,7 @@ from s4gen.models.classifier import ClassifierModel
 from s4gen.progress import progress_bar
 from s4gen.train.optim import build_optimizers, schedule, set_learning_rate, update_mean
 
-FORM = AudioFormat(8000, "linear", 16)
+FORMAT = AudioFormat(8000, "linear", 16)
 """The recordings as they are."""
 
 MODEL = ModelConfig(mixer="s4d", d_model=64, n_layers=4, d_ff=64, dropout=0.1)
@@ -92,7 +91,7 @@ def through_codes(samples: Clip) -> Clip:
 
 def to_one_second(clip: Clip) -> Clip:
     """Silence behind a clip, up to one second in all."""
-    return np.pad(clip, (0, max(0, FORM.rate - len(clip))))
+    return np.pad(clip, (0, max(0, FORMAT.rate - len(clip))))
 
 
 def with_noise(clip: Clip) -> Clip:
@@ -119,7 +118,7 @@ def train(audio: AudioSet, steps: int, progress: bool = False) -> ClassifierMode
     """
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    layout = AudioLayout(FORM.rate, FORM.law, FORM.bits, FORM.normalise, audio.classes)
+    layout = AudioLayout(FORMAT.rate, FORMAT.law, FORMAT.bits, FORMAT.normalise, audio.classes)
     model = ClassifierModel(DensityConfig(layout, MODEL, SSM)).train()
     optimizers, batches = build_optimizers(model, OPTIM), TrainingBatches(audio, None, BATCH, seed=0)
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -128,8 +127,8 @@ def train(audio: AudioSet, steps: int, progress: bool = False) -> ClassifierMode
             set_learning_rate(optimizers, schedule(step, steps, OPTIM.warmup_steps))
             batch = batches.at(step)
             assert batch.labels is not None  # both data sets have them
-            spoken = torch.from_numpy(FORM.quantiser.decode(batch.codes.numpy()))
-            loss = F.cross_entropy(model(*augment(spoken, batch.lengths, FORM.rate, generator)), batch.labels)
+            spoken = torch.from_numpy(FORMAT.quantiser.decode(batch.codes.numpy()))
+            loss = F.cross_entropy(model(*augment(spoken, batch.lengths, FORMAT.rate, generator)), batch.labels)
             if not math.isfinite(loss.item()):
                 raise UserError(f"the loss is no longer finite at step {step + 1}; try another number of --steps")
             model.zero_grad(set_to_none=True)
@@ -148,7 +147,7 @@ def train(audio: AudioSet, steps: int, progress: bool = False) -> ClassifierMode
 def measure(classifier: Classifier, audio: AudioSet) -> dict[str, Score]:
     """The clips recognised, for each of CHANGES."""
     assert audio.labels is not None
-    clips = [audio.form.quantiser.decode(audio.clip(index)) for index in range(len(audio))]
+    clips = [audio.format.quantiser.decode(audio.clip(index)) for index in range(len(audio))]
     scores = {}
     for name, change in CHANGES.items():
         found = classifier.recognise([change(clip) for clip in clips])
@@ -191,7 +190,7 @@ def card(model: ClassifierModel, scores: dict[str, Score], training: AudioSet, s
     """Markdown text."""
     return CARD.format(
         name=training.name,
-        rate=FORM.rate,
+        rate=FORMAT.rate,
         n_layers=MODEL.n_layers,
         d_model=MODEL.d_model,
         d_state=SSM.d_state,
@@ -221,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     try:
         check_target(args.out, args.force)
-        training, test = (load_audio(args.dataset, split, FORM) for split in ("train", "test"))
+        training, test = (open_split(args.dataset, split, FORMAT) for split in ("train", "test"))
         began = time.perf_counter()
         model = train(training, args.steps, shows_progress())
         minutes = (time.perf_counter() - began) / 60

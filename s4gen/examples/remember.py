@@ -35,8 +35,8 @@ from s4gen.ssm import hippo, reference
 SPANS = {"legs": 1.0, "legt": 2.0, "lagt": 150.0, "fourier": 2.0}
 """The past to read back, in the measure's own time; for lagt, one through which 128 functions follow most of it."""
 
-SAMPLES = 2048
-"""Per span: fine enough for the error of the sampling to stay below what is measured."""
+SAMPLES_PER_SPAN = 2048
+"""Fine enough for the error of the sampling to stay below what is measured."""
 
 CYCLES = 24
 """Highest frequency in the signal, in cycles per span."""
@@ -46,7 +46,7 @@ SIZES = (16, 32, 64, 128)
 
 
 class Recall(NamedTuple):
-    """One span of a signal and what a state says it was; r(SAMPLES) each, oldest first."""
+    """One span of a signal and what a state says it was; r(SAMPLES_PER_SPAN) each, oldest first."""
 
     signal: Tensor
     recalled: Tensor
@@ -58,11 +58,14 @@ class Recall(NamedTuple):
 
 
 def make_signal(spans: int) -> Tensor:
-    """The same band-limited signal every time, r(spans * SAMPLES): waves of random frequency, lower ones stronger."""
+    """Return the same band-limited signal every time, r(spans * SAMPLES_PER_SPAN).
+
+    It is made of waves of random frequency, the lower ones stronger.
+    """
     generator = torch.Generator().manual_seed(0)
     frequency, phase, height = torch.rand(3, 64, dtype=torch.float64, generator=generator)
     frequency = CYCLES * frequency
-    times = (torch.arange(spans * SAMPLES, dtype=torch.float64) + 0.5) / SAMPLES
+    times = (torch.arange(spans * SAMPLES_PER_SPAN, dtype=torch.float64) + 0.5) / SAMPLES_PER_SPAN
     waves = torch.sin(2 * torch.pi * (frequency * times[:, None] + phase))
     return waves @ (height / (1 + frequency))
 
@@ -72,13 +75,13 @@ def remember(measure: str, d_state: int) -> Recall:
     signal = make_signal(1 if measure == "legs" else 3)
     span = SPANS[measure]
     state = whole_past_state(signal, d_state) if measure == "legs" else window_state(measure, signal, d_state, span)
-    age = torch.arange(SAMPLES - 0.5, 0, -1, dtype=torch.float64) * (span / SAMPLES)
-    return Recall(signal[-SAMPLES:], hippo.basis(measure, d_state, age) @ state)
+    age = torch.arange(SAMPLES_PER_SPAN - 0.5, 0, -1, dtype=torch.float64) * (span / SAMPLES_PER_SPAN)
+    return Recall(signal[-SAMPLES_PER_SPAN:], hippo.basis(measure, d_state, age) @ state)
 
 
 def window_state(measure: str, signal: Tensor, d_state: int, span: float) -> Tensor:
-    """The last state of dx/dt = A x + B u, r(d_state), with SAMPLES samples to a span."""
-    transition, drive = reference.discretize(*hippo.dense(measure, d_state), span / SAMPLES, "zoh")
+    """The last state of dx/dt = A x + B u, r(d_state), with SAMPLES_PER_SPAN samples to a span."""
+    transition, drive = reference.discretize(*hippo.dense(measure, d_state), span / SAMPLES_PER_SPAN, "zoh")
     return reference.scan(transition, drive, torch.zeros_like(drive), signal)[1]
 
 
@@ -99,7 +102,7 @@ def draw(measure: str, recalls: dict[int, Recall]) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 2.6 * len(recalls)), layout="constrained")
-    times = torch.arange(-SAMPLES + 0.5, 0) / SAMPLES
+    times = torch.arange(-SAMPLES_PER_SPAN + 0.5, 0) / SAMPLES_PER_SPAN
     panels = figure.subplots(len(recalls), squeeze=False)[:, 0]
     for axes, (d_state, recall) in zip(panels, recalls.items(), strict=True):
         axes.plot(times, recall.signal, color="#9ca3af", linewidth=2.5, label="signal")

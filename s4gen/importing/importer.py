@@ -11,7 +11,7 @@ import torch
 
 from s4gen.checkpoint import save_checkpoint
 from s4gen.config import AudioLayout, DensityConfig, Layout, ModelConfig, SSMConfig, TextLayout
-from s4gen.data.text.numbers import NumberTokenizer
+from s4gen.data.text import NumberTokenizer
 from s4gen.errors import UserError
 from s4gen.fitting import fitting
 from s4gen.importing.ends import Ends, is_adaptive, read_ends

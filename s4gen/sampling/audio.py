@@ -25,8 +25,8 @@ from s4gen.sampling.prompts import Prompts, checked_prompts, starts
 
 LOWEST, HIGHEST = 40, 5
 """Per cent of the least and of the most likely clips that are left out."""
-SAMPLES = 1 << 22
-"""Of all clips of a batch, scored at a time."""
+SAMPLES_AT_A_TIME = 1 << 22
+"""Samples of all clips of a batch together that are scored at a time, so that memory stays small."""
 
 
 class Begin(NamedTuple):
@@ -39,15 +39,15 @@ class Begin(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Job:
-    """Clips to be drawn."""
+class ClipRequest:
+    """Which clips are to be drawn, from what and how."""
 
     recurrent: RecurrentModel
     engine: Engine
     filters: Filters
     """Those that the engine was made with."""
-    form: AudioFormat
-    """Of the clips."""
+    format: AudioFormat
+    """How the codes of the clips are turned into sound."""
     classes: tuple[str, ...]
     """Those that the model is conditional on."""
     prompts: list[Tensor]
@@ -73,7 +73,7 @@ class Job:
 
     def sound(self, codes: Tensor) -> NDArray[np.float32]:
         """Codes of any integer type as samples, in the same shape."""
-        return self.form.quantiser.decode(codes.numpy())
+        return self.format.quantiser.decode(codes.numpy())
 
     def draw(self) -> Iterator[tuple[range, Iterator[Tensor]]]:
         """The clips of one batch after another: their numbers, and their codes as they are drawn.
@@ -106,7 +106,7 @@ class Job:
         Without temperature and filters, whatever it was drawn with.
         """
         score, labels, bits = by_convolution(self.recurrent.source), labels_of(self.begins), []
-        rows = max(1, min(self.batch, SAMPLES // max(map(len, clips))))
+        rows = max(1, min(self.batch, SAMPLES_AT_A_TIME // max(map(len, clips))))
         for first in range(0, len(clips), rows):
             part = slice(first, first + rows)
             codes = pad_sequence([clip.to(torch.int64) for clip in clips[part]], batch_first=True)
@@ -118,14 +118,14 @@ class Job:
 
     def endings(self, rows: int) -> Endings:
         """For so many clips side by side."""
-        return Endings(rows, self.form.quantiser.silence, self.ending)
+        return Endings(rows, self.format.quantiser.silence, self.ending)
 
     def speed(self, drawn: int, seconds: float) -> str:
         """What it means to have drawn so many samples, of all clips together, in so much time."""
         at_once = len(batches_of(len(self.begins), self.batch)[0])
         rate = drawn / seconds
-        each = f" ({rate / self.form.rate / at_once:.3g} for each of {at_once} side by side)" if at_once > 1 else ""
-        real_time = f"real-time factor {rate / self.form.rate:.3g}{each}"
+        each = f" ({rate / self.format.rate / at_once:.3g} for each of {at_once} side by side)" if at_once > 1 else ""
+        real_time = f"real-time factor {rate / self.format.rate:.3g}{each}"
         return f"{seconds:.2f} s: {rate:,.0f} samples/s, {real_time} ({self.engine.name})"
 
 

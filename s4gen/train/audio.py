@@ -15,7 +15,8 @@ from torch import Tensor
 from s4gen.audio_evaluation import by_convolution, evaluate_clips
 from s4gen.config import Recipe
 from s4gen.data.audio.batches import TrainingBatches, evaluation_batches
-from s4gen.data.audio.opening import crop_of, form_of, layout_of, training_sets
+from s4gen.data.audio.format import format_of
+from s4gen.data.audio.opening import layout_of, recipe_crop, training_splits
 from s4gen.data.audio.write import sample_paths, write_audio
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
@@ -29,14 +30,14 @@ class AudioTask(Task):
     counted = "n_sequences"
     unit = "clips"
 
-    def __init__(self, recipe: Recipe, shown: bool = True) -> None:
+    def __init__(self, recipe: Recipe, progress: bool = True) -> None:
         data, train = recipe.data, recipe.train
-        training, held = training_sets(data, shown)
-        for line in training.report.lines() if shown else []:
+        training, held = training_splits(data, progress)
+        for line in training.findings.lines() if progress else []:
             print(f"s4gen: {training.name}: {line}", file=sys.stderr)
         self.layout = self._layout = layout_of(training, data.labels)
-        crop = crop_of(data)
-        self._tail = round(data.tail * training.form.rate)
+        crop = recipe_crop(data)
+        self._tail = round(data.tail * training.format.rate)
         if self._tail and crop is not None and (training.lengths > crop).any():
             raise UserError(f"data.tail = {data.tail} goes with whole clips, not with crops of {crop} samples")
         self._batches = TrainingBatches(training, crop, train.batch_size, train.seed)
@@ -47,7 +48,7 @@ class AudioTask(Task):
 
     def batch(self, step: int) -> Batch:
         found = self._batches.at(step)
-        codes = F.pad(found.codes, (0, self._tail), value=form_of(self._layout).quantiser.silence)
+        codes = F.pad(found.codes, (0, self._tail), value=format_of(self._layout).quantiser.silence)
         mask = dataclasses.replace(found, codes=codes, lengths=found.lengths + self._tail).mask()
         return Batch(codes, counted=mask, label=found.labels if self._layout.classes else None)
 
@@ -87,6 +88,6 @@ class AudioTask(Task):
         return lines
 
     def save_sample(self, sequences: Tensor, path: Path) -> None:
-        form = form_of(self._layout)
+        format = format_of(self._layout)
         for clip, file in zip(sequences, sample_paths(path, len(sequences)), strict=True):
-            write_audio(file, form.quantiser.decode(clip.to(torch.int64).numpy()), form.rate)
+            write_audio(file, format.quantiser.decode(clip.to(torch.int64).numpy()), format.rate)

@@ -21,7 +21,7 @@ from s4gen.errors import UserError, WriteError
 from s4gen.memory import in_words
 from s4gen.unfinished import is_leftover, remove_all_leftovers
 
-CHECKPOINT, BEST, RECIPE, SAMPLES = "checkpoint", "best", "recipe.toml", "samples"
+CHECKPOINT, BEST, RECIPE, SAMPLES_FOLDER = "checkpoint", "best", "recipe.toml", "samples"
 
 
 def is_free(out: Path) -> bool:
@@ -39,7 +39,7 @@ def put_right(out: Path) -> None:
     """
     for name in (CHECKPOINT, BEST):
         recover(out / name)
-    for folder in (out, out / SAMPLES):
+    for folder in (out, out / SAMPLES_FOLDER):
         remove_all_leftovers(folder)
 
 

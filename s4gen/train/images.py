@@ -14,7 +14,7 @@ from torch import Tensor
 
 from s4gen.config import ImageLayout, Recipe
 from s4gen.data.images import labels_for, layout_of, save_grid, to_sequence
-from s4gen.data.own_images import training_sets
+from s4gen.data.opening import training_splits
 from s4gen.evaluation import evaluate
 from s4gen.models.density import DensityModel
 from s4gen.train.tasks import Batch, Measured, Task, Values
@@ -27,10 +27,10 @@ class ImageTask(Task):
     counted = "n_sequences"
     unit = "images"
 
-    def __init__(self, recipe: Recipe, device: torch.device, shown: bool = True) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, progress: bool = True) -> None:
         """The training images lie on `device`, as bytes: 154 MB for those of CIFAR-10."""
-        training, held_out = training_sets(recipe.data, shown)
-        for line in training.notes if shown else []:
+        training, held_out = training_splits(recipe.data, progress)
+        for line in training.notes if progress else []:
             print(f"s4gen: {training.name}: {line}", file=sys.stderr)
         self.layout = self._layout = layout_of(training, recipe.data.labels)
         self._labels = _tensor(labels_for(training, self._layout), device)

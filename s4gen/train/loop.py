@@ -15,6 +15,7 @@ import torch
 from s4gen.checkpoint import write_file_atomic
 from s4gen.config import Recipe, kind_of, recipe_to_toml
 from s4gen.data.text import Tokenizer
+from s4gen.device import best_device
 from s4gen.errors import UserError
 from s4gen.memory import keep_freed_memory
 from s4gen.progress import progress_bar
@@ -62,7 +63,7 @@ def run(
         finite; the disk is full.
     """
     keep_freed_memory()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     if not resume and not overwrite and not folder.is_free(out):
         raise UserError(
             f"{out} exists; choose another --out, go on with it by --resume {out}, or replace it by --force"
@@ -131,8 +132,10 @@ def _check_disk(session: Session, out: Path, copies: int, reclaimed: int = 0) ->
     folder.check_disk(out, min(saves, copies) * (whole + (best if train.patience else 0)), reclaimed)
 
 
-def open_task(recipe: Recipe, device: torch.device, tokenizer: Tokenizer | None = None, shown: bool = True) -> Task:
-    """The task of a recipe; `tokenizer` is that of a run to go on with; `shown`: the preparation of text has a bar.
+def open_task(recipe: Recipe, device: torch.device, tokenizer: Tokenizer | None = None, progress: bool = True) -> Task:
+    """Open the task of a recipe; `tokenizer` is that of a run to go on with.
+
+    With `progress`, the preparation of the data shows bars.
 
     Raises:
         UserError: the data are not there, or not what the recipe says.
@@ -141,8 +144,8 @@ def open_task(recipe: Recipe, device: torch.device, tokenizer: Tokenizer | None 
     if kind == "audio":
         from s4gen.train.audio import AudioTask
 
-        return AudioTask(recipe, shown)
-    return TextTask(recipe, tokenizer, shown) if kind == "text" else ImageTask(recipe, device, shown)
+        return AudioTask(recipe, progress)
+    return TextTask(recipe, tokenizer, progress) if kind == "text" else ImageTask(recipe, device, progress)
 
 
 @dataclass
@@ -216,7 +219,7 @@ class _Run:
             sessions.save_best(session, mean, self.out, self._metrics(), card(session, self.task, found))
         if self.sampler is not None and train.n_samples:
             drawn = self.sampler(mean, train.n_samples, train.seed)
-            self.task.save_sample(drawn, self.out / folder.SAMPLES / f"step-{session.step:06d}")
+            self.task.save_sample(drawn, self.out / folder.SAMPLES_FOLDER / f"step-{session.step:06d}")
 
     def _metrics(self) -> dict[str, Any]:
         metrics: dict[str, Any] = {"step": self.session.step, "train_seconds": self.session.seconds}

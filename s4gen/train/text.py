@@ -8,7 +8,7 @@ from torch import Tensor
 
 from s4gen.atomic import write_file_atomic
 from s4gen.config import Recipe
-from s4gen.data.text import Tokenizer, TrainStream, layout_of, load_tokens, prepare_tokenizer
+from s4gen.data.text import Tokenizer, TrainStream, layout_of, open_split, prepare_tokenizer
 from s4gen.models.density import DensityModel
 from s4gen.text_evaluation import evaluate_stream, perplexities
 from s4gen.train.tasks import Batch, Measured, Task, Values
@@ -24,13 +24,13 @@ class TextTask(Task):
     counted = "n_tokens"
     unit = "tokens"
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer | None = None, shown: bool = True) -> None:
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer | None = None, progress: bool = True) -> None:
         data, train = recipe.data, recipe.train
-        known = tokenizer or prepare_tokenizer(data.dataset, data.tokenizer, data.vocab_size, shown)
+        known = tokenizer or prepare_tokenizer(data.dataset, data.tokenizer, data.vocab_size, progress)
         self.tokenizer = self._known = known
         self.layout = self._layout = layout_of(known)
-        self._training = load_tokens(data.dataset, "train", known, shown)
-        self._held = load_tokens(data.dataset, "validation", known, shown) if data.validation else None
+        self._training = open_split(data.dataset, "train", known, progress)
+        self._held = open_split(data.dataset, "validation", known, progress) if data.validation else None
         self._stream = TrainStream(self._training.tokens, train.batch_size, train.chunk)
         self._limit = train.eval_limit * train.chunk
         self.rows = train.batch_size

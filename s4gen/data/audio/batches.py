@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class ClipBatch:
     """Sequences side by side. Positions from `lengths` on are padding: they never count."""
 
     codes: Tensor
@@ -80,17 +80,17 @@ def windows_at_random(audio: AudioSet, crop: int | None, seed: int, epoch: int) 
     return Windows(ordered.clips, starts, lengths)
 
 
-def gather(audio: AudioSet, windows: Windows, indices: Ints) -> Batch:
+def gather(audio: AudioSet, windows: Windows, indices: Ints) -> ClipBatch:
     """The windows of these indices as one batch, as long as the longest of them."""
     import torch
 
     lengths = windows.lengths[indices]
-    codes = np.full((len(indices), int(lengths.max())), audio.form.quantiser.silence, np.int64)
+    codes = np.full((len(indices), int(lengths.max())), audio.format.quantiser.silence, np.int64)
     for row, index, length in zip(codes, indices, lengths, strict=True):
         start = audio.starts[windows.clips[index]] + windows.starts[index]
         row[:length] = audio.codes[start : start + length]
     clips = windows.clips[indices]
-    return Batch(
+    return ClipBatch(
         codes=torch.from_numpy(codes),
         lengths=torch.from_numpy(lengths),
         labels=None if audio.labels is None else torch.from_numpy(audio.labels[clips]),
@@ -117,7 +117,7 @@ class TrainingBatches:
         """Steps per epoch; the windows that make no whole batch are others each time."""
         self._epoch = lru_cache(maxsize=1)(self._make_epoch)
 
-    def at(self, step: int) -> Batch:
+    def at(self, step: int) -> ClipBatch:
         """The batch of step 0, 1, ..."""
         epoch, number = divmod(step, self.per_epoch)
         windows, batches = self._epoch(epoch)
@@ -128,10 +128,10 @@ class TrainingBatches:
         return windows, _bucketed(windows.lengths, self.batch_size, _generator(self._seed, epoch, 1))
 
 
-def evaluation_batches(audio: AudioSet, crop: int | None, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(audio: AudioSet, crop: int | None, batch_size: int) -> Iterator[ClipBatch]:
     """All windows in order of length, each exactly once; the last batch may have fewer.
 
-    `Batch.clips` says which clip a row is from. A window knows nothing of what comes before it in its clip.
+    `ClipBatch.clips` says which clip a row is from. A window knows nothing of what comes before it in its clip.
 
     Raises:
         UserError: `batch_size` or `crop` is less than 1.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4gen.atomic import read_consistent, write_atomic
-from s4gen.data.audio.format import AudioFormat
-from s4gen.data.audio.quantise import Codes
+from s4gen.data.audio.format import AudioFormat, Codes
 from s4gen.data.audio.reading import Heard, Recording, UnusableError, encode_blocks, read_origin
-from s4gen.data.audio.report import Report
+from s4gen.data.audio.sources import Source
 from s4gen.errors import UserError
 from s4gen.folders import cache_folder
 from s4gen.progress import progress_bar
@@ -25,28 +23,61 @@ from s4gen.progress import progress_bar
 LARGE = 1 << 28
 """Bytes of recordings from which on their codes go to a file in the cache instead of memory."""
 _VERSION = 2
+_NAMED = 5
+"""Skipped recordings that are named; the others are counted."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the recordings of one split come from."""
+class Findings:
+    """What became of the recordings of a set: counts of those read, changed and left out; `lines` are for the user."""
 
-    name: str
-    """The data set, or the folder."""
-    split: str
-    """train, validation or test."""
-    origin: str
-    """S4GEN_DATA, the hub, s4gen itself, or the folder again."""
-    recordings: Callable[[], Iterable[Recording]]
-    """All of them, in their order; iterated once."""
-    root: Path
-    """The folder or archive that they are in."""
-    files: tuple[Path, ...]
-    """The files that hold them: when one changes, what was kept of them is out of date."""
-    classes: tuple[str, ...] = ()
-    """Names of the labels 0, 1, ...; empty where recordings have none."""
+    found: int = 0
+    """Recordings that were looked at."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(name, why) of those that cannot be used."""
+    too_short: int = 0
+    """Left out: shorter than asked for."""
+    too_long: int = 0
+    """Left out: longer than asked for."""
+    resampled: int = 0
+    """Used, after conversion from another sampling rate."""
+    mixed: int = 0
+    """Used, after mixing several channels to one."""
+    clipped: int = 0
+    """Used, although they went beyond full scale."""
+    broke_off: int = 0
+    """Used, although they end before the end that their headers name."""
     notes: tuple[str, ...] = ()
-    """Each line tells the user something about how the set was understood."""
+    """How the set was understood, a line each."""
+
+    @property
+    def used(self) -> int:
+        """Recordings in the set."""
+        return self.found - len(self.skipped) - self.too_short - self.too_long
+
+    def lines(self) -> list[str]:
+        """What somebody should know, one line for each kind; empty if all went in as they are."""
+        lines = list(self.notes)
+        if self.skipped:
+            lines.append(f"skipped {len(self.skipped)} of {self.found} recordings: {self.reasons()}")
+        for count, what in ((self.too_short, "shorter"), (self.too_long, "longer")):
+            if count:
+                lines.append(f"left out {count} of {self.found} recordings: {what} than asked for")
+        for count, what in (
+            (self.resampled, "had another sampling rate and were resampled"),
+            (self.mixed, "had several channels and were mixed to mono"),
+            (self.clipped, "went beyond full scale and were clipped"),
+            (self.broke_off, "are cut off before the end that their headers name, and were read up to there"),
+        ):
+            if count:
+                lines.append(f"{count} of {self.used} recordings {what}")
+        return lines
+
+    def reasons(self) -> str:
+        """The first skipped recordings by name."""
+        named = [f"{name} {why}" for name, why in self.skipped[:_NAMED]]
+        more = len(self.skipped) - len(named)
+        return "; ".join([*named, f"and {more} more"] if more else named)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +96,7 @@ class AudioSet:
     """(n,) what each recording is called."""
     classes: tuple[str, ...]
     """Name of each class."""
-    form: AudioFormat
+    format: AudioFormat
     """What every clip was turned into."""
     name: str
     """The data set: fsdd, sc09, ..., or the path of a folder."""
@@ -73,7 +104,7 @@ class AudioSet:
     """train, validation or test."""
     origin: str
     """Where it was read from."""
-    report: Report
+    findings: Findings
     """What became of the recordings; its `lines` are for the user."""
 
     def __len__(self) -> int:
@@ -95,24 +126,9 @@ class AudioSet:
         )
 
 
-def hold_out(audio: AudioSet, n: int) -> tuple[AudioSet, AudioSet]:
-    """All but n clips, and n clips drawn at random, always the same: to train on, and to validate with.
-
-    Raises:
-        UserError: nothing would be left to train on.
-    """
-    if not 0 <= n < len(audio):
-        raise UserError(
-            f"data.validation = {n}: expected 0 to {len(audio) - 1}, so that some of the {len(audio)} "
-            f"training clips of {audio.name} are left to train on"
-        )
-    order = np.random.default_rng(0).permutation(len(audio))
-    return audio.subset(np.sort(order[n:])), replace(audio.subset(np.sort(order[:n])), split="validation")
-
-
 def build(
     source: Source,
-    form: AudioFormat,
+    format: AudioFormat,
     min_seconds: float = 0.0,
     max_seconds: float = float("inf"),
     progress: bool = False,
@@ -124,13 +140,13 @@ def build(
     Raises:
         UserError: no recording is left; the cache cannot be written.
     """
-    limits = (round(min_seconds * form.rate), max_seconds * form.rate)
+    limits = (round(min_seconds * format.rate), max_seconds * format.rate)
     if sum(_size_and_time(path)[0] for path in source.files) < LARGE:
         sink = io.BytesIO()
-        index = _encode_all(source, form, limits, sink, progress)
-        codes = np.frombuffer(sink.getbuffer(), form.quantiser.dtype)
+        index = _encode_all(source, format, limits, sink, progress)
+        codes = np.frombuffer(sink.getbuffer(), format.quantiser.dtype)
     else:
-        index, codes = _cached(source, form, limits, progress)
+        index, codes = _cached(source, format, limits, progress)
     lengths = np.array(index["lengths"], np.int64)
     return AudioSet(
         codes=codes,
@@ -139,21 +155,21 @@ def build(
         labels=None if index["labels"] is None else np.array(index["labels"], np.int64),
         names=tuple(index["names"]),
         classes=source.classes,
-        form=form,
+        format=format,
         name=source.name,
         split=source.split,
         origin=source.origin,
-        report=Report(
+        findings=Findings(
             **index["report"] | {"skipped": tuple(map(tuple, index["report"]["skipped"])), "notes": source.notes}
         ),
     )
 
 
 def _cached(
-    source: Source, form: AudioFormat, limits: tuple[float, float], progress: bool
+    source: Source, format: AudioFormat, limits: tuple[float, float], progress: bool
 ) -> tuple[dict[str, Any], Codes]:
     """Index and memory-mapped codes, prepared once for these very files, format and limits."""
-    settings = [_VERSION, str(source.root), source.split, source.classes, asdict(form), limits]
+    settings = [_VERSION, str(source.root), source.split, source.classes, asdict(format), limits]
     folder = cache_folder() / "audio" / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     key = [[str(path), *_size_and_time(path)] for path in source.files]
 
@@ -161,11 +177,11 @@ def _cached(
         index = json.loads((directory / "index.json").read_text())
         if index["key"] != key:
             raise ValueError("made of other files")
-        return index, np.memmap(directory / "codes", form.quantiser.dtype, "r", shape=(sum(index["lengths"]),))
+        return index, np.memmap(directory / "codes", format.quantiser.dtype, "r", shape=(sum(index["lengths"]),))
 
     def fill(directory: Path) -> None:
         with (directory / "codes").open("w+b") as file:
-            index = _encode_all(source, form, limits, file, progress)
+            index = _encode_all(source, format, limits, file, progress)
         (directory / "index.json").write_text(json.dumps({"key": key, **index}))
 
     try:
@@ -185,7 +201,7 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 
 def _encode_all(
-    source: Source, form: AudioFormat, limits: tuple[float, float], sink: BinaryIO, progress: bool
+    source: Source, format: AudioFormat, limits: tuple[float, float], sink: BinaryIO, progress: bool
 ) -> dict[str, Any]:
     """Write all codes to `sink`; return lengths, labels (or None), names and report, all fit for JSON."""
     lengths: list[int] = []
@@ -202,7 +218,7 @@ def _encode_all(
             begin, heard = sink.tell(), Heard()
             try:
                 origin = read_origin(recording)
-                length, clipped = _encode_one(recording, form, limits[1], sink, heard)
+                length, clipped = _encode_one(recording, format, limits[1], sink, heard)
             except UnusableError as error:
                 skipped.append((recording.name, str(error)))
                 _cut(sink, begin)
@@ -211,26 +227,26 @@ def _encode_all(
                 counts["too_short" if length < limits[0] else "too_long"] += 1
                 _cut(sink, begin)
                 continue
-            counts["resampled"] += origin.rate != form.rate
+            counts["resampled"] += origin.rate != format.rate
             counts["mixed"] += origin.channels > 1
             counts["clipped"] += clipped
             counts["broke_off"] += heard.broke_off
             lengths.append(length)
             labels.append(recording.label)
             names.append(recording.name)
-    report = Report(skipped=tuple(skipped), **counts)
+    findings = Findings(skipped=tuple(skipped), **counts)
     if not lengths:
-        raise UserError(_nothing_left(source, report))
+        raise UserError(_nothing_left(source, findings))
     labelled = bool(source.classes) and None not in labels
-    return {"lengths": lengths, "labels": labels if labelled else None, "names": names, "report": asdict(report)}
+    return {"lengths": lengths, "labels": labels if labelled else None, "names": names, "report": asdict(findings)}
 
 
 def _encode_one(
-    recording: Recording, form: AudioFormat, longest: float, sink: BinaryIO, heard: Heard
+    recording: Recording, format: AudioFormat, longest: float, sink: BinaryIO, heard: Heard
 ) -> tuple[int, bool]:
     """Write one recording, or as much of it as shows that it is too long; its length, and whether it was clipped."""
     length, clipped = 0, False
-    for codes, beyond in encode_blocks(recording, form, heard):
+    for codes, beyond in encode_blocks(recording, format, heard):
         sink.write(codes.tobytes())
         length += len(codes)
         clipped |= beyond
@@ -244,8 +260,8 @@ def _cut(sink: BinaryIO, end: int) -> None:
     sink.truncate()
 
 
-def _nothing_left(source: Source, report: Report) -> str:
-    if not report.found:
+def _nothing_left(source: Source, findings: Findings) -> str:
+    if not findings.found:
         return f"no recordings in the {source.split} split of {source.name}: expected wav, flac or ogg files, or others"
-    why = "; ".join(report.lines())
+    why = "; ".join(findings.lines())
     return f"no recording of the {source.split} split of {source.name} can be used: {why}"

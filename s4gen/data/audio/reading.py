@@ -13,19 +13,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from s4gen.data.audio.format import AudioFormat
-from s4gen.data.audio.quantise import Codes
+from s4gen.data.audio.format import AudioFormat, Codes
 from s4gen.errors import UserError
 
-READABLE = (
-    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
-    *(".w64", ".rf64", ".voc", ".sph", ".nist", ".sf", ".ircam", ".avr", ".pvf", ".xi", ".htk", ".sds", ".sd2", ".paf"),
-    *(".iff", ".svx", ".8svx", ".wve"),
-)
-"""Endings of the formats that libsndfile reads and that say themselves what they are."""
-_UNREADABLE = (".m4a", ".aac", ".wma", ".ape", ".wv", ".amr", ".mka", ".mid", ".midi", ".ra", ".dsf", ".mpc", ".ac3")
-EXTENSIONS = (*READABLE, *_UNREADABLE)
-"""Endings of the files that count as recordings, in either case; those that cannot be read are skipped by name."""
 WANTED = "a wav, flac or ogg file with sound, or another that libsndfile reads"
 UNKNOWN_SIZE = 0x7FFF0000
 """Sizes in a header from here on stand for an unknown one."""
@@ -107,26 +97,28 @@ def read_blocks(recording: Recording, rate: int, heard: Heard | None = None) -> 
         raise UnusableError("has no samples")
 
 
-def encode_blocks(recording: Recording, form: AudioFormat, heard: Heard | None = None) -> Iterator[tuple[Codes, bool]]:
-    """The recording as codes (n,), and whether some were clipped, one block after another; `heard` as in `read_blocks`.
+def encode_blocks(
+    recording: Recording, format: AudioFormat, heard: Heard | None = None
+) -> Iterator[tuple[Codes, bool]]:
+    """Yield the codes (n,) of one block after another, and whether some were clipped; `heard` is as in `read_blocks`.
 
     With a normalisation it is read twice: its range comes first.
 
     Raises:
         UnusableError: as `read_blocks`.
     """
-    quantiser = form.quantiser
-    if form.normalise == "none":
-        for block in read_blocks(recording, form.rate, heard):
+    quantiser = format.quantiser
+    if format.normalise == "none":
+        for block in read_blocks(recording, format.rate, heard):
             yield quantiser.encode(block), bool((np.abs(block) > 1).any())
         return
-    ends = [(float(block.min()), float(block.max())) for block in read_blocks(recording, form.rate) if len(block)]
-    centre, half = _range(min(low for low, _ in ends), max(high for _, high in ends), form.normalise)
-    for block in read_blocks(recording, form.rate, heard):
+    ends = [(float(block.min()), float(block.max())) for block in read_blocks(recording, format.rate) if len(block)]
+    centre, half = _range(min(low for low, _ in ends), max(high for _, high in ends), format.normalise)
+    for block in read_blocks(recording, format.rate, heard):
         yield quantiser.encode((block.astype(np.float64) - centre) / half), False
 
 
-def read_prompt(path: str | Path, form: AudioFormat) -> tuple[Codes, list[str]]:
+def read_prompt(path: str | Path, format: AudioFormat) -> tuple[Codes, list[str]]:
     """One recording as codes (n,), n >= 1, and one line for each thing that was changed about it.
 
     Raises:
@@ -136,12 +128,12 @@ def read_prompt(path: str | Path, form: AudioFormat) -> tuple[Codes, list[str]]:
     recording = Recording(str(path), lambda: path)
     try:
         origin = read_origin(recording)
-        codes, clipped = zip(*encode_blocks(recording, form, heard), strict=True)
+        codes, clipped = zip(*encode_blocks(recording, format, heard), strict=True)
     except UnusableError as error:
         raise UserError(f"{path} {error}: expected {WANTED}") from error
     notes = [f"{path} ends before the end that its header names: read up to there"] if heard.broke_off else []
-    if origin.rate != form.rate:
-        notes.append(f"{path} has {origin.rate} samples per second: resampled to {form.rate}")
+    if origin.rate != format.rate:
+        notes.append(f"{path} has {origin.rate} samples per second: resampled to {format.rate}")
     if origin.channels > 1:
         notes.append(f"{path} has {origin.channels} channels: mixed to mono")
     if any(clipped):

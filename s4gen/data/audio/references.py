@@ -13,16 +13,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from s4gen.data.audio.clips import AudioSet
-from s4gen.data.audio.format import AudioFormat
-from s4gen.data.audio.quantise import Codes, Samples
+from s4gen.data.audio.format import AudioFormat, Codes, Samples
 from s4gen.data.audio.write import to_pcm16
 
 
 def compressed_bits(audio: AudioSet) -> dict[str, float]:
     """Bits per sample by name of the compressor, over all clips of a set; `flac_codes` for up to 8 bits alone."""
     clips = [audio.clip(index) for index in range(len(audio))]
-    bits = {"gzip": gzip_bits(clips), "flac_sound": flac_sound_bits(clips, audio.form)}
-    return bits | ({"flac_codes": flac_codes_bits(clips, audio.form)} if audio.form.bits <= 8 else {})
+    bits = {"gzip": gzip_bits(clips), "flac_sound": flac_sound_bits(clips, audio.format)}
+    return bits | ({"flac_codes": flac_codes_bits(clips, audio.format)} if audio.format.bits <= 8 else {})
 
 
 def gzip_bits(clips: Sequence[Codes]) -> float:
@@ -31,15 +30,15 @@ def gzip_bits(clips: Sequence[Codes]) -> float:
     return 8 * len(gzip.compress(codes.astype(codes.dtype.newbyteorder("<")).tobytes(), 9, mtime=0)) / len(codes)
 
 
-def flac_sound_bits(clips: Sequence[Codes], form: AudioFormat) -> float:
+def flac_sound_bits(clips: Sequence[Codes], format: AudioFormat) -> float:
     """FLAC, at its strongest, of the sound that the codes decode to, as 16-bit PCM, without its header.
 
     After mu-law only 2^bits of the 65536 values occur, which FLAC does not know: this is high.
     """
-    return _flac_bits(to_pcm16(form.quantiser.decode(np.concatenate(clips))), form.rate, "PCM_16")
+    return _flac_bits(to_pcm16(format.quantiser.decode(np.concatenate(clips))), format.rate, "PCM_16")
 
 
-def flac_codes_bits(clips: Sequence[Codes], form: AudioFormat) -> float:
+def flac_codes_bits(clips: Sequence[Codes], format: AudioFormat) -> float:
     """FLAC, at its strongest, of the codes themselves as signed 8-bit PCM, without its header.
 
     For linear codes that is the sound; mu-law codes are the sound with its loudness bent.
@@ -47,10 +46,10 @@ def flac_codes_bits(clips: Sequence[Codes], form: AudioFormat) -> float:
     Raises:
         ValueError: codes have more than 8 bits.
     """
-    if form.bits > 8:
-        raise ValueError(f"codes of {form.bits} bits do not fit 8-bit PCM")
-    centred = np.concatenate(clips).astype(np.int16) - form.quantiser.silence
-    return _flac_bits(centred * 256, form.rate, "PCM_S8")  # soundfile takes the upper byte
+    if format.bits > 8:
+        raise ValueError(f"codes of {format.bits} bits do not fit 8-bit PCM")
+    centred = np.concatenate(clips).astype(np.int16) - format.quantiser.silence
+    return _flac_bits(centred * 256, format.rate, "PCM_S8")  # soundfile takes the upper byte
 
 
 def _flac_bits(samples: Samples | Codes, rate: int, subtype: str) -> float:

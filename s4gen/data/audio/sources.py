@@ -1,19 +1,22 @@
-"""Where recordings are: in folders and zip archives of sound files. Which of them are in a split, and their classes."""
+"""Where recordings are, in trees of sound files or in Parquet files: which are in a split, and their classes."""
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import io
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
+from pathlib import Path
+from typing import Any, BinaryIO
 
-from s4gen.data.audio.clips import Source
-from s4gen.data.audio.reading import EXTENSIONS, Recording
-from s4gen.data.splits import are_splits, split_of, warning
-from s4gen.data.tree import Parts, is_hidden, names_below, natural, readable, without_common_folder
+from s4gen.config.names import SOUND_SUFFIXES, UNREADABLE_SOUND
+from s4gen.data.audio.reading import Recording
+from s4gen.data.splits import are_splits, split_of, split_of_file, warning
+from s4gen.data.tree import Parts, Tree, natural, readable, without_common_folder
 from s4gen.errors import UserError
 
 _PERCENT = {"train": (0, 88), "validation": (88, 94), "test": (94, 100)}
@@ -24,83 +27,26 @@ _LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 Span = tuple[float, float]
 
 
-class Tree(Protocol):
-    """Named files, in a folder or in a zip archive."""
+@dataclass(frozen=True)
+class Source:
+    """Where the recordings of one split come from."""
 
-    path: Path
-
-    def names(self) -> list[str]:
-        """Names of all files, with "/" between folders; what begins with a dot is left out."""
-
-    def open(self, name: str) -> Path | BinaryIO:
-        """What soundfile is to read. Raises OSError."""
-
-    def text(self, name: str) -> str:
-        """A small text file."""
-
-    def files(self, names: Sequence[str]) -> tuple[Path, ...]:
-        """The files on disk that hold the named ones."""
-
-
-class Folder:
-    """A folder with all folders in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def names(self) -> list[str]:
-        return names_below(self.path)
-
-    def open(self, name: str) -> Path:
-        return self.path / name
-
-    def text(self, name: str) -> str:
-        return (self.path / name).read_text(encoding="utf-8-sig")
-
-    def files(self, names: Sequence[str]) -> tuple[Path, ...]:
-        return tuple(self.path / name for name in names)
-
-
-class OneFile(Folder):
-    """A folder of which one file counts."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path.parent)
-        self._name = path.name
-
-    def names(self) -> list[str]:
-        return [self._name]
-
-
-class Archive:
-    """A zip archive, as data sets are published; it is not unpacked.
-
-    Raises:
-        UserError: it is damaged, or something else.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is no readable zip archive ({error}): copy or download it again") from error
-
-    def names(self) -> list[str]:
-        files = (info.filename for info in self._zip.infolist() if not info.is_dir())
-        return [name for name in files if not is_hidden(PurePosixPath(name))]
-
-    def open(self, name: str) -> BinaryIO:
-        try:
-            return io.BytesIO(self._zip.read(name))
-        except zipfile.BadZipFile as error:
-            raise OSError(str(error)) from error
-
-    def text(self, name: str) -> str:
-        return self._zip.read(name).decode("utf-8-sig")
-
-    def files(self, names: Sequence[str]) -> tuple[Path, ...]:
-        return (self.path,)
+    name: str
+    """The data set, or the folder."""
+    split: str
+    """train, validation or test."""
+    origin: str
+    """S4GEN_DATA, the hub, s4gen itself, or the folder again."""
+    recordings: Callable[[], Iterable[Recording]]
+    """All of them, in their order; iterated once."""
+    root: Path
+    """The folder or archive that they are in."""
+    files: tuple[Path, ...]
+    """The files that hold them: when one changes, what was kept of them is out of date."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels 0, 1, ...; empty where recordings have none."""
+    notes: tuple[str, ...] = ()
+    """Each line tells the user something about how the set was understood."""
 
 
 def from_tree(tree: Tree, split: str, name: str, origin: str, classes: tuple[str, ...] = ()) -> Source:
@@ -190,8 +136,8 @@ def listed(
 
 
 def is_sound(name: str) -> bool:
-    """Whether a name has an ending of a sound file."""
-    return name.lower().endswith(EXTENSIONS)
+    """Tell by its ending whether a file counts as a recording; those that cannot be read are skipped by name later."""
+    return name.lower().endswith((*SOUND_SUFFIXES, *UNREADABLE_SOUND))
 
 
 def _class(parts: Parts) -> str:
@@ -225,3 +171,81 @@ def _part(split: str) -> Span:
     """What part of a recording that is alone in its class belongs to a split."""
     begin, end = _PERCENT[split]
     return begin / 100, end / 100
+
+
+def from_parquet(folder: Path, split: str, name: str, origin: str) -> Source:
+    """The rows of the Parquet files in `folder` that are named for the split, such as train-00000-of-00001.parquet.
+
+    A column `audio` = struct{`bytes`, `path`} holds sound files of any kind that soundfile reads; a column `label` of
+    whole numbers, where there is one, holds their classes. A negative label stands for none.
+
+    Raises:
+        UserError: no files of this split, or they are damaged or hold something else.
+    """
+    files = tuple(sorted(path for path in folder.glob("*.parquet") if split_of_file(path.stem) == split))
+    if not files:
+        way_out = "; or set data.validation = 0 to train without it" if split == "validation" else ""
+        raise UserError(f"no {split}-*.parquet in {folder}: expected files of that name for each split{way_out}")
+    label = _features(files).get("label")
+    classes = tuple(getattr(label, "names", ()))
+    if not classes and str(getattr(label, "dtype", "")).startswith(("int", "uint")):
+        highest = max((row["label"] for row in _rows(files, "label") if row["label"] is not None), default=-1)
+        classes = tuple(map(str, range(highest + 1)))
+    return Source(name, split, origin, partial(_recordings, files, bool(classes)), folder, files, classes)
+
+
+def _recordings(files: Sequence[Path], labelled: bool) -> Iterator[Recording]:
+    columns = ("audio", "label") if labelled else ("audio",)
+    for number, row in enumerate(_rows(files, *columns)):
+        audio, label = row["audio"] or {}, row.get("label")
+        name = audio.get("path") or f"row {number}"
+        yield Recording(name, partial(_open_bytes, audio.get("bytes")), None if label is None or label < 0 else label)
+
+
+def _open_bytes(content: bytes | None) -> BinaryIO:
+    if content is None:
+        raise FileNotFoundError("the row holds no bytes")
+    return io.BytesIO(content)
+
+
+def _features(files: Sequence[Path]) -> Any:
+    """Kinds of the columns by name."""
+    with _loaded(files) as rows:
+        return rows.features
+
+
+def _rows(files: Sequence[Path], *columns: str) -> Iterator[dict[str, Any]]:
+    """The rows of all files, one after another; sound stays bytes, for decoding by `datasets` wants torchcodec."""
+    from datasets import Audio
+
+    with _loaded(files) as rows:
+        yield from rows.cast_column("audio", Audio(decode=False)).select_columns(list(columns))
+
+
+@contextlib.contextmanager
+def _loaded(files: Sequence[Path]) -> Iterator[Any]:
+    """What `datasets` makes of the files, streaming.
+
+    Raises:
+        UserError: they are damaged, or have no column of sound files.
+    """
+    from datasets import load_dataset
+
+    logger = logging.getLogger("datasets")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)  # a failure is reported here, once
+    where = f"{files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}"
+    try:
+        # Streaming writes nothing but a lock, which goes with the folder.
+        with tempfile.TemporaryDirectory() as scratch:
+            paths = [glob.escape(str(file)) for file in files]
+            rows = load_dataset("parquet", data_files=paths, split="train", streaming=True, cache_dir=scratch)
+            if "audio" not in rows.features:
+                raise UserError(f"{where}: no column audio, but {', '.join(rows.features)}")
+            yield rows
+    except UserError:
+        raise
+    except Exception as error:  # Arrow and datasets each have their own kinds for a damaged file
+        raise UserError(f"{where}: damaged, or not Parquet with sound ({error}); copy or download it again") from error
+    finally:
+        logger.setLevel(before)

@@ -1,7 +1,9 @@
-"""Sound to wav and flac files, whole or while it is made, and to raw PCM; always 16 bit, mono."""
+"""Sound to wav and flac files, whole or while it is made, to raw PCM (always 16 bit, mono), and to pictures."""
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -13,11 +15,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from s4gen.data.audio.quantise import Samples
+from s4gen.config.names import REFUSED_SOUND, WRITTEN_SOUND
+from s4gen.data.audio.format import Samples
 from s4gen.errors import UserError, WriteError
 
-SUFFIXES = (".wav", ".flac")
-_OTHERS = (".ogg", ".mp3", ".m4a", ".aac", ".opus", ".aif", ".aiff", ".raw", ".pcm", ".webm")
+_COLUMNS = 5
+"""Clips side by side in a picture."""
+_DECIBELS = 80.0
+"""What lies further below the loudest sound of a picture is black."""
 
 
 def to_pcm16(samples: Samples) -> NDArray[np.int16]:
@@ -39,8 +44,8 @@ class AudioWriter:
         self.path = Path(os.path.realpath(path))
         self.samples = 0
         """Samples written so far."""
-        if self.path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{path}: sound is written to names that end in {' or '.join(SUFFIXES)}")
+        if self.path.suffix.lower() not in WRITTEN_SOUND:
+            raise UserError(f"{path}: sound is written to names that end in {' or '.join(WRITTEN_SOUND)}")
         self._temporary = self.path.with_name(f".{self.path.name}.writing-{secrets.token_hex(4)}")
         self._rate = rate
         self._file: Any = None
@@ -127,9 +132,9 @@ def check_audio_output(out: Path, n: int, force: bool) -> None:
         UserError: it exists and `force` is not set; it is of the wrong kind; its folder is not writable.
     """
     suffix = out.suffix.lower()
-    if suffix in _OTHERS:
+    if suffix in REFUSED_SOUND:
         raise UserError(f"{out}: sound is written as wav or flac; use a name that ends in .wav or .flac, or a folder")
-    is_file = suffix in SUFFIXES
+    is_file = suffix in WRITTEN_SOUND
     if is_file and n > 1:
         raise UserError(f"{out} is one file for {n} samples; give a folder, or ask for one sample")
     if out.exists():
@@ -142,6 +147,71 @@ def check_audio_output(out: Path, n: int, force: bool) -> None:
         raise UserError(f"cannot write {out}: {above} is a file")
     if not os.access(above, os.W_OK):
         raise UserError(f"cannot write {out}: no permission to write to {above}")
+
+
+def draw_clips(clips: Sequence[Samples], rate: int, titles: Sequence[str]) -> bytes:
+    """A PNG of all clips (n_i,), n_i >= 1, in reading order, five side by side.
+
+    All have the scales of the longest and of the loudest, so they can be compared.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(_COLUMNS, len(clips))
+    rows = math.ceil(len(clips) / columns)
+    seconds = max(map(len, clips)) / rate
+    pictures = [spectrogram(clip, rate) for clip in clips]
+    top = max(float(picture.max()) for picture in pictures)
+    loudest = max(float(np.abs(clip).max()) for clip in clips) or 1.0
+    # Figure without pyplot: no global state, and no window system is ever asked for.
+    figure = Figure(figsize=(max(4.0, 2.6 * columns), 2.8 * rows), layout="constrained")
+    axes = figure.subplots(2 * rows, columns, squeeze=False, sharex=True, height_ratios=[1, 2] * rows)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for index, (clip, picture, title) in enumerate(zip(clips, pictures, titles, strict=True)):
+        row, column = divmod(index, columns)
+        wave, sound = axes[2 * row, column], axes[2 * row + 1, column]
+        wave.set_axis_on()
+        sound.set_axis_on()
+        wave.plot(np.arange(len(clip)) / rate, clip, color="#2563eb", linewidth=0.5)
+        wave.set_ylim(-loudest, loudest)
+        wave.set_title(title, fontsize=9)
+        wave.tick_params(labelbottom=False, labelleft=False, length=0)
+        sound.imshow(
+            picture,
+            origin="lower",
+            aspect="auto",
+            extent=(0, len(clip) / rate, 0, rate / 2000),
+            vmin=top - _DECIBELS,
+            vmax=top,
+            cmap="magma",
+        )
+        sound.set_xlim(0, seconds)
+        sound.tick_params(labelsize=7, labelleft=column == 0)
+        if column == 0:
+            sound.set_ylabel("kHz", fontsize=8)
+        if index >= len(clips) - columns:
+            sound.set_xlabel("s", fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def spectrogram(samples: Samples, rate: int) -> NDArray[np.float32]:
+    """Power in decibels, (frequencies 0 to rate / 2, frames), in windows of about 32 ms that overlap by 3/4."""
+    import torch
+
+    size = 2 ** max(3, round(math.log2(0.032 * rate)))
+    spectrum = torch.stft(
+        torch.from_numpy(np.asarray(samples, np.float32)),
+        n_fft=size,
+        hop_length=size // 4,
+        window=torch.hann_window(size),
+        center=True,
+        pad_mode="constant",  # a clip may be shorter than a window
+        return_complex=True,
+    )
+    power: NDArray[np.float32] = (10 * (spectrum.abs().square() / size + 1e-10).log10()).numpy()
+    return power
 
 
 def _sync(path: Path) -> None:

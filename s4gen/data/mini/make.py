@@ -10,7 +10,7 @@ import io
 import numpy as np
 
 from s4gen.atomic import write_file_atomic
-from s4gen.data import load_images
+from s4gen.data import open_split
 from s4gen.data.mini import FOLDER
 from s4gen.errors import UserError
 
@@ -20,7 +20,7 @@ COUNTS = {"mnist": (2000, 500), "cifar10": (128, 32)}
 
 def make(name: str, n_train: int, n_test: int) -> None:
     """Write NAME.npz beside this file."""
-    train, test = load_images(name, "train"), load_images(name, "test")
+    train, test = open_split(name, "train"), open_split(name, "test")
     if train.source != "S4GEN_DATA":  # torchvision has CIFAR-10 in another order
         raise UserError("S4GEN_DATA is not set: the mini sets are made from the files in that folder")
     archive = io.BytesIO()

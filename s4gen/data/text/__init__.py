@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from s4gen.data.splits import SPLITS
-from s4gen.data.text.corpus import CORPORA, Corpus, open_corpus
-from s4gen.data.text.prepared import build_tokenizer, layout_of, load_tokens, prepare_tokenizer
+from s4gen.data.text.corpus import Corpus, open_corpus
+from s4gen.data.text.kinds import build_tokenizer, from_json
+from s4gen.data.text.plain import ByteTokenizer, NumberTokenizer, WordTokenizer
+from s4gen.data.text.prepared import layout_of, open_split, prepare_tokenizer
 from s4gen.data.text.streams import TrainStream, one_stream, windows
 from s4gen.data.text.token_file import TokenFile, prepare_tokens
-from s4gen.data.text.tokenizer import KINDS, ByteTokenizer, StreamDecoder, Tokenizer, WordTokenizer, from_json
+from s4gen.data.text.tokenizer import StreamDecoder, Tokenizer
 
 __all__ = [
-    "CORPORA",
-    "KINDS",
-    "SPLITS",
     "ByteTokenizer",
     "Corpus",
+    "NumberTokenizer",
     "StreamDecoder",
     "TokenFile",
     "Tokenizer",
@@ -23,9 +22,9 @@ __all__ = [
     "build_tokenizer",
     "from_json",
     "layout_of",
-    "load_tokens",
     "one_stream",
     "open_corpus",
+    "open_split",
     "prepare_tokenizer",
     "prepare_tokens",
     "windows",

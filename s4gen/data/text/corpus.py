@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from s4gen.data.splits import NAMES, SPLITS, split_of
+from s4gen.config.names import SPLITS, TEXT_SETS, TEXT_SUFFIXES
+from s4gen.data.splits import NAMES, split_of
 from s4gen.data.store import data_folder
 from s4gen.data.text.reading import (
-    SUFFIXES,
     Block,
     Part,
     is_jsonl,
@@ -26,8 +26,6 @@ from s4gen.errors import UserError
 from s4gen.folders import user_path
 from s4gen.progress import progress_bar
 
-CORPORA = ("wikitext-2", "wikitext-103", "wikitext-mini")
-"""Corpora with a name; the mini one is a few articles of WikiText-2, and comes inside the package."""
 PORTIONS = {"train": (0.0, 0.9), "validation": (0.9, 0.95), "test": (0.95, 1.0)}
 """The parts of a single file of the user's, in order, cut at line ends where that leaves none of them empty."""
 
@@ -81,13 +79,13 @@ class Corpus:
                 f"there is no text in the {self.split} split of {self.name} ({self.path}): expected some lines of text"
             )
 
-    def texts(self, shown: bool = False) -> Iterator[str]:
-        """The text, block by block, to make a vocabulary from; `shown`: with a progress bar.
+    def texts(self, progress: bool = False) -> Iterator[str]:
+        """The text, block by block, to make a vocabulary from; `progress`: with a progress bar.
 
         Raises:
             UserError: as `blocks`; or it is binary, or not UTF-8.
         """
-        with progress_bar(self.size_estimate() if shown else 0, "B", shown, f"vocabulary of {self.name}") as bar:
+        with progress_bar(self.size_estimate() if progress else 0, "B", progress, f"vocabulary of {self.name}") as bar:
             for block in self.blocks():
                 yield checked_text(block, self.path)
                 bar.update(len(block.data))
@@ -127,7 +125,7 @@ def checked_text(block: Block, path: Path) -> str:
 
 
 def open_corpus(name: str, split: str) -> Corpus:
-    """One split of a corpus: a name of `CORPORA`, a folder, or a file.
+    """One split of a corpus: one of `TEXT_SETS`, a folder, or a file.
 
     A folder holds a file for each split, by the names of `splits.NAMES` in capitals or not, of plain text or of JSON
     Lines (records with "text"), gzipped or not. Of a single file, the first 90 % are for training, the next 5 % for
@@ -142,17 +140,17 @@ def open_corpus(name: str, split: str) -> Corpus:
         raise UserError(f"no split called {split!r}: expected one of {', '.join(SPLITS)}")
     if name == "wikitext-mini":
         return Corpus(name, split, "s4gen", MINI / f"{split}.txt.gz")
-    if name in CORPORA:
+    if name in TEXT_SETS:
         return _wikitext(name, split)
     path = user_path(name)
     if path.is_dir():
         return Corpus(name, split, "file", _in_folder(path, split))
     if not path.is_file():
-        near = get_close_matches(name, CORPORA, n=1)
+        near = get_close_matches(name, TEXT_SETS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"no corpus or file called {name!r}: expected {', '.join(CORPORA)}, a folder or a file{hint}")
-    if not path.name.lower().endswith(SUFFIXES):
-        raise UserError(f"{path} is no text file by its name: expected it to end in {', '.join(SUFFIXES)}")
+        raise UserError(f"no corpus or file called {name!r}: expected {', '.join(TEXT_SETS)}, a folder or a file{hint}")
+    if not path.name.lower().endswith(TEXT_SUFFIXES):
+        raise UserError(f"{path} is no text file by its name: expected it to end in {', '.join(TEXT_SUFFIXES)}")
     return _part_of_file(name, split, path)
 
 
@@ -175,18 +173,20 @@ def _part_of_file(name: str, split: str, path: Path) -> Corpus:
 
 def _in_folder(folder: Path, split: str) -> Path:
     found = [path for path in folder.iterdir() if split_of(_parts(path.name)[0]) == split and path.is_file()]
-    found.sort(key=lambda path: (SUFFIXES.index(_parts(path.name)[1]), path.name))
+    found.sort(key=lambda path: (TEXT_SUFFIXES.index(_parts(path.name)[1]), path.name))
     if len(found) != 1:
         what = f"both {found[0].name} and {found[1].name}" if found else f"no text for the split {split}"
         stems = " or ".join(NAMES[split])
         way_out = "; or set data.validation = 0 to train without it" if split == "validation" else ""
-        raise UserError(f"{folder} holds {what}: expected one file {stems} that ends in {', '.join(SUFFIXES)}{way_out}")
+        raise UserError(
+            f"{folder} holds {what}: expected one file {stems} that ends in {', '.join(TEXT_SUFFIXES)}{way_out}"
+        )
     return found[0]
 
 
 def _parts(name: str) -> tuple[str, str]:
     """The name of a text file without its ending, and the ending; of another file two empty words."""
-    endings = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
+    endings = [suffix for suffix in TEXT_SUFFIXES if name.lower().endswith(suffix)]
     return (name[: -len(endings[0])], endings[0]) if endings else ("", "")
 
 

@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from s4gen.config.run import TEXT_SUFFIXES
 from s4gen.errors import UserError
 
-SUFFIXES = TEXT_SUFFIXES
 TEXT_FIELD = "text"
 """The field of a `.jsonl` record that is read."""
 

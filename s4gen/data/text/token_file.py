@@ -69,11 +69,11 @@ def token_cache() -> Path:
     return cache_folder() / "tokens"
 
 
-def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None = None, shown: bool = True) -> TokenFile:
+def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None = None, progress: bool = True) -> TokenFile:
     """The tokens of a corpus, from the cache where they were made of the same file by the same tokeniser.
 
     Several processes may ask at once: one makes the file, the others wait for it. After an interruption, the next call
-    goes on. `shown`: with a progress bar.
+    goes on. `progress`: with a progress bar.
 
     Raises:
         UserError: the text is missing, empty, damaged, or not what the tokeniser takes; it changed meanwhile; the disk
@@ -88,7 +88,7 @@ def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None = No
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock", lambda: _say_waiting(folder)):
             if (found := _read(folder)) is None:
-                _make(folder, corpus, identity, tokenizer, shown)
+                _make(folder, corpus, identity, tokenizer, progress)
                 found = _read(folder)
     except OSError as error:
         what = "disk full while writing" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "cannot write"
@@ -127,9 +127,9 @@ def _read(folder: Path) -> TokenFile | None:
     return TokenFile(tokens, meta["words"], meta["text_bytes"], meta["vocab"], meta["tokenizer"], path)
 
 
-def _make(folder: Path, corpus: Corpus, identity: str, tokenizer: Tokenizer, shown: bool) -> None:
+def _make(folder: Path, corpus: Corpus, identity: str, tokenizer: Tokenizer, progress: bool) -> None:
     dtype = _dtype(tokenizer.vocab)
-    done = _fill(folder, corpus, tokenizer, dtype, shown)
+    done = _fill(folder, corpus, tokenizer, dtype, progress)
     if done.tokens == 0:
         _discard(folder)
         raise UserError(f"there is no text in the {corpus.split} split of {corpus.name}: expected some words")
@@ -144,12 +144,12 @@ def _make(folder: Path, corpus: Corpus, identity: str, tokenizer: Tokenizer, sho
     (folder / "progress.json").unlink()
 
 
-def _fill(folder: Path, corpus: Corpus, tokenizer: Tokenizer, dtype: np.dtype[Any], shown: bool) -> _Progress:
+def _fill(folder: Path, corpus: Corpus, tokenizer: Tokenizer, dtype: np.dtype[Any], progress: bool) -> _Progress:
     """Write `partial` to the end, from where the last run came to."""
     done = _resume(folder, dtype.itemsize)
     with (
         (folder / "partial").open("ab") as file,
-        progress_bar(corpus.size_estimate(), "B", shown, f"tokens of {corpus.name} {corpus.split}") as bar,
+        progress_bar(corpus.size_estimate(), "B", progress, f"tokens of {corpus.name} {corpus.split}") as bar,
     ):
         read = saved = max(done.position, corpus.begin)
         bar.update(read - corpus.begin)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
 from s4gen.progress import say_once
@@ -18,8 +19,6 @@ from s4gen.sampling.engines.compiled import CompiledEngine
 from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.flatten import NotFlatError, flatten
-
-ENGINES = ("auto", "eager", "compiled", "native", "native-bf16", "native-int8")
 
 
 class Session(Protocol):

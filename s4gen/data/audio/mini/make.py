@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from s4gen.atomic import write_file_atomic
-from s4gen.data.audio import fsdd
+from s4gen.data.audio.published import FSDD_SIZES, MINI, fsdd
 from s4gen.errors import UserError
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
@@ -23,13 +23,13 @@ def wanted() -> list[str]:
     return sorted(train + test)
 
 
-def make(path: Path = fsdd.MINI) -> None:
+def make(path: Path = MINI) -> None:
     """Write the archive: the FLAC files of the data set, unchanged.
 
     Raises:
         UserError: the data set is not there, or holds wav files.
     """
-    recordings = [recording for split in fsdd.SIZES for recording in fsdd.full(split).recordings()]
+    recordings = [recording for split in FSDD_SIZES for recording in fsdd(split).recordings()]
     found = {PurePosixPath(recording.name).stem: recording for recording in recordings}
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:

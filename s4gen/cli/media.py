@@ -1,0 +1,68 @@
+"""The one place where the command line asks what a model's sequences are.
+
+For each kind there is a module with the same functions, `Medium`; what a verb does for images, text or sound alone is
+behind one of these.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from s4gen.cli import audio, images, text
+from s4gen.config.schema import PLURAL
+from s4gen.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from s4gen.checkpoint import Checkpoint
+    from s4gen.models.density import DensityModel
+
+
+class Medium(Protocol):
+    """What the command line has to know of one kind of sequence."""
+
+    SUFFIXES: tuple[str, ...]
+    """Endings of the files that samples are written to."""
+    EXPECTED_NAME: str
+    """What such a file may be called, in the words of a message."""
+    NOUN: str
+    """What one sequence is called where its operations are counted."""
+
+    def sample(self, args: argparse.Namespace, checkpoint: Checkpoint) -> int:
+        """Run `s4gen sample` and return the exit code."""
+
+    def sequences_to_compare(self, checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:
+        """Return at most n sequences (n, L) int64 of a test split, and labels (n,) int64 where the model has classes.
+
+        Raises:
+            UserError: there is no such data, or it does not fit the model.
+        """
+
+    def extra_facts(self, checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
+        """Return the tables that `s4gen info` shows of this kind alone."""
+
+    def draw(self, model: DensityModel, n: int, seed: int) -> Tensor:
+        """Draw n sequences (n, L) int64, which training shows at each evaluation."""
+
+
+MEDIA: Mapping[str, Medium] = {"image": images, "text": text, "audio": audio}
+"""All of `names.KINDS`."""
+
+
+def kind_of_file(suffix: str) -> str | None:
+    """Return the kind of samples that are written to files with this ending; None: it is no such ending."""
+    return next((kind for kind, medium in MEDIA.items() if suffix in medium.SUFFIXES), None)
+
+
+def refuse_foreign(option: str, kinds: Sequence[str], kind: str, model: str) -> None:
+    """Refuse an option that is for models of other kinds than this one.
+
+    Raises:
+        UserError: `kind` is not among `kinds`.
+    """
+    if kind not in kinds:
+        names = " and ".join(PLURAL[known] for known in kinds)
+        raise UserError(f"{option} is for {names}, and {model} is a model of {PLURAL[kind]}; leave it out")

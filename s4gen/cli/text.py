@@ -1,0 +1,72 @@
+"""Text at the command line: a data set in the tokens of a model, and what the verbs do for text alone."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from s4gen.cli.output import shows_progress
+from s4gen.config import is_text
+from s4gen.config.names import WRITTEN_TEXTS
+from s4gen.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from s4gen.checkpoint import Checkpoint
+    from s4gen.data.text import TokenFile
+    from s4gen.models.density import DensityModel
+
+SUFFIXES: tuple[str, ...] = WRITTEN_TEXTS
+EXPECTED_NAME = "texts are written as .txt or .jsonl; use a name that ends so"
+NOUN = "sequence"
+DRAWN_TOKENS = 200
+"""Tokens of each text that training shows."""
+
+
+def open_for(checkpoint: Checkpoint, dataset: str, split: str) -> TokenFile:
+    """Open a split of a text in the tokens of a language model; where they must be made, a bar shows how far it is.
+
+    Raises:
+        UserError: there is no such data, or it is no text.
+    """
+    from s4gen.data.text import open_split
+
+    if not is_text(dataset):
+        raise UserError(f"{dataset} is no text, and {checkpoint.path} a model of text: choose a fitting --dataset")
+    return open_split(dataset, split, checkpoint.tokenizer(), shows_progress())
+
+
+def sample(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
+    """Write or continue texts."""
+    from s4gen.cli import sample_text
+
+    return sample_text.run(args, checkpoint)
+
+
+def sequences_to_compare(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:
+    """Return the first tokens of the test split, in sequences of the model's length; a short text is one sequence."""
+    import numpy as np
+    import torch
+
+    text = open_for(checkpoint, dataset, "test")
+    length = min(checkpoint.config.layout.length, len(text))
+    n = min(n, len(text) // length)
+    return torch.from_numpy(text.tokens[: n * length].astype(np.int64)).view(n, length), None
+
+
+def extra_facts(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
+    """Return the kind of the tokeniser and its number of tokens."""
+    tokenizer = checkpoint.tokenizer()
+    return {"tokenizer": {"kind": tokenizer.kind, "vocab": tokenizer.vocab}}
+
+
+def draw(model: DensityModel, n: int, seed: int) -> Tensor:
+    """Draw n texts from their start."""
+    import torch
+
+    from s4gen.sampling.convert import convert
+    from s4gen.sampling.generate import complete
+
+    nothing = torch.empty(0, dtype=torch.int64)
+    return torch.stack(complete(convert(model), [nothing] * n, seed=seed, max_tokens=DRAWN_TOKENS))
