@@ -104,3 +104,36 @@ def test_the_mathematics_knows_no_modules_and_no_configuration() -> None:
         source = path.read_text(encoding="utf-8")
         assert set(imported_rooms(source, "s4gen.ssm")) <= {"ssm", "errors"}, path
         assert "nn.Module" not in source, path
+
+
+def imported_modules(source: str, module: str) -> Iterator[str]:
+    """Dotted names of the modules of s4gen that a module imports, at the top or inside functions, but not for types."""
+    known = {".".join(["s4gen", *path.with_suffix("").parts]).removesuffix(".__init__") for path in MODULES}
+    tree = ast.parse(source)
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:  # s4gen itself holds the version, and imports the rest only when it is asked for
+            found = name if name in known else name.rpartition(".")[0]
+            if found in known - {"s4gen", module}:
+                yield found
+
+
+def test_no_module_needs_itself() -> None:
+    """A module may be imported without a circle, wherever one begins to read. Packages stand for what they export."""
+    graph = {}
+    for path in MODULES:
+        module = ".".join(["s4gen", *path.with_suffix("").parts]).removesuffix(".__init__")
+        graph[module] = set(imported_modules((PACKAGE / path).read_text(encoding="utf-8"), module))
+    while leaves := {module for module, needs in graph.items() if not needs & graph.keys()}:
+        graph = {module: needs for module, needs in graph.items() if module not in leaves}
+    assert not graph, {module: needs & graph.keys() for module, needs in graph.items()}

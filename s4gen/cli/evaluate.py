@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from s4gen.cli import evaluate_audio, evaluate_text
 from s4gen.cli.arguments import number, whole
 from s4gen.cli.dataset import add_dataset_argument, dataset_of
-from s4gen.cli.images import open_for
 from s4gen.cli.media import refuse_foreign
+from s4gen.cli.opening import open_images
 from s4gen.cli.output import print_json, shows_progress
 from s4gen.config.names import ENGINES, IMAGE_PREFIX
 from s4gen.device import best_device
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = args.dataset or dataset_of(checkpoint)
     if args.split == "validation" and not dataset.startswith(IMAGE_PREFIX):
         refuse_foreign("--split validation", ("text", "audio"), kind, args.checkpoint)
-    sequences, labels = open_for(checkpoint, dataset, args.split, args.limit)
+    sequences, labels = open_images(checkpoint, dataset, args.split, args.limit)
     device = best_device()
     about = {"split": args.split, "dataset": dataset, "checkpoint": args.checkpoint}
     way = f"{args.mode} mode"

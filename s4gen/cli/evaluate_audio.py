@@ -7,8 +7,8 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
-from s4gen.cli.audio import open_for
 from s4gen.cli.dataset import dataset_of
+from s4gen.cli.opening import open_clips
 from s4gen.cli.output import print_json, shows_progress
 from s4gen.cli.rates import at_rate, rate_of
 from s4gen.device import best_device
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         model = at_rate(checkpoint, factor)
         print(f"s4gen: {what_a_rate_means(checkpoint, factor)}", file=sys.stderr)
     dataset = args.dataset or dataset_of(checkpoint)
-    audio = open_for(checkpoint, dataset, args.split, format)
+    audio = open_clips(checkpoint, dataset, args.split, format)
     audio = audio.subset(np.arange(min(len(audio), args.limit or len(audio))))
     engine = None
     if args.mode == "conv":

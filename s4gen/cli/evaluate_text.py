@@ -7,8 +7,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.dataset import dataset_of
+from s4gen.cli.opening import open_text
 from s4gen.cli.output import print_json, shows_progress
-from s4gen.cli.text import open_for
 from s4gen.device import best_device
 from s4gen.errors import UserError
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     if args.chunk is not None and args.windows is not None:
         raise UserError("--chunk is of the stream, --windows is the other protocol; leave one out")
     dataset = args.dataset or dataset_of(checkpoint)
-    text = open_for(checkpoint, dataset, args.split)
+    text = open_text(checkpoint, dataset, args.split)
     start, device = checkpoint.model.bos, best_device()
     about: dict[str, Any] = {"mode": args.mode}
     about |= {"split": args.split, "dataset": dataset, "checkpoint": args.checkpoint}

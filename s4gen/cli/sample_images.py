@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from s4gen.cli.classes import chosen_classes, labels_in_turn
 from s4gen.cli.dataset import dataset_of
-from s4gen.cli.images import open_for
+from s4gen.cli.opening import open_images
 from s4gen.cli.output import shows_progress
 from s4gen.config import ImageLayout
 from s4gen.device import best_device
@@ -132,7 +132,7 @@ def read_prompt(args: argparse.Namespace, checkpoint: Checkpoint, layout: ImageL
         )
     if args.prompt == ["test"]:
         n = args.count or DEFAULT_COUNT
-        images, labels = open_for(checkpoint, args.dataset or dataset_of(checkpoint), "test", n)
+        images, labels = open_images(checkpoint, args.dataset or dataset_of(checkpoint), "test", n)
     else:
         images = to_sequence(np.stack([read_image(path, layout) for path in args.prompt]))
         labels, n = None, args.count or len(images)

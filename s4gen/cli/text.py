@@ -1,20 +1,17 @@
-"""Text at the command line: a data set in the tokens of a model, and what the verbs do for text alone."""
+"""What the verbs do for text alone (`media.Medium`)."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from s4gen.cli.output import shows_progress
-from s4gen.config import is_text
+from s4gen.cli.opening import open_text
 from s4gen.config.names import WRITTEN_TEXTS
-from s4gen.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.checkpoint import Checkpoint
-    from s4gen.data.text import TokenFile
     from s4gen.models.density import DensityModel
 
 SUFFIXES: tuple[str, ...] = WRITTEN_TEXTS
@@ -22,19 +19,6 @@ EXPECTED_NAME = "texts are written as .txt or .jsonl; use a name that ends so"
 NOUN = "sequence"
 DRAWN_TOKENS = 200
 """Tokens of each text that training shows."""
-
-
-def open_for(checkpoint: Checkpoint, dataset: str, split: str) -> TokenFile:
-    """Open a split of a text in the tokens of a language model; where they must be made, a bar shows how far it is.
-
-    Raises:
-        UserError: there is no such data, or it is no text.
-    """
-    from s4gen.data.text import open_split
-
-    if not is_text(dataset):
-        raise UserError(f"{dataset} is no text, and {checkpoint.path} a model of text: choose a fitting --dataset")
-    return open_split(dataset, split, checkpoint.tokenizer(), shows_progress())
 
 
 def sample(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
@@ -49,7 +33,7 @@ def sequences_to_compare(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[
     import numpy as np
     import torch
 
-    text = open_for(checkpoint, dataset, "test")
+    text = open_text(checkpoint, dataset, "test")
     length = min(checkpoint.config.layout.length, len(text))
     n = min(n, len(text) // length)
     return torch.from_numpy(text.tokens[: n * length].astype(np.int64)).view(n, length), None
