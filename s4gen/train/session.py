@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from s4gen.atomic import current
+from s4gen.atomic import current, write_atomic
 from s4gen.checkpoint import (
     check_target,
     fill_checkpoint,
@@ -24,7 +24,6 @@ from s4gen.checkpoint import (
     read_json,
     save_checkpoint,
     save_tensors,
-    write_atomic,
 )
 from s4gen.config import DensityConfig, Layout, Recipe, TextLayout
 from s4gen.data.text import Tokenizer
