@@ -1,4 +1,4 @@
-"""What the verbs do for sound alone (`media.Medium`)."""
+"""The part of the verbs that is for sound alone (`media.Medium`)."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def own_sequences(recurrent: RecurrentModel, n: int) -> Tensor:
-    """n sequences (n, L) int64 that the model draws, for one without a data set; of classes, all of the first."""
+    """Draw n sequences (n, L) int64, for a model without a data set; if it has classes, all are of the first one."""
     import torch
 
     from s4gen.sampling.generation import Generation
@@ -83,7 +83,7 @@ def own_sequences(recurrent: RecurrentModel, n: int) -> Tensor:
 
 
 def certificate_table(certificate: Certificate, data: str, unit: str = "bits/dim") -> list[str]:
-    """Lines that show the certificate."""
+    """Return the lines that show the certificate."""
     rows = [
         ("compared on", f"{certificate.n_sequences} sequences of {certificate.length} tokens ({data})"),
         ("largest difference", f"{certificate.max_abs_logprob_difference:.2e} nats in one token"),

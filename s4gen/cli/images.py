@@ -1,4 +1,4 @@
-"""What the verbs do for images alone (`media.Medium`)."""
+"""The part of the verbs that is for images alone (`media.Medium`)."""
 
 from __future__ import annotations
 

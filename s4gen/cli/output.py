@@ -1,4 +1,4 @@
-"""Where results go: JSON on standard output, files that are not written over by accident."""
+"""The ways of results: JSON on standard output, files that are not written over by accident."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from s4gen.errors import UserError
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """One JSON object on one line of standard output; what is not a finite number becomes null."""
+    """Print one JSON object on one line of standard output; what is not a finite number becomes null."""
     print(json.dumps(_finite(values), allow_nan=False))
 
 
 def shows_progress() -> bool:
-    """Whether somebody watches standard error."""
+    """Tell whether somebody watches standard error."""
     return sys.stderr.isatty()
 
 

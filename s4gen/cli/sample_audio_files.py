@@ -26,12 +26,12 @@ PICTURED = 20
 
 
 def picture_of(out: Path) -> Path:
-    """Where the picture goes: beside the one file, or into the folder."""
+    """Return the file of the picture: beside the one clip, or in the folder."""
     return out.with_suffix(".png") if is_file(out) else out / "picture.png"
 
 
 def is_file(out: Path) -> bool:
-    """Whether this is the name of one clip, and not of a folder."""
+    """Tell whether this is the name of one clip, and not of a folder."""
     return out.suffix.lower() in WRITTEN_SOUND
 
 
@@ -76,9 +76,12 @@ def write_clips(request: ClipRequest, n: int, out: Path) -> None:
 
 
 def _drawn(request: ClipRequest, paths: Sequence[Path]) -> tuple[list[Tensor], int]:
-    """The codes of all clips (L_i,), each written to its path, if any, while it grows, and how many samples were drawn.
+    """Draw all clips, each written to its path, if any, while it grows.
 
     Ctrl-C keeps what there is.
+
+    Returns:
+        The codes of all clips, (L_i,) each, and how many samples were drawn.
     """
     import torch
 
@@ -109,7 +112,7 @@ def _drawn(request: ClipRequest, paths: Sequence[Path]) -> tuple[list[Tensor], i
 
 
 def recognised(request: ClipRequest, sounds: Sequence[NDArray[np.float32]]) -> list[str | None]:
-    """The class that each clip is heard as, where there is a classifier of the model's classes."""
+    """Return the class that each clip is heard as, where there is a classifier of the model's classes."""
     from s4gen.classify import find_classifier
 
     classifier = find_classifier(request.classes, request.format.rate) if request.classes else None
@@ -132,7 +135,7 @@ def _write_about(
 
 
 def _title(record: dict[str, Any]) -> str:
-    """Over a clip in the picture."""
+    """Return the title over a clip in the picture."""
     heard = f", heard as {record['recognised']}" if record["recognised"] else ""
     return f"{record['file']}{heard}\n{record['bits_per_sample']:.2f} bits/sample"
 

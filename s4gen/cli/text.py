@@ -1,4 +1,4 @@
-"""What the verbs do for text alone (`media.Medium`)."""
+"""The part of the verbs that is for text alone (`media.Medium`)."""
 
 from __future__ import annotations
 

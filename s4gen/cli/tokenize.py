@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> DataConfig:
-    """What to prepare.
+    """Return what to prepare.
 
     Raises:
         UserError: the command line names nothing, both a recipe and a data set, or images.

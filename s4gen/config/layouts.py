@@ -1,4 +1,4 @@
-"""What the sequences are: images of one size, text of one vocabulary, or sound of one format."""
+"""The layouts, which say what sequences are: images of one size, text of one vocabulary, or sound of one format."""
 
 from __future__ import annotations
 

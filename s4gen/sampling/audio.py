@@ -30,7 +30,7 @@ SAMPLES_AT_A_TIME = 1 << 22
 
 
 class Begin(NamedTuple):
-    """What a clip begins with."""
+    """The beginning of a clip."""
 
     prompt: int
     """Which of the prompts."""
@@ -45,11 +45,11 @@ class ClipRequest:
     recurrent: RecurrentModel
     engine: Engine
     filters: Filters
-    """Those that the engine was made with."""
+    """The filters that the engine was made with."""
     format: AudioFormat
     """How the codes of the clips are turned into sound."""
     classes: tuple[str, ...]
-    """Those that the model is conditional on."""
+    """The classes that the model is conditional on."""
     prompts: list[Tensor]
     """int64 (P_i,), on the CPU."""
     begins: list[Begin]
@@ -63,20 +63,20 @@ class ClipRequest:
     """Samples of silence with which a clip ends; 0: only when it has all its samples."""
 
     def prompt(self, clip: int) -> Tensor:
-        """What the clip begins with."""
+        """Return what the clip begins with."""
         return self.prompts[self.begins[clip].prompt]
 
     def name(self, clip: int) -> str | None:
-        """The class that it shall be of, if any."""
+        """Return the name of the class that the clip shall be of, if any."""
         label = self.begins[clip].label
         return None if label is None else self.classes[label]
 
     def sound(self, codes: Tensor) -> NDArray[np.float32]:
-        """Codes of any integer type as samples, in the same shape."""
+        """Turn codes of any integer type into samples of the same shape."""
         return self.format.quantiser.decode(codes.numpy())
 
     def draw(self) -> Iterator[tuple[range, Iterator[Tensor]]]:
-        """The clips of one batch after another: their numbers, and their codes as they are drawn.
+        """Draw the clips of one batch after another: their numbers, and their codes as they are drawn.
 
         The codes are int64 (rows, S) at a time, on the CPU, without the prompts. What several clips begin with is read
         once.
@@ -101,7 +101,7 @@ class ClipRequest:
         return checked._replace(shared=torch.tensor([row[begin] for begin in self.begins]))
 
     def bits_per_sample(self, clips: Sequence[Tensor]) -> list[float]:
-        """What each whole clip (L_i,) costs under the model itself, by convolution; its prompt counts as known.
+        """Return what each whole clip (L_i,) costs under the model, by convolution; its prompt counts as known.
 
         Without temperature and filters, whatever it was drawn with.
         """
@@ -117,11 +117,11 @@ class ClipRequest:
         return bits
 
     def endings(self, rows: int) -> Endings:
-        """For so many clips side by side."""
+        """Return the ends of so many clips side by side."""
         return Endings(rows, self.format.quantiser.silence, self.ending)
 
     def speed(self, drawn: int, seconds: float) -> str:
-        """What it means to have drawn so many samples, of all clips together, in so much time."""
+        """Say how fast so many samples, of all clips together, were drawn in so much time."""
         at_once = len(batches_of(len(self.begins), self.batch)[0])
         rate = drawn / seconds
         each = f" ({rate / self.format.rate / at_once:.3g} for each of {at_once} side by side)" if at_once > 1 else ""
@@ -130,7 +130,7 @@ class ClipRequest:
 
 
 class Endings:
-    """Where clips that are drawn side by side end: behind the first silence of `ending` samples; 0: nowhere.
+    """The ends of clips that are drawn side by side: behind the first silence of `ending` samples; 0: nowhere.
 
     A model that was trained on clips with silence behind them knows nothing of what comes after it.
     """
@@ -142,11 +142,11 @@ class Endings:
 
     @property
     def all_over(self) -> bool:
-        """Whether there is nothing more to come."""
+        """Tell whether there is nothing more to come."""
         return bool(self._over.all())
 
     def counts(self, codes: Tensor) -> list[int]:
-        """Of the next codes (rows, S), how many at the front of each row belong to its clip."""
+        """Count the codes at the front of each row of the next ones (rows, S) that belong to its clip."""
         n, S = codes.shape
         if not self._ending:
             return [S] * n
@@ -162,18 +162,18 @@ class Endings:
 
 
 def labels_of(begins: Sequence[Begin]) -> Tensor | None:
-    """Labels int64 (n,), or None where there are none."""
+    """Return labels int64 (n,), or None where there are none."""
     labels = [begin.label for begin in begins if begin.label is not None]
     return torch.tensor(labels) if labels else None
 
 
 def in_turn(n: int, prompts: int, labels: Sequence[int]) -> list[Begin]:
-    """n beginnings that take so many prompts, and the labels, if any, in turn."""
+    """Return n beginnings that take so many prompts, and the labels, if any, in turn."""
     return [Begin(i % prompts, labels[i % len(labels)] if labels else None) for i in range(n)]
 
 
 def with_candidates(begins: Sequence[Begin]) -> list[Begin]:
-    """The same, and behind them as many more of each kind as `select` needs to leave out what it does."""
+    """Return the same, and behind them as many more of each kind as `select` needs to leave out what it does."""
     more = list(begins)
     for begin, n in Counter(begins).items():
         drawn = -(-100 * n // (100 - LOWEST - HIGHEST))
@@ -182,10 +182,10 @@ def with_candidates(begins: Sequence[Begin]) -> list[Begin]:
 
 
 def select(begins: Sequence[Begin], bits: Sequence[float], n: int) -> list[int]:
-    """Numbers of the clips that take the positions of the first n among these candidates, each of the same beginning.
+    """Choose among these candidates one for each of the first n, of the same beginning, and return their numbers.
 
     Of those that begin alike, the 40 % of the lowest likelihood and the 5 % of the highest are left out, which sound
-    worse (arXiv 2202.09729, appendix C.3.1); of a few, what does not come out even are unlikely ones. Likelihoods
+    worse (arXiv 2202.09729, appendix C.3.1); with few candidates, rounding drops a few unlikely clips more. Likelihoods
     compare only where prompt and class are the same.
     """
     chosen = {}

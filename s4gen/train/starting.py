@@ -28,7 +28,7 @@ _SHAPELESS = ("init", "dt_min", "dt_max")
 
 
 def tokenizer_of(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer | None:
-    """The tokeniser that a run from this checkpoint has, which is the checkpoint's; None where it is not of text.
+    """Return the tokeniser of a run from this checkpoint, which is the checkpoint's; None where it is not of text.
 
     Raises:
         UserError: the recipe asks for another kind, or for another number of tokens.
@@ -48,7 +48,7 @@ def tokenizer_of(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer | None:
 
 
 def open_start(path: str | Path) -> Checkpoint:
-    """The checkpoint to begin from; the folder of a run stands for the checkpoint in it.
+    """Load the checkpoint to begin from; the folder of a run stands for the checkpoint in it.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -110,7 +110,7 @@ def _size_of_blocks(tensors: dict[str, Tensor]) -> int:
 
 
 def _report(checkpoint: Checkpoint, session: Session, taken: set[str], there: set[str], needed: set[str]) -> list[str]:
-    """What was taken, what was not, and which settings change the meaning of what was taken."""
+    """Say what was taken, what was not, and which settings change the meaning of what was taken."""
     lines = [f"--start {checkpoint.path}: {len(taken)} of the model's {len(needed)} tensors taken"]
     if new := sorted(needed - taken):
         lines.append(f"--start: begun anew, because the checkpoint has none of this name and shape: {_named(new)}")
@@ -133,7 +133,7 @@ def _classes(layout: Layout) -> tuple[str, ...]:
 
 
 def _differences(before: Any, now: Any) -> list[str]:
-    """Fields of two dataclasses of one kind that differ: "d_model was 96, is 128"."""
+    """Name the fields of two dataclasses of one kind that differ: "d_model was 96, is 128"."""
     tables = [dataclasses.asdict(table) for table in (before, now)]
     return [
         f"{key} was {value!r}, is {tables[1][key]!r}"
@@ -170,7 +170,7 @@ def lengthen(session: Session, out: Path, steps: int | None) -> None:
 
 
 def recipe_again(out: Path, steps: int | None) -> Recipe:
-    """The recipe of a run that ended before it had a checkpoint, with another number of `steps` if that is given.
+    """Return the recipe of a run that ended before it had a checkpoint, with another number of `steps` if given.
 
     Raises:
         UserError: there is no run in the folder.
