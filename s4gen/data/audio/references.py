@@ -34,7 +34,7 @@ def gzip_bits(clips: Sequence[Codes]) -> float:
 
 
 def flac_sound_bits(clips: Sequence[Codes], format: AudioFormat) -> float:
-    """Return the bits per sample by FLAC, at its strongest, of the sound of the codes as 16-bit PCM, without its header.
+    """Return the bits per sample by FLAC, at its strongest, of the codes decoded to 16-bit PCM, without its header.
 
     After mu-law only 2^bits of the 65536 values occur, which FLAC does not know: this is high.
     """
@@ -65,7 +65,7 @@ def _flac_bits(samples: Samples | Codes, rate: int, subtype: str) -> float:
 
 
 def _header_bytes(flac: bytes) -> int:
-    """Count the bytes before the first frame: "fLaC", then blocks of a flag (the last), 24 bits of length, and content."""
+    """Count the bytes before the first frame: "fLaC", then blocks of a flag for the last, 24 bits of length, and content."""
     end, last = 4, False
     while not last:
         last = bool(flac[end] & 0x80)
