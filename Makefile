@@ -1,12 +1,13 @@
-# make demo   the whole idea in a few minutes, on images that come with the package; writes runs/demo/report.html
-# make test   lint, types and tests: what .ci/run runs
-# make lint   the linters and mypy alone
-# make test-faults  every point at which a run, a conversion or a preparation can be killed; takes long, prints a table
-# make bench  speed of the shipped checkpoint, recurrent against convolution and Transformer
-# make bench-core  cost of kernels and layers against N, H and L; writes runs/bench-core.json
-# make clean  remove .venv and what the tools leave behind (never runs/)
+# make demo         show the whole idea in a few minutes, on images inside the package; writes runs/demo/report.html
+# make test         run lint, types and tests, as .ci/run does
+# make lint         run the linters and mypy alone
+# make test-faults  kill a run, a conversion or a preparation wherever that is possible; slow, prints a table
+# make bench        measure the speed of the shipped checkpoint: recurrence against convolution and Transformer
+# make bench-core   measure what kernels and layers cost against N, H and L; writes runs/bench-core.json
+# make clean        remove .venv and what the tools leave behind, but never runs/
 #
-# Every target first makes .venv with everything in it, once. Another Python: make PYTHON=python3.12 test
+# The first target that you make also makes .venv, with all that is needed in it. To use another Python:
+# make PYTHON=python3.12 test
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -17,8 +18,9 @@ READY := .venv/.installed
 demo: $(READY)
 	$(BIN)/s4gen demo
 
-# A process for each core (four at most), each with one thread: the models of tests are too small to gain by more.
-# Each has a run of neighbouring tests, which share what is set up for a module; who is done first takes from the others.
+# One process per core (four at most), each with one thread: the models of the tests are too small to gain by more. A
+# process gets neighbouring tests, because these share what is set up for a module; one that is done takes tests from
+# the others.
 test: lint
 	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
 
@@ -35,7 +37,7 @@ bench: $(READY)
 	  --engine eager compiled native native-bf16 native-int8 --baseline conv transformer
 
 bench-core: $(READY)
-	$(BIN)/python -m s4gen.bench_core --json runs/bench-core.json
+	$(BIN)/s4gen bench core --out runs/bench-core.json --force
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs PyTorch only where it is used."""
+    """Import the functions that need PyTorch when they are first used, so that `import s4gen` takes no time."""
     if name in ("from_pretrained", "push_to_hub", "save_pretrained"):
         from s4gen import hub
 

@@ -1,8 +1,7 @@
-"""Files and directories that are there completely or not at all, whatever interrupts their writing.
+"""Write files and directories so that they are there completely or not at all, whatever interrupts the writing.
 
-A directory cannot be replaced in one system call, so there are two renames: the old one to `.NAME.previous`,
-the new one into place. A process killed between the two leaves only `.NAME.previous`; `current` recognises
-it.
+A directory cannot be replaced in one system call, so there are two renames: the old one to `.NAME.previous`, then the
+new one into place. A process killed between the two leaves only `.NAME.previous`; `current` recognises it.
 """
 
 from __future__ import annotations
@@ -21,24 +20,27 @@ from s4gen.unfinished import remove, remove_leftovers, temporary_name, unfinishe
 T = TypeVar("T")
 
 _LOOKS, _LOOK_SECONDS = 5, 1e-3
+"""How often, and how far apart, a reader looks for a directory before it believes that there is none."""
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors that mean a full disk, a used-up quota, or a file above the limit of its size."""
 
 
 def write_atomic(path: str | Path, fill: Callable[[Path], None]) -> None:
-    """Make or replace the directory `path`: `fill` writes into an empty one, which then takes its place.
+    """Make or replace the directory `path`: `fill` writes into an empty directory, which then takes its place.
 
-    On any failure, an interrupt included, the new directory is removed and the old one stays as it was. What
-    is replaced is deleted whole; whether it may be is for the caller to ask.
+    On any failure, an interrupt included, the new directory is removed and the old one stays as it was. Otherwise the
+    old one is deleted with all that it holds; whether that is allowed is for the caller to check.
 
     Raises:
-        WriteError: the disk is full, or the place cannot be written to.
+        WriteError: the disk is full, or `path` cannot be written to.
     """
-    path = Path(os.path.realpath(path))
+    path = destination(path)
     had_previous = current(path) is not None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished(path, folder=True) as temporary:
             fill(temporary)
+            # Before the renames: after a power failure a new name must not stand for files that never reached the disk.
             _sync_tree(temporary)
             _swap(temporary, path)
     except (OSError, RuntimeError) as error:
@@ -48,12 +50,12 @@ def write_atomic(path: str | Path, fill: Callable[[Path], None]) -> None:
 
 
 def write_file_atomic(path: str | Path, content: bytes) -> None:
-    """Make or replace the file `path`; on any failure the old one stays as it was.
+    """Make or replace the file `path`; on any failure the old file stays as it was.
 
     Raises:
-        WriteError: the disk is full, or the place cannot be written to.
+        WriteError: the disk is full, or `path` cannot be written to.
     """
-    path = Path(os.path.realpath(path))
+    path = destination(path)
     had_previous = path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,13 +70,28 @@ def write_file_atomic(path: str | Path, content: bytes) -> None:
         raise write_error(error, path, _untouched(had_previous, "file")) from error
 
 
-def recover(path: Path) -> None:
-    """Put right what a killed writer of the directory `path` left: the old one moved aside, a new one half made.
-
-    It is for who alone writes there: the old one of a live writer would be put back, or lost.
+def destination(path: str | Path) -> Path:
+    """Return the path that writing to `path` replaces: a link goes on pointing at what it points to.
 
     Raises:
-        WriteError: the place cannot be written to.
+        WriteError: `path` is a link to nothing. As with cp, writing through it would create a file in a place that the
+            user has not named, and that perhaps somebody else has chosen.
+    """
+    real = Path(os.path.realpath(path))
+    if os.path.islink(path) and not real.exists():
+        raise WriteError(
+            f"{path} is a link to {os.readlink(path)}, which does not exist; remove the link, or name the file"
+        )
+    return real
+
+
+def recover(path: Path) -> None:
+    """Repair what a killed writer of the directory `path` left: an old one moved aside, or a new one half made.
+
+    Call it only while no other process writes there. A live writer's old directory would be put back, or lost.
+
+    Raises:
+        WriteError: the folder of `path` cannot be written to.
     """
     path = Path(os.path.realpath(path))
     aside = _aside(path)
@@ -89,10 +106,10 @@ def recover(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove the directory `path`, at once or not at all: an interruption leaves a leftover, never half of it.
+    """Remove the directory `path` at once: an interruption may leave a leftover, but never half a directory.
 
     Raises:
-        WriteError: it cannot be removed.
+        WriteError: the directory cannot be removed.
     """
     path = Path(os.path.realpath(path))
     for directory in (path, _aside(path)):
@@ -106,7 +123,7 @@ def discard(path: Path) -> None:
 
 
 def current(path: Path) -> Path | None:
-    """Where the directory `path` is now: in its place, moved aside by a killed writer, or nowhere (None)."""
+    """Return where the directory `path` is now: in its place, moved aside by a killed writer, or nowhere (None)."""
     if path.is_dir():
         return path
     aside = _aside(Path(os.path.realpath(path)))
@@ -114,7 +131,7 @@ def current(path: Path) -> Path | None:
 
 
 def read_consistent(path: Path, read: Callable[[Path], T]) -> T:
-    """`read(directory)`, again if a writer replaced the directory meanwhile, so that versions never mix.
+    """Return `read(directory)`; if a writer replaced the directory meanwhile, read again, so that versions never mix.
 
     Raises:
         FileNotFoundError: there is no such directory.
@@ -122,11 +139,12 @@ def read_consistent(path: Path, read: Callable[[Path], T]) -> T:
     while True:
         directory = _found(path)
         before = _identity(directory)
-        if before is None:  # moved aside since: look again
+        if before is None:  # a writer moved it aside since: look again
             continue
         try:
             result = read(directory)
         except (OSError, UserError):
+            # The error counts only if the directory is still the same; else it may come from a half removed one.
             if _identity(directory) == before and current(path) == directory:
                 raise
             continue
@@ -135,7 +153,7 @@ def read_consistent(path: Path, read: Callable[[Path], T]) -> T:
 
 
 def _found(path: Path) -> Path:
-    """`current`, asked again where it says nowhere: a swap may have gone by between its two looks."""
+    """Return `current(path)`, asking again before it believes in None: a swap may pass between its two looks."""
     for _ in range(_LOOKS):
         if (directory := current(path)) is not None:
             return directory
@@ -144,9 +162,10 @@ def _found(path: Path) -> Path:
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Put `new` in the place of `path`. Both renames are undone if the second does not happen."""
+    """Put `new` in the place of `path`; if the second rename fails, the first one is undone."""
     aside = _aside(path)
     if path.exists():
+        # While `path` exists, what lies aside is only the rest of a swap that was finished.
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(path, aside)
     try:
@@ -155,6 +174,7 @@ def _swap(new: Path, path: Path) -> None:
         if aside.exists() and not path.exists():
             os.rename(aside, path)
         raise
+    # The renames have to reach the disk before the old directory goes: a power failure must not undo them after that.
     _sync(path.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -164,7 +184,10 @@ def _aside(path: Path) -> Path:
 
 
 def _identity(directory: Path) -> tuple[int, int] | None:
-    """Differs between two directories that had one name in turn, even where the inode is reused."""
+    """Return what tells two directories apart that had one name in turn, or None if there is no directory.
+
+    The time of the last change is a part of it, since file systems use the inode of a removed directory again.
+    """
     try:
         status = directory.stat()
     except OSError:
@@ -173,6 +196,7 @@ def _identity(directory: Path) -> tuple[int, int] | None:
 
 
 def _sync_tree(directory: Path) -> None:
+    """Write all files below a directory, and the directories themselves, to the disk."""
     for folder, _, names in os.walk(directory):
         for name in names:
             _sync(Path(folder, name))
@@ -188,14 +212,14 @@ def _sync(path: Path) -> None:
 
 
 def _os_error(error: BaseException) -> OSError | None:
-    """The OSError behind an error; torch.save into a file object makes a RuntimeError of it."""
+    """Return the OSError behind an error, if there is one: torch.save into a file object turns it into RuntimeError."""
     if isinstance(error, OSError):
         return error
     return error.__context__ if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError) else None
 
 
 def write_error(error: OSError, path: Path, kept: str = "") -> WriteError:
-    """One line about what could not be written, and about what is `kept` all the same."""
+    """Return the error that says in one line that `path` could not be written, and what is `kept` all the same."""
     end = f"; {kept}" if kept else ""
     if error.errno in _DISK_FULL:
         return WriteError(f"disk full while writing {path}: free some space and try again{end}")

@@ -1,7 +1,7 @@
-"""The whole idea in a few minutes: train, convert, sample and measure, on images that come with s4gen.
+"""Show the whole idea in a few minutes: train, convert, sample and measure, on images that come with s4gen.
 
-Everything goes through the same functions as the commands. After each part the report is written again, so an
-interrupted demo leaves what it has shown so far.
+Everything goes through the same functions as the commands. The report is written again after each part, so that an
+interrupted demo leaves a report of what it has shown so far.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from s4gen import plots, timing, train
+from s4gen import plots, train
+from s4gen.bench import generation
+from s4gen.bench import plots as bench_plots
+from s4gen.bench.instruments import machine
+from s4gen.bench.result import HEADER, POSITION_NOTE, cells, position_cells
 from s4gen.checkpoint import Checkpoint, load_checkpoint
 from s4gen.config import DensityConfig, ImageLayout, Recipe, load_recipe
 from s4gen.data import open_split
 from s4gen.data.images import save_grid, to_sequence
 from s4gen.device import best_device
-from s4gen.evaluation import Evaluation, evaluate
+from s4gen.evaluate.images import ImageEvaluation, evaluate_images
+from s4gen.evaluate.scorers import by_convolution, by_recurrence
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.report import Picture, Section, Table, Text, write_report
-from s4gen.sampling import bench, bench_report
 from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurrent
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
@@ -37,16 +41,21 @@ from s4gen.train.metrics import read_metrics
 from s4gen.train.pace import seconds_per_step
 
 SHIPPED = "mnist-small"
-_TEST_IMAGES = 100  # scored before and after training, in both modes
-_TEST_BATCH = 20  # of them at a time by convolution
-_CERTIFIED = 4  # of them compared token by token
+"""The shipped checkpoint that the demo samples from, too."""
+_TEST_IMAGES = 100
+"""Number of test images that are scored before and after training, by convolution and by recurrence."""
+_TEST_BATCH = 20
+"""Number of test images that are scored at a time by convolution."""
+_CERTIFIED = 4
+"""Number of test images on which both forms are compared token by token."""
 _SAMPLES = 36
-_COMPLETED, _COMPLETIONS = 6, 4  # images completed, and how many times each
+_COMPLETED, _COMPLETIONS = 6, 4
+"""Number of images that are completed, and of completions for each."""
 
 
 @dataclass
 class Demo:
-    """What the parts of the demo share."""
+    """The state that the parts of the demo share: where it writes, when it began, and the report so far."""
 
     out: Path
     device: torch.device
@@ -54,17 +63,17 @@ class Demo:
     sections: list[Section] = field(default_factory=list)
 
     def say(self, text: str) -> None:
-        """One line of commentary, with the time since the start."""
+        """Print one line of commentary, with the minutes and seconds since the start."""
         minutes, seconds = divmod(int(time.perf_counter() - self.started), 60)
         print(f"[{minutes}:{seconds:02d}] {text}", flush=True)
 
     def add(self, section: Section) -> None:
-        """Put a section into the report, and the report on the disk."""
+        """Add a section to the report and write the report to disk."""
         self.sections.append(section)
         write_report(self.out / "report.html", "s4gen demo", self.sections)
 
     def grid(self, name: str, images: Tensor, layout: ImageLayout, caption: str) -> Picture:
-        """Save a grid of images as a PNG beside the report, for the report too."""
+        """Save a grid of images as a PNG beside the report, and return it as a picture for the report."""
         path = self.out / f"{name}.png"
         save_grid(images, layout, path)
         self.say(f"  {path}")
@@ -78,12 +87,13 @@ def run(
     bench_seconds: float = 1.0,
     overrides: Sequence[str] = (),
 ) -> None:
-    """Run the demo and write `report.html`, with what it shows, into `out`; an earlier demo there is replaced.
+    """Run the demo and write `report.html` and the files it shows to `out`; an earlier demo there is replaced.
 
     Args:
-        train_seconds: the recipe's steps are cut to what this machine does in this time.
-        bench_seconds: of measuring for each row of the benchmark.
-        overrides: changes to the recipe, "section.key=value".
+        out: the folder, which is made if it is missing.
+        train_seconds: time for training; the recipe's steps are cut to what this machine does in it.
+        bench_seconds: time for measuring each workload of the benchmark.
+        overrides: changes to the recipe, each "section.key=value".
     """
     demo = Demo(out, best_device())
     report, finished = out / "report.html", False
@@ -103,8 +113,9 @@ def run(
 
 
 def _introduce(demo: Demo) -> None:
-    machine = timing.machine(demo.device)
-    where = f"{machine['cpu']}, {machine['threads']} threads, device {machine['device']}, torch {machine['torch']}"
+    """Say what the demo is and which machine it runs on."""
+    here = machine(demo.device)
+    where = f"{here['cpu']}, {here['threads']} threads, device {here['device']}, torch {here['torch']}"
     demo.say(f"s4gen demo on {where}")
     text = (
         "An autoregressive density model made of state space layers: it trains by convolution, in parallel over "
@@ -115,10 +126,11 @@ def _introduce(demo: Demo) -> None:
 
 
 def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Checkpoint:
-    """Part 1: a model from nothing."""
+    """Part 1: train a model from random weights."""
     images = open_split(recipe.data.dataset, "train")
     recipe = affordable(recipe, train_seconds, demo.device)
     steps, batch_size = recipe.train.steps, recipe.train.batch_size
+    # The seed of the training: this is the very model that it begins with, so "before" and "after" are comparable.
     torch.manual_seed(recipe.train.seed)
     untrained = build_model(DensityConfig(images.layout, recipe.model, recipe.ssm)).eval().to(demo.device)
     count = sum(parameter.numel() for parameter in untrained.parameters())
@@ -127,7 +139,7 @@ def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Ch
     before = _score(untrained, test)
     demo.say(f"  before: {_bits(before)} on {len(test)} test images")
     folder = demo.out / "train"
-    shutil.rmtree(folder / "samples", ignore_errors=True)  # of an earlier demo, perhaps at other steps
+    shutil.rmtree(folder / "samples", ignore_errors=True)  # an earlier demo may have sampled at other steps
     finished = train.run(recipe, folder, overwrite=True, sampler=_sampler, progress=sys.stderr.isatty())
     checkpoint = load_checkpoint(folder / "checkpoint")
     after = _score(checkpoint.model.to(demo.device), test)
@@ -153,37 +165,36 @@ def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Ch
         )
     )
     if not finished:
-        raise KeyboardInterrupt  # the signal was for the whole demo
+        raise KeyboardInterrupt  # training saves and returns on Ctrl-C, but the user meant the whole demo
     return checkpoint
 
 
 def _convert(demo: Demo, checkpoint: Checkpoint, test: Tensor) -> RecurrentModel:
-    """Part 2: the recurrent form of the same model, certified."""
+    """Part 2: convert the model to its recurrent form and certify that both agree."""
     demo.say("converting to the recurrent form")
     recurrent = convert(checkpoint.model).to(demo.device)
     certificate = certify(recurrent, test[:_CERTIFIED])
-    by_convolution = _score(recurrent.source, test)
-    by_recurrence = _score(recurrent, test)
+    convolution, recurrence = _score(recurrent.source, test), _score(recurrent, test)
     rows = [
-        ["bits/dim by convolution", _bits(by_convolution)],
-        ["bits/dim by recurrence", _bits(by_recurrence)],
-        ["images scored", f"{by_recurrence.n_sequences}"],
-        ["difference", f"{abs(by_convolution.bits_per_dim - by_recurrence.bits_per_dim):.1e} bits/dim"],
+        ["bits/dim by convolution", _bits(convolution)],
+        ["bits/dim by recurrence", _bits(recurrence)],
+        ["images scored", f"{recurrence.n_sequences}"],
+        ["difference", f"{abs(convolution.bits_per_dim - recurrence.bits_per_dim):.1e} bits/dim"],
         ["largest difference of one token", f"{certificate.max_abs_logprob_difference:.1e} nats"],
         ["allowed", f"{certificate.tolerance:g} nats"],
     ]
     for name, value in rows:
         demo.say(f"  {name}: {value}")
     text = (
-        "Conversion discretises every layer once. The certificate compares both forms of the model on real images: "
-        "they are one model, seen in two ways."
+        "Conversion discretises every layer once. The certificate compares the two forms on real images and shows that "
+        "they are one model."
     )
     demo.add(Section("Converting, with a certificate", [Text(text), Table(["certificate", ""], rows)]))
     return recurrent
 
 
 def _sample(demo: Demo, recurrent: RecurrentModel, test: Tensor, name: str, whose: str) -> None:
-    """Part 3: new images, and the lower halves of given ones."""
+    """Part 3: draw new images, and the lower halves of given ones."""
     layout = recurrent.config.layout
     assert isinstance(layout, ImageLayout)
     demo.say(f"sampling from {whose}")
@@ -203,13 +214,13 @@ def _sample(demo: Demo, recurrent: RecurrentModel, test: Tensor, name: str, whos
     upper[:, known:] = 0
     columns = torch.cat([given[:, None], upper[:, None], completed], dim=1).flatten(0, 1)
     samples = demo.grid(f"{name}-samples", drawn, layout, f"{_SAMPLES} samples ({speed})")
-    caption = "Test image, what the model is given of it, and four completions; every row is one image"
+    caption = "Test image, the part that the model is given, and four completions; each row is one image"
     completions = demo.grid(f"{name}-completions", columns, layout, caption)
     demo.add(Section(f"Samples of {whose}", [samples, completions]))
 
 
 def _sample_shipped(demo: Demo, test: Tensor) -> None:
-    """Part 4: the same with the checkpoint that comes with s4gen and was trained for longer."""
+    """Part 4: sample from the checkpoint that comes with s4gen, which was trained for longer."""
     if SHIPPED not in shipped_names("checkpoints"):
         demo.say(f"no shipped checkpoint {SHIPPED} here: going on without its samples")
         return
@@ -219,9 +230,9 @@ def _sample_shipped(demo: Demo, test: Tensor) -> None:
 
 
 def _measure(demo: Demo, checkpoint: Checkpoint, bench_seconds: float) -> None:
-    """Part 5: how fast that was, and what it is compared with."""
-    demo.say("measuring speed (s4gen bench measures longer, and what torch.compile makes of model and Transformer)")
-    result = bench.run(
+    """Part 5: measure the speed of sampling, beside that of the convolution and of a Transformer."""
+    demo.say("measuring speed (s4gen bench measures longer, and also model and Transformer under torch.compile)")
+    result = generation.run(
         "demo",
         checkpoint.config,
         checkpoint=checkpoint.path,
@@ -232,27 +243,31 @@ def _measure(demo: Demo, checkpoint: Checkpoint, bench_seconds: float) -> None:
         positions=(100, 1_000, 10_000),
         compiled_transformer=False,
     )
-    print(bench_report.format_table(result), flush=True)
+    print(result.table(), flush=True)
     blocks: list[Text | Table | Picture] = []
     for batch in result.batches:
         rows = [row for row in result.rows if row.batch == batch]
         speeds = {result.title(row): result.tokens_per_second(row) for row in rows if row.ms_per_step > 0}
         ours = [result.title(row) for row in rows if row.way in result.engines]
-        blocks.append(Table([f"batch {batch}", *bench_report.HEADER[1:]], bench_report.cells(result, batch)))
-        blocks.append(Picture(plots.speed_bars(speeds, ours), f"Tokens per second at batch {batch}"))
-    header, *body = bench_report.position_cells(result)
+        blocks.append(Table([f"batch {batch}", *HEADER[1:]], cells(result, batch)))
+        blocks.append(Picture(bench_plots.speed_bars(speeds, ours), f"Tokens per second at batch {batch}"))
+    header, *body = position_cells(result)
     blocks += [
-        Table(header, body, bench.POSITION_NOTE),
+        Table(header, body, POSITION_NOTE),
         Picture(
-            bench_report.plot(result),
-            "Milliseconds per token against position: flat for the recurrent form; tokens per second against batch",
+            bench_plots.plot(result),
+            "Milliseconds per token against position, which is flat for the recurrent form; tokens per second against "
+            "batch",
         ),
     ]
     demo.add(Section("Speed", blocks))
 
 
 def affordable(recipe: Recipe, seconds: float, device: torch.device) -> Recipe:
-    """The recipe with its steps cut to what this machine does in `seconds`; it evaluates and samples four times."""
+    """Return the recipe with its steps cut to what this machine does in `seconds`; it evaluates four times.
+
+    The speed is measured for two seconds; there are at least four steps, and never more than the recipe has.
+    """
     per_step = seconds_per_step(recipe, open_task(recipe, device, progress=False), device, budget=2.0)
     steps = max(4, min(recipe.train.steps, int(seconds / per_step)))
     quarter = math.ceil(steps / 4)
@@ -261,15 +276,17 @@ def affordable(recipe: Recipe, seconds: float, device: torch.device) -> Recipe:
 
 
 def _sampler(model: DensityModel, n: int, seed: int) -> Tensor:
+    """Draw the images that training shows at each evaluation."""
     return generate(convert(model), n, seed=seed)
 
 
-def _score(model: DensityModel | RecurrentModel, test: Tensor) -> Evaluation:
-    """bits/dim by recurrence of a RecurrentModel, by convolution of a DensityModel."""
+def _score(model: DensityModel | RecurrentModel, test: Tensor) -> ImageEvaluation:
+    """Measure bits/dim: of a RecurrentModel by recurrence, of a DensityModel by convolution."""
     if isinstance(model, RecurrentModel):
-        return evaluate(model.log_prob_recurrent, test.to(model.device), len(test), "recurrent")
-    return evaluate(model.log_prob, test.to(model.device), _TEST_BATCH, "conv")
+        score = by_recurrence(model, make_engine("eager", model))
+        return evaluate_images(score, test, model.bos, len(test), "recurrent")
+    return evaluate_images(by_convolution(model), test, model.bos, _TEST_BATCH, "conv")
 
 
-def _bits(evaluation: Evaluation) -> str:
+def _bits(evaluation: ImageEvaluation) -> str:
     return f"{evaluation.bits_per_dim:.4f} ± {evaluation.stderr:.4f} bits/dim"

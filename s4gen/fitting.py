@@ -1,4 +1,4 @@
-"""Tensors read from a file against those of the model that they are for: names, shapes and kinds of numbers."""
+"""Check the tensors of a file against the model that they are for: names, shapes and types of numbers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from s4gen.errors import UserError
 def fitting(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, exact: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """The tensors in the precision of those of the model in config.json; another one is said, once for the file.
+    """Return the tensors `found` in the precision of the model's, `expected`; names in `exact` keep their own.
 
-    Those whose names are in `exact` are kept as they are found.
+    If tensors had to be converted, one line on standard error says so.
 
     Raises:
-        UserError: one is missing, one too many, of another shape, or of numbers of another kind.
+        UserError: a tensor is missing, superfluous, of another shape, or holds integers where the model has
+            floating-point numbers (or the reverse); the message names the tensor and `path`, the file.
     """
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     for problem, names in (("is missing", missing), ("is not part of the model", unexpected)):
@@ -36,7 +37,7 @@ def fitting(
 
 
 def _in_precision(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors as numbers of the expected types, where only the precision differs."""
+    """Convert tensors that differ from the expected ones in precision alone; refuse integers for floats and so on."""
     others = {}
     for name in expected:
         tensor, got, wanted = found[name], found[name].dtype, expected[name].dtype
@@ -58,4 +59,5 @@ def _in_precision(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], p
 
 
 def _noun(kind: torch.dtype) -> str:
+    """Return a dtype's name for messages, such as "float32"."""
     return str(kind).removeprefix("torch.")

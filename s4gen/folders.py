@@ -1,4 +1,4 @@
-"""Where things are on the user's machine: paths that somebody wrote, the one cache folder, who writes where."""
+"""Find things on the user's machine: paths that the user wrote, the cache folder, and who may write to a folder."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ from s4gen.errors import UserError
 
 
 def user_path(text: str | Path, what: str = "") -> Path:
-    """The path that somebody wrote, `~` and `~NAME` being home folders; `what` says in messages where it stood.
+    """Return the path that a user wrote, with `~` and `~NAME` expanded to home folders.
+
+    `what` names in messages the place where the path was written, such as an environment variable.
 
     Raises:
-        UserError: there is no such home folder, or no path can have this name.
+        UserError: there is no such home folder, or the text cannot be a path.
     """
     where = f"{what} = " if what else ""
     if "\0" in str(text):
         raise UserError(f"{where}{str(text)!r} holds a zero byte, which no path can; write another one")
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # pathlib's, for a home folder that it cannot find
+    except RuntimeError:  # what pathlib raises for a home folder that it cannot find
         raise UserError(
             f"{where}{text}: there is no home folder of that name; write the path without ~, from / on"
         ) from None
 
 
 def cache_folder() -> Path:
-    """The folder of everything that can be made or downloaded again. It may not exist yet.
+    """Return the folder of everything that can be made or downloaded again. It may not exist yet.
 
-    It is `$S4GEN_CACHE`, else `s4gen` in `$XDG_CACHE_HOME`, else `s4gen` in `~/.cache`. Who has no home folder, or none
-    to write to, gets a folder of his own beside the system's temporary files, which is said once.
+    It is `$S4GEN_CACHE`, else `s4gen` in `$XDG_CACHE_HOME`, else `s4gen` in `~/.cache`. A user whose home folder is
+    missing or cannot be written to gets a private folder beside the system's temporary files; one line says so, once.
 
     Raises:
-        UserError: `S4GEN_CACHE` names the home folder of nobody; or not even a temporary folder can be had.
+        UserError: `S4GEN_CACHE` names a home folder that does not exist, or not even a temporary folder can be had.
     """
     if own := os.environ.get("S4GEN_CACHE"):
         return user_path(own, "S4GEN_CACHE").absolute()
@@ -57,7 +59,7 @@ def cache_folder() -> Path:
 
 
 def is_writable(path: Path) -> bool:
-    """Whether a folder of this name could be written to, or made."""
+    """Return whether a folder of this name can be written to or, if it does not exist, be made."""
     for above in (path, *path.parents):
         with contextlib.suppress(OSError):
             if stat.S_ISDIR(above.stat().st_mode):
@@ -68,14 +70,14 @@ def is_writable(path: Path) -> bool:
 
 @functools.cache
 def _temporary_cache(why: str) -> Path:
-    """A folder that belongs to this user, and is the same the next time."""
+    """Return a folder among the temporary files that belongs to this user and is the same the next time."""
     folder = Path(tempfile.gettempdir()) / f"s4gen-cache-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
     except OSError as error:
-        raise UserError(f"{why}, nor is there room in {folder} ({error.strerror}): set S4GEN_CACHE") from error
-    # Anybody may make a folder of any name there, and what is in it is run.
+        raise UserError(f"{why}, nor can {folder} be used ({error.strerror}): set S4GEN_CACHE") from error
+    # Anybody may make a folder of any name there, and the engine's library in it would be run.
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise UserError(f"{why}, and {folder} belongs to somebody else: set S4GEN_CACHE to a folder of yours")
     print(
@@ -85,12 +87,12 @@ def _temporary_cache(why: str) -> Path:
 
 
 def stranger_of(path: Path) -> str:
-    """Who else could have written what is here, in words; "" for nobody but this user and root.
+    """Say in words who else could have written what lies at `path`; "" means nobody but this user and root.
 
-    A group of the user's own name with nobody else in it, as many systems make for every user, is the user.
+    Many systems make for every user a group of the same name with nobody else in it; such a group counts as the user.
 
     Raises:
-        OSError: there is nothing here.
+        OSError: nothing is at `path`.
     """
     status, me = path.stat(), os.getuid()
     if status.st_uid not in (me, 0):
@@ -103,6 +105,7 @@ def stranger_of(path: Path) -> str:
 
 
 def _is_private(group: int, user: int) -> bool:
+    """Return whether a group has the user's name and no member but the user."""
     try:
         name, found = pwd.getpwuid(user).pw_name, grp.getgrgid(group)
     except KeyError:
@@ -112,12 +115,13 @@ def _is_private(group: int, user: int) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock on a folder, or on a file, which is made if missing; it goes with the block, or with the process.
+    """Hold the lock on a folder, or on a file, which is made if it is missing.
 
-    Where somebody else has it, `busy` is called, which may raise; when it returns, the lock is waited for.
+    The lock ends with the block, or with the process, whatever ends that. If another process holds it, `busy` is called
+    and may raise; when it returns, the lock is waited for. On a file system without locks the block runs without one.
 
     Raises:
-        OSError: the file cannot be made. (A file system without locks is written to without them.)
+        OSError: the file cannot be made.
     """
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT, 0o666)
     try:
@@ -126,7 +130,7 @@ def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             busy()
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:  # some network file systems
+        except OSError:  # some network file systems have no locks
             pass
         yield
     finally:
@@ -134,11 +138,11 @@ def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
 
 
 def says_why(error: OSError) -> str:
-    """One sentence about a file or folder that the system does not let us have."""
+    """Return one sentence about a file or folder that the system did not let us use, with something to do about it."""
     name = error.filename if error.filename is not None else error.filename2
     reason = error.strerror or type(error).__name__
     if name is None:
         return f"something could not be written ({reason}): make room where standard output goes, or on the disk"
     if isinstance(error, PermissionError):
         return f"{os.fsdecode(name)}: no permission ({reason}); change it with chmod or chown, or choose another path"
-    return f"{os.fsdecode(name)}: {reason}; choose another path, or mend it"
+    return f"{os.fsdecode(name)}: {reason}; choose another path, or put this one right"

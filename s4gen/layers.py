@@ -1,12 +1,12 @@
-"""State space layers for models of your own: S4D and S4, as any other `torch.nn` layer.
+"""Use S4D and S4 in models of your own, like any other `torch.nn` layer.
 
     layer = S4D(256)                          # options by keywords
     y, state = layer(u)                       # u (batch, length, 256) -> y of the same shape, in parallel
     y, state = layer(more, state)             # the next chunk of the same sequences
     y, state = layer.step(u_t, state)         # or one input at a time, u_t (batch, 256)
 
-All three compute the same function, at any length. A state is a value: nothing is kept in the layer. A page about it is
-docs/layers.md.
+All three compute the same function, at any length. A state is a value: the layer itself keeps nothing. See
+docs/layers.md for more.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ FORMAT, FORMAT_VERSION = "s4gen-layer", 1
 
 
 class _Layer(nn.Module):
-    """What both have in common: the state space layer `ssm`, and `output`, which mixes the features behind it."""
+    """The common part of `S4D` and `S4`: a state space layer `ssm`, and `output`, which mixes its features."""
 
     def __init__(
         self, core: type[S4DCore | S4Core], given: dict[str, Any], mix: bool, dropout: float, transposed: bool
     ) -> None:
-        """`given` holds the arguments of the constructor; of those, `ssm` is made of d_model and what SSMConfig has.
+        """Build the layer from `given`, all arguments of the public constructor.
+
+        `ssm` takes d_model and those that are fields of SSMConfig; `output` takes the others.
 
         Raises:
             ValueError: d_model is below 1.
+            UserError: an option has an invalid value.
         """
         super().__init__()
         if given["d_model"] < 1:
@@ -53,7 +56,7 @@ class _Layer(nn.Module):
         self._options = {"d_model": ssm.d_model, **options, "mix": mix, "dropout": dropout, "transposed": transposed}
 
     def initial_state(self, batch: int) -> Tensor:
-        """The state before any input, zeros r(batch, d_model, d_state)."""
+        """Return the state before any input, zeros r(batch, d_model, d_state)."""
         return self.ssm.initial_state(batch)
 
     def forward(self, u: Tensor, state: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -61,40 +64,41 @@ class _Layer(nn.Module):
 
         Args:
             u: r(B, L, d_model), L >= 1; r(B, d_model, L) if the layer is `transposed`.
-            state: r(B, d_model, d_state) after what came before; None: nothing did.
-            lengths: int64 (B,), where rows end earlier: the state of a row is the one after so many inputs.
+            state: r(B, d_model, d_state) after the inputs before u; None if there were none.
+            lengths: int64 (B,), the number of inputs of each row, if some rows are padded; a row's state is then the
+                one after its own last input.
 
         Returns:
             y, of the shape of u, and the state after the last input.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: the shapes do not fit each other or the layer.
         """
         y, state = self.ssm(u.transpose(1, 2) if self.transposed else u, state, lengths)
         y = self.output(y)
         return (y.transpose(1, 2) if self.transposed else y), state
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One input of each sequence, u r(B, d_model): y r(B, d_model) and the new state.
+        """Take one input of each sequence, u r(B, d_model); return y r(B, d_model) and the new state.
 
-        The system is discretised anew in every call, so that gradients flow through it; for many steps with fixed
-        weights take `recurrent()`.
+        Every call discretises the system anew, so that gradients flow through it. For many steps with fixed weights
+        use `recurrent()`.
         """
         y, state = self.ssm.step(u, state)
         return self.output(y), state
 
     def recurrent(self) -> Recurrent:
-        """A frozen twin with Abar, Bbar and Cbar made once: the same `initial_state` and `step`, only faster."""
+        """Return a frozen twin, which has discretised once and for all: the same `initial_state` and `step`, faster."""
         return Recurrent(self)
 
     def extra_repr(self) -> str:
         return f"d_model={self.d_model}, d_state={self.d_state}"
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write options and weights to a folder; `load_layer` reads them.
+        """Write options and weights to a folder, from which `load_layer` reads them.
 
         Raises:
-            UserError: `path` exists (and `overwrite` is not set, or it is no layer), or cannot be written.
+            UserError: `path` exists (and `overwrite` is not set, or it is not a layer), or cannot be written.
         """
         from s4gen.atomic import write_atomic
         from s4gen.checkpoint import check_target, save_tensors
@@ -111,24 +115,26 @@ class _Layer(nn.Module):
 
 
 class S4D(_Layer):
-    """The diagonal state space layer (arXiv 2206.11893), and behind it, unless `mix` is false, GELU and a gated linear
-    layer, which mix the features; without these each feature runs through a system of its own, u + its past.
+    """The diagonal state space layer S4D (arXiv 2206.11893), followed by GELU and a gated linear layer.
+
+    Those two mix the features. Without them (`mix=False`) each feature runs through a system of its own, y = C x + D u.
 
     Args:
-        d_model: features, each with a system of its own.
-        d_state: real numbers of state per feature, even.
+        d_model: number of features, each with a system of its own.
+        d_state: size of a feature's state in real numbers; even.
         init: initial Lambda: legs, lin, inv, inv2, quad, real or random.
         discretization: zoh or bilinear.
         dt_min, dt_max: bounds of the initial step sizes; about 1 / dt_max to 1 / dt_min inputs are remembered.
-        n_ssm: distinct (Lambda, B), which features share in turn; 0: one for each feature.
-        decay, dt_transform: -Re Lambda and the step size as functions of their parameters: exp or softplus.
-        tie_dt: one step size for each feature; false: one for each feature and conjugate pair.
+        n_ssm: number of distinct (Lambda, B), which features share in turn; 0 gives each feature its own.
+        decay, dt_transform: functions that make -Re Lambda and the step size of their parameters: exp or softplus.
+        tie_dt: whether all modes of a feature share one step size; otherwise each conjugate pair has its own.
         train_B: whether B is trained.
         mix: whether GELU, dropout and a gated linear layer (GLU) follow.
-        dropout: in `mix`, the probability of dropping a feature in training.
-        transposed: sequences are (batch, d_model, length), as of a convolution.
+        dropout: probability of dropping a feature in training, between the GELU and the linear layer.
+        transposed: whether sequences are (batch, d_model, length), as for a convolution.
 
-    Raises UserError, whose message names the option, for a value that cannot be.
+    Raises:
+        UserError: an option has an invalid value; the message names the option.
     """
 
     def __init__(
@@ -153,12 +159,17 @@ class S4D(_Layer):
 
 
 class S4(_Layer):
-    """The diagonal plus low-rank state space layer (arXiv 2111.00396), bilinear, and what mixes features behind it.
+    """The diagonal plus low-rank state space layer S4 (arXiv 2111.00396), with the bilinear rule.
+
+    As in `S4D`, GELU and a gated linear layer follow it unless `mix` is false.
 
     Args:
-        init: the HiPPO measure that Lambda, P and B begin with: legs, legt, lagt or fourier.
+        init: the HiPPO measure that gives the initial Lambda, P and B: legs, legt, lagt or fourier.
 
-    All other options are those of `S4D`. Raises UserError, whose message names the option, for a value that cannot be.
+    All other options are those of `S4D`.
+
+    Raises:
+        UserError: an option has an invalid value; the message names the option.
     """
 
     def __init__(
@@ -181,29 +192,29 @@ class S4(_Layer):
 
 
 class Recurrent(nn.Module):
-    """A layer with fixed weights, to be stepped: x' = Abar x + Bbar u, y = output(Cbar x' + D u)."""
+    """A layer with fixed weights that is only stepped: x' = Abar x + Bbar u, y = output(Cbar x' + D u)."""
 
     def __init__(self, layer: _Layer) -> None:
         super().__init__()
-        self.stepper = layer.ssm.discretized()
+        self.step_form = layer.ssm.discretized()
         self.output = layer.output
 
     def initial_state(self, batch: int) -> Tensor:
-        """Zeros r(batch, d_model, d_state)."""
-        return self.stepper.initial_state(batch)
+        """Return the state before any input, zeros r(batch, d_model, d_state)."""
+        return self.step_form.initial_state(batch)
 
     @torch.no_grad()
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """u r(B, d_model) -> y r(B, d_model), new state."""
-        y, state = self.stepper.step(u, state)
+        """Take one input of each sequence, u r(B, d_model); return y r(B, d_model) and the new state."""
+        y, state = self.step_form.step(u, state)
         return self.output(y), state
 
 
 def load_layer(path: str | Path) -> S4D | S4:
-    """The layer that `save` wrote, in evaluation mode.
+    """Load the layer that `save` wrote to a folder, in evaluation mode.
 
     Raises:
-        UserError: there is none at `path`, or it is damaged.
+        UserError: there is no layer at `path`, or it is damaged.
     """
     from s4gen.checkpoint import load_tensors, read_json
     from s4gen.fitting import fitting
@@ -212,7 +223,8 @@ def load_layer(path: str | Path) -> S4D | S4:
     config = read_json(folder / "config.json")
     kinds: dict[str, type[S4D | S4]] = {"S4D": S4D, "S4": S4}
     if config.get("format") != FORMAT or config.get("layer") not in kinds:
-        raise UserError(f"{folder / 'config.json'} is not of a layer; a whole model is read by s4gen.from_pretrained")
+        raise UserError(f"{folder / 'config.json'} describes no layer; a whole model is read by s4gen.from_pretrained")
+    # The new layer draws initial weights, which the file's replace: loading must not disturb the random state.
     with torch.random.fork_rng(devices=[]):
         layer = kinds[config["layer"]](**config["options"])
     tensors = load_tensors(folder / "model.safetensors")

@@ -1,4 +1,4 @@
-"""What is told on standard error while work goes on: a progress bar, if wanted and possible, and lines said once."""
+"""Tell on standard error how work goes on: a progress bar, if wanted and possible, and lines that are said once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ def say_once(line: str) -> None:
 
 
 class _NoBar:
+    """A progress bar that shows nothing."""
+
     def __enter__(self) -> _NoBar:
         return self
 
@@ -29,7 +31,7 @@ class _NoBar:
 
 
 class _Forgiving:
-    """A stream for what nobody has to read: where its reader has gone, or its terminal, the work goes on without."""
+    """A stream that swallows errors of writing: nobody has to read a bar, so work goes on when its terminal is gone."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -47,9 +49,10 @@ class _Forgiving:
 
 
 def progress_bar(total: int, unit: str, progress: bool, desc: str = "", initial: int = 0) -> Any:
-    """A context manager with tqdm's `update(n)` and `set_postfix_str(text)`; `initial` was done before.
+    """Return a context manager with tqdm's `update(n)` and `set_postfix_str(text)`.
 
-    A text is shown when the bar is drawn next; with `set_postfix_str(text, refresh=True)` at once.
+    The bar counts from `initial`, the part that was done before, to `total`. A text appears when the bar is drawn next,
+    and with `set_postfix_str(text, refresh=True)` at once. Unless `progress`, or without tqdm, nothing is drawn.
     """
     if not progress:
         return _NoBar()
@@ -57,7 +60,7 @@ def progress_bar(total: int, unit: str, progress: bool, desc: str = "", initial:
         from tqdm import tqdm
     except ImportError:
         return _NoBar()
-    # In a log file every refresh is a line.
+    # In a log file every refresh is a line of its own, so there are few.
     patience = 0.1 if sys.stderr.isatty() else 30.0
     bar = tqdm(
         total=total,
@@ -69,6 +72,6 @@ def progress_bar(total: int, unit: str, progress: bool, desc: str = "", initial:
         mininterval=patience,
         file=_Forgiving(sys.stderr),
     )
-    # By itself it writes at once, whatever the patience.
+    # tqdm's own default is to draw the bar again for every new text, however short ago the last time was.
     bar.set_postfix_str = functools.partial(bar.set_postfix_str, refresh=False)
     return bar

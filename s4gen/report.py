@@ -1,4 +1,4 @@
-"""One HTML file that holds a whole report: images inside, a little style, nothing loaded from anywhere."""
+"""Write a report as one HTML file that holds its images and its style and loads nothing from anywhere."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ pre { overflow-x: auto; padding: .8rem; background: var(--card); border-radius: 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph."""
+    """A paragraph of plain text."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Code:
-    """Lines kept as they are, in a fixed-width font."""
+    """Lines that are shown as they are, in a fixed-width font."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header, the first column to the left and the others to the right."""
+    """Rows under a header; the first column is aligned to the left, the others to the right."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -60,7 +60,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG with a caption, which is also what a screen reader says. `pixels` keeps enlarged pixels sharp."""
+    """A PNG with a caption, which a screen reader says as well; `pixels` keeps enlarged pixels sharp."""
 
     png: bytes
     caption: str
@@ -69,22 +69,23 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and the blocks under it."""
 
     title: str
     blocks: Sequence[Text | Code | Table | Picture]
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Write the report to `path`: it is there in full or, whatever goes wrong, as it was before.
+    """Write the report to `path`; if anything goes wrong, an earlier report there stays as it was.
 
-    Raises UserError if the file cannot be written.
+    Raises:
+        UserError: the file cannot be written.
     """
     write_file_atomic(path, render(title, sections).encode("utf-8"))
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
-    """The whole HTML document."""
+    """Return the whole HTML document."""
     body = "\n".join(
         f"<section>\n<h2>{escape(section.title)}</h2>\n{''.join(map(_block, section.blocks))}</section>"
         for section in sections
@@ -98,6 +99,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
 
 
 def _block(block: Text | Code | Table | Picture) -> str:
+    """Return a block as HTML. All text is escaped, since names of data sets may hold any character."""
     match block:
         case Text(text):
             return f"<p>{escape(text)}</p>\n"
@@ -113,4 +115,4 @@ def _block(block: Text | Code | Table | Picture) -> str:
             head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
             body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
             table = f"<table>{title}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
-            return f'<div class="scroll">{table}</div>\n'
+            return f'<div class="scroll">{table}</div>\n'  # a wide table scrolls by itself, the page does not

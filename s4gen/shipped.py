@@ -1,7 +1,7 @@
-"""Where the recipes, presets and checkpoints that come with s4gen are.
+"""Find the recipes, presets and checkpoints that come with s4gen.
 
-In an installed wheel they are inside the package, at `s4gen/_shipped/KIND`; in a source checkout they are at
-the repository root, at `KIND`, beside the package.
+In an installed wheel they are inside the package, in `s4gen/_shipped/KIND`; in a source checkout they are at the
+repository's root, in `KIND`, beside the package.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ KINDS = ("models", "train", "sampling", "checkpoints")
 
 
 def shipped_folder(kind: str) -> Path:
-    """The folder of shipped things of one of `KINDS`; it may not exist."""
+    """Return the folder of the shipped files of one of `KINDS`; it may not exist."""
     package = Path(__file__).resolve().parent
     installed = package / "_shipped"
     return (installed if installed.is_dir() else package.parent) / kind
 
 
 def shipped_names(kind: str) -> list[str]:
-    """Names that `find` accepts for this kind, sorted."""
+    """Return the names that `find` accepts for this kind, sorted."""
     folder = shipped_folder(kind)
     if kind == "checkpoints":
         return sorted(path.parent.name for path in folder.glob("*/config.json"))
@@ -30,10 +30,10 @@ def shipped_names(kind: str) -> list[str]:
 
 
 def find(kind: str, name_or_path: str | Path) -> Path:
-    """The path itself where it exists, else the shipped thing of that name.
+    """Return the path itself if it exists, else the shipped file or checkpoint of that name.
 
-    The folder may stand before a shipped name (`train/mnist-small.toml` and `mnist-small` are the same
-    recipe), so that the commands in the documentation work from anywhere.
+    A shipped name may be written with its folder (`train/mnist-small.toml` and `mnist-small` are the same recipe), so
+    that the commands in the documentation work from any folder.
 
     Raises:
         UserError: there is neither such a path nor such a name; the message lists the names.

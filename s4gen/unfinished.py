@@ -1,7 +1,8 @@
-"""What is being written and is not whole yet, and what killed writers left of such things.
+"""Keep files and folders that are not complete yet under names of their own, and remove what killed writers left.
 
-It is `.NAME.writing-XXXXXXXX` beside the place of NAME. Its writer holds a lock on it, which goes with the process:
-what nobody holds is a leftover, and can be removed at once. Where a file system has no locks, leftovers stay.
+While NAME is being written, it is `.NAME.writing-XXXXXXXX` beside the place of NAME. Its writer holds a lock on it, and
+the lock ends with the process. What nobody holds is a leftover and can be removed at once. On a file system without
+locks leftovers stay.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ _MARK = ".writing-"
 
 @contextlib.contextmanager
 def unfinished(path: Path, folder: bool = False) -> Iterator[Path]:
-    """An empty file, or folder, beside `path`, to be filled and renamed to it; if it is not, it goes with the block.
+    """Yield an empty file or folder beside `path`, to be filled and renamed to `path` inside the block.
 
-    Leftovers of the same name are removed before.
+    If it is not renamed, it is removed at the end of the block. Leftovers of the same name are removed first.
     """
     remove_leftovers(path)
     temporary, lock = _begun(path, folder)
@@ -36,24 +37,24 @@ def unfinished(path: Path, folder: bool = False) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it; what a live one has in hand stays."""
+    """Remove what killed writers of `path` left beside it; a live writer's work stays."""
     for leftover in path.parent.glob(f"{glob.escape(_stem(path.name))}*"):
         _remove_if_left(leftover)
 
 
 def remove_all_leftovers(folder: Path) -> None:
-    """`remove_leftovers` of whatever was written in a folder."""
+    """Remove what killed writers of anything in a folder left there."""
     for entry in folder.glob(f"{_stem('*')}*"):
         _remove_if_left(entry)
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a name is that of something unfinished."""
+    """Return whether a path has the name of something unfinished."""
     return path.name.startswith(".") and _MARK in path.name
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` for what is not whole yet, or not for long."""
+    """Return a new name beside `path` for something that is not complete yet, or is about to be removed."""
     return path.with_name(f"{_stem(path.name)}{secrets.token_hex(4)}")
 
 
@@ -71,7 +72,7 @@ def _stem(name: str) -> str:
 
 
 def _begun(path: Path, folder: bool) -> tuple[Path, int]:
-    """Something empty of a new name, and the descriptor that holds its lock."""
+    """Make an empty file or folder under a new name, and return it with the descriptor that holds its lock."""
     while True:
         temporary = temporary_name(path)
         if folder:
@@ -85,11 +86,12 @@ def _begun(path: Path, folder: bool) -> tuple[Path, int]:
             if temporary.exists():
                 return temporary, lock
             os.close(lock)
-        # Before it was locked, somebody who tidies up took it for a leftover: once more.
+        # Before it was locked, another process that tidies up took it for a leftover: try again.
 
 
 def _remove_if_left(path: Path) -> None:
-    with contextlib.suppress(OSError):  # its writer lives, or there are no locks here
+    """Remove something unfinished whose lock nobody holds."""
+    with contextlib.suppress(OSError):  # its writer is alive, or there are no locks here
         lock = os.open(path, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

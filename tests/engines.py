@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import torch
 from tiny import noisy_model
+from torch import Tensor
 
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
+from s4gen.evaluate.scorers import by_recurrence, fed
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.models.mixture import MixtureHead
+from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.engines import Engine
 from s4gen.sampling.engines.native import NativeUnavailable
 from s4gen.sampling.engines.native.build import library
 
@@ -72,3 +76,8 @@ def shaken(model: DensityModel) -> DensityModel:
             by_component = model.head.linear.bias.view(model.head.components, -1)
             by_component[:, 1 + model.head.channels :][:, : model.head.channels] += 0.7
     return model
+
+
+def nats_by_engine(recurrent: RecurrentModel, engine: Engine, x: Tensor, label: Tensor | None = None) -> Tensor:
+    """-log p(x_t | x_<t) of whole sequences x int64 (B, L), token by token in this engine: float64 (B, L) nats."""
+    return by_recurrence(recurrent, engine)(fed(x, recurrent.bos), x, None, label)[0]

@@ -1,8 +1,8 @@
-"""A disk on which things go wrong: at a chosen change of the disk the process dies, or is told that it cannot be made.
+"""A disk that fails: at a chosen change of the disk the process dies, or the change is refused with an error.
 
-What changes a disk is counted: renames, removals, new folders, what is written and what is synced. Dying is an
-exception that nothing catches, after which no change happens any more, so that code which tidies up is as dead as the
-rest. What is still in a buffer is lost then. Locks go, as they do with a process.
+Every change is counted: renames, removals, new folders, writes and syncs. Dying is an exception that nothing catches.
+After it no change happens any more, so that code which tidies up is as dead as the rest, and buffers are lost. Locks
+end as they do with a process.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from typing import Any
 import pytest
 
 WHEN = ("before", "half-way", "after")
-"""A death is before a change, after it, or half-way; only what is written knows a middle."""
+"""A process may die before a change, after it or half-way; only a write has a middle."""
 CHANGES = ("rename", "replace", "unlink", "rmdir", "mkdir", "fsync", "truncate")
 
 
 class Died(BaseException):
-    """The process is no more."""
+    """The process has died."""
 
 
 @dataclass
 class Disk:
-    """Below one folder, what was changed so far and what happens next; every other file is as always."""
+    """The changes below one folder so far, and the failure to come; files outside of it behave as always."""
 
     root: Path
     at: int | None = None
-    """Number of the change, from 0 on, at which it happens; None: nothing ever does."""
+    """Number of the change, from 0 on, at which the disk fails; None lets it never fail."""
     when: str = "before"
+    """One of `WHEN`."""
     error: int | None = None
-    """Instead of dying, this error number, at that change and all later ones that need room or permission."""
+    """Error number that this change and all later ones that need room or permission raise; None: the process dies."""
     seen: list[str] = field(default_factory=list)
     """Names of all changes, in their order."""
     dead: bool = False
 
     def change(self, name: str, path: Any, act: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
-        """One change of the disk by `act`, if it comes to that."""
+        """Make one change by calling `act`, or a part of it by calling `half`, unless the disk fails before that."""
         if not self._here(path):
             return act()
         if self.dead:
@@ -57,7 +58,7 @@ class Disk:
         if number != self.at:
             return act()
         if self.when == "after":
-            with suppress(OSError):  # as of a folder that is there
+            with suppress(OSError):  # such as mkdir for a folder that exists
                 act()
         if self.when == "half-way" and half is not None:
             half()
@@ -70,13 +71,13 @@ class Disk:
 
 
 class _File(io.FileIO):
-    """A file whose writing is a change of the disk."""
+    """A file whose writes count as changes of the disk."""
 
     disk: Disk
 
     def write(self, data: Any) -> int:
         if self.disk.dead:
-            return len(memoryview(data).cast("B"))  # the buffer of a dead process
+            return len(memoryview(data).cast("B"))  # a buffer that is flushed after the death is lost
         plain = super()
         some = memoryview(data).cast("B")
         written: int = self.disk.change(
@@ -87,7 +88,7 @@ class _File(io.FileIO):
 
 @contextmanager
 def disk_that_fails(disk: Disk) -> Iterator[Disk]:
-    """Inside the block, changes below `disk.root` are the disk's."""
+    """Let `disk` see, and fail, all changes below its root inside the block."""
     with pytest.MonkeyPatch.context() as patch:
         for name in CHANGES:
             patch.setattr(os, name, _watched(disk, name, getattr(os, name)))
@@ -100,7 +101,7 @@ def disk_that_fails(disk: Disk) -> Iterator[Disk]:
 def _watched(disk: Disk, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
     def change(*arguments: Any, **settings: Any) -> Any:
         path = arguments[0]
-        if (folder := settings.get("dir_fd")) is not None:  # as in shutil.rmtree
+        if (folder := settings.get("dir_fd")) is not None:  # shutil.rmtree names files by descriptor and name
             path = Path(os.readlink(f"/proc/self/fd/{folder}"), path)
         return disk.change(name, path, lambda: real(*arguments, **settings))
 
@@ -133,7 +134,7 @@ def _watched_open(disk: Disk, real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def points(root: Path, act: Callable[[], Any]) -> list[tuple[int, str, str]]:
-    """Every point at which the changes that `act` makes can be broken off: its number, name, and when."""
+    """Return every point at which `act` can be broken off, as number of the change, its name, and one of `WHEN`."""
     with disk_that_fails(Disk(root)) as disk:
         act()
     halves = {"write"}
@@ -146,7 +147,7 @@ def dies(root: Path, at: int, when: str, act: Callable[[], Any]) -> None:
     """Let `act` die at this point.
 
     Raises:
-        AssertionError: it did not come to it.
+        AssertionError: `act` ended without reaching the point.
     """
     with disk_that_fails(Disk(root, at, when)):
         try:
@@ -157,6 +158,6 @@ def dies(root: Path, at: int, when: str, act: Callable[[], Any]) -> None:
 
 
 def refused(root: Path, at: int, act: Callable[[], Any], error: int = errno.ENOSPC) -> None:
-    """Let `act` meet a disk that takes nothing more from this point on; what it raises is for the caller."""
+    """Run `act` on a disk that accepts nothing more from this point on; its error reaches the caller."""
     with disk_that_fails(Disk(root, at, error=error)):
         act()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from s4gen.train import loop, session
+from s4gen.train import loop, training_run
 from s4gen.train.tasks import Batch
 
 
@@ -12,7 +12,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException)
     """Make a run die, as by a power cut, before step `step` + 1."""
     real = loop.training_step
 
-    def dying(state: session.Session, batch: Batch) -> tuple[float, float]:
+    def dying(state: training_run.TrainingRun, batch: Batch) -> tuple[float, float]:
         if state.step == step:
             raise error
         return real(state, batch)

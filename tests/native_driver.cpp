@@ -27,9 +27,9 @@ int drive(const std::vector<uint8_t>& plan, uint64_t rows, int lanes, int thread
   std::vector<int64_t> token(rows, engine->plan->header.bos), out(rows * steps), place(rows);
   std::vector<double> u(rows * steps, 0.37);
   std::vector<float> logits(rows * vocab);
-  for (const Filters& f : {Filters{1, 1, 0, 0}, Filters{0.7, 0.9, 0.01, 2}, Filters{0, 1, 0, 0}}) {
-    const int failed = s4_advance(session, token.data(), u.data(), steps, f.temperature, f.top_k, f.top_p, f.min_p,
-                                  out.data(), error, sizeof error);
+  const Filters keep_all{};
+  for (const Filters& f : {keep_all, Filters{0.7, 2, 0.9, 0.01}, Filters{0}}) {
+    const int failed = s4_advance(session, token.data(), u.data(), steps, &f, sizeof f, out.data(), error, sizeof error);
     if (failed && !error[0]) std::abort();
     for (int64_t t : out)
       if (t < 0 || t >= static_cast<int64_t>(vocab)) std::abort();
@@ -47,7 +47,7 @@ int drive(const std::vector<uint8_t>& plan, uint64_t rows, int lanes, int thread
   s4_places(session, place.data(), 0, error, sizeof error);
   place.back() += 1;  // of the other form's groups it may be the only row
   s4_places(session, place.data(), 1, error, sizeof error);
-  s4_advance(session, token.data(), u.data(), steps, 1, 0, 1, 0, out.data(), error, sizeof error);
+  s4_advance(session, token.data(), u.data(), steps, &keep_all, sizeof keep_all, out.data(), error, sizeof error);
   std::vector<int64_t> label(rows, static_cast<int64_t>(engine->plan->ops.front().modes));
   if (!s4_labels(session, label.data(), error, sizeof error)) std::abort();
   for (int64_t& each : label) each -= 1;

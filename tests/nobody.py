@@ -14,7 +14,7 @@ import contextlib, importlib, io, json, os, pkgutil, sys
 import s4gen
 for module in pkgutil.walk_packages(s4gen.__path__, "s4gen."):  # nobody may not read every Python
     program = module.name.endswith("__main__") or ".exporting.run_" in module.name
-    if not program and ".examples" not in module.name and "bench" not in module.name:
+    if not program and ".examples" not in module.name:
         importlib.import_module(module.name)
 import PIL.Image, soundfile, soxr, tqdm, tokenizers
 PIL.Image.init()

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from s4gen.apart import run_apart
+from s4gen.bench.apart import run_apart
 
 
 def work(path: str) -> int:

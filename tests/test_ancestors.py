@@ -16,19 +16,21 @@ from hypothesis import strategies as st
 from reference_numbers import reference_file
 from torch import Tensor
 
-from s4gen.apart import DiedError
+from s4gen.bench import ancestors
+from s4gen.bench.ancestors import TrainingStepMeasurement
+from s4gen.bench.apart import DiedError
+from s4gen.bench.measure import measure
+from s4gen.bench.workload import GenerationWorkload
 from s4gen.checkpoint import load_checkpoint, save_checkpoint
 from s4gen.cli import main
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.config.schema import check_pair
 from s4gen.errors import UserError
-from s4gen.models.ancestors import DSS, LSSL
 from s4gen.models.build import build_model
 from s4gen.models.density import resampled
+from s4gen.models.lssl_dss import DSS, LSSL
 from s4gen.models.ssm_layers import S4
-from s4gen.sampling import ancestors
-from s4gen.sampling.measure import Task, measure
-from s4gen.ssm import blocks, diagonal, dplr, dss, hippo, lssl, reference
+from s4gen.ssm import block_form, diagonal, dplr, dss, hippo, lssl, reference
 
 
 def relative(got: Tensor, want: Tensor) -> float:
@@ -73,9 +75,9 @@ def impulses(H: int, L: int) -> Tensor:
     return impulse
 
 
-def by_blocks(maps: blocks.BlockMaps, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def by_blocks(maps: block_form.BlockMaps, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """y r(H, L) and the state r(H, N) for u r(H, L), from the state r(H, N)."""
-    y, x = blocks.block_convolve(u.t()[None].to(maps.kernel.dtype), maps, None if state is None else state[None])
+    y, x = block_form.block_convolve(u.t()[None].to(maps.kernel.dtype), maps, None if state is None else state[None])
     return y[0].t(), x[0]
 
 
@@ -108,7 +110,7 @@ def test_a_dss_kernel_is_the_powers_of_the_transition(
     system = dss_system(seed, H, n, growth)
     wanted, _ = defined_dss(*system, impulses(H, L), norm_length)
     assert relative(dss.kernel(*system, L, norm_length), wanted) < 1e-9
-    maps = dss.block_maps(*system, *blocks.block_lengths(L), norm_length)
+    maps = dss.block_maps(*system, *block_form.block_lengths(L), norm_length)
     assert relative(by_blocks(maps, impulses(H, L))[0], wanted) < 1e-9
     assert relative(by_steps(dss.step_constants(*system, norm_length), impulses(H, L))[0], wanted) < 1e-9
 
@@ -146,7 +148,7 @@ def test_growing_modes_are_stepped_in_float32_over_the_length_of_normalisation(L
     wanted, _ = defined_dss(Lambda, B, C, dt, u, L)
     rounded = [t.to(torch.complex64) for t in (Lambda, B, C)]
     stepped, state = by_steps(dss.step_constants(*rounded, dt.float(), L), u)
-    y, final = by_blocks(dss.block_maps(*rounded, dt.float(), *blocks.block_lengths(L), L), u)
+    y, final = by_blocks(dss.block_maps(*rounded, dt.float(), *block_form.block_lengths(L), L), u)
     assert stepped.dtype == torch.float32
     # A growing mode multiplies the rounding of Lambda, 6e-8, by as much as it grows in the exponent.
     bound = 1e-7 * total * 10
@@ -191,7 +193,7 @@ def test_dss_equals_the_fixtures(name: str, wide: torch.dtype, bound: float) -> 
     u, K, y = (torch.from_numpy(data[key]).double() for key in ("u", "K", "y"))
     assert relative(dss.kernel(*system, L, norm_length), K) < bound
     skip = torch.from_numpy(data["D"])[:, None] * u
-    maps = dss.block_maps(*system, *blocks.block_lengths(L), norm_length)
+    maps = dss.block_maps(*system, *block_form.block_lengths(L), norm_length)
     assert relative(by_blocks(maps, u)[0] + skip, y) < bound
     assert relative(by_steps(dss.step_constants(*system, norm_length), u)[0] + skip, y) < bound
 
@@ -233,7 +235,7 @@ def test_lssl_is_its_definition_in_both_views_from_any_state(seed: int, H: int, 
     wanted, _ = defined_lssl(A, B, C, dt, impulses(H, L), nothing)
     assert relative(lssl.kernel(*discrete, L), wanted) < 1e-9
     u, start = torch.randn(H, L, dtype=torch.float64), torch.randn(H, 2 * half, dtype=torch.float64)
-    maps = lssl.block_maps(*discrete, *blocks.block_lengths(L))
+    maps = lssl.block_maps(*discrete, *block_form.block_lengths(L))
     for x0, state in ((nothing, None), (start, start)):
         wanted, last = defined_lssl(A, B, C, dt, u, x0)
         y, x = by_blocks(maps, u, state)
@@ -396,7 +398,7 @@ def test_generating_by_convolution_is_measured_for_the_ancestors_too(mixer: str)
         ModelConfig(mixer=mixer, d_model=8, n_layers=2, d_ff=0),
         SSMConfig(d_state=8),
     )
-    (row,) = measure(Task("conv", config, None, 2, (9,), "cpu", torch.get_num_threads(), 0.01))
+    (row,) = measure(GenerationWorkload("conv", config, None, 2, (9,), "cpu", torch.get_num_threads(), 0.01))
     assert row.ms_per_step > 0 and "kernels built once" in row.note
 
 
@@ -442,12 +444,12 @@ def leaves_of(node: Any) -> list[Tensor]:
     return list(found.values())
 
 
-def case(way: str) -> ancestors.Case:
-    return ancestors.Case(way, 16, 64, 1, "cpu", torch.get_num_threads(), 0.01)
+def workload(way: str) -> ancestors.TrainingStepWorkload:
+    return ancestors.TrainingStepWorkload(way, 16, 64, 1, "cpu", torch.get_num_threads(), 0.01)
 
 
 def test_a_row_is_measured_in_a_process_of_its_own() -> None:
-    row = ancestors.measured(case("lssl"))
+    row = ancestors.measure_apart(workload("lssl"))
     assert (row.way, row.dimension) == ("lssl", 16)
     assert 0 < row.ms < 1e5
     # 64 Krylov vectors of 16 numbers for 16 heads, and their gradient; a process is not that well known.
@@ -457,7 +459,7 @@ def test_a_row_is_measured_in_a_process_of_its_own() -> None:
 @pytest.mark.parametrize("error", [DiedError("its process died"), RuntimeError("can't allocate memory: 9 bytes")])
 def test_what_does_not_fit_is_a_row_with_a_note(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ancestors, "run_apart", fail_with(error))
-    row = ancestors.measured(case("lssl"))
+    row = ancestors.measure_apart(workload("lssl"))
     assert math.isnan(row.ms) and math.isnan(row.peak_mb)
     assert row.note == f"does not fit here: {error}"
 
@@ -465,7 +467,7 @@ def test_what_does_not_fit_is_a_row_with_a_note(error: Exception, monkeypatch: p
 def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ancestors, "run_apart", fail_with(RuntimeError("sizes do not match")))
     with pytest.raises(RuntimeError, match="sizes do not match"):
-        ancestors.measured(case("lssl"))
+        ancestors.measure_apart(workload("lssl"))
 
 
 def fail_with(error: Exception) -> Any:
@@ -479,19 +481,19 @@ def fail_with(error: Exception) -> Any:
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that no machine needs to measure; LSSL does not fit at 512."""
 
-    def measured(case: ancestors.Case) -> ancestors.Row:
-        if (case.way, case.dimension) == ("lssl", 512):
-            return ancestors.Row("lssl", 512, math.nan, math.nan, "does not fit here: its process died")
-        cost = {"lssl": 60.0, "s4": 4.0, "s4d": 1.0, "dss": 2.0}[case.way]
-        return ancestors.Row(case.way, case.dimension, cost, 10 * cost)
+    def measured(workload: ancestors.TrainingStepWorkload) -> TrainingStepMeasurement:
+        if (workload.way, workload.dimension) == ("lssl", 512):
+            return TrainingStepMeasurement("lssl", 512, math.nan, math.nan, "does not fit here: its process died")
+        cost = {"lssl": 60.0, "s4": 4.0, "s4d": 1.0, "dss": 2.0}[workload.way]
+        return TrainingStepMeasurement(workload.way, workload.dimension, cost, 10 * cost)
 
-    monkeypatch.setattr(ancestors, "measured", measured)
+    monkeypatch.setattr(ancestors, "measure_apart", measured)
 
 
 @pytest.mark.usefixtures("fake")
 def test_the_table_has_our_ratios_and_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
     """At 512 the paper has 140.7 / 4.75 = 29.6 times the time and 13140 / 33.5 = 392 times the memory."""
-    assert main(["bench", "--ancestors", "--json"]) == 0
+    assert main(["bench", "ancestors", "--json"]) == 0
     table = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     rows = {(row["way"], row["dimension"]): row for row in table["rows"]}
     assert list(rows) == [(way, dimension) for dimension in (128, 256, 512) for way in ("lssl", "s4", "s4d", "dss")]
@@ -500,7 +502,11 @@ def test_the_table_has_our_ratios_and_the_published_ones(capsys: pytest.CaptureF
     assert rows["s4", 512]["published"]["lssl_time_ratio"] == pytest.approx(29.6, abs=0.05)
     assert rows["s4", 512]["published"]["lssl_memory_ratio"] == pytest.approx(392, abs=0.5)
     assert rows["dss", 512]["published"] is None
-    assert main(["bench", "--ancestors"]) == 0
+    assert main(["bench", "ancestors", "--dimension", "8", "16", "--length", "32", "--batch", "2", "--json"]) == 0
+    small = json.loads(capsys.readouterr().out)
+    assert (small["length"], small["batch"]) == (32, 2)
+    assert [row["dimension"] for row in small["rows"]] == [8] * 4 + [16] * 4
+    assert main(["bench", "ancestors"]) == 0
     printed = capsys.readouterr().out
     for words in ("length 1024, batch 1", "dimension 512, LSSL: does not fit here", "29.6", "392"):
         assert words in printed
@@ -509,9 +515,15 @@ def test_the_table_has_our_ratios_and_the_published_ones(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["bench"], "bench needs a CHECKPOINT or PRESET, or --ancestors"),
-        (["bench", "tiny", "--ancestors"], "--ancestors measures no model, and goes with --json alone: leave out tiny"),
-        (["bench", "--ancestors", "--batch", "2", "--plot", "x.png"], "--ancestors measures no model, and goes with"),
+        (["bench"], "bench needs a CHECKPOINT or PRESET, or the word core or ancestors"),
+        (["bench", "tiny", "ancestors"], "unrecognized arguments: ancestors"),
+        (["bench", "ancestors", "tiny"], "unrecognized arguments: tiny"),
+        (["bench", "ancestors", "--plot", "x.png"], "unrecognized arguments: --plot x.png"),
+        (["bench", "ancestors", "--dimension", "9"], "argument --dimension: got 9, expected an even number"),
+        (["bench", "ancestors", "--dimension", "0"], "argument --dimension: got 0, expected at least 2"),
+        (["bench", "--batch", "2", "--json", "core"], "core comes first: s4gen bench core [option ...]; for a"),
+        (["bench", "core", "--batch", "2"], "unrecognized arguments: --batch 2"),
+        (["bench", "core", "-o", "."], ". is a folder; choose another name"),
     ],
 )
 def test_a_wrong_command_is_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +25,6 @@ FLOORS = [
         "fitting",
         "folders",
         "progress",
-        "apart",
         "memory",
         "timing",
     },
@@ -31,17 +33,15 @@ FLOORS = [
     {
         "data",
         "checkpoint",
-        "classify",
-        "evaluation",
-        "text_evaluation",
-        "audio_evaluation",
         "plots",
         "report",
         "layers",
         "hub",
     },
+    {"evaluate"},
     {"train", "sampling", "importing"},
-    {"demo", "bench_core", "exporting"},
+    {"bench"},
+    {"demo", "exporting"},
     {"cli", "examples"},
     {"__main__"},
 ]
@@ -99,6 +99,48 @@ def test_imports_point_downwards(module: Path) -> None:
         assert {here, room} != {"train", "sampling"}, f"{module} imports {room}"
 
 
+def test_rooms_import_each_other_in_no_circle() -> None:
+    """Rooms of one floor may import each other, but only in one direction."""
+    imports: dict[str, set[str]] = {room: set() for room in LEVEL}
+    for module in MODULES:
+        if module != Path("__init__.py"):
+            package = ".".join(["s4gen", *module.parent.parts])
+            imports[room_of(module)] |= set(imported_rooms((PACKAGE / module).read_text(encoding="utf-8"), package))
+    graphlib.TopologicalSorter({room: rooms - {room} for room, rooms in imports.items()}).prepare()
+
+
+def test_scorers_know_no_engines_so_that_training_can_use_them() -> None:
+    """An engine is given to `by_recurrence`: importing the whole room of evaluation loads no room of sampling."""
+    names = [path.stem for path in (PACKAGE / "evaluate").glob("*.py") if path.stem != "__init__"]
+    assert {"scorers", "images", "text", "audio", "recognition"} <= set(names)
+    loading = "import sys\n" + "".join(f"import s4gen.evaluate.{name}\n" for name in names)
+    loading += "print([name for name in sys.modules if name.startswith(('s4gen.sampling', 's4gen.train'))])"
+    done = subprocess.run([sys.executable, "-c", loading], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_benchmark_needs_no_data_and_nothing_needs_the_benchmark() -> None:
+    """It measures what others do, so nothing that works may lean on it; only who shows its numbers may."""
+    needed = {"bench", "evaluate", "sampling", "models", "ssm", "config", "compiling"}
+    services = {"errors", "memory", "plots", "progress", "timing"}
+    for module in MODULES:
+        package = ".".join(["s4gen", *module.parent.parts])
+        imported = set(imported_rooms((PACKAGE / module).read_text(encoding="utf-8"), package))
+        if room_of(module) == "bench":
+            assert imported <= needed | services, module
+        elif "bench" in imported:
+            assert room_of(module) in {"cli", "demo"}, f"{module} imports the benchmark"
+
+
+def test_what_is_known_before_torch_is_loaded_needs_none() -> None:
+    """The command line imports these two modules of the benchmark at its start, for its help."""
+    for name in ("__init__", "ways", "published"):
+        tree = ast.parse((PACKAGE / "bench" / f"{name}.py").read_text(encoding="utf-8"))
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert imported <= {"__future__", "math", "s4gen.config"}, name
+
+
 def test_the_mathematics_knows_no_modules_and_no_configuration() -> None:
     for path in (PACKAGE / "ssm").glob("*.py"):
         source = path.read_text(encoding="utf-8")
@@ -137,3 +179,19 @@ def test_no_module_needs_itself() -> None:
     while leaves := {module for module, needs in graph.items() if not needs & graph.keys()}:
         graph = {module: needs for module, needs in graph.items() if module not in leaves}
     assert not graph, {module: needs & graph.keys() for module, needs in graph.items()}
+
+
+SETTINGS_OF_TORCH = {"torch._inductor.config"}
+"""PyTorch documents these under a private name; they have no other."""
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_no_private_module_of_torch_is_imported(module: Path) -> None:
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            first, *rest = name.split(".")
+            private = first == "torch" and any(part.startswith("_") for part in rest)
+            assert not private or name in SETTINGS_OF_TORCH, f"{module} imports {name}"

@@ -1,4 +1,4 @@
-"""Whatever interrupts a write, the old content or the new one is there, whole."""
+"""Whatever interrupts a write, either the old content or the new one is there, complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 from faults import dies, points
 
 from s4gen.atomic import current, discard, read_consistent, recover, write_atomic, write_file_atomic
-from s4gen.errors import UserError
+from s4gen.cli.output import check_file
+from s4gen.errors import UserError, WriteError
 from s4gen.unfinished import remove_leftovers, unfinished
 
 
@@ -56,6 +57,17 @@ def test_a_link_to_a_directory_goes_on_pointing_at_it(tmp_path: Path) -> None:
     write_atomic(tmp_path / "link", fill_with("new"))
     assert (tmp_path / "link").is_symlink()
     assert content(tmp_path / "real") == ("new", "new")
+
+
+def test_nothing_is_written_through_a_link_to_nothing(tmp_path: Path) -> None:
+    """As with cp: who planted the link would choose where a file appears."""
+    (tmp_path / "link").symlink_to(tmp_path / "planted")
+    for write in (lambda path: write_file_atomic(path, b"x"), lambda path: write_atomic(path, fill_with("x"))):
+        with pytest.raises(WriteError, match=r"is a link to .*planted, which does not exist"):
+            write(tmp_path / "link")
+    with pytest.raises(UserError, match="is a link to"):
+        check_file(tmp_path / "link", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bug"), SystemExit(1)])
@@ -104,13 +116,14 @@ def test_a_disk_that_fills_up_when_syncing_counts_as_full(tmp_path: Path, monkey
 
 
 def test_a_write_that_really_runs_out_of_room_leaves_the_old_content(tmp_path: Path) -> None:
-    """In a process that the system lets write 4 kB per file, as plain bytes and through torch.save."""
+    """The system lets the process write 4 kB per file; it writes plain bytes, and through torch.save."""
     write_atomic(tmp_path / "x", fill_with("old"))
     program = f"""
 import io, resource, torch
 from pathlib import Path
 from s4gen.atomic import write_atomic, write_file_atomic
-from s4gen.errors import UserError
+from s4gen.cli.output import check_file
+from s4gen.errors import UserError, WriteError
 from s4gen.unfinished import remove_leftovers, unfinished
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 path = Path({str(tmp_path / "x")!r})
@@ -209,7 +222,7 @@ def test_what_killed_writers_left_is_removed_and_what_live_ones_have_in_hand_is_
 def test_a_writer_whose_beginning_was_taken_for_a_leftover_begins_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between its making and its locking somebody may tidy up."""
+    """Another process may tidy up after the new directory is made and before it is locked."""
     path, made = tmp_path / "x", []
     mkdir = os.mkdir
 
@@ -227,9 +240,9 @@ def test_a_writer_whose_beginning_was_taken_for_a_leftover_begins_once_more(
 
 
 def test_a_reader_beside_a_busy_writer_never_sees_a_mixture(tmp_path: Path) -> None:
-    """Without the checks of `read_consistent` the reader meets mixtures and missing files.
+    """Without the checks in `read_consistent` the reader would meet mixtures and missing files.
 
-    The two take turns as fast as Python lets them: with its usual turns of 5 ms the writer mostly waits.
+    Reader and writer take turns as fast as Python lets them; with the usual 5 ms the writer would mostly wait.
     """
     path = tmp_path / "x"
     write_atomic(path, fill_with("0"))

@@ -12,7 +12,6 @@ import pytest
 import torch
 from interrupted import stop_after
 
-from s4gen.audio_evaluation import by_convolution, evaluate_clips, ratio
 from s4gen.checkpoint import load_checkpoint, load_tensors
 from s4gen.config import (
     AudioLayout,
@@ -36,9 +35,11 @@ from s4gen.data.audio.opening import (
 )
 from s4gen.data.audio.write import write_audio
 from s4gen.errors import UserError
+from s4gen.evaluate.audio import evaluate_clips, ratio
+from s4gen.evaluate.scorers import by_convolution
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, resampled
-from s4gen.train import loop, optim, run, session
+from s4gen.train import loop, optim, run, training_run
 from s4gen.train.audio import AudioTask
 from s4gen.train.metrics import read_metrics
 
@@ -179,7 +180,7 @@ def test_padding_counts_nowhere_and_the_tail_is_silence_that_counts() -> None:
 def test_what_stands_in_the_padding_changes_neither_loss_nor_gradient() -> None:
     found = []
     for filler in (128, 5):
-        state = session.start(recipe(), AudioLayout(1000, classes=CLASSES), torch.device("cpu"))
+        state = training_run.start(recipe(), AudioLayout(1000, classes=CLASSES), torch.device("cpu"))
         state.model.eval()  # no dropout
         batch = AudioTask(recipe(), progress=False).batch(0)
         assert batch.counted is not None
@@ -194,7 +195,7 @@ def test_parts_of_a_batch_have_the_gradient_of_the_whole() -> None:
     grads = []
     for accumulate in (1, 2):
         settings = recipe(accumulate=accumulate)
-        state = session.start(settings, AudioLayout(1000, classes=CLASSES), torch.device("cpu"))
+        state = training_run.start(settings, AudioLayout(1000, classes=CLASSES), torch.device("cpu"))
         state.model.eval()
         loop.training_step(state, AudioTask(settings, progress=False).batch(0))
         grads.append([parameter.grad for parameter in state.model.parameters()])
@@ -239,7 +240,7 @@ def test_a_folder_is_split_and_the_validation_split_is_cut(tmp_path: Path) -> No
 
 def test_bits_per_sample_are_those_of_every_clip_scored_alone() -> None:
     network, batch = model().double().eval(), clips()
-    found = evaluate_clips(by_convolution(network), [batch], 3, "conv")
+    found = evaluate_clips(by_convolution(network), [batch], network.bos, 3, "conv")
     assert batch.labels is not None
     with torch.no_grad():
         alone = [
@@ -249,21 +250,23 @@ def test_bits_per_sample_are_those_of_every_clip_scored_alone() -> None:
     assert found.bits_per_sample == pytest.approx(sum(alone) / 88, rel=1e-9)
     assert (found.n_sequences, found.n_samples, found.mode) == (3, 88, "conv")
     split = [clips((50,)), clips((31,)), clips((7,))]
-    assert evaluate_clips(by_convolution(network), split, 3, "conv").n_samples == 88
+    assert evaluate_clips(by_convolution(network), split, network.bos, 3, "conv").n_samples == 88
 
 
 def test_recordings_longer_than_a_chunk_cost_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     network, batch = model().double().eval(), clips()
-    whole = evaluate_clips(by_convolution(network), [batch], 3, "conv").bits_per_sample
-    monkeypatch.setattr("s4gen.audio_evaluation.SAMPLES", 39)
-    assert evaluate_clips(by_convolution(network), [batch], 3, "conv").bits_per_sample == pytest.approx(whole, rel=1e-9)
+    whole = evaluate_clips(by_convolution(network), [batch], network.bos, 3, "conv").bits_per_sample
+    monkeypatch.setattr("s4gen.evaluate.audio.SAMPLES", 39)
+    assert evaluate_clips(by_convolution(network), [batch], network.bos, 3, "conv").bits_per_sample == pytest.approx(
+        whole, rel=1e-9
+    )
 
 
 def test_a_model_that_knows_nothing_costs_the_bits_of_a_code() -> None:
     network = model(bits=5)
     for parameter in network.head.parameters():
         torch.nn.init.zeros_(parameter)
-    found = evaluate_clips(by_convolution(network), [clips(bits=5)], 3, "conv")
+    found = evaluate_clips(by_convolution(network), [clips(bits=5)], network.bos, 3, "conv")
     assert found.bits_per_sample == pytest.approx(5, rel=1e-6) and found.stderr < 1e-6
 
 
@@ -278,7 +281,7 @@ def test_the_standard_error_of_a_ratio_is_that_of_repeated_draws() -> None:
 
 def test_nothing_to_score_is_an_error() -> None:
     with pytest.raises(UserError, match="there are no clips to evaluate"):
-        evaluate_clips(by_convolution(model()), [], 0, "conv")
+        evaluate_clips(by_convolution(model()), [], 0, 0, "conv")
 
 
 # From recipes to clips

@@ -14,30 +14,42 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from s4gen import timing
-from s4gen.apart import DiedError
+from s4gen.bench import (
+    baselines,
+    cached_transformer,
+    generation,
+    limits,
+    loss,
+    measure,
+    measure_cached,
+    timed_generation,
+)
+from s4gen.bench import plots as bench_plots
+from s4gen.bench.apart import DiedError
+from s4gen.bench.baselines import (
+    PrefixAgain,
+    input_lengths,
+    matched_transformer,
+    mean_over_positions,
+    parameter_count,
+)
+from s4gen.bench.cached_transformer import CachedTransformer, separate_caches
+from s4gen.bench.instruments import PeakMemory, machine, median_seconds
+from s4gen.bench.loss import Loss, loss_of
+from s4gen.bench.plots import Panel
+from s4gen.bench.result import GenerationResult, cells
+from s4gen.bench.roofline import Limit, transformer_work
+from s4gen.bench.timed_generation import TimedGeneration, ms_in_turn, states_at, turn_of
+from s4gen.bench.ways import ENGINES
+from s4gen.bench.workload import GenerationMeasurement, GenerationWorkload
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
-from s4gen.plots import Panel
-from s4gen.sampling import baselines, bench, bench_report, cached, limits, measure, scoring, stepping
-from s4gen.sampling.baselines import (
-    PrefixAgain,
-    input_lengths,
-    keep_kernels,
-    matched_transformer,
-    mean_over_positions,
-    parameter_count,
-    ssm_layers,
-)
-from s4gen.sampling.cached import CachedTransformer
+from s4gen.models.kept_kernels import keep_kernels, ssm_layers
 from s4gen.sampling.convert import convert
 from s4gen.sampling.engines import make_engine
-from s4gen.sampling.measure import Row, Task
 from s4gen.sampling.randomness import draw
-from s4gen.sampling.roofline import Limit, transformer_work
-from s4gen.sampling.scoring import Loss, loss_of
 
 LAYOUT = ImageLayout(height=4, width=6, channels=1, levels=16)
 
@@ -114,7 +126,7 @@ def test_both_forms_of_attention_are_the_real_one() -> None:
     keys, values = torch.randn(2, 2, 4, 19, 8)
     every = (torch.cat((past, now.unsqueeze(2)), dim=2) for past, now in ((keys, key), (values, value)))
     expected = scaled_dot_product_attention(query.unsqueeze(2), *every).squeeze(2)
-    for attend in (cached.attend_by_products, cached.attend_by_loops):
+    for attend in (cached_transformer.attend_by_products, cached_transformer.attend_by_loops):
         torch.testing.assert_close(attend(query, key, value, keys, values), expected)
         rounded = attend(*(x.bfloat16() for x in (query, key, value, keys, values)))
         assert rounded.dtype == torch.bfloat16
@@ -141,8 +153,8 @@ def test_the_compiled_step_is_the_plain_one_at_every_position(dtype: torch.dtype
 
 
 def test_layers_share_caches_only_where_they_would_take_too_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cached, "LARGEST_CACHE", 1000)
-    assert [cached.separate_caches(8, size) for size in (1, 125, 126, 333, 334, 999, 5000)] == [8, 8, 7, 3, 2, 1, 1]
+    monkeypatch.setattr(cached_transformer, "LARGEST_CACHE", 1000)
+    assert [separate_caches(8, size) for size in (1, 125, 126, 333, 334, 999, 5000)] == [8, 8, 7, 3, 2, 1, 1]
     model = build(tiny("attention"))
     way = CachedTransformer(model, 1, 24)
     assert len(way.cache) == 1
@@ -205,39 +217,39 @@ def test_a_mean_over_sampled_positions_is_exact_for_a_linear_cost() -> None:
 
 
 def test_the_median_time_of_a_sleep_is_its_length() -> None:
-    median, calls = timing.median_seconds(lambda: time.sleep(0.01), torch.device("cpu"), budget=0.1)
+    median, calls = median_seconds(lambda: time.sleep(0.01), torch.device("cpu"), budget=0.1)
     assert 0.01 <= median < 0.05
     assert 3 <= calls <= 10
 
 
 def test_a_call_slower_than_the_budget_is_still_timed_three_times() -> None:
     calls = []
-    _, timed = timing.median_seconds(lambda: calls.append(time.sleep(0.02)), torch.device("cpu"), budget=0.01)
+    _, timed = median_seconds(lambda: calls.append(time.sleep(0.02)), torch.device("cpu"), budget=0.01)
     assert (timed, len(calls)) == (3, 4)  # one to warm up
 
 
 def test_a_call_that_would_take_far_too_long_is_timed_once() -> None:
     calls = []
-    median, timed = timing.median_seconds(lambda: calls.append(time.sleep(0.05)), torch.device("cpu"), budget=0.001)
+    median, timed = median_seconds(lambda: calls.append(time.sleep(0.05)), torch.device("cpu"), budget=0.001)
     assert (timed, len(calls)) == (1, 1)
     assert median >= 0.05
 
 
 def test_peak_memory_sees_what_was_allocated_and_freed_again() -> None:
-    memory = timing.PeakMemory(torch.device("cpu"))
+    memory = PeakMemory(torch.device("cpu"))
     torch.ones(100_000_000)  # 400 MB, touched; some of it may be memory that an earlier test gave back
     assert 200 < memory.mb() < 600
 
 
-def task(way: str, **changes: object) -> Task:
+def workload(way: str, **changes: object) -> GenerationWorkload:
     config = matched_transformer(tiny()) if way.startswith("transformer") else tiny()
-    plain = Task(way, config, None, 2, (24,), "cpu", 1, 0.02, positions=(3, 40), compiled=False)
+    plain = GenerationWorkload(way, config, None, 2, (24,), "cpu", 1, 0.02, positions=(3, 40), compiled=False)
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("way", ["eager", "native", "native-int8", "conv", "transformer", "transformer-no-cache"])
 def test_every_way_is_measured_in_finite_positive_numbers(way: str) -> None:
-    (row,) = measure.measure(task(way, loss=True))
+    (row,) = measure.measure(workload(way, loss=True))
     assert (row.way, row.batch, row.length) == (way, 2, 24)
     assert 0 < row.ms_per_step < 1e3
     assert math.isfinite(row.peak_memory_mb) and row.start_seconds > 0
@@ -249,20 +261,20 @@ def test_every_way_is_measured_in_finite_positive_numbers(way: str) -> None:
 
 
 def test_a_transformer_with_a_cache_gives_a_row_for_each_length() -> None:
-    rows = measure.measure(task("transformer", lengths=(8, 24), positions=()))
+    rows = measure.measure(workload("transformer", lengths=(8, 24), positions=()))
     assert [(row.length, row.positions_sampled[-1]) for row in rows] == [(8, 7), (24, 23)]
     assert all(0 < row.ms_per_step < 1e3 for row in rows)
-    config = task("transformer").config.model
+    config = workload("transformer").config.model
     more = 2 * 4 * config.n_layers * config.d_model * 2 * (24 - 8) / 1e6
     assert rows[1].peak_memory_mb - rows[0].peak_memory_mb == pytest.approx(more)
 
 
 def test_a_length_whose_cache_is_too_large_is_a_row_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "LARGEST_CACHE", 2 * 4 * 2 * 16 * 10)  # ten places of one layer
-    short, long = measure.measure(task("transformer", lengths=(8, 24)))
+    monkeypatch.setattr(measure_cached, "LARGEST_CACHE", 2 * 4 * 2 * 16 * 10)  # ten places of one layer
+    short, long = measure.measure(workload("transformer", lengths=(8, 24)))
     assert short.ms_per_step > 0 and list(short.cost_by_position) == [3]
     assert math.isnan(long.ms_per_step) and long.note.startswith("not measured at length 24: the cache of one layer")
-    (alone,) = measure.measure(task("transformer", lengths=(24,)))
+    (alone,) = measure.measure(workload("transformer", lengths=(24,)))
     assert math.isnan(alone.ms_per_step)
 
 
@@ -270,15 +282,17 @@ def test_the_compiled_transformer_that_fails_or_is_slower_is_not_the_witness(mon
     def no_compiler(*_: object, **__: object) -> None:
         raise RuntimeError("no compiler\nand more")
 
-    (plain,) = measure.measure(task("transformer", positions=()))
+    (plain,) = measure.measure(workload("transformer", positions=()))
     assert plain.note == "not compiled"
     monkeypatch.setattr(torch, "compile", lambda step, **_: no_compiler)
-    (row,) = measure.measure(task("transformer", positions=(), compiled=True))
+    (row,) = measure.measure(workload("transformer", positions=(), compiled=True))
     assert row.ms_per_step > 0 and row.note == "torch.compile failed: no compiler"
     monkeypatch.setattr(torch, "compile", lambda step, **_: step)
     for plain_ms, compiled_ms, chosen in ((2.0, 3.0, "eager"), (3.0, 2.0, "compiled")):
-        monkeypatch.setattr(measure, "ms_in_turn", lambda *_, times=(plain_ms, compiled_ms): dict(enumerate(times)))
-        (row,) = measure.measure(task("transformer", positions=(), compiled=True))
+        monkeypatch.setattr(
+            measure_cached, "ms_in_turn", lambda *_, times=(plain_ms, compiled_ms): dict(enumerate(times))
+        )
+        (row,) = measure.measure(workload("transformer", positions=(), compiled=True))
         assert row.note == f"{chosen} ({compiled_ms:g} ms compiled, {plain_ms:g} ms eager at position 12)"
 
 
@@ -290,14 +304,14 @@ def test_an_engine_that_is_not_there_is_a_row_with_the_reason(monkeypatch: pytes
         return make_engine("eager", *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measure, "make_engine", make)
-    (row,) = measure.measure(task("native"))
+    (row,) = measure.measure(workload("native"))
     assert math.isnan(row.ms_per_step) and not row.cost_by_position
     assert row.note == "no native engine (no compiler)"
 
 
 def test_stepping_draws_what_the_engine_draws_and_counts_the_steps() -> None:
     recurrent = convert(build(tiny()))
-    steps = stepping.Stepping(make_engine("eager", recurrent), recurrent.initial_state(4), recurrent.bos)
+    steps = TimedGeneration(make_engine("eager", recurrent), recurrent.initial_state(4), recurrent.bos)
     steps(3)
     steps.turn()
     assert steps.taken == 4
@@ -308,22 +322,22 @@ def test_stepping_draws_what_the_engine_draws_and_counts_the_steps() -> None:
 def test_steps_of_several_time_scales_come_in_whole_turns() -> None:
     """What they cost in the mean must not depend on where a turn was cut."""
     recurrent = convert(build(tiny_audio()))
-    period = stepping.turn_of(tiny_audio())
-    steps = stepping.Stepping(make_engine("eager", recurrent), recurrent.initial_state(2), recurrent.bos, period)
+    period = turn_of(tiny_audio())
+    steps = TimedGeneration(make_engine("eager", recurrent), recurrent.initial_state(2), recurrent.bos, period)
     steps.turn()
     assert steps.taken == period == 6
     assert steps.chunk(torch.device("cpu"), 400) % 6 == 0 and steps.chunk(torch.device("cpu"), 1) == 6
     asked: list[int] = []
-    stepping.ms_in_turn({1: asked.append}, torch.device("cpu"), 0.0, period)
+    ms_in_turn({1: asked.append}, torch.device("cpu"), 0.0, period)
     assert len(asked) >= 5 and all(n % 6 == 0 for n in asked)
 
 
 def test_the_states_at_far_positions_are_those_that_stepping_there_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost at a position is measured from a state read by convolution; here it is compared with stepping."""
-    monkeypatch.setattr(stepping, "_PREFILL_CHUNK", 16)
-    monkeypatch.setattr(stepping.torch, "randint", lambda high, size, **_: torch.zeros(size, dtype=torch.int64))
+    monkeypatch.setattr(timed_generation, "TOKENS_AT_A_TIME", 16)
+    monkeypatch.setattr(timed_generation.torch, "randint", lambda high, size, **_: torch.zeros(size, dtype=torch.int64))
     recurrent = convert(build(tiny()))
-    found = stepping.states_at(recurrent, 2, (40, 3))
+    found = states_at(recurrent, 2, (40, 3))
     state, token = recurrent.initial_state(2), torch.full((2,), recurrent.bos)
     for position in range(41):
         _, state = recurrent.step(token, state)
@@ -337,13 +351,13 @@ def test_the_states_at_far_positions_are_those_that_stepping_there_gives(monkeyp
 
 def test_ways_that_take_turns_are_each_timed_per_step() -> None:
     ways = {1: lambda n: time.sleep(0.01 * n), 2: lambda n: time.sleep(0.001 * n)}
-    costs = stepping.ms_in_turn(ways, torch.device("cpu"), 0.1)
+    costs = ms_in_turn(ways, torch.device("cpu"), 0.1)
     assert 10 <= costs[1] < 50 and 1 <= costs[2] < 9
 
 
 def test_a_way_that_runs_out_of_memory_is_a_row_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "PrefixAgain", lambda *_: torch.empty(2**60))  # what the error looks like is torch's
-    (row,) = measure.measure(task("conv"))
+    (row,) = measure.measure(workload("conv"))
     assert math.isnan(row.ms_per_step)
     assert row.note.startswith("out of memory: ") and "\n" not in row.note
 
@@ -351,7 +365,7 @@ def test_a_way_that_runs_out_of_memory_is_a_row_without_numbers(monkeypatch: pyt
 def test_another_error_while_measuring_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "PrefixAgain", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
-        measure.measure(task("conv"))
+        measure.measure(workload("conv"))
 
 
 def test_a_prefix_so_long_that_it_takes_minutes_is_run_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,20 +379,20 @@ def test_a_prefix_so_long_that_it_takes_minutes_is_run_through_once(monkeypatch:
             return lambda: (calls.append(position), time.sleep(0.03 if position == 23 else 0.0))[1]
 
     monkeypatch.setattr(measure, "PrefixAgain", Slow)
-    (row,) = measure.measure(task("transformer-no-cache", budget=0.002))
+    (row,) = measure.measure(workload("transformer-no-cache", budget=0.002))
     assert calls.count(23) == 1
     assert row.cost_by_position[23] >= 30
 
 
 def test_a_row_is_measured_in_a_process_of_its_own() -> None:
-    (row,) = measure.measure_apart(task("eager", positions=()))
+    (row,) = measure.measure_apart(workload("eager", positions=()))
     assert 0 < row.ms_per_step < 1e3 and row.note == ""
 
 
 def test_a_whole_run_gives_rows_ratios_limits_a_table_and_a_plot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "measure_apart", measure.measure)
-    monkeypatch.setattr(bench, "limits_apart", limits.limits)
-    result = bench.run(
+    monkeypatch.setattr(generation, "measure_apart", measure.measure)
+    monkeypatch.setattr(generation, "limits_apart", limits.limits)
+    result = generation.run(
         "tiny",
         tiny(),
         batches=(2,),
@@ -413,7 +427,7 @@ def test_a_whole_run_gives_rows_ratios_limits_a_table_and_a_plot(monkeypatch: py
     assert ratios["transformer"] == pytest.approx(rows[4]["ms_per_step"] / best["ms_per_step"])
     assert values["ratios"]["24"]["2"]["conv"] == pytest.approx(rows[2]["ms_per_step"] / best["ms_per_step"])
     assert [point["position"] for point in values["position"][0]["points"]] == [5, 50]
-    table = bench_report.format_table(result)
+    table = result.table()
     for words in (
         "convolution again per token",
         "Transformer, KV cache, length 48",
@@ -423,7 +437,7 @@ def test_a_whole_run_gives_rows_ratios_limits_a_table_and_a_plot(monkeypatch: py
         "batch 2, Transformer, KV cache: not compiled",
     ):
         assert words in table
-    assert bench_report.plot(result).startswith(b"\x89PNG")
+    assert bench_plots.plot(result).startswith(b"\x89PNG")
 
 
 def tiny_text() -> DensityConfig:
@@ -443,9 +457,9 @@ def test_the_transformer_of_a_text_model_is_as_large_and_sees_everything() -> No
 
 
 def test_a_run_on_text_counts_tokens_and_no_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "measure_apart", measure.measure)
-    monkeypatch.setattr(bench, "limits_apart", limits.limits)
-    result = bench.run(
+    monkeypatch.setattr(generation, "measure_apart", measure.measure)
+    monkeypatch.setattr(generation, "limits_apart", limits.limits)
+    result = generation.run(
         "words",
         tiny_text(),
         batches=(2,),
@@ -458,7 +472,7 @@ def test_a_run_on_text_counts_tokens_and_no_images(monkeypatch: pytest.MonkeyPat
     )
     rows = result.to_dict()["rows"]
     assert all(row["tokens_per_second"] > 0 and "images_per_second" not in row for row in rows)
-    table = bench_report.format_table(result)
+    table = result.table()
     assert "words: s4d, 1 layers of 2, d_model 16, " in table and "60 different tokens" in table
     assert "images" not in table
     header, *others = (line.split() for line in table.splitlines() if line.startswith(("batch 2 ", "recurrent, eager")))
@@ -470,7 +484,7 @@ def test_what_an_engine_loses_on_text_is_in_bits_per_token(monkeypatch: pytest.M
     recurrent = convert(build(tiny_text()))
     engine = make_engine("eager", recurrent)
     whole = loss_of(recurrent, engine, n=3, length=19)
-    monkeypatch.setattr(scoring, "_LOGITS", 3 * 60 * 4)
+    monkeypatch.setattr(loss, "_LOGITS_AT_A_TIME", 3 * 60 * 4)
     parts = loss_of(recurrent, engine, n=3, length=19)
     assert "bits/token (57 of the model's own tokens)" in str(whole)
     assert whole.bits_per_dim == pytest.approx(0, abs=1e-6) == pytest.approx(parts.bits_per_dim, abs=1e-6)
@@ -517,10 +531,10 @@ def test_a_layer_along_rows_or_columns_reads_no_more_at_a_time() -> None:
 
 
 def test_a_run_on_whole_pixels_measures_whole_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "measure_apart", measure.measure)
-    monkeypatch.setattr(bench, "limits_apart", limits.limits)
-    assert stepping.turn_of(tiny_pixels()) == 3
-    result = bench.run(
+    monkeypatch.setattr(generation, "measure_apart", measure.measure)
+    monkeypatch.setattr(generation, "limits_apart", limits.limits)
+    assert turn_of(tiny_pixels()) == 3
+    result = generation.run(
         "picture",
         tiny_pixels(),
         batches=(2,),
@@ -534,13 +548,13 @@ def test_a_run_on_whole_pixels_measures_whole_pixels(monkeypatch: pytest.MonkeyP
     rows = result.to_dict()["rows"]
     assert all(row["images_per_second"] > 0 for row in rows)
     assert 0 < result.fraction(result.rows[0]) < 1
-    assert "2 layers on whole pixels, mixture head, d_model 16" in bench_report.format_table(result)
+    assert "2 layers on whole pixels, mixture head, d_model 16" in result.table()
 
 
 def test_a_run_on_sound_counts_seconds_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "measure_apart", measure.measure)
-    monkeypatch.setattr(bench, "limits_apart", limits.limits)
-    result = bench.run(
+    monkeypatch.setattr(generation, "measure_apart", measure.measure)
+    monkeypatch.setattr(generation, "limits_apart", limits.limits)
+    result = generation.run(
         "digits",
         tiny_audio(),
         batches=(1, 2),
@@ -556,7 +570,7 @@ def test_a_run_on_sound_counts_seconds_of_it(monkeypatch: pytest.MonkeyPatch) ->
         assert row["real_time_factor"] == pytest.approx(1e3 / row["ms_per_step"] / 120)
         assert "images_per_second" not in row
         assert (row["limit"] is None) == (row.get("baseline") in ("conv", "transformer-no-cache"))
-    table = bench_report.format_table(result)
+    table = result.table()
     assert "digits: s4d, 2 layers, pool 2 3, d_model 8, " in table and "120 samples per second" in table
     headers = [line.split("  ") for line in table.splitlines() if line.startswith("batch") and "peak MB" in line]
     assert ["x real time" in headers[0], "s of sound/s" in headers[1]] == [True, True]
@@ -565,12 +579,12 @@ def test_a_run_on_sound_counts_seconds_of_it(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_plot_has_a_panel_for_everything_that_was_varied(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Panel] = []
-    monkeypatch.setattr(bench_report, "panels", lambda panels: shown.extend(panels) or b"")
-    bench_report.plot(result_of(row("eager", 2.0)))
+    monkeypatch.setattr(bench_plots, "panels", lambda panels: shown.extend(panels) or b"")
+    bench_plots.plot(result_of(row("eager", 2.0)))
     assert shown == []
     rows = [row("eager", 2.0), row("transformer", 20.0), row("transformer", 40.0, 48), row("conv", math.nan)]
     rows[0].cost_by_position.update({3: 2.0, 40: 2.1})
-    bench_report.plot(result_of(*rows, row("eager", 4.0, batch=8), row("transformer", 160.0, batch=8)))
+    bench_plots.plot(result_of(*rows, row("eager", 4.0, batch=8), row("transformer", 160.0, batch=8)))
     positions, ratios, speeds = shown
     assert positions.curves == {"recurrent, eager": [(3, 2.0), (40, 2.1)]}
     assert ratios.curves == {
@@ -583,19 +597,21 @@ def test_the_plot_has_a_panel_for_everything_that_was_varied(monkeypatch: pytest
     assert "recurrent, eager" in speeds.ours
 
 
-def row(way: str, ms: float, length: int = 24, **more: object) -> Row:
-    return dataclasses.replace(Row(way, 1, length, ms, 1.0, 0.1, [0, 23]), **more)  # type: ignore[arg-type]
+def row(way: str, ms: float, length: int = 24, **more: object) -> GenerationMeasurement:
+    return dataclasses.replace(GenerationMeasurement(way, 1, length, ms, 1.0, 0.1, [0, 23]), **more)  # type: ignore[arg-type]
 
 
-def result_of(*rows: Row, engines: tuple[str, ...] = ("eager", "native", "native-int8")) -> bench.BenchResult:
-    machine = timing.machine(torch.device("cpu"))
-    return bench.BenchResult("tiny", tiny(), tiny("attention"), 10, 10, machine, engines, (), list(rows))
+def result_of(
+    *rows: GenerationMeasurement, engines: tuple[str, ...] = ("eager", "native", "native-int8")
+) -> GenerationResult:
+    about = machine(torch.device("cpu"))
+    return GenerationResult("tiny", tiny(), tiny("attention"), 10, 10, about, engines, (), list(rows))
 
 
 def test_a_row_without_numbers_is_shown_as_such_and_stays_out_of_the_ratios() -> None:
     result = result_of(row("eager", 2.0), row("transformer", math.nan, note="its process died"))
-    assert bench_report.cells(result, 1)[1][1:] == ["-", "-", "-", "1", "-", "-"]
-    assert "its process died" in bench_report.format_table(result)
+    assert cells(result, 1)[1][1:] == ["-", "-", "-", "1", "-", "-"]
+    assert "its process died" in result.table()
 
 
 def test_others_are_compared_with_our_best_engine_that_changes_no_result() -> None:
@@ -608,8 +624,8 @@ def test_others_are_compared_with_our_best_engine_that_changes_no_result() -> No
 def test_the_table_says_the_limit_and_what_a_lossy_engine_loses() -> None:
     limit = Limit(0.5, 24_000_000, 12_000_000, 48e9, 174e9, 1)
     result = result_of(row("native-int8", 1.0, limit=limit, loss=Loss(0.0012, 0.0001, 4096)))
-    table = bench_report.format_table(result)
-    assert bench_report.cells(result, 1)[0][-1] == "50%"
+    table = result.table()
+    assert cells(result, 1)[0][-1] == "50%"
     assert (
         "limit, recurrent, int8 weights: 0.5 ms = the longer of 24.0 MB at 48 GB/s and 12 MFLOP at 174 GFLOP/s" in table
     )
@@ -617,7 +633,7 @@ def test_the_table_says_the_limit_and_what_a_lossy_engine_loses() -> None:
 
 
 def test_a_process_that_dies_becomes_a_row_without_numbers() -> None:
-    (row,) = measure.measure_apart(task("conv", config=_Deadly()))
+    (row,) = measure.measure_apart(workload("conv", config=_Deadly()))
     assert math.isnan(row.ms_per_step) and "died" in row.note
 
 
@@ -628,7 +644,7 @@ def test_limits_whose_process_dies_are_unknown(
         raise DiedError("its process died")
 
     monkeypatch.setattr(limits, "run_apart", died)
-    assert limits.limits_apart(limits.Job((("eager", 1, 24),), tiny(), None, tiny(), "cpu", 1)) == {}
+    assert limits.limits_apart(limits.LimitsWorkload((("eager", 1, 24),), tiny(), None, tiny(), "cpu", 1)) == {}
     assert capsys.readouterr().err == "s4gen: no limits measured: its process died\n"
 
 
@@ -655,9 +671,15 @@ class _Deadly:
 )
 def test_what_cannot_be_measured_is_refused_in_one_sentence(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        bench.run("tiny", tiny(), **changes)  # type: ignore[arg-type]
+        generation.run("tiny", tiny(), **changes)  # type: ignore[arg-type]
+
+
+def test_every_engine_but_the_choice_of_one_can_be_measured() -> None:
+    from s4gen.sampling import engines
+
+    assert set(engines.ENGINES) - {"auto"} == set(ENGINES)
 
 
 def test_a_transformer_is_not_benchmarked_as_a_recurrent_model() -> None:
     with pytest.raises(UserError, match="this one is a Transformer"):
-        bench.run("tiny", tiny("attention"))
+        generation.run("tiny", tiny("attention"))

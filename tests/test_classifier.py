@@ -14,13 +14,13 @@ import torch
 from refusals import assert_refused_in_one_line
 from sounds import noise, tone
 
-from s4gen import classify
 from s4gen.checkpoint import load_checkpoint, save_tensors
-from s4gen.classify import Classifier, find_classifier, load_classifier, padded, save_classifier
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, OptimConfig, SSMConfig
 from s4gen.config.checks import ConfigError
 from s4gen.data.audio import AudioSet, open_split
 from s4gen.errors import UserError
+from s4gen.evaluate import recognition
+from s4gen.evaluate.recognition import Classifier, find_classifier, load_classifier, padded, save_classifier
 from s4gen.examples import digits
 from s4gen.models.classifier import ClassifierModel, log_spectrum
 from s4gen.shipped import shipped_folder
@@ -158,7 +158,7 @@ def test_clips_are_recognised_one_by_one_as_in_any_batches(monkeypatch: pytest.M
     assert set(found) == {0, 1}
     assert [classifier.recognise([clip])[0] for clip in mixed] == found
     rows: list[tuple[int, ...]] = []
-    monkeypatch.setattr(classify, "SAMPLES", 850)
+    monkeypatch.setattr(recognition, "SAMPLES", 850)
     forward = ClassifierModel.forward
 
     def watched(self: ClassifierModel, samples: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -460,7 +460,7 @@ def test_a_stopped_run_says_how_to_go_on_and_is_not_a_success(
 def test_bench_prints_one_json_object_and_a_plot(
     capsys: pytest.CaptureFixture[str], refusal: Any, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from s4gen.sampling import bench, bench_report
+    from s4gen.bench import generation, plots
 
     calls: list[dict[str, Any]] = []
 
@@ -470,13 +470,15 @@ def test_bench_prints_one_json_object_and_a_plot(
         def to_dict(self) -> dict[str, Any]:
             return {"rows": [{"ms_per_step": float("nan")}]}
 
+        def table(self) -> str:
+            return "a table"
+
     def run(name: str, config: DensityConfig, **settings: Any) -> Result:
         calls.append({"name": name, "config": config, **settings})
         return Result()
 
-    monkeypatch.setattr(bench, "run", run)
-    monkeypatch.setattr(bench_report, "format_table", lambda result: "a table")
-    monkeypatch.setattr(bench_report, "plot", lambda result: b"a plot")
+    monkeypatch.setattr(generation, "run", run)
+    monkeypatch.setattr(plots, "plot", lambda result: b"a plot")
     arguments = ["bench", "tiny", "--batch", "1", "8", "--length", "9", "16"]
     arguments += ["--engine", "eager", "native"]
     arguments += ["--baseline", "conv", "--plot", "p.png"]
@@ -499,6 +501,33 @@ def test_bench_prints_one_json_object_and_a_plot(
     assert output(capsys, *arguments, "--force") == "a table\n"
     Result.rows = [SimpleNamespace(ms_per_step=float("nan"), note=note) for note in ("no engine", "no engine", "died")]
     assert refusal(*arguments, "--force") == "nothing could be measured: no engine; died"
+
+
+def test_bench_says_in_its_help_what_it_measures(capsys: pytest.CaptureFixture[str]) -> None:
+    introduction = output(capsys, "bench", "-h").partition("positional arguments")[0]
+    for name in ("CHECKPOINT|PRESET", "core", "ancestors"):
+        (line,) = [line for line in introduction.splitlines() if line.startswith(f"  {name} ")]
+        assert len(line.split()) > 3
+    assert output(capsys, "bench", "core", "-h").startswith("usage: s4gen bench core [-h] [--quick]")
+    assert output(capsys, "bench", "ancestors", "-h").startswith("usage: s4gen bench ancestors [-h]")
+
+
+@pytest.mark.parametrize("name", ["core", "ancestors"])
+def test_a_checkpoint_may_have_the_name_of_a_benchmark(
+    name: str, capsys: pytest.CaptureFixture[str], room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from s4gen.bench import generation
+
+    asked: list[object] = []
+
+    def run(name: str, config: DensityConfig, **settings: Any) -> SimpleNamespace:
+        asked.append((name, settings["checkpoint"]))
+        return SimpleNamespace(rows=[SimpleNamespace(ms_per_step=1.0)], table=lambda: "a table")
+
+    monkeypatch.setattr(generation, "run", run)
+    (room / "tiny").rename(room / name)
+    assert output(capsys, "bench", f"./{name}", "--batch", "1") == "a table\n"
+    assert asked == [(f"./{name}", Path(name))]
 
 
 def test_bench_measures_a_preset_that_has_a_layout(refusal: Any, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:

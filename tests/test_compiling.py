@@ -1,4 +1,4 @@
-"""How the native engine comes to a machine: for what it is compiled, by which compiler, and what is loaded at all."""
+"""The native engine comes to any machine: the target is right, a compiler is found, and only safe files are loaded."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ flags\t\t: fpu pni cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A source in place of the engine's that takes no time, and a cache of its own; the source."""
+    """Replace the engine's source by one that compiles at once, in an empty cache; return its path."""
     source = tmp_path / "source" / "engine.cpp"
     source.parent.mkdir()
     source.write_text('extern "C" int s4_open() { return 0; }')
@@ -58,7 +58,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes this machine's processor one of another kind, with these features."""
+    """Return a function that makes s4gen believe in a processor of another kind with the given features."""
 
     def become(machine: str, *features: str) -> None:
         monkeypatch.setattr(platform, "machine", lambda: machine)
@@ -68,7 +68,7 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def fake_compiler(tmp_path: Path, script: str, name: str = "cxx") -> Path:
-    """A program in Python that stands for a compiler."""
+    """Write an executable Python program that plays the compiler, and return its path."""
     program = tmp_path / name
     program.write_text(f"#!{sys.executable}\nimport sys\n{script}")
     program.chmod(0o755)
@@ -122,7 +122,7 @@ def test_a_mac_says_the_same_in_other_words(monkeypatch: pytest.MonkeyPatch, tmp
         ),
         ("x86_64", "armv8-a", "S4GEN_TARGET = 'armv8-a' is no target on x86_64; there are native, x86-64-v4"),
         ("aarch64", "x86-64-v3", "S4GEN_TARGET = 'x86-64-v3' is no target on aarch64; there are native, armv8-a, base"),
-        ("x86_64", "x86-64-v3", "S4GEN_TARGET = x86-64-v3 needs what this processor has not (abm avx avx2 bmi1 bmi2 "),
+        ("x86_64", "x86-64-v3", "S4GEN_TARGET = x86-64-v3 needs what this processor lacks (abm avx avx2 bmi1 bmi2 "),
     ],
 )
 def test_a_target_that_cannot_be_is_one_line(
@@ -134,7 +134,7 @@ def test_a_target_that_cannot_be_is_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Instructions that the processor has not would end the program without a word."""
+    """Without the check, the first instruction that the processor lacks would end the program without a message."""
     processor(machine, *targets._V2)
     monkeypatch.setenv("S4GEN_TARGET", target)
     assert main(["sample", "mnist-small", "-n", "1", "-o", str(tmp_path / "one.png")]) == 2
@@ -215,7 +215,7 @@ def test_a_compiler_that_fails_is_quoted(
 def test_a_compiler_that_was_stopped_is_not_asked_for_less(
     script: str, message: str, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Another target would fare no better, and what came of that would be taken ever after."""
+    """A narrower target would be stopped too, and if it were not, the slower library would be used for ever."""
     count = tmp_path / "calls"
     counting = f"open({str(count)!r}, 'a').write('x' * ('-shared' in sys.argv))\nif '-shared' in sys.argv: "
     monkeypatch.setenv("CXX", str(fake_compiler(tmp_path, counting + script)))
@@ -258,7 +258,7 @@ def test_a_flag_that_the_compiler_does_not_know_is_left_out_with_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As of compilers older than the levels' names, and of those that know no `native`."""
+    """Compilers older than the levels' names fail like this, and so do those that know no `native`."""
     assert HERE
     script = (
         "import subprocess\n"
@@ -319,7 +319,7 @@ def test_no_code_is_run_from_a_folder_that_others_write_to(
 
 
 def test_a_group_of_the_user_s_own_is_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """So many systems give every user a group, and let it write to everything of his."""
+    """Many systems give every user a group of the same name, which may write to all of that user's files."""
     tmp_path.chmod(0o775)
     user = pwd.struct_passwd(("me", "x", os.getuid(), 1, "", "/", "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwuid", lambda _: user)
@@ -349,7 +349,7 @@ def test_what_belongs_to_somebody_else_is_not_run(tiny: Path, tmp_path: Path) ->
 @needs_compiler
 @pytest.mark.parametrize("kept", [0, 0.5, 0.99])
 def test_a_damaged_library_is_built_again(kept: float, tiny: Path, tmp_path: Path) -> None:
-    """In a process of its own: one that is cut off can load, and end the program when it is run."""
+    """The check runs in another process, because a truncated library may load and then crash whoever calls it."""
     path = Path(loading.load(None)._name)
     whole = path.read_bytes()
     path.unlink()  # this process has it in its memory
@@ -394,7 +394,7 @@ def test_without_a_home_folder_it_is_built_in_a_private_one(
 
 
 def start(source: Path, **environment: str) -> AbstractContextManager[subprocess.Popen[str]]:
-    """A process that loads the library of another source, and prints where it is."""
+    """Start a process that loads the library of another source and prints the library's path."""
     script = (
         "from pathlib import Path; from s4gen.compiling import loading; import sys; "
         "loading.SOURCE = Path(sys.argv[1]); print(loading.load(None)._name)"

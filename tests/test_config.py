@@ -28,7 +28,8 @@ from s4gen.config import (
     load_recipe,
     recipe_to_toml,
 )
-from s4gen.config.schema import GOES_WITH, INITS, INITS_OF, POOLED
+from s4gen.config.mixers import MIXERS
+from s4gen.config.schema import DISCRETIZATIONS, GOES_WITH, INITS
 from s4gen.errors import UserError
 from s4gen.models.build import build_shapes
 from s4gen.shipped import shipped_names
@@ -57,12 +58,8 @@ def models(draw: st.DrawFn) -> tuple[ModelConfig, SSMConfig]:
     dt_min, dt_max = sorted([draw(positive), draw(positive)])
     ssm = SSMConfig(
         d_state=2 * draw(st.integers(1, 512)),
-        init=draw(st.sampled_from(INITS_OF.get(mixer, INITS))),
-        discretization=draw(
-            st.sampled_from(["auto", *{"s4": "b", "lssl": "b", "dss": "z"}.get(mixer, "bz")]).map(
-                {"auto": "auto", "b": "bilinear", "z": "zoh"}.get
-            )
-        ),
+        init=draw(st.sampled_from(MIXERS[mixer].inits or INITS)),
+        discretization=draw(st.sampled_from(["auto", *(MIXERS[mixer].rules or DISCRETIZATIONS)])),
         dt_min=dt_min,
         dt_max=dt_max,
         n_ssm=draw(st.integers(0, 1)),
@@ -101,7 +98,7 @@ def of_text(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
 def of_audio(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
     recent = draw(st.integers(0, 4096))
     model = dataclasses.replace(model, window=draw(st.integers(1, 10**6)), mixers_per_block=1, recent=recent)
-    if model.mixer not in POOLED:
+    if not model.traits.pooled:
         return model
     pool, expand = tuple(draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))), draw(st.integers(1, 3))
     return dataclasses.replace(model, pool=pool, expand=expand, unet=draw(st.booleans()))

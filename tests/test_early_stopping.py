@@ -19,8 +19,8 @@ from s4gen.config import DataConfig, Recipe
 from s4gen.models.density import DensityModel
 from s4gen.train import run
 from s4gen.train.images import ImageTask
-from s4gen.train.session import Best
 from s4gen.train.tasks import Measured
+from s4gen.train.training_run import Best
 
 
 def patient(**train: object) -> Recipe:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from s4gen.cli import sample
 from s4gen.errors import UserError
+from s4gen.models.states import chosen_rows, tensors
 from s4gen.progress import say_once
+from s4gen.sampling import engines
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import ENGINES, Engine, eager, graphed, make_engine, native
 from s4gen.sampling.engines.compiled import CompiledEngine
@@ -22,7 +24,6 @@ from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.engines.graphed import GraphedSession
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.randomness import draw
-from s4gen.sampling.states import chosen_rows, tensors
 
 FILTERS = Filters(temperature=0.9, top_k=9, top_p=0.95, min_p=0.01)
 
@@ -208,6 +209,37 @@ def test_auto_says_nothing_of_a_model_that_no_compiler_would_help(capsys: pytest
         assert make_engine("auto", convert(noisy_model(mixer))).name == "eager"
     assert make_engine("auto", convert(noisy_model("attention")), tokens=10**9).name == "eager"
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_engine_is_set_up_once(recurrent: RecurrentModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan is made once, and no engine that nobody asked for."""
+    made: list[str] = []
+
+    def counting(name: str, function: Any) -> Any:
+        def counted(*args: Any, **options: Any) -> Any:
+            made.append(name)
+            return function(*args, **options)
+
+        return counted
+
+    monkeypatch.setattr(native, "flatten", counting("plan", native.flatten))
+    monkeypatch.setattr(native, "NativeEngine", counting("native", native.NativeEngine))
+    monkeypatch.setattr(engines, "EagerEngine", counting("eager", EagerEngine))
+    for name in ("auto", "native", "eager"):
+        make_engine(name, recurrent)
+    assert made == ["native", "plan", "native", "plan", "eager"]
+
+
+def test_filters_that_the_eager_engine_alone_has_choose_it(
+    recurrent: RecurrentModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filters = Filters(repetition_penalty=2.0)
+    for name in engines.ENGINES:
+        engine = make_engine(name, recurrent, filters, tokens=10**9)
+        assert (engine.name, engine.filters) == ("eager", filters)
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(native.NativeUnavailable, match="does not have all of the filters"):
+        native.NativeEngine(recurrent, filters)
 
 
 def test_weights_are_part_of_the_native_engine_s_name(

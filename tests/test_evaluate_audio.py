@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import nats_by_engine
 from sounds import noise, put, tone
 
+from s4gen.bench.baselines import parameter_count
+from s4gen.bench.loss import loss_of
 from s4gen.checkpoint import load_checkpoint, save_checkpoint
 from s4gen.cli import main
 from s4gen.cli.audio import longest_clips
@@ -33,10 +36,8 @@ from s4gen.data.audio.references import compressed_bits
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, resampled
-from s4gen.sampling.baselines import parameter_count
 from s4gen.sampling.convert import certify, convert
 from s4gen.sampling.engines import make_engine
-from s4gen.sampling.scoring import loss_of, nats_by_engine
 from s4gen.shipped import find
 
 MODEL = ModelConfig(d_model=8, n_layers=1, d_ff=8, pool=(2, 3))

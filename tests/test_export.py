@@ -1,4 +1,4 @@
-"""Exported models are the models: the step under other programs, and all of generation without Python."""
+"""Exported models draw what the model draws: as a step under other programs, and as C++ without Python."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.sampling.convert import convert, load_recurrent
 from s4gen.sampling.engines.native import NativeUnavailable
+from s4gen.sampling.filters import Filters
 from s4gen.sampling.generate import generate
 
 SMALL = SSMConfig(d_state=4, dt_min=0.01, dt_max=0.5)
@@ -63,9 +64,9 @@ def saved(model: DensityModel, folder: Path) -> str:
         *(pytest.param(kind, "onnx", marks=pytest.mark.slow) for kind in KINDS),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # the exporters' own, which differ from version to version
+@pytest.mark.filterwarnings("ignore")  # the exporters' warnings differ from version to version
 def test_the_exported_step_is_the_model_s_own(kind: str, form: str, tmp_path: Path) -> None:
-    """Greedy tokens and log-probabilities, of one row and of two; and the program beside it draws the same tokens."""
+    """Greedy tokens and log-probabilities agree for one row and for two, and generate.py draws the same tokens."""
     if form == "onnx":
         pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
     recurrent = convert(shaken(KINDS[kind]()))
@@ -88,7 +89,7 @@ def test_the_exported_step_is_the_model_s_own(kind: str, form: str, tmp_path: Pa
 
 @pytest.mark.filterwarnings("ignore")
 def test_an_exported_step_that_is_another_model_is_refused(tmp_path: Path) -> None:
-    """The check compares with the model that was to be exported, not with itself."""
+    """The check compares with the model that was to be exported, not with the exported one."""
     recurrent, other = convert(shaken(KINDS["image"]())), convert(shaken(shaken(KINDS["image"]())))
     program, step, _ = programs.exported(other)
     module = program.module()
@@ -102,7 +103,7 @@ def test_an_exported_step_that_is_another_model_is_refused(tmp_path: Path) -> No
 
 
 def compiled(checkpoint: str, folder: Path) -> Path:
-    """The folder of the program without Python, which is compiled: the whole engine, for many seconds."""
+    """Export and compile the program without Python, which takes many seconds; return its folder."""
     try:
         find_compiler()
     except NativeUnavailable:
@@ -116,14 +117,14 @@ def compiled(checkpoint: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def program_of_images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A checkpoint and the folder of its program, which the tests of `make test` share."""
+    """Return a checkpoint and the folder of its program, which is compiled once for all tests of `make test`."""
     folder = tmp_path_factory.mktemp("program")
     checkpoint = saved(shaken(KINDS["image"]()), folder)
     return checkpoint, compiled(checkpoint, folder)
 
 
 def assert_draws_what_sample_draws(checkpoint: str, folder: Path) -> None:
-    """Token by token, from a seed, also with filters."""
+    """Check that program and `generate` draw the same tokens from a seed, with and without filters."""
     recurrent = load_recurrent(checkpoint)
     length = min(recurrent.config.layout.length, 40)
     for options, arguments in (({}, []), ({"temperature": 0.7, "top_k": 3, "top_p": 0.9}, ["0.7", "3", "0.9"])):
@@ -131,7 +132,9 @@ def assert_draws_what_sample_draws(checkpoint: str, folder: Path) -> None:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         drawn = torch.tensor([[int(word) for word in line.split()] for line in done.stdout.splitlines()])
-        assert torch.equal(drawn, generate(recurrent, n=3, seed=5, engine="native", **options)[:, :length])
+        assert torch.equal(
+            drawn, generate(recurrent, n=3, seed=5, engine="native", filters=Filters(**options))[:, :length]
+        )
 
 
 def test_the_program_without_python_draws_what_sample_draws(program_of_images: tuple[str, Path]) -> None:
@@ -142,7 +145,7 @@ def test_the_program_without_python_draws_what_sample_draws(program_of_images: t
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text", "sound", "imported"])
 def test_the_program_without_python_draws_what_sample_draws_of_every_kind(kind: str, tmp_path: Path) -> None:
-    """Of an imported SaShiMi with scalar norms, too."""
+    """The imported one is a SaShiMi with scalar norms."""
     if kind == "imported":
         checkpoint = str(tmp_path / "model")
         weights, config = written(MODELS["SaShiMi, v3, post-norm"], tmp_path)
@@ -189,7 +192,7 @@ def test_what_cannot_be_exported_is_one_sentence(
 def test_the_program_without_python_refuses_what_makes_no_sense(
     program_of_images: tuple[str, Path], tmp_path: Path
 ) -> None:
-    """One line and the usage, exit code 2; output that is lost is an error, too. It finds its plan from anywhere."""
+    """It prints one line and the usage and exits with 2; lost output is an error. It finds its plan from any folder."""
     shutil.copytree(program_of_images[1], tmp_path / "out")
     program = str(tmp_path / "out" / "generate")
     for words in (["-1"], ["1", "abc"], ["1", "0"], ["-h"], ["1e6", "1e6"], ["1", "5", "0", "-1"], ["1"] * 9):

@@ -1,6 +1,6 @@
-"""Whatever kills a command at whatever change of the disk, it can be repeated; a run goes on as if nothing had been.
+"""A command that is killed at any change of the disk can be repeated, and a run goes on as if nothing had happened.
 
-The fast tests take one saving of a run apart; the slow ones (`make test-faults`) whole commands, change by change.
+The fast tests break off the saving of a run at every change, the slow ones (`make test-faults`) whole commands.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from s4gen.data.text import open_split as open_text
 from s4gen.data.text import prepare_tokenizer, token_file
 from s4gen.errors import UserError
 from s4gen.sampling.convert import certify, convert, load_recurrent, save_converted
-from s4gen.train import folder, loop, run, session
+from s4gen.train import folder, loop, run, training_run
 from s4gen.train.loop import open_task
 from s4gen.train.tasks import Batch
 from s4gen.unfinished import is_leftover
@@ -50,7 +50,7 @@ def recipe(kind: str = "images", **train: Any) -> Recipe:
     if kind == "text":
         settings["chunk"] = 8
     return Recipe(
-        ModelConfig(d_model=4, n_layers=1, d_ff=0, dropout=0.1),  # dropout: the random state matters
+        ModelConfig(d_model=4, n_layers=1, d_ff=0, dropout=0.1),  # with dropout the random state matters
         SSMConfig(d_state=4),
         DATA[kind],
         OptimConfig(warmup_steps=1),
@@ -63,12 +63,12 @@ def weights(out: Path) -> dict[str, bytes]:
 
 
 def leftovers(root: Path) -> list[Path]:
-    """What a killed writer may leave, and the next one has to remove."""
+    """Return everything below a folder that a killed writer left and the next one has to remove."""
     return [path for path in root.rglob("*") if is_leftover(path) or path.name.endswith(".previous")]
 
 
 def begin_or_go_on(settings: Recipe, out: Path) -> None:
-    """What a person does after a crash: resume, and where that says that there is no run, the same command again."""
+    """Do what a person does after a crash: resume, or repeat the command where there is no run to resume."""
     if folder.recipe_file(out) is not None:
         assert run(None, out, resume=True, progress=False)
     else:
@@ -76,14 +76,14 @@ def begin_or_go_on(settings: Recipe, out: Path) -> None:
 
 
 @pytest.fixture
-def state() -> session.Session:
+def state() -> training_run.TrainingRun:
     settings = recipe()
-    return session.start(settings, open_task(settings, CPU, progress=False).layout, CPU)
+    return training_run.start(settings, open_task(settings, CPU, progress=False).layout, CPU)
 
 
 @pytest.mark.parametrize("saved_before", [False, True])
 def test_wherever_a_saving_dies_the_run_has_the_last_checkpoint_or_the_new_one(
-    state: session.Session, saved_before: bool, tmp_path: Path
+    state: training_run.TrainingRun, saved_before: bool, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
 
@@ -92,11 +92,11 @@ def test_wherever_a_saving_dies_the_run_has_the_last_checkpoint_or_the_new_one(
         out.mkdir()
         if saved_before:
             state.step = 1
-            session.save(state, out, {}, "")
+            training_run.save(state, out, {}, "")
         state.step = 2
 
     def save() -> None:
-        session.save(state, out, {}, "")
+        training_run.save(state, out, {}, "")
 
     prepare()
     places = points(out, save)
@@ -107,15 +107,17 @@ def test_wherever_a_saving_dies_the_run_has_the_last_checkpoint_or_the_new_one(
         folder.put_right(out)
         assert not leftovers(tmp_path), place
         if saved_before or (out / folder.CHECKPOINT).exists():
-            assert session.resume(out, CPU).step in ((1, 2) if saved_before else (2,)), place
+            assert training_run.resume(out, CPU).step in ((1, 2) if saved_before else (2,)), place
 
 
-def test_a_checkpoint_that_was_moved_aside_is_resumed_from_any_name(state: session.Session, tmp_path: Path) -> None:
-    """The two renames of a swap, with a death between them; by the folder of the run and by that of its checkpoint."""
+def test_a_checkpoint_that_was_moved_aside_is_resumed_from_any_name(
+    state: training_run.TrainingRun, tmp_path: Path
+) -> None:
+    """A death between the two renames leaves it so; the user may name the run's folder or its checkpoint's."""
     out = tmp_path / "run"
     assert run(recipe(), out, progress=False)
     (out / "checkpoint").rename(out / ".checkpoint.previous")
-    assert session.resume(out, CPU).step == 2
+    assert training_run.resume(out, CPU).step == 2
     assert folder_of_run(out / "checkpoint") == out
     assert run(None, out, resume=True, steps=3, progress=False)
     assert load_checkpoint(out / "checkpoint").metrics["step"] == 3
@@ -138,7 +140,7 @@ def test_a_run_that_was_never_saved_begins_again_and_says_so(
 
 
 def test_a_run_from_other_weights_goes_on_with_them_wherever_it_died(tmp_path: Path) -> None:
-    """A recipe does not hold where weights came from, so it alone would begin from random ones."""
+    """The recipe does not say where weights came from, so a run that began by it again would have random ones."""
     assert run(recipe(steps=1, seed=5), tmp_path / "first", progress=False)
     settings, whole, cut = recipe(save_every=2), tmp_path / "whole", tmp_path / "cut"
     assert run(settings, whole, start=tmp_path / "first", progress=False)
@@ -175,7 +177,7 @@ def test_wherever_a_disk_takes_no_more_a_run_ends_in_one_line_and_goes_on_later(
     settings, whole, out = recipe(), tmp_path / "whole", tmp_path / "run"
     assert run(settings, whole, progress=False)
     count = len({at for at, _, _ in points(out, lambda: run(settings, out, progress=False))})
-    for at in range(0, count - 9, every):  # after the last renaming there is nothing to lose
+    for at in range(0, count - 9, every):  # after the last rename nothing can be lost
         shutil.rmtree(out)
         with disk_that_fails(Disk(out, at, error=error)), pytest.raises(UserError) as refusal:
             run(settings, out, progress=False)
@@ -196,7 +198,7 @@ def test_wherever_a_disk_takes_no_more_a_run_ends_in_one_line_and_goes_on_later(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MB."""
+    """Mount a disk of 1 MB and return its folder."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
@@ -218,14 +220,15 @@ def test_a_real_disk_that_takes_no_more_ends_a_run_in_one_line(
     assert run(recipe(), whole, progress=False)
     real = loop.training_step
 
-    def spoilt(state: session.Session, batch: Batch) -> tuple[float, float]:
+    def spoilt(state: training_run.TrainingRun, batch: Batch) -> tuple[float, float]:
         if state.step == 1 and read_only:
             subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
         elif state.step == 1:
             with pytest.raises(OSError), ballast.open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(4096))
-            (out / "metrics.csv").write_bytes(bytes(4096))  # rows go behind it, to a new page
+            # The next row of metrics must need a new page, of which the full disk has none.
+            (out / "metrics.csv").write_bytes(bytes(4096))
         return real(state, batch)
 
     with monkeypatch.context() as patch:
@@ -293,16 +296,16 @@ def test_a_run_that_is_replaced_never_goes_on_in_the_name_of_the_new_one(at: int
 
 @dataclasses.dataclass
 class Case:
-    """A command, what is there before it, and what has to be there at last."""
+    """A command that is to be killed at every change of the disk, and what has to be true in the end."""
 
     act: Callable[[], Any]
-    """The command."""
+    """Runs the command."""
     again: Callable[[], Any]
-    """What a person does after a crash; it must succeed."""
+    """Does what a person does after a crash; it must succeed."""
     result: Callable[[], Any]
-    """Equal after any crash."""
+    """Returns what the command made; it must be the same after any crash."""
     prepare: Callable[[], Any] = bool
-    """What was done before."""
+    """Makes what is there before the command."""
 
 
 def run_case(kind: str, root: Path) -> Case:
@@ -320,7 +323,7 @@ def lengthened_case(root: Path) -> Case:
 
 
 def started_case(root: Path) -> Case:
-    """A run from the weights of another one."""
+    """Return the case of a run that begins from the weights of another run."""
     first, out = root.with_name("first"), root / "run"
     if not first.exists():
         run(recipe(steps=1, seed=5), first, progress=False)
@@ -338,7 +341,7 @@ def started_case(root: Path) -> Case:
 
 
 def replaced_case(root: Path) -> Case:
-    """A run in the place of another one, whose checkpoint is not to be taken for its own."""
+    """Return the case of a run that replaces another one, whose checkpoint must not be taken for its own."""
     out = root / "run"
 
     def replace() -> None:
@@ -402,7 +405,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
 
 
 def broken_off(name: str, tmp_path: Path, every: int) -> tuple[int, list[tuple[int, str, str]]]:
-    """How many points of a case were tried, and those after which it did not come to the same end."""
+    """Kill a case at every `every`-th point; return how many were tried, and those after which the result differed."""
     root, lost = tmp_path / "root", []
     case = CASES[name](root)
     case.prepare()
@@ -410,7 +413,7 @@ def broken_off(name: str, tmp_path: Path, every: int) -> tuple[int, list[tuple[i
     wanted = case.result()
     tried = places[::every]
     for place in tried:
-        shutil.rmtree(root, ignore_errors=True)  # the first change makes it
+        shutil.rmtree(root, ignore_errors=True)  # the command's first change of the disk is to make this folder
         case.prepare()
         dies(root, place[0], place[2], case.act)
         try:
@@ -425,7 +428,7 @@ def broken_off(name: str, tmp_path: Path, every: int) -> tuple[int, list[tuple[i
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A cache of the test's own, with everything in files, and in several pieces."""
+    """Give the test a cache of its own, in which even small data are kept in files and written in several pieces."""
     monkeypatch.setenv("S4GEN_CACHE", str(tmp_path / "root" / "cache"))
     monkeypatch.setattr(clips, "LARGE", 0)
     monkeypatch.setattr(token_file, "SAVE_EVERY", 1 << 14)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
+from s4gen.config.filters import FilterSettings
 from s4gen.errors import UserError
 from s4gen.sampling.filters import Filters, apply_temperature, keep_min_p, keep_top_k, keep_top_p
 from s4gen.sampling.randomness import draw, uniforms
@@ -140,6 +144,22 @@ def test_filters_leave_their_argument_alone() -> None:
 def test_valuesout_of_range_are_refused_in_one_sentence(values: dict[str, float], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Filters(**values)  # type: ignore[arg-type]
+
+
+NAMES = {each.name for each in dataclasses.fields(FilterSettings)}
+PACKAGE = Path(__file__).resolve().parent.parent / "s4gen"
+FILES_OF_A_FILTER = {"config/filters.py", "sampling/filters.py", "sampling/engines/native/draw.h"}
+ALSO_ON_THE_LINE = {"exporting/native/main.cpp"}
+"""It takes the settings as words by position; a new one at the end has its default there until it is added."""
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"temperature"}))  # that is a word of prose, too
+def test_a_filter_touches_four_files_at_most(name: str) -> None:
+    """Its name stands in none but these; what makes, packs, hands on or saves filters goes by the fields."""
+    other = re.compile(rf"\b{name}\b|\b{name.upper()}\b|\b{name.replace('_', '-')}\b")
+    sources = [path for ending in ("py", "h", "cpp") for path in PACKAGE.rglob(f"*.{ending}")]
+    found = {str(path.relative_to(PACKAGE)) for path in sources if other.search(path.read_text(encoding="utf-8"))}
+    assert found <= FILES_OF_A_FILTER | ALSO_ON_THE_LINE
 
 
 @given(LOGITS, FILTERS, st.floats(0, 1, exclude_max=True))

@@ -12,13 +12,13 @@ from refusals import assert_refused_in_one_line
 from test_train import CPU, recipe
 
 from s4gen import memory
-from s4gen.apart import run_apart
+from s4gen.bench.apart import run_apart
+from s4gen.bench.instruments import PeakMemory
 from s4gen.cli import main
 from s4gen.config import ModelConfig, Recipe, SSMConfig
 from s4gen.memory import available_bytes, check_room, in_words, keep_freed_memory
 from s4gen.models.build import build_shapes
-from s4gen.timing import PeakMemory
-from s4gen.train import footprint, loop, session
+from s4gen.train import footprint, loop, training_run
 from s4gen.train.step import training_step
 
 PIXELS = ModelConfig(d_model=96, n_layers=3, d_ff=192, whole_pixels=True, taps=True, scan=("row", "column"))
@@ -43,7 +43,7 @@ def measured_and_estimated(name: str) -> tuple[float, float]:
     keep_freed_memory()
     settings = of_size(name)
     task, peak = loop.open_task(settings, CPU), PeakMemory(CPU)
-    state = session.start(settings, task.layout, CPU)
+    state = training_run.start(settings, task.layout, CPU)
     state.model.train()
     for step in range(2):
         training_step(state, task.batch(step))
@@ -62,7 +62,7 @@ def test_tensors_are_counted_as_pytorch_counts_them() -> None:
     """Of two linear layers and a product the saved tensors are known: the estimate of a model is made of such."""
     settings = of_size("values")
     task = loop.open_task(settings, CPU)
-    model = session.start(settings, task.layout, CPU).model
+    model = training_run.start(settings, task.layout, CPU).model
     one, two, four = (footprint.activations(model, task.example(rows), settings)[0] for rows in (1, 2, 4))
     assert four - two == 2 * (two - one), "a row more is as much more, whatever the batch"
     least = 784 * 4 * (3 * (4 * 96 + 192) + 256)  # inputs of the layers in three blocks, and the logits
@@ -73,7 +73,7 @@ def test_computing_blocks_again_keeps_less_and_bf16_keeps_less() -> None:
     def kept(name: str) -> int:
         settings = of_size(name)
         task = loop.open_task(settings, CPU)
-        model = session.start(settings, task.layout, CPU).model
+        model = training_run.start(settings, task.layout, CPU).model
         return footprint.activations(model, task.example(8), settings)[0]
 
     assert kept("computed again") < kept("values") / 1.5
@@ -84,7 +84,7 @@ def test_what_stays_is_weights_gradients_mean_and_moments() -> None:
     """Five numbers for each weight; one less where Muon has it, which keeps no squares."""
     settings = of_size("pixels")
     task = loop.open_task(settings, CPU)
-    state = session.start(settings, task.layout, CPU)
+    state = training_run.start(settings, task.layout, CPU)
     n_bytes = sum(parameter.nbytes for parameter in state.model.parameters())
     assert footprint.kept_bytes(state.model, settings.optim) == 5 * n_bytes
     assert footprint.kept_bytes(build_shapes(state.model.config), settings.optim) == 5 * n_bytes

@@ -15,6 +15,7 @@ from s4gen.config import ImageLayout
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
 from s4gen.sampling.convert import RecurrentModel, convert
+from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.generate import generate, stream
 from s4gen.sampling.randomness import draw, uniforms
@@ -162,9 +163,9 @@ def test_frequencies_are_the_model_s_probabilities(mixer: str) -> None:
 
 
 def test_filters_reach_the_draw(recurrent: RecurrentModel) -> None:
-    greedy = generate(recurrent, 3, seed=0, top_k=1)
+    greedy = generate(recurrent, 3, seed=0, filters=Filters(top_k=1))
     for settings in ({"temperature": 0.0}, {"top_p": 1e-9}, {"min_p": 1.0}):
-        assert torch.equal(generate(recurrent, 3, seed=5, **settings), greedy)  # type: ignore[arg-type]
+        assert torch.equal(generate(recurrent, 3, seed=5, filters=Filters(**settings)), greedy)  # type: ignore[arg-type]
     assert len(greedy.unique(dim=0)) == 1
     logits, state = recurrent.step(torch.tensor([recurrent.bos]), recurrent.initial_state(1))
     for token in greedy[0]:
@@ -176,7 +177,7 @@ def test_the_stream_yields_what_generate_collects(recurrent: RecurrentModel) -> 
     prompt = random_sequences(recurrent.source, 5)[:, :7]
     tokens = stream(recurrent, 5, seed=4, filters=Filters(temperature=0.8), prompt=prompt)
     assert isinstance(tokens, Iterator)
-    together = generate(recurrent, 5, seed=4, temperature=0.8, prompt=prompt)
+    together = generate(recurrent, 5, seed=4, filters=Filters(temperature=0.8), prompt=prompt)
     assert torch.equal(torch.stack([*tokens], dim=1), together[:, 7:])
 
 
@@ -228,7 +229,7 @@ def test_a_prompt_that_does_not_fit_is_refused(recurrent: RecurrentModel, prompt
         ({"n": 0}, "asked for 0 sequences"),
         ({"batch_size": 0}, "in batches of 0"),
         ({"engine": "steam"}, "there is no engine 'steam'; the engines are auto, eager, compiled"),
-        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"filters": {"temperature": -1.0}}, "temperature is -1.0"),
         ({"seed": -1}, "the seed is -1"),
     ],
 )
@@ -236,7 +237,18 @@ def test_settings_out_of_range_are_refused(
     recurrent: RecurrentModel, arguments: dict[str, object], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
+        if "filters" in arguments:
+            arguments = {"filters": Filters(**arguments["filters"])}  # type: ignore[arg-type]
         generate(recurrent, **{"n": 1, "seed": 0, **arguments})  # type: ignore[arg-type]
+
+
+def test_an_engine_draws_with_its_own_filters_and_with_no_others(recurrent: RecurrentModel) -> None:
+    engine = EagerEngine(recurrent, Filters(top_k=1))
+    greedy = generate(recurrent, 3, seed=0, filters=Filters(top_k=1))
+    for filters in (None, Filters(top_k=1)):
+        assert torch.equal(generate(recurrent, 3, seed=5, filters=filters, engine=engine), greedy)
+    with pytest.raises(UserError, match=r"the engine was made with Filters.*top_k=1.*not with Filters.*top_k=0"):
+        generate(recurrent, 3, seed=5, filters=Filters(), engine=engine)
 
 
 def test_a_diverged_model_is_refused_rather_than_drawn_from() -> None:
@@ -252,6 +264,7 @@ def test_a_diverged_model_is_refused_rather_than_drawn_from() -> None:
 @pytest.mark.parametrize("mixer", SSM_MIXERS)
 def test_batches_do_not_show_in_the_compiled_engine(mixer: str) -> None:
     recurrent = convert(noisy_model(mixer, d_model=16))
-    settings = {"seed": 7, "engine": "compiled", "temperature": 0.9, "top_k": 9, "top_p": 0.95, "min_p": 0.01}
+    filters = Filters(temperature=0.9, top_k=9, top_p=0.95, min_p=0.01)
+    settings = {"seed": 7, "engine": "compiled", "filters": filters}
     together = generate(recurrent, 13, batch_size=13, **settings)  # type: ignore[arg-type]
     assert torch.equal(generate(recurrent, 13, batch_size=5, **settings), together)  # type: ignore[arg-type]

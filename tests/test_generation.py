@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import os
 import signal
 import sys
@@ -16,29 +17,30 @@ import pytest
 import safetensors.torch
 import torch
 from engines import ENGINES_HERE, PIXELS, WITH_COMPILED, model_of
+from safetensors import safe_open
 from tiny import noisy_model, random_sequences
 from tiny_audio import SOUNDING, sounding_model
 from torch import Tensor
 
+from s4gen.bench.instruments import process_peak_mb
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.models.density import ModelState
+from s4gen.models.states import tensors
 from s4gen.sampling import generate as generate_module
 from s4gen.sampling import generation as generation_module
 from s4gen.sampling import prompts as prompts_module
 from s4gen.sampling import suspend
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import make_engine
-from s4gen.sampling.engines.eager import EagerEngine, SteppedSession
+from s4gen.sampling.engines.eager import EagerEngine, EagerSession
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.generate import ENDLESS, complete, generate, stream
 from s4gen.sampling.generation import Generation
 from s4gen.sampling.pacing import SECONDS, Pace
-from s4gen.sampling.prompts import checked_prompts, prefill
+from s4gen.sampling.prompts import checked_prompts, read_prompts
 from s4gen.sampling.randomness import Uniforms, draw, uniforms
-from s4gen.sampling.states import tensors
-from s4gen.timing import process_peak_mb
 
 SSM_MIXERS = ["s4d", "s4"]
 LENGTHS = [0, 7, 1, 40, 13, 29, 2, 16, 17]
@@ -75,11 +77,11 @@ class Recording:
     name = "recording"
 
     def __init__(self, recurrent: RecurrentModel, filters: Filters = KEEP_ALL, row_multiple: int = 4) -> None:
-        self.row_multiple = row_multiple
+        self.row_multiple, self.filters = row_multiple, filters
         self.asked: list[tuple[int, ...]] = []
         self._engine = EagerEngine(recurrent, filters)
 
-    def begin(self, state: ModelState) -> SteppedSession:
+    def begin(self, state: ModelState) -> EagerSession:
         session, asked = self._engine.begin(state), self.asked
         advance = session.advance
 
@@ -152,9 +154,9 @@ def test_a_row_is_read_bit_for_bit_alike_whatever_is_read_beside_it(
     monkeypatch.setattr(prompts_module, "CHUNK", chunk)
     recurrent = convert(noisy_model(mixer, d_model=128))
     prompts = checked_prompts(recurrent, prompts_of(recurrent))
-    together = prefill(recurrent, prompts)
+    together = read_prompts(recurrent, prompts)
     monkeypatch.setattr(prompts_module, "_TOKENS", 1)  # four rows at a time
-    alone = [prefill(recurrent, prompts.part(range(i, i + 1))) for i in range(len(LENGTHS))]
+    alone = [read_prompts(recurrent, prompts.part(range(i, i + 1))) for i in range(len(LENGTHS))]
     for i, part in enumerate(alone):
         assert all(torch.equal(a[i], b[0]) for a, b in zip(tensors(together), tensors(part), strict=True))
 
@@ -168,10 +170,10 @@ def test_a_row_is_read_bit_for_bit_alike_at_every_level(chunk: int, monkeypatch:
     model = ModelConfig(d_model=16, n_layers=1, d_ff=0, pool=(4, 4))
     recurrent = convert(build_model(DensityConfig(AudioLayout(400, classes=("a", "b")), model, SSMConfig(d_state=4))))
     prompts = checked_prompts(recurrent, prompts_of(recurrent, [0, 7, 65, 1, 70, 16]), torch.tensor([0, 1] * 3))
-    together = prefill(recurrent, prompts)
+    together = read_prompts(recurrent, prompts)
     monkeypatch.setattr(prompts_module, "_TOKENS", 1)
     for i in range(6):
-        alone = prefill(recurrent, prompts.part(range(i, i + 1)))
+        alone = read_prompts(recurrent, prompts.part(range(i, i + 1)))
         assert all(torch.equal(a[i], b[0]) for a, b in zip(tensors(together), tensors(alone), strict=True))
 
 
@@ -181,9 +183,9 @@ def test_chunks_do_not_change_what_is_read(kind: str, chunk: int, monkeypatch: p
     """A row whose prompt has ended keeps its state while the others read on."""
     recurrent = convert(model_of(kind))
     prompts = checked_prompts(recurrent, prompts_of(recurrent))
-    whole = prefill(recurrent, prompts)
+    whole = read_prompts(recurrent, prompts)
     monkeypatch.setattr(prompts_module, "CHUNK", chunk)
-    in_chunks = prefill(recurrent, prompts)
+    in_chunks = read_prompts(recurrent, prompts)
     assert torch.equal(in_chunks.token, whole.token)
     assert torch.equal(in_chunks.state.position, torch.tensor(LENGTHS))
     for a, b in zip(tensors(in_chunks.state.blocks), tensors(whole.state.blocks), strict=True):
@@ -200,10 +202,10 @@ def test_a_row_of_pixels_is_read_bit_for_bit_alike_whatever_is_read_beside_it(
     monkeypatch.setattr(prompts_module, "CHUNK", chunk)
     recurrent = convert(model_of(kind))
     prompts = checked_prompts(recurrent, prompts_of(recurrent))
-    together = prefill(recurrent, prompts)
+    together = read_prompts(recurrent, prompts)
     monkeypatch.setattr(prompts_module, "_TOKENS", 1)
     for i in range(len(LENGTHS)):
-        alone = prefill(recurrent, prompts.part(range(i, i + 1)))
+        alone = read_prompts(recurrent, prompts.part(range(i, i + 1)))
         assert all(torch.equal(a[i], b[0]) for a, b in zip(tensors(together), tensors(alone), strict=True))
 
 
@@ -213,7 +215,7 @@ def test_a_chunk_ends_anywhere_in_a_window(kind: str, chunk: int, monkeypatch: p
     recurrent = convert(sounding_model(kind))
     prompts = prompts_of(recurrent, [40, 11, 0, 78])
     monkeypatch.setattr(prompts_module, "CHUNK", chunk)
-    start = prefill(recurrent, checked_prompts(recurrent, prompts, torch.tensor([0, 1, 2, 1])))
+    start = read_prompts(recurrent, checked_prompts(recurrent, prompts, torch.tensor([0, 1, 2, 1])))
     for row, (prompt, label) in enumerate(zip(prompts, [0, 1, 2, 1], strict=True)):
         state = recurrent.initial_state(1, torch.tensor([label]))
         for token in [recurrent.bos, *prompt.tolist()]:
@@ -601,7 +603,7 @@ class Pressed(Filters):
     def __call__(self, logits: Tensor) -> Tensor:
         count = self.__dict__.setdefault("count", [0])
         count[0] += 1
-        if count[0] == self.top_k:
+        if count[0] == self.__dict__["press"]:
             os.kill(os.getpid(), signal.SIGINT)
         return logits
 
@@ -613,7 +615,8 @@ def test_no_token_is_lost_by_an_interrupt(
     """Wherever Ctrl-C falls, the generation goes on, or is saved and goes on, as if nothing had been."""
     monkeypatch.setattr(generation_module, "Pace", lambda: Fixed(8))
     whole = generate(recurrent, 3, seed=0)
-    filters = Pressed(top_k=press)
+    filters = Pressed()
+    filters.__dict__["press"] = press  # no setting: what is saved, and goes on without Ctrl-C, keeps all
     engine = EagerEngine(recurrent, filters)
     generation = Generation.start(recurrent, 3, seed=0, engine=engine)
     handler = signal.getsignal(signal.SIGINT)
@@ -632,7 +635,7 @@ def test_no_token_is_lost_by_an_interrupt(
 def test_a_first_step_that_is_taken_and_then_interrupted_is_taken_again(recurrent: RecurrentModel) -> None:
     """As in an engine outside of Python: Ctrl-C is noticed when the state has already moved on."""
 
-    class Late(SteppedSession):
+    class Late(EagerSession):
         presses = 1
 
         def advance(self, token: Tensor, u: Tensor) -> Tensor:
@@ -643,7 +646,7 @@ def test_a_first_step_that_is_taken_and_then_interrupted_is_taken_again(recurren
             return drawn
 
     engine = EagerEngine(recurrent, KEEP_ALL)
-    engine.begin = lambda state: Late(engine._steps, state)  # type: ignore[method-assign]
+    engine.begin = lambda state: Late(engine._step, state)  # type: ignore[method-assign]
     generation = Generation.start(recurrent, 3, seed=0, engine=engine)
     with pytest.raises(KeyboardInterrupt):
         next(generation.stream())
@@ -715,10 +718,8 @@ def test_rows_kept_and_prompts_of_unequal_lengths_survive_suspension(recurrent: 
     path = tmp_path / "generation.safetensors"
     prompts = prompts_of(recurrent)
     completed = complete(recurrent, prompts, seed=8, max_tokens=20)
-    start = prefill(recurrent, checked_prompts(recurrent, prompts))
-    generation = Generation(
-        recurrent, EagerEngine(recurrent, KEEP_ALL), KEEP_ALL, seed=8, sequences=range(9), start=start
-    )
+    start = read_prompts(recurrent, checked_prompts(recurrent, prompts))
+    generation = Generation(recurrent, EagerEngine(recurrent, KEEP_ALL), seed=8, sequences=range(9), start=start)
     list(generation.chunks(6))
     generation.keep([3, 8, 1])
     generation.save(path)
@@ -804,7 +805,7 @@ def test_a_file_whose_parts_do_not_fit_is_refused(
 ) -> None:
     """One that somebody wrote on purpose, digest and all."""
     path = tmp_path / "generation.safetensors"
-    start = prefill(recurrent, checked_prompts(recurrent, prompts_of(recurrent, [4, 4])))
+    start = read_prompts(recurrent, checked_prompts(recurrent, prompts_of(recurrent, [4, 4])))
     good = suspend.Suspended(0, KEEP_ALL, [0, 1], start, torch.zeros(2, 3, dtype=torch.int64))
     bad_state = start.state._replace(blocks=tuple(block[..., 1:] for block in start.state.blocks))
     bad: list[tuple[suspend.Suspended, str]] = [
@@ -832,3 +833,33 @@ def test_a_generation_of_another_model_is_refused(
     path = tmp_path / "generation.safetensors"
     path.write_bytes(saved)
     assert "was written with another model" in refusal(path, convert(models[other]))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_was_seen_is_forked_kept_suspended_and_goes_on(
+    recurrent: RecurrentModel, shared: bool, tmp_path: Path
+) -> None:
+    """With a large penalty no token comes twice, nor one of the prompt, as long as there are others."""
+    vocab = recurrent.config.layout.vocab
+    prompt = torch.tensor([3, 5]) if shared else torch.tensor([[3, 5], [0, 1], [7, 7]])
+    settings: dict[str, Any] = {"seed": 1, "prompt": prompt, "filters": Filters(repetition_penalty=1e9)}
+    whole = torch.stack([*Generation.start(recurrent, 3, **settings).stream(vocab - 2)], dim=1)
+    for row, given in zip(whole.tolist(), prompt.expand(3, 2).tolist(), strict=True):
+        count = vocab - len(set(given))
+        assert not set(row[:count]) & set(given)
+        assert len(set(row[:count])) == min(count, len(row))
+    generation = Generation.start(recurrent, 3, **settings)
+    begun = torch.stack([*generation.stream(4)], dim=1)
+    generation.keep([2, 0])
+    generation.save(tmp_path / "saved.safetensors")
+    loaded = Generation.load(tmp_path / "saved.safetensors", recurrent)
+    for continued in (generation, loaded):
+        rest = torch.stack([*continued.stream(vocab - 6)], dim=1)
+        assert torch.equal(torch.cat([begun[[2, 0]], rest], dim=1), whole[[2, 0]])
+
+
+def test_a_file_without_a_penalty_says_nothing_of_it(recurrent: RecurrentModel, tmp_path: Path) -> None:
+    """So what an older s4gen can draw, it can read."""
+    Generation.start(recurrent, 2, seed=0, filters=Filters(top_k=3)).save(tmp_path / "saved")
+    with safe_open(tmp_path / "saved", framework="pt") as file:
+        assert json.loads(file.metadata()["filters"]) == {"top_k": 3}

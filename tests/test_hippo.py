@@ -8,7 +8,8 @@ import torch
 from reference_numbers import reference_file
 
 from s4gen.config import ModelConfig, SSMConfig
-from s4gen.config.schema import INITS, INITS_OF, ConfigError, check_pair
+from s4gen.config.mixers import MIXERS
+from s4gen.config.schema import INITS, ConfigError, check_pair
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.ssm import hippo, inits, reference
 
@@ -178,27 +179,28 @@ def test_random_is_log_normal_and_follows_the_seed() -> None:
 
 
 def test_configuration_and_mathematics_have_the_same_names() -> None:
-    assert INITS_OF["s4d"] == tuple(inits.S4D_INITS)
-    assert INITS_OF["s4"] == tuple(hippo.MEASURES)
+    assert MIXERS["s4d"].inits == tuple(inits.S4D_INITS)
+    assert MIXERS["s4"].inits == tuple(hippo.MEASURES)
 
 
-@pytest.mark.parametrize("mixer", sorted(INITS_OF))
+@pytest.mark.parametrize("mixer", sorted(name for name, mixer in MIXERS.items() if mixer.inits))
 @pytest.mark.parametrize("init", INITS)
 def test_an_initialisation_goes_with_its_mixers_alone(mixer: str, init: str) -> None:
     model, ssm = ModelConfig(mixer=mixer), SSMConfig(init=init)
-    if init in INITS_OF[mixer]:
+    if init in MIXERS[mixer].inits:
         check_pair(model, ssm)
         return
     with pytest.raises(ConfigError) as error:
         check_pair(model, ssm)
+    expected = ", ".join(MIXERS[mixer].inits)
     assert str(error.value) == (
-        f'ssm.init = "{init}" does not go with model.mixer = "{mixer}": expected one of {", ".join(INITS_OF[mixer])}'
+        f'ssm.init = "{init}" does not go with model.mixer = "{mixer}": expected one of {expected}'
     )
 
 
 @pytest.mark.parametrize(
     ("layer_type", "init"),
-    [(S4, init) for init in INITS_OF["s4"]] + [(S4D, init) for init in INITS_OF["s4d"]],
+    [(S4, init) for init in MIXERS["s4"].inits] + [(S4D, init) for init in MIXERS["s4d"].inits],
     ids=lambda x: x if isinstance(x, str) else x.__name__,
 )
 @pytest.mark.parametrize("decay", ["exp", "softplus", "relu"])

@@ -1,4 +1,4 @@
-"""Imported weights of state-spaces/s4 compute what they are defined to compute, and what is no such file is refused."""
+"""Imported weights of state-spaces/s4 compute what their definition says, and every other file is refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MODELS = {
 
 
 def written(theirs: Theirs, folder: Path, **config: Any) -> tuple[Path, Path]:
-    """The weights and the configuration as files."""
+    """Write weights and configuration to files and return both paths."""
     weights, beside = folder / "weights.pt", folder / "config.json"
     torch.save(theirs.tensors, weights)
     cutoffs = {"cutoffs": theirs.cutoffs} if theirs.cutoffs else {}
@@ -67,7 +67,7 @@ def relative(got: torch.Tensor, want: Any) -> float:
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_an_imported_model_computes_what_is_defined(name: str, tmp_path: Path) -> None:
-    """By convolution in both precisions, and step by step in every engine; saved and loaded in between."""
+    """It is saved and loaded first, then run as a convolution in both precisions and step by step in every engine."""
     theirs = MODELS[name]
     save_imported(import_weights(*written(theirs, tmp_path)), tmp_path / "out", "weights.pt")
     checkpoint = load_checkpoint(tmp_path / "out")
@@ -94,7 +94,7 @@ def test_every_key_is_accounted_for(name: str, tmp_path: Path) -> None:
 
 
 def test_of_a_lightning_checkpoint_the_config_is_its_own(tmp_path: Path) -> None:
-    """OmegaConf's objects are read as empty shells, and the values are found in them; nothing is imported."""
+    """OmegaConf's objects are read as empty shells in which the values are found; OmegaConf is not imported."""
     module = ModuleType("omegaconf_stand_in")
 
     class Node:
@@ -169,7 +169,7 @@ def test_the_reference_s_own_yaml_is_read(tmp_path: Path) -> None:
 
 
 def test_prompts_of_plain_tokens_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is fed before them, so that what is drawn greedily is what the reference draws."""
+    """Nothing is fed before a prompt, so greedy tokens and their probabilities equal the reference's."""
     theirs = MODELS["S4"]
     weights, config = written(theirs, tmp_path)
     assert main(["import", str(weights), str(tmp_path / "out"), "--config", str(config)]) == 0
@@ -209,7 +209,7 @@ def test_an_imported_model_is_an_ordinary_one(tmp_path: Path, capsys: pytest.Cap
 
 
 class Planted:
-    """An object whose pickle calls os.system."""
+    """An object that calls os.system when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -246,7 +246,7 @@ def test_a_file_cut_in_the_middle_is_one_sentence(part: float, tmp_path: Path) -
     weights, _ = written(MODELS["S4"], tmp_path)
     whole = weights.read_bytes()
     weights.write_bytes(whole[: int(part * len(whole))])
-    with pytest.raises(UserError, match="is cut, damaged, or no file of PyTorch"):
+    with pytest.raises(UserError, match="is truncated, damaged, or not a file of PyTorch"):
         import_weights(weights)
 
 
@@ -293,13 +293,13 @@ def test_what_is_no_such_model_is_one_sentence_that_names_the_fault(
 def test_without_a_config_the_missing_value_is_named(tmp_path: Path) -> None:
     weights, _ = written(MODELS["S4D, zoh"], tmp_path)
     with pytest.raises(
-        UserError, match="do not tell disc, which is zoh or bilinear: say it in a file given by --config"
+        UserError, match="do not tell disc, which is zoh or bilinear: set it in a file given by --config"
     ):
         import_weights(weights)
 
 
 def test_a_c_that_cannot_be_recovered_is_refused(tmp_path: Path) -> None:
-    """A mode that neither decays nor turns: I - Abar^L is singular, whatever the truncated C is."""
+    """A mode that neither decays nor turns makes I - Abar^L singular, whatever the truncated C is."""
     theirs = Theirs()
     still = {f"{K}A_real": torch.full((2, 4), -35.0), f"{K}A_imag": torch.zeros(2, 4), f"{K}P": torch.zeros(1, 2, 4, 2)}
     weights, beside = written(theirs, tmp_path)
@@ -310,7 +310,11 @@ def test_a_c_that_cannot_be_recovered_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "there is no such file"), ("{", "is no JSON or YAML"), ("[1]", "expected an object of names and values")],
+    [
+        (None, "there is no such file"),
+        ("{", "is not valid JSON or YAML"),
+        ("[1]", "expected an object of names and values"),
+    ],
 )
 def test_a_config_that_is_none_is_one_sentence(content: str | None, message: str, tmp_path: Path) -> None:
     weights, _ = written(MODELS["S4"], tmp_path)
@@ -340,7 +344,7 @@ def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ("key", "value"), [("kind", "s4d"), ("kind", "diag"), ("version", "v3.0.0"), ("version", "v2")]
 )
 def test_a_configuration_of_another_model_is_refused(key: str, value: str) -> None:
-    """Else what it says of the step sizes, which the weights do not tell, would be believed."""
+    """Its step sizes would otherwise be believed, since the weights cannot contradict them."""
     options = Options({"kind": "s4", "version": "HEAD e757cef"} | {key: value}, "theirs.json")
     with pytest.raises(UserError, match=rf"theirs.json: {key} = .*is it another model's\?"):
         kernels._check_kind(options, "HEAD", "s4")

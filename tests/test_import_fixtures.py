@@ -1,6 +1,7 @@
-"""Imported files against numbers that the reference made of them: logits, greedy tokens, a layer's output.
+"""Imported files give the numbers that the reference computed from them: logits, greedy tokens, a layer's output.
 
-Two of the files are in tests/reference; the others are beside the project, or where S4GEN_FIXTURES says, or nowhere.
+Two of the files are in tests/reference. The others are beside the project or in the folder S4GEN_FIXTURES; where they
+are missing, their tests do not exist.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CHECKPOINTS = [name for name in FOUND if name.startswith("ckpt_")]
 
 
 def imported(name: str, out: Path) -> tuple[Path, Any]:
-    """The folder that `s4gen import` makes of a file, and the numbers that belong to it."""
+    """Import a file with `s4gen import`; return the new checkpoint's folder and the reference's numbers."""
     folder = FOUND[name]
     about = json.loads((folder / f"{name}.json").read_text())
     command = ["import", str(folder / about["checkpoint"]), str(out), "--config", str(folder / f"{name}.json")]
@@ -66,7 +67,7 @@ def test_logits_and_greedy_tokens_are_those_of_the_reference(name: str, tmp_path
 
 @torch.no_grad()
 def test_the_minimal_layer_computes_what_the_reference_does(tmp_path: Path) -> None:
-    """At once and step by step; its sequences are transposed, its steps are not."""
+    """It does so at once and step by step; its sequences are transposed (B, H, L), its steps are not."""
     out, want = imported("minimal_s4d", tmp_path / "out")
     for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-9)):
         layer = load_layer(out).to(dtype)

@@ -149,7 +149,7 @@ def test_forward_changes_no_parameter() -> None:
             lambda: S4D(6)(torch.zeros(2, 5, 6), torch.zeros(1, 6, 64)),
             r"state has shape \(1, 6, 64\), expected \(2, 6, 64\)",
         ),
-        (lambda: load_layer("checkpoints/mnist-small"), "is not of a layer; .* s4gen.from_pretrained"),
+        (lambda: load_layer("checkpoints/mnist-small"), "describes no layer; .* s4gen.from_pretrained"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(make: Any, message: str) -> None:

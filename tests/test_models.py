@@ -12,13 +12,11 @@ from torch import Tensor, nn
 
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.errors import UserError
-from s4gen.models.ancestors import DSS, LSSL
-from s4gen.models.attention import CausalAttention
 from s4gen.models.bidirectional import Bidirectional
 from s4gen.models.blocks import Block
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, resampled
-from s4gen.models.h3 import H3
+from s4gen.models.mixers import make_mixer
 from s4gen.models.ssm_layers import S4, S4D
 
 LAYOUT = ImageLayout(height=4, width=3, channels=3, levels=6)
@@ -45,9 +43,7 @@ def noisy(module: nn.Module) -> Any:
 
 def layer(kind: str, dtype: torch.dtype) -> Any:
     mixer, ssm = SSM_KINDS[kind]
-    if mixer == "attention":
-        return noisy(CausalAttention(6, 2)).to(dtype)
-    return noisy({"s4": S4, "s4d": S4D, "dss": DSS, "lssl": LSSL, "h3": H3}[mixer](6, ssm)).to(dtype)
+    return noisy(make_mixer(ModelConfig(mixer, d_model=6, n_heads=2), ssm)).to(dtype)
 
 
 def model(kind: str, dtype: torch.dtype = torch.float64, layout: ImageLayout = LAYOUT, d_ff: int = 12) -> DensityModel:

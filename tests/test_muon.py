@@ -16,16 +16,18 @@ from s4gen.train.optim import build_optimizers
 SHAPES = [(16, 16), (8, 40), (40, 8), (8, 40), (1, 12), (64, 96)]
 
 
-def test_steps_are_those_of_pytorch() -> None:
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 0.03), (torch.bfloat16, 0.06)])
+def test_steps_are_those_of_pytorch(dtype: torch.dtype, share: float) -> None:
     """On matrices of several shapes, two of which are made orthogonal together, over six steps.
 
-    PyTorch iterates in bfloat16, so an update, about 0.2 in each place at rate 1, agrees to 3 % of its size.
+    PyTorch iterates in bfloat16, so an update, about 0.2 in each place at rate 1, agrees to 3 % of its size; where both
+    are rounded, to twice that.
     """
     generator = torch.Generator().manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
     optimizers = (
-        Muon(ours, lr=0.1, weight_decay=0.05),
+        Muon(ours, lr=0.1, weight_decay=0.05, dtype=dtype),
         torch.optim.Muon(theirs, lr=0.1, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
     )
     for _ in range(6):
@@ -36,7 +38,7 @@ def test_steps_are_those_of_pytorch() -> None:
         for optimizer in optimizers:
             optimizer.step()
         for a, b, start in zip(ours, theirs, before, strict=True):
-            assert (a - b).norm() < 0.03 * (a - start).norm()
+            assert (a - b).norm() < share * (a - start).norm()
             b.data.copy_(a.data)  # so that each step is compared by itself
 
 
@@ -62,7 +64,7 @@ def test_the_vectors_of_a_matrix_stay_while_its_values_become_one() -> None:
     """orthogonal(U S V^T) is U f(S) V^T: in the basis of U and V it is diagonal."""
     matrix = torch.randn(1, 12, 20, generator=torch.Generator().manual_seed(2)).double()
     U, _, Vh = torch.linalg.svd(matrix[0], full_matrices=False)
-    found = U.T @ orthogonal(matrix)[0] @ Vh.T
+    found = U.T @ orthogonal(matrix, torch.float64)[0] @ Vh.T
     assert (found - torch.diag(found.diag())).abs().max() < 1e-12
     assert (found.diag() > 0.6).all()
 

@@ -21,6 +21,7 @@ from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.h3 import TAPS
 from s4gen.models.raster import Raster
+from s4gen.models.states import chosen_rows, tensors
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import native
 from s4gen.sampling.engines.native import (
@@ -53,7 +54,6 @@ from s4gen.sampling.plan import (
     Where,
 )
 from s4gen.sampling.randomness import draw
-from s4gen.sampling.states import chosen_rows, tensors
 
 try:
     build.library()
@@ -473,7 +473,7 @@ def test_a_diverged_mixture_is_said_to_be_one(part: str, filters: Filters, lanes
 def test_a_state_whose_pixels_contradict_each_other_is_refused() -> None:
     recurrent = recurrent_of("pixels, mixture")
     engine, state = NativeEngine(recurrent, KEEP_ALL), recurrent.initial_state(2)
-    with pytest.raises(UserError, match="a layer stands at another place than the model; the state is damaged"):
+    with pytest.raises(UserError, match="a layer stands at another position than the model; the state is damaged"):
         engine.begin(state._replace(position=state.position + 1))
     for wrong in (-1, LAYOUT.levels + 1):
         first = state.blocks[0]._replace(recent=torch.full_like(state.blocks[0].recent, wrong))
@@ -513,7 +513,7 @@ def test_labels_are_added_and_come_back(name: str) -> None:
 def test_a_state_whose_levels_contradict_each_other_is_refused() -> None:
     recurrent = recurrent_of("audio, 4-4")
     state = recurrent.initial_state(2)
-    with pytest.raises(UserError, match="a level stands at another place than the model; the state is damaged"):
+    with pytest.raises(UserError, match="a level stands at another position than the model; the state is damaged"):
         NativeEngine(recurrent, KEEP_ALL).begin(state._replace(position=state.position + 1))
 
 
@@ -732,3 +732,10 @@ def test_no_plan_makes_it_read_or_write_what_is_not_its_own(driver: Path, tmp_pa
 @pytest.mark.parametrize("driver", ["thread"], indirect=True)
 def test_its_threads_never_race(driver: Path, tmp_path: Path) -> None:
     fuzz(driver, tmp_path, 100)
+
+
+def test_filters_of_another_build_are_refused_rather_than_misread() -> None:
+    session = NativeEngine(recurrent_of("s4d"), KEEP_ALL).begin(recurrent_of("s4d").initial_state(1))
+    session._engine._packed_filters += bytes(8)
+    with pytest.raises(UserError, match="the filters are not those that the engine knows"):
+        session.advance(torch.tensor([0]), torch.zeros(1, 1, dtype=torch.float64))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engines import nats_by_engine
 from PIL import Image
 from refusals import assert_refused_in_one_line
 from tiny import noisy_model
@@ -37,7 +38,6 @@ from s4gen.models.density import DensityModel
 from s4gen.sampling.convert import certify, convert
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
-from s4gen.sampling.scoring import nats_by_engine
 from s4gen.train import run
 
 SMALL = ImageFormat(8, 8)

@@ -14,8 +14,8 @@ from test_train import CPU, files, recipe
 from s4gen.cli import main
 from s4gen.config import DataConfig, Recipe, load_recipe, recipe_to_toml
 from s4gen.train import loop, pace, run
-from s4gen.train.session import Session
 from s4gen.train.tasks import Batch
+from s4gen.train.training_run import TrainingRun
 
 
 class Clock:
@@ -27,7 +27,7 @@ class Clock:
         monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: self.now))
         monkeypatch.setattr(pace, "training_step", self.step)
 
-    def step(self, session: Session, batch: Batch) -> tuple[float, float]:
+    def step(self, training: TrainingRun, batch: Batch) -> tuple[float, float]:
         self.steps += 1
         self.now += self.first if self.steps == 1 else self.each
         return 0.0, 0.0

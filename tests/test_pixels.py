@@ -13,6 +13,7 @@ from test_models import assert_same, leaves, noisy, run_steps
 from torch import Tensor
 
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
+from s4gen.evaluate import scorers
 from s4gen.models.axial import Axial
 from s4gen.models.blocks import Block
 from s4gen.models.build import build_model
@@ -105,10 +106,28 @@ def test_rows_of_unequal_length_and_place_are_as_if_alone(kind: str, colours: st
 def test_the_quick_likelihood_of_whole_images_is_that_of_their_tokens(kind: str, colours: str) -> None:
     layout = LAYOUTS[colours]
     model, x = pixel_model(kind, layout), images(layout)
+    tokens = scorers.fed(x, model.bos)
     with torch.no_grad():
         quick = model.nats(x)
-        slow, _ = model.score(torch.cat((torch.full_like(x[:, :1], model.bos), x[:, :-1]), dim=1), x)
+        slow, after = DensityModel.score(model, tokens, x)
     assert_same(quick, slow, torch.float64)
+    for size in (layout.channels * 4, 5):  # pieces of whole pixels, and others
+        state, parts = None, []
+        with torch.no_grad():
+            for piece, target in zip(tokens.split(size, 1), x.split(size, 1), strict=True):
+                nats, state = model.score(piece, target, state)
+                parts.append(nats)
+        assert_same(torch.cat(parts, 1), slow, torch.float64)
+        for ours, theirs in zip(leaves(state), leaves(after), strict=True):
+            assert_same(ours.double(), theirs.double(), torch.float64)
+
+
+def test_targets_that_are_not_fed_are_scored_as_in_every_density_model() -> None:
+    """The quick likelihood takes the earlier channels from the targets, so these must be what is fed."""
+    model, x = pixel_model("mixture", COLOUR), images(COLOUR)
+    tokens, other = scorers.fed(x, model.bos), (x + 1) % COLOUR.levels
+    with torch.no_grad():
+        assert_same(model.score(tokens, other)[0], DensityModel.score(model, tokens, other)[0], torch.float64)
 
 
 @pytest.mark.parametrize("kind", KINDS)

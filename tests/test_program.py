@@ -37,6 +37,7 @@ from s4gen.errors import UserError
 from s4gen.folders import cache_folder, user_path
 from s4gen.models.build import build_model
 from s4gen.sampling.convert import convert
+from s4gen.sampling.filters import Filters
 from s4gen.sampling.generate import generate
 
 Capture = pytest.CaptureFixture[str]
@@ -339,8 +340,8 @@ def test_temperature_zero_is_greedy(engine: str, tiny: Path) -> None:
     from s4gen.checkpoint import load_checkpoint
 
     recurrent = convert(load_checkpoint(tiny).model)
-    cold = generate(recurrent, 2, seed=0, temperature=0.0, engine=engine)
-    assert torch.equal(cold, generate(recurrent, 2, seed=1, top_k=1, engine="eager"))
+    cold = generate(recurrent, 2, seed=0, filters=Filters(temperature=0), engine=engine)
+    assert torch.equal(cold, generate(recurrent, 2, seed=1, filters=Filters(top_k=1), engine="eager"))
 
 
 def test_temperature_zero_goes_with_every_kind(tiny: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from s4gen import plots
+from s4gen.bench import plots as bench_plots
 from s4gen.errors import UserError
 from s4gen.report import Code, Picture, Section, Table, Text, render, write_report
 
@@ -93,12 +94,12 @@ def test_an_interrupted_write_keeps_the_old_report(
     [
         lambda: plots.loss_curve([], []),
         lambda: plots.loss_curve([(0, 8.0), (10, 2.0)], []),
-        lambda: plots.panels([]),
-        lambda: plots.panels([plots.Panel("x", "y", {}, [])]),
-        lambda: plots.panels(
-            2 * [plots.Panel("x", "y", {"ours": [(1, 1.0), (9, 1.0)], "theirs": [(1, 1.0)]}, ["ours"])]
+        lambda: bench_plots.panels([]),
+        lambda: bench_plots.panels([bench_plots.Panel("x", "y", {}, [])]),
+        lambda: bench_plots.panels(
+            2 * [bench_plots.Panel("x", "y", {"ours": [(1, 1.0), (9, 1.0)], "theirs": [(1, 1.0)]}, ["ours"])]
         ),
-        lambda: plots.speed_bars({"ours": 1000.0, "theirs": 10.0, "others": 0.5}, ["ours"]),
+        lambda: bench_plots.speed_bars({"ours": 1000.0, "theirs": 10.0, "others": 0.5}, ["ours"]),
     ],
 )
 def test_plots_are_png_files(png) -> None:  # type: ignore[no-untyped-def]

@@ -8,16 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, load_preset
-from s4gen.models.build import build_model
-from s4gen.models.h3 import TAPS
-from s4gen.sampling.baselines import parameter_count
-from s4gen.sampling.convert import convert
-from s4gen.sampling.flatten import flatten
-from s4gen.sampling.limits import Job, limits, precision_of
-from s4gen.sampling.roofline import (
-    _LARGEST,
-    _SMALLEST,
+from s4gen.bench.baselines import parameter_count
+from s4gen.bench.limits import LimitsWorkload, limits
+from s4gen.bench.roofline import (
+    LARGEST_BUFFER,
+    SMALLEST_BUFFER,
     Rates,
     Work,
     count,
@@ -27,6 +22,12 @@ from s4gen.sampling.roofline import (
     transformer_work,
     working_set,
 )
+from s4gen.bench.ways import precision_of
+from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, SSMConfig, load_preset
+from s4gen.models.build import build_model
+from s4gen.models.h3 import TAPS
+from s4gen.sampling.convert import convert
+from s4gen.sampling.flatten import flatten
 
 LAYOUT = ImageLayout(height=4, width=6, channels=1, levels=16)
 CPU = torch.device("cpu")
@@ -187,8 +188,8 @@ def test_groups_are_halves_down_to_one_row(batch: int, sizes: list[int]) -> None
 
 def test_working_sets_stay_between_the_sizes_that_are_measured() -> None:
     work = Work(weights=1, scales=0, constants=0, kept=2**20, moved=0, operations=1)
-    assert working_set(work, "fp32", 1) == _SMALLEST
-    assert working_set(work, "fp32", 10**6) == _LARGEST
+    assert working_set(work, "fp32", 1) == SMALLEST_BUFFER
+    assert working_set(work, "fp32", 10**6) == LARGEST_BUFFER
 
 
 def test_the_measured_rates_are_those_of_a_machine() -> None:
@@ -215,15 +216,15 @@ def test_another_way_to_measure_counts_where_it_reaches_more() -> None:
 
 def test_every_engine_and_cached_transformer_has_a_limit_and_nothing_else_has() -> None:
     ways = ("eager", "native-bf16", "native-int8", "transformer", "conv")
-    cases = tuple((way, batch, 24) for way in ways for batch in (1, 3))
-    found = limits(Job(cases, config("s4"), None, config("attention"), "cpu", 1))
-    assert set(found) == {case for case in cases if case[0] != "conv"}
+    steps = tuple((way, batch, 24) for way in ways for batch in (1, 3))
+    found = limits(LimitsWorkload(steps, config("s4"), None, config("attention"), "cpu", 1))
+    assert set(found) == {step for step in steps if step[0] != "conv"}
     assert all(0 < one.limit_ms < math.inf and one.bandwidth > 0 and one.rate > 0 for one in found.values())
     assert found["native-int8", 1, 24].bytes_per_step < found["native-bf16", 1, 24].bytes_per_step
 
 
 def test_a_model_without_a_plan_has_no_limit() -> None:
-    assert limits(Job((("eager", 1, 24),), config("lssl"), None, config("attention"), "cpu", 1)) == {}
+    assert limits(LimitsWorkload((("eager", 1, 24),), config("lssl"), None, config("attention"), "cpu", 1)) == {}
 
 
 def test_the_precision_of_the_weights_is_in_the_name() -> None:

@@ -21,7 +21,6 @@ from sounds import put, tone
 from tiny_audio import DIGITS, sounding_model
 from torch import Tensor
 
-from s4gen import audio_evaluation
 from s4gen.checkpoint import load_checkpoint, save_checkpoint
 from s4gen.cli import main, sample
 from s4gen.cli.sample_audio import chosen_classes
@@ -31,6 +30,7 @@ from s4gen.data.audio import format_of, write
 from s4gen.data.audio.reading import read_prompt
 from s4gen.data.audio.write import to_pcm16
 from s4gen.errors import UserError
+from s4gen.evaluate import audio as audio_evaluation
 from s4gen.models.density import resampled
 from s4gen.sampling import audio as audio_module
 from s4gen.sampling.audio import Begin, ClipRequest, Endings, in_turn, select, with_candidates
@@ -189,7 +189,7 @@ def test_the_verdict_of_a_classifier_is_told(
         asked.append((tuple(classes), rate))
         return Deaf() if rate == 400 else None
 
-    monkeypatch.setattr("s4gen.classify.find_classifier", find)
+    monkeypatch.setattr("s4gen.evaluate.recognition.find_classifier", find)
     printed = output(capsys, "sample", "spoken", "-n", "4", "--classes", "one,two", "one", "-o", "out", *SHORT)
     assert "recognised: 3 of 4 as the class asked for" in printed
     assert {record["recognised"] for record in json.loads(Path("out/samples.json").read_text())} == {"one"}
@@ -349,9 +349,7 @@ def test_clips_begin_with_their_prompts_and_go_on(capsys: Capture, room: Path, s
 def request(recurrent: RecurrentModel, prompts: list[Tensor], begins: list[Begin], **changes: Any) -> ClipRequest:
     settings: dict[str, Any] = {"samples": 12, "seed": 1, "batch": 64, **changes}
     format = format_of(recurrent.config.layout)  # type: ignore[arg-type]
-    return ClipRequest(
-        recurrent, EagerEngine(recurrent, KEEP_ALL), KEEP_ALL, format, DIGITS, prompts, begins, **settings
-    )
+    return ClipRequest(recurrent, EagerEngine(recurrent, KEEP_ALL), format, DIGITS, prompts, begins, **settings)
 
 
 def test_what_several_clips_begin_with_is_read_once(spoken: RecurrentModel, monkeypatch: pytest.MonkeyPatch) -> None:

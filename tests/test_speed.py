@@ -16,7 +16,7 @@ from s4gen.config import DataConfig, DensityConfig, ImageLayout, load_preset, lo
 from s4gen.models.build import build_shapes
 from s4gen.models.flops import count_flops
 from s4gen.shipped import find, shipped_names
-from s4gen.train import run, session, utilisation
+from s4gen.train import run, training_run, utilisation
 from s4gen.train.metrics import read_metrics
 from s4gen.train.speed import Speed
 from s4gen.train.tasks import Batch
@@ -118,9 +118,9 @@ def test_compiled_blocks_take_the_same_steps_under_the_same_names(tmp_path: Path
         assert a.keys() == b.keys()
         for key in a.keys() - {"rng.cpu"}:
             assert torch.allclose(a[key].float(), b[key].float(), rtol=1e-3, atol=1e-4), key
-    resumed = session.resume(tmp_path / "compiled", CPU)
+    resumed = training_run.resume(tmp_path / "compiled", CPU)
     assert all(block._compiled_call_impl is not None for block in resumed.model.blocks)
-    assert session.mean_model(resumed).blocks[0]._compiled_call_impl is None, "what is evaluated is not compiled"
+    assert training_run.mean_model(resumed).blocks[0]._compiled_call_impl is None, "what is evaluated is not compiled"
 
 
 @pytest.mark.parametrize("name", [name for name in shipped_names("train") if name.startswith("cifar10-")])

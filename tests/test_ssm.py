@@ -14,7 +14,7 @@ from reference_numbers import reference_file, reference_files
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from s4gen.ssm import blocks, diagonal, dplr, hippo, realform, reference
+from s4gen.ssm import block_form, diagonal, dplr, hippo, realform, reference
 from s4gen.ssm.recompute import TOGETHER, recomputed, recomputed_by_heads
 
 
@@ -45,10 +45,10 @@ def defined_kernel(Lambda: Tensor, P: Tensor | None, B: Tensor, C: Tensor, dt: T
     return torch.stack(rows)
 
 
-def impulse_response(maps: blocks.BlockMaps, H: int, L: int, dtype: torch.dtype) -> Tensor:
+def impulse_response(maps: block_form.BlockMaps, H: int, L: int, dtype: torch.dtype) -> Tensor:
     impulse = torch.zeros(1, L, H, dtype=dtype)
     impulse[:, 0] = 1
-    return blocks.block_convolve(impulse, maps, None)[0][0].t()
+    return block_form.block_convolve(impulse, maps, None)[0][0].t()
 
 
 @pytest.mark.parametrize("N", [2, 8, 64])
@@ -97,7 +97,7 @@ def test_s4d_kernel_is_the_powers_of_the_transition(seed: int, H: int, n: int, L
     Lambda, _, B, C, dt = random_system(seed, H, n, 1)
     wanted = defined_kernel(Lambda, None, B, C, dt, L, method)
     assert relative(diagonal.kernel(Lambda, B, C, dt, L, method), wanted) < 1e-9
-    maps = diagonal.block_maps(Lambda, B, C, dt, *blocks.block_lengths(L), method)
+    maps = diagonal.block_maps(Lambda, B, C, dt, *block_form.block_lengths(L), method)
     assert relative(impulse_response(maps, H, L, torch.float64), wanted) < 1e-9
 
 
@@ -115,7 +115,7 @@ def test_s4_kernel_is_the_powers_of_the_transition(seed: int, H: int, n: int, L:
     wanted = defined_kernel(Lambda, P, B, C, dt, L, "bilinear")
     assert relative(dplr.cauchy_kernel(Lambda, P, B, C, dt, L), wanted) < 1e-9
     assert relative(dplr.krylov_kernel(Lambda, P, B, C, dt, L), wanted) < 1e-9
-    maps = dplr.block_maps(Lambda, P, B, C, dt, *blocks.block_lengths(L))
+    maps = dplr.block_maps(Lambda, P, B, C, dt, *block_form.block_lengths(L))
     assert relative(impulse_response(maps, H, L, torch.float64), wanted) < 1e-9
 
 
@@ -162,16 +162,16 @@ def test_woodbury_step_is_the_dense_step(rank: int) -> None:
 def test_block_form_equals_fft_form(seed: int, L: int, batch: int) -> None:
     Lambda, _, B, C, dt = random_system(seed, 3, 4, 1)
     u = torch.randn(batch, L, 3, dtype=torch.float64)
-    maps = diagonal.block_maps(Lambda, B, C, dt, *blocks.block_lengths(L), "zoh")
-    wanted = blocks.fft_convolve(u, diagonal.kernel(Lambda, B, C, dt, L, "zoh"))
-    torch.testing.assert_close(blocks.block_convolve(u, maps, None)[0], wanted, rtol=1e-9, atol=1e-9)
+    maps = diagonal.block_maps(Lambda, B, C, dt, *block_form.block_lengths(L), "zoh")
+    wanted = block_form.fft_convolve(u, diagonal.kernel(Lambda, B, C, dt, L, "zoh"))
+    torch.testing.assert_close(block_form.block_convolve(u, maps, None)[0], wanted, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("L", [1, 127, 128, 129, 784, 1021, 3072, 16384])
 def test_blocks_cover_every_length_without_waste(L: int) -> None:
-    T, last = blocks.block_lengths(L)
+    T, last = block_form.block_lengths(L)
     n = -(-L // T)
-    assert 1 <= last <= T <= blocks.BLOCK
+    assert 1 <= last <= T <= block_form.BLOCK
     assert (n - 1) * T + last == L
 
 
@@ -215,7 +215,7 @@ def test_kernels_equal_the_fixtures(path: Path, real: torch.dtype, bound: float)
     system, K, method = fixture_system(path, real)
     H = len(system["dt"])
     for L in {64, 1000, K.shape[1]}:
-        lengths = blocks.block_lengths(L)
+        lengths = block_form.block_lengths(L)
         if "P" in system:
             kernels = [kernel(**system, L=L) for kernel in (dplr.cauchy_kernel, dplr.krylov_kernel)]
             maps = dplr.block_maps(**system, T=lengths[0], last=lengths[1])
@@ -235,14 +235,14 @@ def test_state_in_and_out_equals_the_fixtures(path: Path) -> None:
         pytest.skip("no state in this fixture")
     system, _, method = fixture_system(path, torch.float64)
     L = data["state_y"].shape[1]
-    T, last = blocks.block_lengths(L)
+    T, last = block_form.block_lengths(L)
     if "P" in system:
         maps = dplr.block_maps(**system, T=T, last=last)
     else:
         maps = diagonal.block_maps(**system, T=T, last=last, method=method)
     u = torch.from_numpy(data["u"][:, :L]).double()
     x0 = realform.column(torch.from_numpy(data["state_x0"]).to(torch.complex128))
-    y, x = blocks.block_convolve(u.t()[None], maps, x0[None])
+    y, x = block_form.block_convolve(u.t()[None], maps, x0[None])
     y = y[0].t() + torch.from_numpy(data["D"])[:, None] * u
     assert relative(y, torch.from_numpy(data["state_y"])) < 1e-9
     wanted = torch.from_numpy(data["state_x_end"]).to(torch.complex128)
@@ -275,9 +275,9 @@ def test_long_kernels_keep_their_digits_in_float32(L: int) -> None:
     low = {name: value.to(torch.complex64) for name, value in system.items()} | {"dt": dt.float()}
     high = {name: value.to(torch.complex128) for name, value in low.items()} | {"dt": dt.float().double()}
     P = P[:, None].expand(1, 4, 32).contiguous().to(torch.complex64)
-    T, last = blocks.block_lengths(L)
+    T, last = block_form.block_lengths(L)
 
-    def blocked(maps: blocks.BlockMaps, dtype: torch.dtype) -> Tensor:
+    def blocked(maps: block_form.BlockMaps, dtype: torch.dtype) -> Tensor:
         return impulse_response(maps, 4, L, dtype).double()
 
     s4 = dplr.krylov_kernel(**high, P=P.to(torch.complex128), L=L)
@@ -307,7 +307,7 @@ def test_nothing_of_size_heads_times_state_times_length_is_kept(kind: str) -> No
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        T, last = blocks.block_lengths(L)
+        T, last = block_form.block_lengths(L)
         if kind == "s4":
             dplr.krylov_kernel(Lambda, P, B, C, dt, L)
             dplr.block_maps(Lambda, P, B, C, dt, T, last)
@@ -336,11 +336,11 @@ def test_the_work_of_the_block_form_is_linear_in_the_length() -> None:
     work = []
     for L in (2048, 8192):
         Lambda, _, B, C, dt = random_system(1, 2, 2, 1)
-        maps = diagonal.block_maps(Lambda, B, C, dt, *blocks.block_lengths(L), "zoh")
+        maps = diagonal.block_maps(Lambda, B, C, dt, *block_form.block_lengths(L), "zoh")
         u = torch.randn(1, L, 2, dtype=torch.float64, requires_grad=True)
         maps = maps._replace(into_state=maps.into_state.clone().requires_grad_())
         with Written() as written:
-            blocks.block_convolve(u, maps, None)[0].sum().backward()
+            block_form.block_convolve(u, maps, None)[0].sum().backward()
         work.append(written.numbers)
     assert work[1] < 4.4 * work[0]
 

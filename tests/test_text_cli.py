@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from s4gen.bench import generation, limits, measure
 from s4gen.checkpoint import load_checkpoint, save_checkpoint
 from s4gen.cli import main
 from s4gen.config import DataConfig, DensityConfig, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
 from s4gen.data.text import ByteTokenizer, from_json, layout_of, prepare_tokenizer
 from s4gen.models.build import build_model
-from s4gen.sampling import bench, limits, measure
 
 MODEL = ModelConfig(d_model=16, n_layers=1, d_ff=0, cutoffs=(20, 200))
 SSM = SSMConfig(d_state=4)
@@ -264,9 +264,12 @@ def test_tokenize_refuses_in_one_line(capsys: Capture, room: Path) -> None:
     assert refusal(capsys, "tokenize").startswith("tokenize needs a RECIPE or --dataset NAME")
     assert (
         refusal(capsys, "tokenize", "--dataset", "mnist")
-        == "mnist is no text, which alone needs a tokeniser; name a text"
+        == "mnist is not a text, and only texts need a tokeniser; name a text"
     )
-    assert refusal(capsys, "tokenize", "mnist-small") == "mnist is no text, which alone needs a tokeniser; name a text"
+    assert (
+        refusal(capsys, "tokenize", "mnist-small")
+        == "mnist is not a text, and only texts need a tokeniser; name a text"
+    )
     assert refusal(capsys, "tokenize", "wikitext-mini", "--vocab-size", "3").startswith("a recipe says which text")
     assert refusal(capsys, "tokenize", "--dataset", "./gone").startswith("no corpus or file called './gone'")
     (room / "empty.txt").touch()
@@ -344,8 +347,8 @@ def test_every_mixer_is_trained_measured_and_sampled(
     stepped = json.loads(output(capsys, *command, "--mode", "recurrent"))
     assert stepped["nats"] == pytest.approx(found[0]["nats"], rel=1e-5)
     assert output(capsys, "sample", "run/checkpoint", "--prompt", "The", "--max-tokens", "5", "--engine", "eager")
-    monkeypatch.setattr(bench, "measure_apart", measure.measure)
-    monkeypatch.setattr(bench, "limits_apart", limits.limits)
+    monkeypatch.setattr(generation, "measure_apart", measure.measure)
+    monkeypatch.setattr(generation, "limits_apart", limits.limits)
     measured = output(
         capsys, "bench", "run/checkpoint", "--batch", "1", "--length", "9", "--engine", "eager", "--baseline", "conv"
     )

@@ -15,7 +15,7 @@ from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.filters import Filters
-from s4gen.sampling.repetition import penalised
+from s4gen.sampling.repetition import penalise
 from s4gen.sampling.text import Text, Writer, log_probabilities, write
 
 WORDS = WordTokenizer(["<eos>", "<unk>", *(f"w{i}" for i in range(30))])
@@ -140,7 +140,7 @@ def test_a_document_ends_at_eos_and_a_line_does_not() -> None:
 
 def test_log_probabilities_are_those_of_the_model_itself() -> None:
     recurrent = model_of(WORDS)
-    (text,) = texts(recurrent, WORDS, ["w1 w2"], filters=Filters(temperature=0.5, top_k=3), penalty=1.5)
+    (text,) = texts(recurrent, WORDS, ["w1 w2"], filters=Filters(temperature=0.5, top_k=3, repetition_penalty=1.5))
     state, found = recurrent.initial_state(1), []
     for token in (WORDS.eos, *text.prompt.tolist(), *text.tokens):
         found.append(torch.tensor([token]))
@@ -158,20 +158,30 @@ def test_log_probabilities_are_those_of_the_model_itself() -> None:
 
 def test_the_penalty_is_a_power_of_the_probability_of_what_was_seen() -> None:
     logits = torch.tensor([[2.0, 0.0, 1.0]])
-    found = penalised(logits, torch.tensor([[True, False, False]]), 2.0).softmax(-1)
+    found = penalise(logits, torch.tensor([[True, False, False]]), 2.0).softmax(-1)
     p = logits.double().softmax(-1)[0]
     wanted = torch.stack([p[0] ** 2, p[1], p[2]])
     torch.testing.assert_close(found[0], wanted / wanted.sum())
-    torch.testing.assert_close(penalised(logits + 7, torch.zeros(1, 3, dtype=torch.bool), 3.0).exp(), p[None])
+    torch.testing.assert_close(penalise(logits + 7, torch.zeros(1, 3, dtype=torch.bool), 3.0).exp(), p[None])
 
 
 def test_with_a_large_penalty_nothing_is_said_twice_nor_what_the_prompt_says() -> None:
     """Also in company, where rows end and leave."""
     recurrent = model_of(WORDS)
-    alone = [texts(recurrent, WORDS, [prompt], penalty=1e9, max_tokens=20)[0] for prompt in ("w3 w4", "w5")]
+    alone = [
+        texts(recurrent, WORDS, [prompt], filters=Filters(repetition_penalty=1e9), max_tokens=20)[0]
+        for prompt in ("w3 w4", "w5")
+    ]
     for text in alone:
         assert len(set(text.tokens) | set(text.prompt.tolist())) == len(text.tokens) + len(text.prompt)
-    together = texts(recurrent, WORDS, ["w3 w4", "w6", "w9"], penalty=1e9, max_tokens=20, stop=["w11", "w12"])
+    together = texts(
+        recurrent,
+        WORDS,
+        ["w3 w4", "w6", "w9"],
+        filters=Filters(repetition_penalty=1e9),
+        max_tokens=20,
+        stop=["w11", "w12"],
+    )
     assert together[0].tokens == alone[0].tokens[: len(together[0].tokens)]
     repeated = texts(recurrent, WORDS, ["w3 w4"], max_tokens=20)[0]
     assert len(set(repeated.tokens)) < 20
@@ -182,7 +192,7 @@ def test_what_cannot_be_is_one_sentence() -> None:
     with pytest.raises(UserError, match="a stop string is empty"):
         texts(recurrent, WORDS, ["w1"], stop=[""])
     for penalty in (0.0, -1.0):
-        with pytest.raises(UserError, match=f"the repetition penalty is {penalty}, it must be greater than 0"):
-            texts(recurrent, WORDS, ["w1"], penalty=penalty)
+        with pytest.raises(UserError, match=f"repetition-penalty is {penalty}, it must be a number greater than 0"):
+            texts(recurrent, WORDS, ["w1"], filters=Filters(repetition_penalty=penalty))
     with pytest.raises(UserError, match="not valid Unicode"):
         texts(recurrent, WORDS, ["\udcff"])

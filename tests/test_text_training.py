@@ -26,9 +26,9 @@ from s4gen.config import (
 )
 from s4gen.data.text import TokenFile, TrainStream, WordTokenizer, open_split, prepare_tokenizer
 from s4gen.errors import UserError
+from s4gen.evaluate.text import evaluate_stream, evaluate_windows
 from s4gen.models.density import DensityModel
-from s4gen.text_evaluation import evaluate_stream, evaluate_windows
-from s4gen.train import loop, optim, run, session
+from s4gen.train import loop, optim, run, training_run
 from s4gen.train.metrics import read_metrics
 from s4gen.train.tasks import Batch
 
@@ -54,9 +54,9 @@ def recipe(mixer: str = "s4d", **train: Any) -> Recipe:
     )
 
 
-def begun(settings: Recipe, seed: int = 0) -> session.Session:
+def begun(settings: Recipe, seed: int = 0) -> training_run.TrainingRun:
     torch.manual_seed(seed)
-    return session.start(settings, TextLayout(900, 0), torch.device("cpu"))
+    return training_run.start(settings, TextLayout(900, 0), torch.device("cpu"))
 
 
 def rows(settings: Recipe, seed: int = 3) -> TrainStream:
@@ -126,7 +126,7 @@ def test_parts_of_a_batch_of_images_are_the_batch_too() -> None:
             OptimConfig(),
             TrainConfig(batch_size=6, accumulate=accumulate),
         )
-        state = session.start(settings, ImageLayout(4, 4, 1), torch.device("cpu"))
+        state = training_run.start(settings, ImageLayout(4, 4, 1), torch.device("cpu"))
         tokens = torch.randint(0, 256, (5, 16), generator=torch.Generator().manual_seed(2))
         loop.training_step(state, Batch(tokens))
         grads.append([parameter.grad for parameter in state.model.parameters()])

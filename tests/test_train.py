@@ -23,7 +23,7 @@ from s4gen.checkpoint import load_checkpoint, load_tensors
 from s4gen.config import DataConfig, ImageLayout, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
-from s4gen.train import images, loop, optim, run, session
+from s4gen.train import images, loop, optim, run, training_run
 from s4gen.train.metrics import read_metrics
 from s4gen.train.stop import stop_on_signal
 
@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second save fails half-way; the first one is still there, whole."""
-    real, saves = session.save_tensors, []
+    real, saves = training_run.save_tensors, []
 
     def full(path: Path, tensors: Any) -> None:
         saves.append(path)
@@ -233,7 +233,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: 
             raise OSError(28, "No space left on device")
         real(path, tensors)
 
-    monkeypatch.setattr(session, "save_tensors", full)
+    monkeypatch.setattr(training_run, "save_tensors", full)
     with pytest.raises(UserError, match="disk"):
         run(recipe(), tmp_path / "out", progress=False)
     assert load_checkpoint(tmp_path / "out" / "checkpoint").metrics["step"] == 2
@@ -251,7 +251,7 @@ def test_every_epoch_reads_every_sequence_once() -> None:
 
 
 def test_every_parameter_is_in_one_group_and_the_ssm_in_its_own() -> None:
-    built = session.start(recipe(), ImageLayout(28, 28, 1), CPU)
+    built = training_run.start(recipe(), ImageLayout(28, 28, 1), CPU)
     groups = optim.parameter_groups(built.model)
     names = [name for group in groups.values() for name in group]
     assert sorted(names) == sorted(name for name, _ in built.model.named_parameters())

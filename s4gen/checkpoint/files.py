@@ -17,7 +17,7 @@ from s4gen.errors import UserError
 
 FORMAT = "s4gen-checkpoint"
 CLASSIFIER_FORMAT = "s4gen-classifier"
-"""The format of a classifier of recordings (s4gen.classify), which stands beside density models."""
+"""The format of a classifier of recordings (s4gen.evaluate.recognition), which stands beside density models."""
 EXACT = "float64"
 """The key of config.json that names the tensors kept in float64 beside a model in float32."""
 LAYER_FORMAT = "s4gen-layer"

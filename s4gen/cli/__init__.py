@@ -6,14 +6,13 @@ What the exit codes mean is said in README.md.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from s4gen import __version__
 from s4gen.cli import bench, cache, convert, demo, evaluate, export, import_, info, sample, tokenize, train
+from s4gen.cli.parser import Parser
 from s4gen.cli.process import Interrupts, flush_output, forget, prepare_streams, watched_interrupts
 from s4gen.errors import UserError
 from s4gen.folders import says_why
@@ -33,20 +32,9 @@ VERBS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong argument the way everything else that the user can fix is reported."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} -h)")
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """Unlike argparse's own, it does not pass over a stream that cannot be written to."""
-        (file or sys.stderr).write(message)
-
-
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The parser of the whole command line; the verb's `run` is in the `run` attribute of what it returns."""
-    parser = _Parser(
+    parser = Parser(
         prog="s4gen",
         description="Autoregressive generative models from state space layers: "
         "train by convolution, sample by recurrence.",

@@ -1,14 +1,17 @@
-"""Types for argparse; each refuses a wrong value in one sentence."""
+"""Types of arguments for argparse; each refuses a wrong value in one sentence."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from s4gen.config.schema import PLURAL
+from s4gen.errors import UserError
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number, at least `least`."""
+    """Return an argparse type for whole numbers that are at least `least`."""
 
     def parse(text: str) -> int:
         try:
@@ -23,7 +26,7 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def number(expected: str, accept: Callable[[float], bool]) -> Callable[[str], float]:
-    """An argparse type: a finite number that `accept` accepts; `expected` says in words which."""
+    """Return an argparse type for finite numbers that `accept` accepts; `expected` says in words which these are."""
 
     def parse(text: str) -> float:
         try:
@@ -35,3 +38,14 @@ def number(expected: str, accept: Callable[[float], bool]) -> Callable[[str], fl
         return value
 
     return parse
+
+
+def refuse_foreign(option: str, kinds: Sequence[str], kind: str, model: str) -> None:
+    """Refuse an option that is for models of other kinds than this one.
+
+    Raises:
+        UserError: `kind` is not among `kinds`.
+    """
+    if kind not in kinds:
+        names = " and ".join(PLURAL[known] for known in kinds)
+        raise UserError(f"{option} is for {names}, and {model} is a model of {PLURAL[kind]}; leave it out")

@@ -1,4 +1,4 @@
-"""The part of the verbs that is for sound alone (`media.Medium`)."""
+"""Sound at the command line: a data set as the clips of a model, and what the verbs do for sound alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.classes import labels_in_turn
-from s4gen.cli.opening import open_clips
+from s4gen.cli.dataset import open_clips
 from s4gen.config import AudioLayout
 from s4gen.config.names import WRITTEN_SOUND
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.checkpoint import Checkpoint
+    from s4gen.cli.evaluate_common import Outcome
     from s4gen.data.audio import AudioSet
     from s4gen.models.density import DensityModel
 
@@ -29,6 +30,13 @@ def sample(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     from s4gen.cli import sample_audio
 
     return sample_audio.run(args, checkpoint)
+
+
+def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
+    """Measure bits per sample of recordings."""
+    from s4gen.cli import evaluate_audio
+
+    return evaluate_audio.evaluate(args, checkpoint)
 
 
 def sequences_to_compare(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:

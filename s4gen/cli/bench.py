@@ -1,45 +1,62 @@
-"""Measure speed and memory: recurrence against convolution and Transformers, or S4 against its ancestors."""
+"""Measure speed and memory: generation with a model, the state space core, or S4 beside its ancestors."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any, Protocol
 
+from s4gen.bench.published import BATCH, DIMENSIONS, LENGTH
+from s4gen.bench.ways import BASELINES, BATCHES, DEFAULT_ENGINES, ENGINES, POSITIONS
 from s4gen.cli.arguments import whole
-from s4gen.cli.output import check_output, print_json
+from s4gen.cli.output import check_file, check_output, json_text, print_json
+from s4gen.cli.parser import Parser
 from s4gen.cli.presets import is_preset
 from s4gen.config import DensityConfig, load_preset
-from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
 from s4gen.folders import user_path
 
-SUMMARY = "Measure speed and memory: recurrence against convolution and Transformers, or S4 against its ancestors."
+SUMMARY = "Measure speed and memory: generation with a model, the state space core, or S4 beside its ancestors."
 """The command line shows this sentence for `-h`."""
 
-# Of what does not go with --ancestors.
-DEFAULTS = {
-    "subject": None,
-    "batch": [1, 64],
-    "length": None,
-    "engine": ["eager", "compiled", "native"],
-    "baseline": ["conv", "transformer"],
-    "no_baseline": False,
-    "position": None,
-    "plot": None,
-    "force": False,
-}
+CORE = "Measure time and memory of kernels and layers against state size, features and length."
+ANCESTORS = "Measure a training step of LSSL, S4, S4D and DSS, beside table 2 of the S4 paper."
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(**DEFAULTS)
+class Result(Protocol):
+    """The form that the results of all three benchmarks have."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+    def table(self) -> str: ...
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.usage = "%(prog)s [option ...] CHECKPOINT|PRESET\n       %(prog)s core [option ...]\n"
+    parser.usage += "       %(prog)s ancestors [option ...]"
+    parser.description = (
+        "Measure speed and memory. The first word says of what:\n\n"
+        "  CHECKPOINT|PRESET  generation, beside convolution and Transformers\n"
+        "  core               kernels and layers, against state size, features and length\n"
+        "  ancestors          a training step of LSSL, S4, S4D and DSS, as in the S4 paper\n\n"
+        "The options below are those of generation."
+    )
+    _add_generation(parser)
+    _add_core(parser.add_command("core", CORE))
+    _add_ancestors(parser.add_command("ancestors", ANCESTORS))
+
+
+def _add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("subject", metavar="CHECKPOINT|PRESET", nargs="?", help="a path or a shipped name")
     parser.add_argument(
-        "--ancestors",
-        action="store_true",
-        help="instead of a model: time and memory of a training step of LSSL, S4, S4D and DSS at dimensions 128, "
-        "256 and 512, beside table 2 of the S4 paper (takes minutes, and many GB of memory)",
+        "--batch",
+        metavar="B",
+        type=whole(1),
+        nargs="+",
+        default=list(BATCHES),
+        help=f"batch sizes (default: {_words(BATCHES)})",
     )
-    parser.add_argument("--batch", metavar="B", type=whole(1), nargs="+", help="batch sizes (default: 1 64)")
     parser.add_argument(
         "--length",
         metavar="L",
@@ -51,15 +68,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         nargs="+",
-        choices=[name for name in ENGINES if name != "auto"],
-        help="of the recurrent mode; bf16 and int8 weights lose something, which is measured too (default: eager "
-        "compiled native)",
+        choices=ENGINES,
+        default=list(DEFAULT_ENGINES),
+        help="of the recurrent mode; bf16 and int8 weights lose something, which is measured too (default: "
+        f"{_words(DEFAULT_ENGINES)})",
     )
     compared = parser.add_mutually_exclusive_group()
     compared.add_argument(
         "--baseline",
         nargs="+",
-        choices=("conv", "transformer"),
+        choices=tuple(BASELINES),
+        default=list(BASELINES),
         help="conv: the convolution again for each token; transformer: of equal size, with a key-value cache (float32 "
         "and bf16) and without (default: both)",
     )
@@ -70,20 +89,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         nargs="*",
         help="measure also what one token costs at these positions, after a random sequence of this length has been "
-        "read, which takes long for a large model (without numbers: 100 1000 10000 100000; default: no positions)",
+        f"read, which takes long for a large model (without numbers: {_words(POSITIONS)}; default: no positions)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_json(parser)
     parser.add_argument(
         "--plot", metavar="FILE", type=user_path, help="write the curves as a PNG: against position, length, batch"
     )
     parser.add_argument("--force", action="store_true", help="write over an existing plot")
 
 
+def _add_core(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_core)
+    parser.add_argument("--quick", action="store_true", help="measure one small size only")
+    _add_json(parser)
+    parser.add_argument("-o", "--out", metavar="FILE", type=user_path, help="write the JSON object to a file, too")
+    parser.add_argument("--force", action="store_true", help="write over an existing file")
+
+
+def _add_ancestors(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_ancestors)
+    parser.add_argument(
+        "--dimension",
+        metavar="N",
+        type=even,
+        nargs="+",
+        default=list(DIMENSIONS),
+        help=f"state size and number of features (default: {_words(DIMENSIONS)}, as in the paper, which takes minutes, "
+        "and many GB of memory)",
+    )
+    parser.add_argument(
+        "--length", metavar="L", type=whole(1), default=LENGTH, help=f"tokens per sequence (default: {LENGTH})"
+    )
+    parser.add_argument("--batch", metavar="B", type=whole(1), default=BATCH, help=f"sequences (default: {BATCH})")
+    _add_json(parser)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _words(values: tuple[Any, ...]) -> str:
+    return " ".join(map(str, values))
+
+
+def even(text: str) -> int:
+    """Parse an even number, at least 2: states are stored as complex numbers, which are pairs."""
+    value = whole(2)(text)
+    if value % 2:
+        raise argparse.ArgumentTypeError(f"got {text}, expected an even number")
+    return value
+
+
 def run(args: argparse.Namespace) -> int:
-    if args.ancestors:
-        return compare_ancestors(args)
+    """Measure generation: `s4gen bench CHECKPOINT|PRESET`."""
     if args.subject is None:
-        raise UserError("bench needs a CHECKPOINT or PRESET, or --ancestors (see s4gen bench -h)")
+        raise UserError("bench needs a CHECKPOINT or PRESET, or the word core or ancestors (see s4gen bench -h)")
+    if args.subject in ("core", "ancestors"):
+        raise UserError(
+            f"{args.subject} comes first: s4gen bench {args.subject} [option ...]; for a checkpoint or preset of this "
+            f"name write ./{args.subject}"
+        )
     if args.plot is not None:
         if args.plot.suffix.lower() != ".png":
             raise UserError(f"{args.plot}: the plot is written as PNG; use a name that ends in .png")
@@ -91,9 +156,9 @@ def run(args: argparse.Namespace) -> int:
     config, checkpoint = find_model(args.subject)
     check_size(args.subject, config)
     from s4gen.atomic import write_file_atomic
-    from s4gen.sampling import bench, bench_report
+    from s4gen.bench import generation, plots
 
-    result = bench.run(
+    result = generation.run(
         args.subject,
         config,
         checkpoint=checkpoint,
@@ -107,39 +172,43 @@ def run(args: argparse.Namespace) -> int:
     if not any(row.ms_per_step > 0 for row in result.rows):
         raise UserError("nothing could be measured: " + "; ".join(dict.fromkeys(row.note for row in result.rows)))
     if args.plot is not None:
-        write_file_atomic(args.plot, bench_report.plot(result))
-    if args.json:
+        write_file_atomic(args.plot, plots.plot(result))
+    return show(result, args.json)
+
+
+def run_core(args: argparse.Namespace) -> int:
+    """Measure kernels and layers: `s4gen bench core`."""
+    if args.out is not None:
+        check_file(args.out, args.force)
+    from s4gen.atomic import write_file_atomic
+    from s4gen.bench import core
+
+    result = core.run(args.quick, progress=True)
+    show(result, args.json)  # first, so that nothing is lost where the file cannot be written
+    if args.out is not None:
+        write_file_atomic(args.out, (json_text(result.to_dict(), indent=2) + "\n").encode())
+    return 0
+
+
+def run_ancestors(args: argparse.Namespace) -> int:
+    """Measure S4 and its ancestors: `s4gen bench ancestors`."""
+    from s4gen.bench import ancestors
+
+    return show(ancestors.run(args.dimension, length=args.length, batch=args.batch, progress=True), args.json)
+
+
+def show(result: Result, as_json: bool) -> int:
+    """Print a result, as a table or as one JSON object, and return the exit code."""
+    if as_json:
         print_json(result.to_dict())
     else:
-        print(bench_report.format_table(result))
+        print(result.table())
     return 0
 
 
 def positions_of(given: list[int] | None) -> tuple[int, ...]:
-    """The positions that `--position` asks for: none without it, and the usual ones where it names none."""
-    from s4gen.sampling import bench
-
-    return () if given is None else tuple(given) or bench.POSITIONS
-
-
-def compare_ancestors(args: argparse.Namespace) -> int:
-    """`--ancestors`: the table on standard output, or its JSON.
-
-    Raises:
-        UserError: the command line asks for something that this does not measure.
-    """
-    given = [name for name, default in DEFAULTS.items() if getattr(args, name) != default]
-    if given:
-        names = ", ".join(str(args.subject) if name == "subject" else "--" + name.replace("_", "-") for name in given)
-        raise UserError(f"--ancestors measures no model, and goes with --json alone: leave out {names}")
-    from s4gen.sampling import ancestors
-
-    result = ancestors.run(progress=True)
-    if args.json:
-        print_json(result.to_dict())
-    else:
-        print(ancestors.format_table(result))
-    return 0
+    """Return the positions that `--position` asks for: none without it, and the usual ones where it names none."""
+    return () if given is None else tuple(given) or POSITIONS
 
 
 def check_size(name: str, config: DensityConfig) -> None:
@@ -157,10 +226,10 @@ def check_size(name: str, config: DensityConfig) -> None:
 
 
 def find_model(name_or_path: str) -> tuple[DensityConfig, Path | None]:
-    """What to measure: a checkpoint and where it is, or a preset that says what sequences it is for.
+    """Return what to measure: a checkpoint's configuration and folder, or a preset's configuration and None.
 
     Raises:
-        UserError: neither of that name, it is wrong, or the preset has no layout.
+        UserError: there is neither of that name, it is wrong, or the preset has no layout.
     """
     if not is_preset(name_or_path):
         from s4gen.checkpoint import load_checkpoint

@@ -1,4 +1,4 @@
-"""Say what is in the cache: downloads, prepared data, the compiled engine; or remove it."""
+"""List what is in the cache (downloads, prepared data, the compiled engine), or remove it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from s4gen.cli.output import print_json
 from s4gen.folders import cache_folder
 
-SUMMARY = "Say what is in the cache: downloads, prepared data, the compiled engine; or remove it."
-"""The command line shows this sentence for `-h`."""
+SUMMARY = "List what is in the cache (downloads, prepared data, the compiled engine), or remove it."
+"""The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
 
 
 OURS = (
@@ -27,11 +27,13 @@ OURS = (
     "cifar-10-batches-py",
     "cifar-10-python.tar.gz",
 )
-"""s4gen itself makes only these. Anything else in the folder is somebody else's, and is never removed."""
+"""Patterns of all that s4gen itself makes. S4GEN_CACHE may name any folder, and other files in it are never removed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--clear", action="store_true", help="remove it; what is needed is made or downloaded again")
+    parser.add_argument(
+        "--clear", action="store_true", help="remove it all; what is needed later is made or downloaded again"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -57,14 +59,14 @@ def _lines(folder: Path, sizes: dict[str, int], cleared: bool) -> list[str]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; links are not followed."""
+    """Return the bytes of a file, or of all files below a folder; links are not followed."""
     if path.is_dir() and not path.is_symlink():
         return sum(_size(entry) for entry in path.iterdir())
     return path.lstat().st_size
 
 
 def _remove(path: Path) -> None:
-    """Only the link goes, where it is one."""
+    """Remove a file or a folder; of a link only the link itself goes, not what it points at."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

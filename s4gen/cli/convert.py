@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from s4gen.sampling.convert import Certificate, RecurrentModel
 
 SUMMARY = "Convert a checkpoint to its recurrent form and certify that both forms agree."
-"""The command line shows this sentence for `-h`."""
+"""The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
 
 DRAWN_TOKENS = 2048
 """Tokens of each sequence, at most, that a model without a data set draws to be compared on."""
@@ -31,28 +31,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         type=number("a number of nats greater than 0", lambda value: value > 0),
         default=1e-3,
-        help="refuse if the log-probability of any token differs by more nats than this (default: 0.001)",
+        help="refuse if the log-probability of any token differs by more than T nats (default: 0.001)",
     )
     parser.add_argument(
         "--sequences",
         metavar="N",
         type=whole(1),
         default=8,
-        help="test images, texts of the model's length, or clips, to compare on (default: 8)",
+        help="how many test images, texts of the model's length, or clips to compare on (default: 8)",
     )
     add_dataset_argument(parser)
-    parser.add_argument("--force", action="store_true", help="replace the checkpoint that is at OUT")
+    parser.add_argument("--force", action="store_true", help="replace a checkpoint that is at OUT already")
 
 
 def run(args: argparse.Namespace) -> int:
     from s4gen.checkpoint import check_target, load_checkpoint
     from s4gen.sampling.convert import certify, convert, save_converted
-    from s4gen.sampling.scoring import UNITS
 
     check_target(args.out, args.force)
     checkpoint = load_checkpoint(args.checkpoint)
     recurrent = convert(checkpoint.model)
-    if args.dataset is None and checkpoint.recipe is None:  # imported, say: no data set is known
+    if args.dataset is None and checkpoint.recipe is None:  # an imported model, say, whose data set nobody knows
         data, label = "drawn by the model", None
         sequences = own_sequences(recurrent, args.sequences)
     else:
@@ -65,14 +64,14 @@ def run(args: argparse.Namespace) -> int:
         sequences, label = medium.sequences_to_compare(checkpoint, dataset, args.sequences)
     certificate = certify(recurrent, sequences, args.tolerance, label)
     save_converted(checkpoint.path, args.out, recurrent, certificate, args.force)
-    unit = UNITS[checkpoint.config.layout.kind]
+    unit = checkpoint.config.layout.unit
     print("\n".join(certificate_table(certificate, data, unit)))
     print(f"written to {args.out}")
     return 0
 
 
 def own_sequences(recurrent: RecurrentModel, n: int) -> Tensor:
-    """Draw n sequences (n, L) int64, for a model without a data set; if it has classes, all are of the first one."""
+    """Draw n sequences int64 (n, L) from a model without a data set; a model with classes draws from the first one."""
     import torch
 
     from s4gen.sampling.generation import Generation
@@ -83,7 +82,7 @@ def own_sequences(recurrent: RecurrentModel, n: int) -> Tensor:
 
 
 def certificate_table(certificate: Certificate, data: str, unit: str = "bits/dim") -> list[str]:
-    """Return the lines that show the certificate."""
+    """Return the lines of text that show a certificate; `data` names what was compared on, `unit` the unit of bits."""
     rows = [
         ("compared on", f"{certificate.n_sequences} sequences of {certificate.length} tokens ({data})"),
         ("largest difference", f"{certificate.max_abs_logprob_difference:.2e} nats in one token"),

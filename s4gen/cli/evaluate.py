@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from typing import TYPE_CHECKING
 
-from s4gen.cli import evaluate_audio, evaluate_text
-from s4gen.cli.arguments import number, whole
-from s4gen.cli.dataset import add_dataset_argument, dataset_of
-from s4gen.cli.media import refuse_foreign
-from s4gen.cli.opening import open_images
-from s4gen.cli.output import print_json, shows_progress
-from s4gen.config.names import ENGINES, IMAGE_PREFIX
-from s4gen.device import best_device
+from s4gen.cli.arguments import number, refuse_foreign, whole
+from s4gen.cli.dataset import add_dataset_argument
+from s4gen.cli.media import MEDIA
+from s4gen.cli.output import print_json
+from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SUMMARY = (
     "Measure bits per dimension of real images, perplexity of real text, or bits per sample of recordings, exactly."
@@ -76,54 +68,24 @@ def run(args: argparse.Namespace) -> int:
             f"--engine {args.engine} is for --mode recurrent: the convolution runs in no engine; add that mode"
         )
     from s4gen.checkpoint import load_checkpoint
-    from s4gen.evaluation import evaluate
-    from s4gen.sampling.convert import recurrent_of
-    from s4gen.sampling.engines import make_engine
-    from s4gen.sampling.scoring import nats_by_engine
 
     checkpoint = load_checkpoint(args.checkpoint)
     kind = checkpoint.config.layout.kind
     check_options(args, kind)
-    if kind != "image":
-        return (evaluate_text if kind == "text" else evaluate_audio).run(args, checkpoint)
-    dataset = args.dataset or dataset_of(checkpoint)
-    if args.split == "validation" and not dataset.startswith(IMAGE_PREFIX):
-        refuse_foreign("--split validation", ("text", "audio"), kind, args.checkpoint)
-    sequences, labels = open_images(checkpoint, dataset, args.split, args.limit)
-    device = best_device()
-    about = {"split": args.split, "dataset": dataset, "checkpoint": args.checkpoint}
-    way = f"{args.mode} mode"
-    if args.mode == "conv":
-        model = checkpoint.model.to(device)
-
-        def score(x: Tensor, label: Tensor | None = None) -> Tensor:
-            return model.log_prob(x, label)
-    else:
-        recurrent = recurrent_of(checkpoint).to(device)
-        engine = make_engine(args.engine or "eager", recurrent, tokens=sequences.numel())
-
-        def score(x: Tensor, label: Tensor | None = None) -> Tensor:
-            return -nats_by_engine(recurrent, engine, x, label).sum(dim=-1)
-
-    def score_there(*batch: Tensor) -> Tensor:
-        return score(*(column.to(device) for column in batch))
-
-    result = evaluate(score_there, sequences, args.batch, args.mode, shows_progress(), labels)
-    if args.mode == "recurrent":  # asked last: an engine that fails goes on as another
-        about["engine"] = engine.name
-        way += f", {engine.name} engine"
+    outcome = MEDIA[kind].evaluate(args, checkpoint)
     if args.json:
-        print_json(dataclasses.asdict(result) | about)
+        print_json(outcome.values)
     else:
-        print(
-            f"{args.checkpoint} on {dataset} {args.split}: {result.bits_per_dim:.4f} ± {result.stderr:.4f} "
-            f"bits/dim ({result.n_sequences} images, {way}, {result.seconds:.1f} s)"
-        )
+        print(outcome.text)
     return 0
 
 
 def check_options(args: argparse.Namespace, kind: str) -> None:
-    """Refuse an argument that means nothing for a model of this kind."""
+    """Refuse options that say nothing to a model of this kind.
+
+    Raises:
+        UserError: there is one.
+    """
     given = {"--chunk": args.chunk, "--windows": args.windows, "--rate": args.rate}
     for option, kinds in GOES_WITH.items():
         if given[option] is not None:

@@ -1,4 +1,4 @@
-"""`s4gen export`: a model for other programs."""
+"""Run `s4gen export`, which writes a model for other programs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         required=True,
-        help="onnx: step.onnx, for onnxruntime; torch: step.pt2, which PyTorch loads without s4gen; native: plan, "
-        "source and Makefile of a program that needs no Python",
+        help="onnx: step.onnx for onnxruntime; torch: step.pt2, which PyTorch loads without s4gen; native: plan, "
+        "C++ source and Makefile of a program that needs no Python",
     )
     parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
 
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(format: str, recurrent: object, out: Path) -> list[str]:
+    """Write one format, and return lines with the result of the check and a command to try next."""
     from s4gen.exporting import programs, source
     from s4gen.sampling.convert import RecurrentModel
 
@@ -70,13 +71,13 @@ def _verdict(check: Check | None) -> str:
 
 
 def check_folder(out: Path, overwrite: bool) -> None:
-    """Refuse a place that cannot or should not be written to, before any work.
+    """Check, before any work, that `out` is a folder to write into, or can be made one.
 
     Raises:
-        UserError: it is a file, or a folder with something in it and `overwrite` is not set.
+        UserError: `out` is or looks like a file, or it is a folder that is not empty and `overwrite` is not set.
     """
     if out.suffix in (".onnx", ".pt2", ".pt"):
-        raise UserError(f"{out}: a folder is written, with the file step{out.suffix} in it; leave the ending out")
+        raise UserError(f"{out}: a folder is written, with a file step{out.suffix} in it; leave out {out.suffix}")
     if out.is_file():
         raise UserError(f"{out} is a file; choose another name for the folder")
     if out.is_dir() and any(out.iterdir()) and not overwrite:

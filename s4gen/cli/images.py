@@ -1,4 +1,4 @@
-"""The part of the verbs that is for images alone (`media.Medium`)."""
+"""Images at the command line: a data set as the sequences of a model, and what the verbs do for images alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.classes import labels_in_turn
-from s4gen.cli.opening import open_images
+from s4gen.cli.dataset import open_images
 from s4gen.config import ImageLayout
 from s4gen.config.names import WRITTEN_IMAGES
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.checkpoint import Checkpoint
+    from s4gen.cli.evaluate_common import Outcome
     from s4gen.models.density import DensityModel
 
 SUFFIXES: tuple[str, ...] = WRITTEN_IMAGES
@@ -26,6 +27,13 @@ def sample(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     from s4gen.cli import sample_images
 
     return sample_images.run(args, checkpoint)
+
+
+def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
+    """Measure bits per dimension of images."""
+    from s4gen.cli import evaluate_images
+
+    return evaluate_images.evaluate(args, checkpoint)
 
 
 def sequences_to_compare(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:

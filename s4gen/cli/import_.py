@@ -1,4 +1,4 @@
-"""`s4gen import`: weights of state-spaces/s4 as a checkpoint."""
+"""Run `s4gen import`, which turns weights of state-spaces/s4 into a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s4gen.folders import user_path
 if TYPE_CHECKING:
     from s4gen.importing import Imported
 
-SUMMARY = "Read weights of state-spaces/s4 as a checkpoint."
+SUMMARY = "Turn weights of state-spaces/s4 into a checkpoint."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,16 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="JSON|YAML",
         type=user_path,
-        help="the model's configuration, for what the weights do not tell (default: what a .ckpt holds beside them)",
+        help="the model's configuration, for what the weights do not tell (default: the one inside a .ckpt, if any)",
     )
     parser.add_argument(
         "--dt",
         choices=("exp", "softplus"),
-        help="the step size as a function of its parameter, which no file tells (default: the configuration's, or a "
-        "guess from the version, which is said)",
+        help="the function that makes the step size of its parameter, which the weights do not tell (default: the "
+        "configuration's, or a guess from the version, with a note)",
     )
-    parser.add_argument("--force", action="store_true", help="replace the checkpoint that is at OUT")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, with every key")
+    parser.add_argument("--force", action="store_true", help="replace a checkpoint that is at OUT already")
+    parser.add_argument("--json", action="store_true", help="print one JSON object that lists every key of FILE")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(imported: Imported, file: str) -> list[str]:
-    """Lines that show what became of every key, alike ones together, and what was assumed."""
+    """Return lines that show what became of the keys and what was assumed; keys that differ in numbers share a line."""
     parameters = sum(parameter.numel() for parameter in imported.model.parameters())
     lines = [f"{file}: layout {imported.version}, {parameters:,} parameters"]
     groups: dict[tuple[str, str], int] = {}

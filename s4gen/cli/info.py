@@ -70,7 +70,7 @@ def _model_facts(config: DensityConfig, model: DensityModel) -> dict[str, dict[s
         "layout": {"kind": config.layout.kind} | _layout_facts(config.layout) | {"length": config.layout.length},
         "model": dataclasses.asdict(config.model),
     }
-    if config.model.mixer not in ("attention", "wavenet"):
+    if config.model.traits.inits:
         facts["ssm"] = dataclasses.asdict(config.ssm)
     facts["parameters"] = count_parameters(model)
     if config.model.pool:
@@ -136,14 +136,15 @@ def count_levels(model: DensityModel) -> dict[str, dict[str, int]]:
 def state_bytes(model: DensityModel) -> int:
     """Count the bytes that the model remembers of a whole sequence; only a KV cache grows on the way."""
     import torch
-    from torch.utils._pytree import tree_leaves
+
+    from s4gen.models.states import tensors
 
     with torch.inference_mode():
         state = model.initial_state(1)
-        if model.config.model.mixer == "attention":
+        if model.config.model.traits.state == "growing":
             tokens = torch.zeros(1, model.config.layout.length - 1, dtype=torch.int64, device=model.device)
             _, state = model.prefill(tokens)
-    return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor))
+    return sum(tensor.nbytes for tensor in tensors(state))
 
 
 def _shown(value: Any) -> str:

@@ -7,17 +7,16 @@ behind one of these.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from s4gen.cli import audio, images, text
-from s4gen.config.schema import PLURAL
-from s4gen.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.checkpoint import Checkpoint
+    from s4gen.cli.evaluate_common import Outcome
     from s4gen.models.density import DensityModel
 
 
@@ -33,6 +32,9 @@ class Medium(Protocol):
 
     def sample(self, args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         """Run `s4gen sample` and return the exit code."""
+
+    def evaluate(self, args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
+        """Run `s4gen eval` and return what it found."""
 
     def sequences_to_compare(self, checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:
         """Return at most n sequences (n, L) int64 of a test split, and labels (n,) int64 where the model has classes.
@@ -55,14 +57,3 @@ MEDIA: Mapping[str, Medium] = {"image": images, "text": text, "audio": audio}
 def kind_of_file(suffix: str) -> str | None:
     """Return the kind of samples that are written to files with this ending; None: it is no such ending."""
     return next((kind for kind, medium in MEDIA.items() if suffix in medium.SUFFIXES), None)
-
-
-def refuse_foreign(option: str, kinds: Sequence[str], kind: str, model: str) -> None:
-    """Refuse an option that is for models of other kinds than this one.
-
-    Raises:
-        UserError: `kind` is not among `kinds`.
-    """
-    if kind not in kinds:
-        names = " and ".join(PLURAL[known] for known in kinds)
-        raise UserError(f"{option} is for {names}, and {model} is a model of {PLURAL[kind]}; leave it out")

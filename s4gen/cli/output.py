@@ -1,4 +1,4 @@
-"""The ways of results: JSON on standard output, files that are not written over by accident."""
+"""Print results as JSON, and check before any work that a result can be written and nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -10,21 +10,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from s4gen.atomic import destination
 from s4gen.config.names import REFUSED_IMAGES, WRITTEN_IMAGES
 from s4gen.errors import UserError
 
 
 def print_json(values: Mapping[str, Any]) -> None:
     """Print one JSON object on one line of standard output; what is not a finite number becomes null."""
-    print(json.dumps(_finite(values), allow_nan=False))
+    print(json_text(values))
+
+
+def json_text(values: Mapping[str, Any], indent: int | None = None) -> str:
+    """Return one JSON object, in which null stands for what is not a finite number: JSON knows no NaN."""
+    return json.dumps(_finite(values), indent=indent, allow_nan=False)
 
 
 def shows_progress() -> bool:
-    """Tell whether somebody watches standard error."""
+    """Return whether standard error is a terminal, so that somebody may be watching a progress bar."""
     return sys.stderr.isatty()
 
 
 def _finite(value: Any) -> Any:
+    """Return the value with None in place of every number that is not finite."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -33,10 +40,11 @@ def _finite(value: Any) -> Any:
 
 
 def check_output(out: Path, overwrite: bool) -> None:
-    """Refuse a place that cannot or should not be written to, before any work.
+    """Check, before any work, that images can be written to `out`, a .png file or a folder.
 
     Raises:
-        UserError: it exists and `overwrite` is not set, is of the wrong kind, or its folder is not writable.
+        UserError: `out` exists and `overwrite` is not set, has another suffix of images, is a file where a folder is
+            wanted or the reverse, or its folder is not writable.
     """
     if out.suffix.lower() in REFUSED_IMAGES:
         raise UserError(f"{out}: images are written as PNG; use a name that ends in .png, or a folder")
@@ -50,10 +58,10 @@ def check_output(out: Path, overwrite: bool) -> None:
 
 
 def check_file(out: Path, overwrite: bool) -> None:
-    """`check_output` for a file that is no image.
+    """Check, before any work, that the file `out` can be written, whatever its suffix.
 
     Raises:
-        UserError: it exists and `overwrite` is not set, is a folder, or its folder is not writable.
+        UserError: `out` exists and `overwrite` is not set, is a folder, or its folder is not writable.
     """
     if out.is_dir():
         raise UserError(f"{out} is a folder; choose another name")
@@ -63,6 +71,8 @@ def check_file(out: Path, overwrite: bool) -> None:
 
 
 def _check_folder(out: Path) -> None:
+    """Check that the nearest folder above `out` that exists can be written to; the missing ones will be made in it."""
+    destination(out)
     above = next(path for path in ([out] if out.is_dir() else out.parents) if path.exists())
     if not above.is_dir():
         raise UserError(f"cannot write {out}: {above} is a file")

@@ -1,4 +1,4 @@
-"""The program's place among others: its standard streams, whatever they are, and Ctrl-C."""
+"""Cope with the standard streams, whether they are closed, full or narrow, and with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any, TextIO
 
 
 def prepare_streams() -> None:
-    """Make the standard streams usable: none is None, and no character that one cannot show is an error.
+    """Make the standard streams usable: none is None, and a character that standard output cannot show becomes "?".
 
-    Such a character becomes "?". What is written to a standard output that was closed is an OSError, as it is where
-    one is full; what is written to a closed standard error is nowhere.
+    Writing to a closed standard output raises OSError, as for a full one, because the result would be lost. What is
+    written to a closed standard error is dropped.
     """
     _occupy_closed()
     if sys.stdout is None:
@@ -30,14 +30,14 @@ def prepare_streams() -> None:
 
 
 def _occupy_closed() -> None:
-    """Let no file that is opened later become standard input, output or error."""
+    """Open the null device under every closed descriptor below 3, so that no later file becomes a standard stream."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(descriptor)
 
 
 class _Closed(io.RawIOBase):
-    """A standard output that was closed. It complains once: Python itself flushes it again at its end."""
+    """A standard output that was closed. It raises only once, since Python flushes it again on its way out."""
 
     complained = False
 
@@ -52,10 +52,10 @@ class _Closed(io.RawIOBase):
 
 
 def flush_output() -> OSError | None:
-    """Write out what the streams still hold; the error, if standard output fails, of which nobody hears again.
+    """Write out what the streams still hold; if standard output fails, return its error and forget the rest.
 
     Raises:
-        BrokenPipeError: the reader has gone.
+        BrokenPipeError: whoever read standard output has gone.
     """
     try:
         sys.stderr.flush()
@@ -72,7 +72,7 @@ def flush_output() -> OSError | None:
 
 
 def forget(stream: TextIO) -> None:
-    """Send what a stream still holds to nowhere; Python would complain once more when it flushes at its end."""
+    """Send what a stream still holds to the null device; else Python would raise again when it flushes at its end."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -80,16 +80,21 @@ def forget(stream: TextIO) -> None:
 
 
 class Interrupts:
-    """Whether Ctrl-C was pressed, which may reach us as another error: a module being loaded makes one of its own."""
+    """A handler of Ctrl-C that remembers whether it was pressed.
+
+    The KeyboardInterrupt may reach us as another error, since a module that is being loaded may turn it into its own.
+    """
 
     def __init__(self, before: Any) -> None:
+        """Start with Ctrl-C not seen; `before` is the handler that was there before."""
         self.seen = False
         self.before = before
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        """Raise KeyboardInterrupt, but leave the loading of a module to the handler of before.
+        """Raise KeyboardInterrupt; while a module is being loaded, call the handler that was there before first.
 
-        Torch, while it loads, now and then swallows the exception or aborts the process on it.
+        While torch is being loaded, it now and then swallows the exception or aborts the process because of it, so the
+        program's own handler (`s4gen.__main__`) ends the process there.
         """
         self.seen = True
         if callable(self.before) and _loads_a_module(frame):
@@ -98,6 +103,7 @@ class Interrupts:
 
 
 def _loads_a_module(frame: FrameType | None) -> bool:
+    """Return whether the interrupted code was called, however indirectly, by an import."""
     while frame is not None:
         if frame.f_globals.get("__name__") == "importlib._bootstrap":
             return True
@@ -107,8 +113,9 @@ def _loads_a_module(frame: FrameType | None) -> bool:
 
 @contextlib.contextmanager
 def watched_interrupts() -> Iterator[Interrupts]:
-    """Note every Ctrl-C inside the block; the handler of before comes back after it."""
+    """Note every Ctrl-C inside the block; afterwards the handler that was there before is set again."""
     found = Interrupts(before := signal.getsignal(signal.SIGINT))
+    # Only the main thread may set handlers, and where Ctrl-C is ignored it has to stay so.
     if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
         yield found
         return

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from s4gen.cli.arguments import number, whole
+from s4gen.cli.arguments import number, refuse_foreign, whole
 from s4gen.cli.dataset import add_dataset_argument
-from s4gen.cli.media import MEDIA, kind_of_file, refuse_foreign
+from s4gen.cli.filters import add_filters, filter_names
+from s4gen.cli.media import MEDIA, kind_of_file
 from s4gen.cli.output import check_file, check_output
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
@@ -18,7 +19,7 @@ SUMMARY = "Draw images, texts or sound, or complete given ones."
 
 OPTIONS = {
     **dict.fromkeys(("prompt_rows", "nearest", "dataset"), ("image",)),
-    **dict.fromkeys(("prompts", "max_tokens", "stop", "repetition_penalty"), ("text",)),
+    **dict.fromkeys(("prompts", "max_tokens", "stop", *filter_names("text")), ("text",)),
     **dict.fromkeys(("seconds", "rate", "select"), ("audio",)),
     "classes": ("image", "audio"),
 }
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images, texts or clips (default: 16 images, 1 text or 1 clip; or one for each prompt, or class)",
     )
     parser.add_argument("--seed", metavar="S", type=whole(0), default=0, help="same seed, same samples (default: 0)")
-    _add_filters(parser)
+    add_filters(parser)
     _add_prompt(parser)
     _add_text(parser)
     _add_audio(parser)
@@ -58,37 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto: the native engine where it came with s4gen or can be compiled (default: auto)",
     )
     parser.add_argument("--force", action="store_true", help="write over what is at PATH")
-
-
-def _add_filters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--temperature",
-        metavar="T",
-        type=number("a number, at least 0", lambda value: value >= 0),
-        default=1.0,
-        help="below 1: likelier, less varied; 0: always the likeliest (default: 1)",
-    )
-    parser.add_argument(
-        "--top-k",
-        metavar="K",
-        type=whole(0),
-        default=0,
-        help="draw from the K likeliest values only (0: all)",
-    )
-    parser.add_argument(
-        "--top-p",
-        metavar="P",
-        type=number("a number greater than 0, at most 1", lambda value: 0 < value <= 1),
-        default=1.0,
-        help="draw from the likeliest values that make up probability P (default: 1)",
-    )
-    parser.add_argument(
-        "--min-p",
-        metavar="P",
-        type=number("a number from 0 to 1", lambda value: 0 <= value <= 1),
-        default=0.0,
-        help="leave out values less likely than P times the likeliest (default: 0)",
-    )
 
 
 def _add_prompt(parser: argparse.ArgumentParser) -> None:
@@ -137,13 +107,7 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="end a text before this string, in which \\n is a line feed and \\t a tab; may be given several times",
     )
-    group.add_argument(
-        "--repetition-penalty",
-        metavar="R",
-        type=number("a number greater than 0", lambda value: value > 0),
-        help="the probability of a token that a text has had is taken to the power of R; above 1: less repetition "
-        "(default: 1)",
-    )
+    add_filters(group, "text")
 
 
 def _add_audio(parser: argparse.ArgumentParser) -> None:

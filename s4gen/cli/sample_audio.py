@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.cli.classes import chosen_classes
+from s4gen.cli.filters import filters_of
 from s4gen.cli.rates import at_rate, rate_of
 from s4gen.cli.sample_audio_files import is_file, picture_of, write_clips
 from s4gen.config import AudioLayout
@@ -66,7 +67,6 @@ def request_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes
     from s4gen.sampling.audio import ClipRequest, in_turn, with_candidates
     from s4gen.sampling.convert import convert, recurrent_of
     from s4gen.sampling.engines import make_engine
-    from s4gen.sampling.filters import Filters
 
     layout = checkpoint.config.layout
     assert isinstance(layout, AudioLayout)
@@ -84,11 +84,10 @@ def request_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes
     begins = in_turn(n, len(prompts), classes)
     begins = with_candidates(begins) if args.select else begins
     recurrent = recurrent.to(best_device())
-    filters = Filters(args.temperature, args.top_k, args.top_p, args.min_p)
-    engine = make_engine(args.engine, recurrent, filters, tokens=len(begins) * samples)
+    engine = make_engine(args.engine, recurrent, filters_of(args), tokens=len(begins) * samples)
     ending = ending_of(checkpoint, format.rate)
     return ClipRequest(
-        recurrent, engine, filters, format, layout.classes, prompts, begins, samples, args.seed, args.batch, ending
+        recurrent, engine, format, layout.classes, prompts, begins, samples, args.seed, args.batch, ending
     )
 
 

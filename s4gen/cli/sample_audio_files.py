@@ -26,12 +26,12 @@ PICTURED = 20
 
 
 def picture_of(out: Path) -> Path:
-    """Return the file of the picture: beside the one clip, or in the folder."""
+    """Where the picture goes: beside the one file, or into the folder."""
     return out.with_suffix(".png") if is_file(out) else out / "picture.png"
 
 
 def is_file(out: Path) -> bool:
-    """Tell whether this is the name of one clip, and not of a folder."""
+    """Whether this is the name of one clip, and not of a folder."""
     return out.suffix.lower() in WRITTEN_SOUND
 
 
@@ -76,12 +76,9 @@ def write_clips(request: ClipRequest, n: int, out: Path) -> None:
 
 
 def _drawn(request: ClipRequest, paths: Sequence[Path]) -> tuple[list[Tensor], int]:
-    """Draw all clips, each written to its path, if any, while it grows.
+    """The codes of all clips (L_i,), each written to its path, if any, while it grows, and how many samples were drawn.
 
     Ctrl-C keeps what there is.
-
-    Returns:
-        The codes of all clips, (L_i,) each, and how many samples were drawn.
     """
     import torch
 
@@ -112,8 +109,8 @@ def _drawn(request: ClipRequest, paths: Sequence[Path]) -> tuple[list[Tensor], i
 
 
 def recognised(request: ClipRequest, sounds: Sequence[NDArray[np.float32]]) -> list[str | None]:
-    """Return the class that each clip is heard as, where there is a classifier of the model's classes."""
-    from s4gen.classify import find_classifier
+    """The class that each clip is heard as, where there is a classifier of the model's classes."""
+    from s4gen.evaluate.recognition import find_classifier
 
     classifier = find_classifier(request.classes, request.format.rate) if request.classes else None
     if classifier is None:
@@ -135,7 +132,7 @@ def _write_about(
 
 
 def _title(record: dict[str, Any]) -> str:
-    """Return the title over a clip in the picture."""
+    """Over a clip in the picture."""
     heard = f", heard as {record['recognised']}" if record["recognised"] else ""
     return f"{record['file']}{heard}\n{record['bits_per_sample']:.2f} bits/sample"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from s4gen.cli.classes import chosen_classes, labels_in_turn
-from s4gen.cli.dataset import dataset_of
-from s4gen.cli.opening import open_images
+from s4gen.cli.dataset import dataset_of, open_images
+from s4gen.cli.filters import filters_of
 from s4gen.cli.output import shows_progress
 from s4gen.config import ImageLayout
 from s4gen.device import best_device
@@ -26,7 +26,6 @@ DEFAULT_COUNT = 16
 def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     from s4gen.sampling.convert import recurrent_of
     from s4gen.sampling.engines import make_engine
-    from s4gen.sampling.filters import Filters
     from s4gen.sampling.generate import generate
 
     recurrent = recurrent_of(checkpoint)
@@ -41,14 +40,12 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         labels = labels_in_turn(chosen, n)
     drawn = layout.length - (0 if prompt is None else prompt.shape[1])
     recurrent = recurrent.to(best_device())
-    filters = Filters(args.temperature, args.top_k, args.top_p, args.min_p)
-    engine = make_engine(args.engine, recurrent, filters, tokens=n * drawn)
+    engine = make_engine(args.engine, recurrent, filters_of(args), tokens=n * drawn)
     started = time.perf_counter()
     images = generate(
         recurrent,
         n,
         seed=args.seed,
-        **asdict(filters),
         prompt=prompt,
         labels=labels,
         batch_size=args.batch,

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s4gen.cli.filters import filters_of
 from s4gen.cli.output import shows_progress
 from s4gen.data.text.reading import WIDE_MARKS
 from s4gen.device import best_device
@@ -30,7 +31,6 @@ UNKNOWN = "<unk>"
 def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     from s4gen.sampling import text
     from s4gen.sampling.convert import recurrent_of
-    from s4gen.sampling.filters import Filters
 
     if args.prompt is not None and args.prompts is not None:
         raise UserError("--prompt and --prompts are two ways to give prompts; leave one out")
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     tokenizer = checkpoint.tokenizer()
     _say_what_is_unknown(tokenizer, given)
     recurrent = recurrent_of(checkpoint).to(best_device())
-    penalty = 1.0 if args.repetition_penalty is None else args.repetition_penalty
-    if penalty != 1 and args.engine != "eager":
+    filters = filters_of(args)
+    if filters.eager_only and args.engine != "eager":
         print("s4gen: with a repetition penalty, going on with the eager engine", file=sys.stderr)
     max_tokens = args.max_tokens or MAX_TOKENS
     pieces = text.write(
@@ -52,8 +52,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         seed=args.seed,
         max_tokens=max_tokens,
         stop=[unescaped(string) for string in args.stop or ()],
-        filters=Filters(args.temperature, args.top_k, args.top_p, args.min_p),
-        penalty=penalty,
+        filters=filters,
         engine=args.engine,
         batch_size=args.batch,
     )

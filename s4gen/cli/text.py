@@ -1,17 +1,18 @@
-"""The part of the verbs that is for text alone (`media.Medium`)."""
+"""Text at the command line: a data set in the tokens of a model, and what the verbs do for text alone."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from s4gen.cli.opening import open_text
+from s4gen.cli.dataset import open_text
 from s4gen.config.names import WRITTEN_TEXTS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.checkpoint import Checkpoint
+    from s4gen.cli.evaluate_common import Outcome
     from s4gen.models.density import DensityModel
 
 SUFFIXES: tuple[str, ...] = WRITTEN_TEXTS
@@ -26,6 +27,13 @@ def sample(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     from s4gen.cli import sample_text
 
     return sample_text.run(args, checkpoint)
+
+
+def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
+    """Measure the perplexity of a text."""
+    from s4gen.cli import evaluate_text
+
+    return evaluate_text.evaluate(args, checkpoint)
 
 
 def sequences_to_compare(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""Prepare text: make its tokeniser, and the tokens of its splits, which training and evaluation then find ready."""
+"""Prepare a text: make its tokeniser and tokenise its splits, so that training and evaluation find them ready."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from s4gen.config import DataConfig, is_text, load_recipe
 from s4gen.config.names import SPLITS, TOKENIZERS
 from s4gen.errors import UserError
 
-SUMMARY = (
-    "Prepare text: make its tokeniser, and the tokens of its splits, which training and evaluation then find ready."
-)
-"""The command line shows this sentence for `-h`."""
+SUMMARY = "Prepare a text: make its tokeniser and tokenise its splits, so that training and evaluation find them ready."
+"""The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a TOML file, or the name of a shipped recipe")
     parser.add_argument(
-        "--dataset", metavar="NAME", help="instead of a recipe: wikitext-2, a .txt or .jsonl file, or a folder of them"
+        "--dataset", metavar="NAME", help="wikitext-2, a .txt or .jsonl file, or a folder of them, instead of a recipe"
     )
     parser.add_argument("--tokenizer", choices=TOKENIZERS, help="with --dataset (default: word)")
     parser.add_argument(
-        "--vocab-size", metavar="V", type=whole(1), help="with --dataset: tokens in all (default for words: all words)"
+        "--vocab-size",
+        metavar="V",
+        type=whole(1),
+        help="with --dataset: size of the vocabulary (default for word: all words)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -51,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> DataConfig:
-    """Return what to prepare.
+    """Return the data that the command line names.
 
     Raises:
-        UserError: the command line names nothing, both a recipe and a data set, or images.
+        UserError: the command line names nothing, both a recipe and a data set, or no text.
     """
     if args.recipe is not None:
         given = [name for name in ("dataset", "tokenizer", "vocab_size") if getattr(args, name) is not None]
@@ -66,7 +67,7 @@ def _data(args: argparse.Namespace) -> DataConfig:
     else:
         raise UserError("tokenize needs a RECIPE or --dataset NAME (see s4gen tokenize -h)")
     if not is_text(data.dataset):
-        raise UserError(f"{data.dataset} is no text, which alone needs a tokeniser; name a text")
+        raise UserError(f"{data.dataset} is not a text, and only texts need a tokeniser; name a text")
     return data
 
 

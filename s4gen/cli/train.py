@@ -13,7 +13,7 @@ from s4gen.errors import UserError
 from s4gen.folders import user_path
 
 SUMMARY = "Train a density model from a recipe."
-"""The command line shows this sentence for `-h`."""
+"""The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,16 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start",
         metavar="CHECKPOINT",
-        help="begin from the weights of a checkpoint, not from random ones; what does not fit the model is said",
+        help="begin from the weights of a checkpoint, not from random ones; those that do not fit the model are listed",
     )
     parser.add_argument(
         "--resume",
         metavar="DIR",
         type=user_path,
-        help="go on with the run in this folder, by its own recipe, of which --set train.steps=N alone may change: a "
-        "longer run follows the learning rate of that length from where it is",
+        help="go on with the run in this folder by its own recipe; only its length may be changed, by "
+        "--set train.steps=N, and the rest of the run then follows the learning rate of the new length",
     )
-    parser.add_argument("--force", action="store_true", help="replace the run that is in the folder")
+    parser.add_argument("--force", action="store_true", help="replace a run that is in the folder already")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def folder_of_run(path: Path) -> Path:
-    """The folder of a run, for which its checkpoint may stand."""
+    """Return the folder of a run; the user may have named the folder of its checkpoint instead."""
     from s4gen.atomic import current
 
     state = (current(path) or path) / "training.json"
@@ -75,13 +75,13 @@ def folder_of_run(path: Path) -> Path:
 
 
 def check_resumable(args: argparse.Namespace, out: Path) -> int | None:
-    """Refuse to resume what is no run, or with other settings than it has; the number of steps may be another one.
+    """Check that there is a run in `out`, and that the command line changes nothing of it but its number of steps.
 
     Returns:
-        That number, where the command line has it.
+        The new number of steps, or None if the command line does not change it.
 
     Raises:
-        UserError: there is no run in the folder `out`, or the command line asks for something else.
+        UserError: there is no run in the folder `out`, or the command line changes something else.
     """
     for option in ("out", "force", "start"):
         if getattr(args, option):
@@ -109,18 +109,25 @@ def check_resumable(args: argparse.Namespace, out: Path) -> int | None:
 
 
 def _with_steps_of(recipe: Recipe, run: Recipe) -> Recipe:
-    """The recipe with the steps, and their warm-up, that the run found for its minutes when it began."""
+    """Return the recipe with the steps and the warm-up that the run found for its minutes when it began.
+
+    A recipe with `train.minutes` leaves both open, so without this it would always differ from the run's.
+    """
     train = dataclasses.replace(recipe.train, steps=run.train.steps)
     optim = dataclasses.replace(recipe.optim, warmup_steps=run.optim.warmup_steps)
     return dataclasses.replace(recipe, train=train, optim=optim)
 
 
 def draw(model: DensityModel, n: int, seed: int) -> Tensor:
-    """Draw what training shows at each evaluation; training itself knows no sampling, so this is handed to it."""
+    """Draw what training shows at each evaluation.
+
+    It is handed to the training as a function, because `s4gen.train` may not import `s4gen.sampling`.
+    """
     return MEDIA[model.config.layout.kind].draw(model, n, seed)
 
 
 def _difference(before: Recipe, now: Recipe) -> str:
+    """List the keys in which two recipes differ, with both values."""
     tables_before, tables_now = dataclasses.asdict(before), dataclasses.asdict(now)
     return ", ".join(
         f"{section}.{key} was {value!r}, is {tables_now[section][key]!r}"

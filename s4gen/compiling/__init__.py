@@ -1,1 +1,4 @@
-"""C++ made into libraries: for which processors, and by which compiler. It knows no torch: wheels are built without."""
+"""Compile the native engine: pick the target processor, find a compiler, build, cache and load the library.
+
+Nothing in here imports torch, because the hook that builds wheels runs in an environment without it.
+"""

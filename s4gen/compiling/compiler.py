@@ -1,4 +1,4 @@
-"""The C++ compiler of this machine, and the engine's source made into a library by it."""
+"""Find this machine's C++ compiler and compile the engine's source into a shared library with it."""
 
 from __future__ import annotations
 
@@ -22,66 +22,73 @@ SOURCE = Path(__file__).parents[1] / "sampling" / "engines" / "native" / "engine
 FLAGS = (
     "-std=c++17",
     "-O3",
-    "-ffp-contract=off",  # both forms of a kernel must round alike
+    # Solo and batch kernels must round alike, so the source alone decides where a multiply and an add are fused.
+    "-ffp-contract=off",
+    # Nobody reads errno or floating-point exceptions; keeping them exact would stop loops from being vectorised.
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-Wno-psabi",
+    "-Wno-psabi",  # GCC's notes that wide vectors were once passed otherwise; nothing here is linked with old code
     "-pthread",
 )
 LIBRARY_FLAGS = ("-shared", "-fPIC")
 SHIPPED_FLAGS = ("-static-libstdc++", "-Wl,--exclude-libs,ALL", "-Wl,--gc-sections", "-s")
-"""For a library that goes to other machines: it takes along what it needs of the C++ library, and hides it."""
+"""Linker flags for a library that goes to other machines.
+
+The C++ library is linked in, since another machine may have an older one, and its symbols are not exported, since the
+process may hold another C++ library too.
+"""
 OLDEST_GLIBC = "2.17"
-"""For which zig links such a library; other compilers link for the C library that they find."""
+"""The C library (of manylinux2014) that zig links a shipped library for; other compilers link for the one they find."""
 
 UNFINISHED = "engine-unfinished-"
-"""How the names of files and folders of a compilation begin that are in the cache until it is done."""
+"""Prefix of the files and folders that a compilation keeps in the cache until it is done."""
 
 
 class NativeUnavailable(Exception):  # noqa: N818 - it is a state of the machine, not somebody's error
-    """There is no native engine for this model or machine; the message says why."""
+    """The native engine cannot run this model or cannot be had on this machine; the message says why."""
 
 
 class Interrupted(NativeUnavailable):
-    """The compiler was stopped, or had no room: another target would fare no better, and the next time it may work."""
+    """The compiler was killed or the disk was full: no narrower target would help, but the next attempt may work."""
 
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C++ compiler: how it is called, and what it calls things."""
+    """A C++ compiler: the command that starts it, and the spelling of its options."""
 
     command: tuple[str, ...]
+    """Program and first arguments, such as ("/usr/bin/ccache", "g++")."""
     is_zig: bool = False
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Return the compiler's name for messages."""
         return "zig" if self.is_zig else self.command[0]
 
     def version(self) -> str:
-        """Return what the compiler says of its version; another text means that it makes other code."""
+        """Return what the compiler prints as its version; it is a part of the cache key of what it compiles."""
         return subprocess.run([*self.command, "--version"], capture_output=True, text=True, errors="replace").stdout
 
     def options(self, target: str) -> list[str]:
-        """Return the options that make the compiler produce code for a target of this machine's kind of processor."""
+        """Return the options that compile for `target`, one of `targets.known()`."""
         told = targets.options(target)
         if not self.is_zig:
             return told
-        # Without a word it would compile for this very processor, it knows x86-64-v3 as x86_64_v3, and a
-        # library with all that is for debuggers has 4 MB.
+        # Three things differ in zig. It compiles for this very processor unless -mcpu names another; it spells
+        # x86-64-v3 as x86_64_v3; and it adds debug information, which makes the library 4 MB unless -s strips it.
         name = target.replace("-", "_") if target.startswith("x86-64") else target.replace("armv8-a", "generic")
         return ["-s", f"-mcpu={name}", *(option for option in told if not option.startswith(("-march=", "-mcpu=")))]
 
     def shipped_options(self) -> list[str]:
-        """Return the options for a library that is to run on other machines of this kind."""
+        """Return further options for a library that must also run on other machines with this kind of processor."""
         return ["-target", f"{targets.kind()}-linux-gnu.{OLDEST_GLIBC}"] if self.is_zig else list(SHIPPED_FLAGS)
 
 
 def find_compiler() -> Compiler:
-    """$CXX, or the first C++ compiler of the system, or that of the package ziglang.
+    """Return the compiler that $CXX names, else the system's first one, else that of the Python package ziglang.
 
     Raises:
-        NativeUnavailable: there is none.
+        NativeUnavailable: this machine has none of them, or $CXX cannot be split into words.
     """
     for words in (_words_of(os.environ.get("CXX", "")), ["c++"], ["g++"], ["clang++"]):
         if words and (found := shutil.which(words[0])):
@@ -99,27 +106,28 @@ def _words_of(command: str) -> list[str]:
 
 
 def sources(source: Path) -> list[Path]:
-    """A source and every header beside it."""
+    """Return a source file and every header beside it."""
     return [source, *sorted(source.parent.glob("*.h"))]
 
 
 def digest_of(*parts: str) -> str:
-    """A short name for texts, another one for others."""
+    """Return 16 hexadecimal digits that name these texts."""
+    # Joined by a zero byte, which no text holds, so that ("ab", "c") and ("a", "bc") get different names.
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 @functools.cache
 def digest_of_source(source: Path) -> str:
-    """A short name for a source with its headers and the flags that it is compiled with, as they are now."""
+    """Return a digest of a source, its headers and the flags of every compilation, as they were at the first call."""
     return digest_of(*(path.read_text(encoding="utf-8") for path in sources(source)), *FLAGS)
 
 
 def compile_library(compiler: Compiler, source: Path, target: str, out: Path, more: Sequence[str] = ()) -> None:
-    """Make a library of the source, for a target, and write it to `out`.
+    """Compile `source` for `target` with the options `more` and write the library to `out`.
 
     Raises:
         NativeUnavailable: the compiler cannot be started or failed; the message quotes it.
-        Interrupted: it was killed, or the disk is full.
+        Interrupted: the compiler was killed, or the disk is full.
     """
     command = [*compiler.command, *FLAGS, *compiler.options(target), *LIBRARY_FLAGS, *more, str(source), "-o", str(out)]
     what = "this processor" if target == targets.NATIVE else target
@@ -128,6 +136,8 @@ def compile_library(compiler: Compiler, source: Path, target: str, out: Path, mo
     except OSError as error:
         raise NativeUnavailable(f"{compiler.name} cannot be started: {error.strerror}") from None
     said = done.stderr
+    # The driver that runs cc1plus and ld does not tell by its exit status that the disk was full or that one of them
+    # was killed: its text has to be read.
     if "No space left on device" in said or "Disk quota exceeded" in said:
         raise Interrupted(f"{compiler.name} failed: there is no room on the disk")
     if done.returncode < 0 or "terminated program" in said or "internal compiler error: Killed" in said:
@@ -139,7 +149,7 @@ def compile_library(compiler: Compiler, source: Path, target: str, out: Path, mo
 def _run(compiler: Compiler, command: Sequence[str], line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     if not compiler.is_zig:
         return run_visibly(command, line)
-    # It keeps a C++ library that it compiles itself, 100 MB in the user's home, which is needed here once.
+    # zig compiles its own C++ library first and would keep 100 MB of it in the user's home. It is needed only once.
     with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED, ignore_cleanup_errors=True) as kept:
         return run_visibly(command, line, {**os.environ, "ZIG_GLOBAL_CACHE_DIR": kept, "ZIG_LOCAL_CACHE_DIR": kept})
 

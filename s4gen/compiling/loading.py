@@ -1,8 +1,8 @@
-"""The engine as a library: shipped inside the wheel, or compiled once into the user's cache folder.
+"""Load the engine's library: the one that came in the wheel, or one compiled once into the user's cache folder.
 
-The cache is keyed by target, source, compiler and flags, and for `native` by the processor, so that a home folder
-shared between machines holds one library for each kind. Two processes may build at once: each writes a file of its own
-and renames it. The name of a file holds a digest of what is in it, so that one that was damaged is never run.
+A cached file is named after target, source, compiler, flags and, for `native`, the processor, so a home folder that
+several machines share holds one library for each kind of processor. Two processes may compile at once, because each
+writes to a file of its own and renames it. The name also holds a digest of the content, so a damaged file is never run.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ from s4gen.folders import cache_folder, stranger_of
 from s4gen.unfinished import remove
 
 _ABANDONED_AFTER_SECONDS = 3600.0
-"""A compilation that has not ended by then will not do so any more."""
+"""Age at which an unfinished file counts as left by a killed process, far longer than any compilation."""
 
 
 def load(target: str | None) -> ctypes.CDLL:
-    """The engine for a target; None: the widest library that came with s4gen and that this processor runs.
+    """Return the engine's library for `target`; None asks for the widest one of this installation that runs here.
 
-    Measured with AVX-512, one compiled for this very processor is no faster than that. Where none came, as in a
-    checkout, `native` is compiled, once; where the compiler is missing or fails, what came with s4gen has to do.
+    A checkout came with no library, so there `native` is compiled once. Where the compiler is missing or fails, the
+    library that came with s4gen is used instead, and one line on standard error says so.
 
     Raises:
-        NativeUnavailable: there is neither a library nor a compiler that makes one.
+        NativeUnavailable: no library came with s4gen, and none could be compiled.
     """
+    # What came with s4gen is preferred: on a machine with AVX-512, -march=native measured no faster than x86-64-v4.
     if target != targets.NATIVE and (shipped := _shipped(target)):
         return shipped
     try:
@@ -59,7 +60,7 @@ def load(target: str | None) -> ctypes.CDLL:
 
 
 def _shipped(target: str | None) -> ctypes.CDLL | None:
-    """The library of that level, or the widest one, that came with s4gen; None where there is none that loads."""
+    """Return the library that came with s4gen for this level (None: the widest runnable); None if none loads."""
     for level in targets.runnable() if target is None else [target]:
         if path := shipped_library(level):
             with contextlib.suppress(OSError):
@@ -68,7 +69,7 @@ def _shipped(target: str | None) -> ctypes.CDLL | None:
 
 
 def _compiled(target: str) -> ctypes.CDLL:
-    """The library of the cache, made if it is not there."""
+    """Return the library for a target from the cache, compiling it first if need be."""
     compiler = find_compiler()
     try:
         folder = _own_folder()
@@ -79,11 +80,11 @@ def _compiled(target: str) -> ctypes.CDLL:
 
 
 def _own_folder() -> Path:
-    """The cache, which nobody else may write to: what lies in it is run.
+    """Return the cache folder after checking that only this user can write to it, since the code in it will be run.
 
     Raises:
-        NativeUnavailable: somebody else may.
-        OSError: it can neither be found nor made.
+        NativeUnavailable: somebody else could write to the folder.
+        OSError: the folder can neither be found nor made.
     """
     folder = cache_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,21 +96,25 @@ def _own_folder() -> Path:
 
 
 def _cached(folder: Path, stem: str) -> ctypes.CDLL | None:
-    """The library of that name which is as it was written, loads, and is this user's; damaged ones are removed."""
+    """Return the cached library whose name begins with `stem`, or None.
+
+    Its content must match the digest in its name, and its owner must be this user. Damaged files are removed.
+    """
     for path in folder.glob(f"{stem}-*.so"):
         if _digest(path) != path.stem.removeprefix(f"{stem}-"):
             path.unlink(missing_ok=True)
         elif not stranger_of(path):
-            with contextlib.suppress(OSError):  # of another system that shares the folder
+            with contextlib.suppress(OSError):  # it was linked on another system that shares this home folder
                 return ctypes.CDLL(str(path))
     return None
 
 
 def _made(compiler: Compiler, target: str, folder: Path, stem: str) -> Path:
-    """A library in the folder for the target, or for the next one for which the compiler does not fail.
+    """Compile for the target, or for the next narrower one that the compiler accepts; return the library's path.
 
     Raises:
-        NativeUnavailable: it fails for all of them; the message is that of the first.
+        NativeUnavailable: the compiler fails for all of them; the message is that of the first failure.
+        Interrupted: the compiler was killed, or the disk is full.
     """
     failed: NativeUnavailable | None = None
     _remove_abandoned(folder)
@@ -120,9 +125,10 @@ def _made(compiler: Compiler, target: str, folder: Path, stem: str) -> Path:
             compile_library(compiler, SOURCE, candidate, Path(name))
             if failed:
                 print(f"s4gen: {failed}; the native engine is compiled for {candidate} instead", file=sys.stderr)
-            os.chmod(name, 0o755)  # whatever the umask is: see `stranger_of`
+            # Under a umask of 002 the linker makes the file writable for a group, and `stranger_of` would refuse it.
+            os.chmod(name, 0o755)
             return Path(name).replace(folder / f"{stem}-{_digest(Path(name))}.so")
-        except Interrupted:
+        except Interrupted:  # a narrower library would be taken from the cache ever after
             raise
         except NativeUnavailable as error:
             failed = failed or error
@@ -133,7 +139,7 @@ def _made(compiler: Compiler, target: str, folder: Path, stem: str) -> Path:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed builds left; on what is young, another process may be at work."""
+    """Remove the files of killed compilations; a young file may belong to another process that is still compiling."""
     for path in folder.glob(f"{UNFINISHED}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
@@ -141,6 +147,7 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _key(compiler: Compiler, target: str) -> str:
+    """Return a digest of everything that decides which machine code the compiler makes."""
     here = targets.processor() if target == targets.NATIVE else targets.kind()
     told = " ".join((*compiler.command, *compiler.options(target)))
     return digest_of(digest_of_source(SOURCE), told, compiler.version(), platform.system(), here)

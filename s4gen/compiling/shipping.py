@@ -1,4 +1,4 @@
-"""Libraries of the engine that travel inside a wheel, one for each level, so that nothing is compiled where it goes."""
+"""Make and find the libraries that travel inside a wheel, one per level, so that users need no compiler."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from s4gen.compiling import targets
 from s4gen.compiling.compiler import SOURCE, compile_library, digest_of_source, find_compiler
 
 FOLDER = Path(__file__).parents[1] / "_engine"
-"""Where they lie in an installed wheel; a checkout has none."""
+"""The libraries' folder in an installed wheel; a checkout has none."""
 
 
 def name_of(level: str, source: Path = SOURCE) -> str:
-    """The file of a level. Who edits the source in an installation gets another name, and so a library of his own."""
+    """Return the name of a level's library; it changes with the source, so a stale library is never loaded."""
     return f"engine-{level}-{digest_of_source(source)}.so"
 
 
 def shipped_library(level: str) -> Path | None:
-    """The library for a level that came with this installation, if there is one."""
+    """Return the library that this installation has for a level, or None."""
     path = FOLDER / name_of(level)
     return path if path.is_file() else None
 
 
 def compile_all(folder: Path) -> list[Path]:
-    """Compile the engine for every level of this machine's kind of processor into a folder; it need not run them.
+    """Compile the engine into a folder for every level of this kind of processor, and return the libraries.
+
+    This machine's own processor need not be able to run them.
 
     Raises:
-        NativeUnavailable: there is no compiler here, or it does not know one of the levels.
+        NativeUnavailable: this machine has no compiler, or the compiler does not know one of the levels.
         OSError: the folder cannot be written to.
     """
     compiler = find_compiler()
@@ -40,10 +42,10 @@ def compile_all(folder: Path) -> list[Path]:
 
 
 def tag_of(libraries: list[Path]) -> str:
-    """The tag of a wheel with these libraries: for any Python, and every Linux with their C library or a newer one.
+    """Return the tag of a wheel with these libraries: any Python, and any Linux whose C library is new enough.
 
-    Of the GNU C library a library names the versions that it needs of each function; the newest of them counts. A
-    library that names none was linked with another one, and is for systems like this one.
+    A library linked with the GNU C library names, for each function, the version it needs (GLIBC_2.17); the newest of
+    them decides. A library that names none was linked with another C library and gets the plain `linux` tag.
     """
     needed = [found for path in libraries for found in re.findall(rb"GLIBC_(\d+)\.(\d+)", path.read_bytes())]
     if not needed:

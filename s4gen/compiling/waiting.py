@@ -1,4 +1,4 @@
-"""Waiting for another program, and saying so when it takes its time."""
+"""Run another program to its end, and say so on standard error when it takes longer than a moment."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import time
 from collections.abc import Mapping, Sequence
 
 PATIENCE = 1.0
-"""Seconds without a word."""
+"""Seconds before a line appears: one for a command that is done at once would only be noise."""
 _FRAME = 0.1
+"""Seconds between two pictures of the spinner."""
 _FRAMES = "|/-\\"
 
 
 def run_visibly(
     command: Sequence[str], line: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; what it writes is caught.
+    """Run a command to its end and return its exit status and its captured output.
 
-    Where it takes longer than `PATIENCE`, `line` appears on standard error, once; on a terminal something turns
-    behind it, and at last the seconds that it took stand there.
+    If it takes longer than `PATIENCE` seconds, `line` appears once on standard error. On a terminal a spinner turns
+    behind the line until the number of seconds that the command took replaces it.
 
     Raises:
         OSError: the program cannot be started.
@@ -37,7 +38,7 @@ def run_visibly(
                 except subprocess.TimeoutExpired:
                     _show(line, turns, terminal)
                     patience, turns = _FRAME if terminal else None, turns + 1
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the program must not go on by itself
             process.kill()
             raise
     if turns and terminal:

@@ -1,6 +1,6 @@
-"""What a model, a data set and a training run are made of: frozen dataclasses, and strict loading from TOML.
+"""The configuration of models, data and training runs: frozen dataclasses, and strict loading from TOML.
 
-No torch here: the command line reads recipes before it pays for heavy imports.
+Nothing here imports torch, because the command line reads recipes before it pays for heavy imports.
 """
 
 from s4gen.config.layouts import AudioLayout, ImageLayout, Layout, TextLayout

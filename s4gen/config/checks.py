@@ -1,4 +1,4 @@
-"""What every check of a value has in common: the error, and the sentences."""
+"""Checks of single values: the error that all of them raise, and the sentences of its messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from s4gen.errors import UserError
 
 
 class ConfigError(UserError):
-    """A value that cannot be. By `key`, its dotted name, a loader finds where the value came from."""
+    """An invalid value. `key` is its dotted name, by which a loader finds the file or option that it came from."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"{key} {problem}")
@@ -17,17 +17,20 @@ class ConfigError(UserError):
 
 
 def one_of(allowed: Sequence[str], key: str, value: str) -> None:
+    """Raise ConfigError unless the value is one of those allowed."""
     if value not in allowed:
         raise ConfigError(key, f'= "{value}": expected one of {", ".join(allowed)}')
 
 
 def at_least(least: int, section: str, **values: int) -> None:
+    """Raise ConfigError unless every value, named by its key in the section, is at least `least`."""
     for key, value in values.items():
         if value < least:
             raise ConfigError(f"{section}.{key}", f"= {value}: expected at least {least}")
 
 
 def positive(section: str, **values: float) -> None:
+    """Raise ConfigError unless every value, named by its key in the section, is finite and greater than 0."""
     for key, value in values.items():
         if not 0 < value < math.inf:
             raise ConfigError(f"{section}.{key}", f"= {value}: expected a number greater than 0")

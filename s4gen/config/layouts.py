@@ -1,4 +1,4 @@
-"""The layouts, which say what sequences are: images of one size, text of one vocabulary, or sound of one format."""
+"""Layouts say what the sequences are: images of one size, text of one vocabulary, or sound of one format."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ NORMALISATIONS = ("none", "peak", "minmax")
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """Images of one size as sequences: rows from the top, pixels from the left, channels interleaved."""
+    """Images of one size as sequences: rows from the top, in them pixels from the left, in them the channels."""
 
     kind: ClassVar[str] = "image"
+    unit: ClassVar[str] = "bits/dim"
+    """The unit in which the cost of a token, -log2 p, is reported."""
 
     height: int
-    """Rows."""
+    """Rows of an image."""
     width: int
-    """Pixels per row."""
+    """Pixels in a row."""
     channels: int
-    """Values per pixel: 1 grey, 3 red, green, blue."""
+    """Values of a pixel: 1 for grey, 3 for red, green and blue."""
     levels: int = 256
-    """Number of values a channel can take: 0 to levels - 1."""
+    """How many values a channel can have: 0 to levels - 1."""
     classes: tuple[str, ...] = ()
-    """Names of the labels that every image is conditional on; empty: none."""
+    """Names of the classes that the model is conditional on; empty if there are none."""
 
     def __post_init__(self) -> None:
         at_least(1, "layout", height=self.height, width=self.width, channels=self.channels)
@@ -41,30 +43,32 @@ class ImageLayout:
 
     @property
     def length(self) -> int:
-        """Tokens in one image."""
+        """How many tokens an image has."""
         return self.height * self.width * self.channels
 
     @property
     def vocab(self) -> int:
-        """Number of different tokens."""
+        """How many different tokens there are."""
         return self.levels
 
 
 @dataclass(frozen=True)
 class TextLayout:
-    """Text of any length as tokens of one vocabulary."""
+    """Texts of any length as sequences of tokens of one vocabulary."""
 
     kind: ClassVar[str] = "text"
+    unit: ClassVar[str] = "bits/token"
+    """The unit in which the cost of a token, -log2 p, is reported."""
 
     vocab: int
-    """Number of different tokens."""
+    """How many different tokens there are."""
     start: int
-    """The token that is fed before everything: the tokeniser's <eos>."""
+    """The token that is fed in front of every text, which is the tokeniser's <eos>."""
     length: int = 1024
-    """Tokens of a sequence where one length is wanted: by the benchmark, and by the converter's check."""
+    """Tokens of a sequence for those who need one length: the benchmark and the converter's check."""
     bare_prompts: bool = False
-    """A prompt is what is fed first; `start` is fed where there is no prompt only. So it is for models that were
-    trained without a token before everything."""
+    """Whether a prompt is fed without `start` in front of it, as models need that were trained without such a token.
+    `start` is then fed only if there is no prompt."""
 
     def __post_init__(self) -> None:
         at_least(1, "layout", vocab=self.vocab, length=self.length)
@@ -74,32 +78,34 @@ class TextLayout:
 
 @dataclass(frozen=True)
 class AudioLayout:
-    """Mono sound of any length, a code for every sample (s4gen.data.audio)."""
+    """Mono sound of any length as sequences of codes, one for every sample; see s4gen.data.audio."""
 
     kind: ClassVar[str] = "audio"
+    unit: ClassVar[str] = "bits/sample"
+    """The unit in which the cost of a token, -log2 p, is reported."""
 
     rate: int
     """Samples per second."""
     law: str = "mu-law"
-    """mu-law or linear: how samples become codes."""
+    """The curve from samples to codes: mu-law or linear."""
     bits: int = 8
     """Bits of a code."""
     normalise: str = "none"
-    """none, peak or minmax: what happened to recordings before."""
+    """How recordings were scaled before they were coded: none, peak or minmax."""
     classes: tuple[str, ...] = ()
-    """Names of the labels that every sequence is conditional on; empty: none."""
+    """Names of the classes that the model is conditional on; empty if there are none."""
 
     def __post_init__(self) -> None:
         check_sound("layout", self.rate, self.law, self.bits, self.normalise)
 
     @property
     def length(self) -> int:
-        """Samples of a sequence where one length is wanted, by the benchmark and the converter's check: a second."""
+        """Samples of a sequence for those who need one length, the benchmark and the converter's check: a second."""
         return self.rate
 
     @property
     def vocab(self) -> int:
-        """Number of different codes."""
+        """How many different codes there are."""
         return int(2**self.bits)
 
 

@@ -1,4 +1,4 @@
-"""Recipes and model presets as TOML files: names, presets, `--set`, and writing a complete recipe back."""
+"""Recipes and model presets as TOML files: finding, reading and overriding them, and writing a recipe back."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PRESET_SECTIONS = ("model", "ssm", "layout")
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of this path or shipped name, with `section.key=value` overrides laid over it.
+    """Load a recipe, given by path or shipped name, and apply overrides of the form `section.key=value` to it.
 
-    `[model] preset = "NAME"` takes the model and ssm tables of `models/NAME.toml`; keys beside it win over
-    them, and the overrides win over both. A value of an override is read as TOML; a bare word is a string.
+    With `[model] preset = "NAME"` the tables model and ssm come from `models/NAME.toml`. Keys beside it win over them,
+    and overrides win over both. The value of an override is read as TOML; if it is no TOML, it is taken as a string.
 
     Raises:
-        UserError: no such file, not TOML, or an unknown section, key, type or value.
+        UserError: there is no such file, it is not TOML, or it has an unknown section or key, or an invalid value.
     """
     path = find("train", name_or_path)
     source = _display(path)
@@ -42,10 +42,10 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def load_preset(name_or_path: str | Path) -> tuple[ModelConfig, SSMConfig, Layout | None]:
-    """The model preset of this path or shipped name; its layout too if it has a `[layout]` table.
+    """Load a model preset, given by path or shipped name; its layout is None if it has no table `[layout]`.
 
     Raises:
-        UserError: no such file, not TOML, or an unknown section, key, type or value.
+        UserError: as in `load_recipe`.
     """
     path = find("models", name_or_path)
     source = _display(path)
@@ -58,7 +58,7 @@ def load_preset(name_or_path: str | Path) -> tuple[ModelConfig, SSMConfig, Layou
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Every key of every section that goes with the data of the recipe, or is set all the same."""
+    """Return all sections as tables, without the keys that mean nothing for the data of the recipe and are not set."""
     kind = kind_of(recipe.data.dataset)
     return {
         section: {
@@ -72,9 +72,9 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
-    """`recipe_to_dict` as TOML; `load_recipe` reads it back to an equal recipe.
+    """Write a recipe as TOML, from which `load_recipe` makes an equal one.
 
-    TOML has no word for a value that is not given, so such a key is named in a comment.
+    TOML has no null, so a key whose value is None is named in a comment.
     """
     sections = []
     for name, table in recipe_to_dict(recipe).items():
@@ -86,7 +86,7 @@ def recipe_to_toml(recipe: Recipe) -> str:
 
 
 def _read_preset_settings(preset: Setting, folder: Path) -> dict[str, Setting]:
-    """The model and ssm settings of a preset named in a recipe; a path is relative to the recipe's folder."""
+    """Return the model and ssm settings of a preset that a recipe names; a path is relative to the recipe's folder."""
     beside = folder / preset.value
     try:
         path = beside if beside.is_file() else find("models", preset.value)
@@ -98,6 +98,7 @@ def _read_preset_settings(preset: Setting, folder: Path) -> dict[str, Setting]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
+        # utf-8-sig skips the byte order mark that some editors on Windows put in front.
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{_display(path)}: not a TOML file: {error}") from None
@@ -118,16 +119,16 @@ def _parse_value(text: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
-    return parsed["value"] if len(parsed) == 1 else text
+    return parsed["value"] if len(parsed) == 1 else text  # a text with line breaks could define more keys
 
 
 def _toml_value(value: bool | float | str | tuple[int, ...]) -> str:
-    # JSON's strings, booleans and lists are TOML's
+    # Strings, booleans and lists are written alike in JSON and TOML.
     return json.dumps(value) if isinstance(value, str | bool | tuple) else repr(value)
 
 
 def _display(path: Path) -> str:
-    """The path for messages: `train/NAME.toml` for a shipped one, wherever that is installed."""
+    """Return a path for messages, which is `train/NAME.toml` for a shipped recipe wherever that is installed."""
     for kind in ("train", "models"):
         if path.is_relative_to(shipped_folder(kind)):
             return f"{kind}/{path.name}"

@@ -1,4 +1,4 @@
-"""The dataclasses of a training run: data, optimiser, loop, and the whole recipe."""
+"""The dataclasses of a training run: its data, its optimiser, its loop, and the recipe that holds them all."""
 
 from __future__ import annotations
 
@@ -23,50 +23,56 @@ from s4gen.config.schema import ModelConfig, SSMConfig, check_pair, check_window
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What to train on."""
+    """The data to train on."""
 
     dataset: str = "mnist"
-    """Images: mnist, cifar10, or mnist-mini, cifar10-mini, a few hundred of each, inside the package; or images:PLACE,
-    a folder of pictures or of Parquet files, a Parquet file, or OWNER/NAME of the Hugging Face hub. Text: wikitext-2,
-    wikitext-103, wikitext-mini (inside the package), a .txt, .md or .jsonl file, or a folder of them, written with a
-    slash. Audio: fsdd, fsdd-mini (inside the package), sc09, youtubemix, beethoven, or audio:FOLDER, of recordings.
+    """Name or place of the data set. A name that ends in -mini is a small set inside the package.
+
+    - Images: mnist, cifar10, mnist-mini, cifar10-mini; or images:PLACE, where PLACE is a folder of pictures or of
+      Parquet files, a Parquet file, or OWNER/NAME on the Hugging Face hub.
+    - Text: wikitext-2, wikitext-103, wikitext-mini; or a .txt, .md or .jsonl file, or a folder of them, whose name must
+      be written with a slash.
+    - Audio: fsdd, fsdd-mini, sc09, youtubemix, beethoven; or audio:FOLDER, a folder of recordings.
     """
     validation: int = 1000
-    """Images or clips held out of the training split for the periodic evaluation; 0 = no evaluation. Folders of images
-    and audio other than fsdd have a validation split of their own: of that, so many at most. Text has one, too, which
-    0 leaves out; no other number goes with text."""
+    """How many images or clips are held out of the training split for the periodic evaluation; 0 means no evaluation.
+    Folders of images, and audio other than fsdd, have a validation split of their own, of which this is the most that
+    is used. Text has one, too; 0 leaves its evaluation out, and no other number is allowed."""
     tokenizer: str = "word"
-    """Text only: word (between white space, <eos> for each line's end), bpe (byte pairs) or bytes."""
+    """Text only: the tokeniser. word splits at white space and has <eos> for the end of each line; bpe merges pairs of
+    bytes; bytes has a token for each byte."""
     vocab_size: int = 0
-    """Text only: tokens, <eos> and <unk> included; bpe needs it, and for words 0 is all of them."""
+    """Text only: how many tokens there are, <eos> and <unk> included. bpe needs it; for word, 0 takes all words."""
     rate: int = 0
-    """Audio only: samples per second; 0: that of the set, and 16000 for a folder."""
+    """Audio only: samples per second. 0 takes the rate of the set, and 16000 for a folder."""
     law: str = ""
-    """Audio only: mu-law or linear; empty: that of the set, and mu-law for a folder."""
+    """Audio only: mu-law or linear. Empty takes the law of the set, and mu-law for a folder."""
     bits: int = 8
-    """Audio only: of a sample."""
+    """Audio only: bits of the code of a sample."""
     normalise: str = ""
-    """Audio only: none, peak or minmax, what happens to each recording; empty: that of the set, and none for a folder.
-    Bits per sample are comparable between equal ones only."""
+    """Audio only: how each recording is scaled: none, peak or minmax. Empty takes that of the set, and none for a
+    folder. Bits per sample can be compared only between models with the same scaling."""
     labels: bool = False
-    """Images and audio: the model is conditional on the class of an image or a clip."""
+    """Images and audio: whether the model is conditional on the class of an image or a clip."""
     crop: float = 0.0
-    """Audio only: seconds of a training sequence, at random from each clip; 0: that of the set, or whole clips."""
+    """Audio only: seconds of a training sequence, which is cut at random from a clip. 0 takes that of the set, or whole
+    clips."""
     tail: float = 0.0
-    """Audio only: seconds of silence behind every training clip, which the model learns: it makes an end by itself."""
+    """Audio only: seconds of silence behind every training clip. From them the model learns to end a clip by itself."""
     min_seconds: float = 0.0
-    """Audio only: shorter recordings are left out."""
+    """Audio only: recordings shorter than this are left out."""
     max_seconds: float = 0.0
-    """Audio only: longer recordings are left out; 0: none."""
+    """Audio only: recordings longer than this are left out; 0 leaves none out."""
     flips: bool = False
-    """Images only: half of the training images, by chance, are read mirrored, left and right exchanged."""
+    """Images only: mirror half of the training images, chosen at random, left to right."""
     size: int = 0
-    """With images:PLACE only: rows and columns that every image is brought to; 0: as they are, all of one size."""
+    """With images:PLACE only: every image is brought to this many rows and columns. 0 leaves images as they are; then
+    all must be of one size."""
     channels: int = 0
-    """With images:PLACE only: 1 grey, 3 red, green and blue; 0: 3 where one image has a colour."""
+    """With images:PLACE only: 1 for grey, 3 for red, green and blue. 0 takes 3 if any image has a colour, else 1."""
     fit: str = "crop"
-    """With images:PLACE only, and a size. crop: an image is scaled until its shorter side fits, and of the longer one
-    the middle is taken; stretch: it is scaled along both sides."""
+    """With images:PLACE and a size only. crop scales an image until its shorter side fits, and takes the middle of the
+    longer one; stretch scales each side by itself."""
 
     def __post_init__(self) -> None:
         if self.dataset not in IMAGE_SETS and kind_of(self.dataset) == "image" and not _is_own(self.dataset):
@@ -113,22 +119,23 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, and Muon where it is asked for: linear warm-up, then a cosine to zero."""
+    """The optimiser: AdamW, and Muon if it is asked for. Rates rise linearly, then follow a cosine down to zero."""
 
     lr: float = 4e-3
     """Peak learning rate of everything but the SSM parameters."""
     ssm_lr: float = 1e-3
     """Peak learning rate of the SSM parameters, which have no weight decay."""
     muon_lr: float = 0.0
-    """Peak learning rate of Muon for the matrices inside the blocks; 0: AdamW has them, too."""
+    """Peak learning rate of Muon, for the matrices inside the blocks; with 0, AdamW trains them, too."""
     weight_decay: float = 0.01
     """Decoupled weight decay of the matrices."""
     warmup_steps: int = 200
-    """Steps of linear warm-up."""
+    """Steps in which the learning rates rise linearly."""
     grad_clip: float = 1.0
-    """Largest norm of the whole gradient."""
+    """A gradient whose norm, over all parameters, is larger than this is scaled down to it."""
     ema_decay: float = 0.999
-    """Per step, of the running mean of the weights, which is what is evaluated and saved; 0 = none."""
+    """Decay per step of the running mean of the weights, which is the model that is evaluated and saved. 0 keeps no
+    mean, and takes the weights themselves."""
 
     def __post_init__(self) -> None:
         positive("optim", lr=self.lr, ssm_lr=self.ssm_lr, grad_clip=self.grad_clip)
@@ -142,42 +149,44 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop."""
+    """The training loop."""
 
     steps: int = 1000
     """Optimiser steps."""
     minutes: float | None = None
-    """Time for training, evaluations apart. Where it is given, `steps` is found from the measured speed of the machine
-    when the run begins, and is then fixed and recorded with the run."""
+    """Minutes of training, without evaluations. If given, the number of steps is found from the measured speed of the
+    machine when the run begins, and is then fixed and recorded with the run; `steps` does not count."""
     batch_size: int = 64
-    """Sequences per step; of text, rows that go on from step to step."""
+    """Sequences per step. For text, rows of a text that go on from step to step."""
     chunk: int = 256
-    """Text only: tokens of each row per step. The state is carried to the next step, gradients are not."""
+    """Text only: tokens of each row per step. The state is carried on to the next step; gradients are not."""
     accumulate: int = 1
-    """Parts of a batch, computed one after another for less memory; the gradient is that of the whole."""
+    """Into how many parts a batch is cut. They are computed one after another, which takes less memory; the gradient is
+    that of the whole batch."""
     checkpoint_activations: bool = False
-    """Keep of each block its input alone, and compute the rest again for the gradient: less memory, more time."""
+    """Keep only the input of each block, and compute the rest again for the gradient. This takes less memory and more
+    time."""
     seed: int = 0
-    """Of initialisation, order of the data and dropout."""
+    """Seed of the initial weights, of the order of the data and of dropout."""
     precision: str = "auto"
-    """fp32, or bf16: autocast of the projections, with the state space layers in float32 all the same. auto is bf16
-    where the machine multiplies it faster, else fp32; that is decided, and recorded, when the run begins."""
+    """fp32, or bf16, which is autocast for the projections while state space layers stay in float32. auto takes bf16 if
+    the machine multiplies it faster, else fp32; this is decided and recorded when the run begins."""
     compile: bool = False
-    """Compile the blocks with torch.compile, which is meant for a GPU. On one CPU core it gained nothing: compiling
-    took 28 to 55 s, and a step of cifar10-small then 0.20 to 0.24 s against 0.19 s without."""
+    """Compile the blocks with torch.compile, which is meant for a GPU. On one CPU core nothing was gained: compiling
+    took 28 to 55 s, and then a step of cifar10-small took 0.20 to 0.24 s, against 0.19 s without."""
     log_every: int = 10
     """Steps between two lines of the metrics."""
     eval_every: int = 500
     """Steps between two evaluations on held-out data."""
     eval_limit: int = 200
-    """Held-out images or clips per evaluation, at most; of text, chunks of the validation split."""
+    """The most held-out images or clips, or for text chunks of the validation split, that an evaluation reads."""
     save_every: int = 500
     """Steps between two checkpoints."""
     patience: int = 0
-    """Stop early after so many evaluations in a row without a new best on held-out data. The best model, which is the
-    running mean of that step, is kept as a checkpoint in RUN/best. 0: never stop early, and keep no best model."""
+    """Stop early after this many evaluations in a row without a new best on held-out data. The best model, which is the
+    running mean at that step, is kept as a checkpoint in RUN/best. 0 never stops early, and keeps no best model."""
     n_samples: int = 16
-    """Images in the grid, or texts, or clips, that are sampled at each evaluation; 0 = none."""
+    """Images in the grid, or texts, or clips, that are sampled at each evaluation; 0 samples none."""
 
     def __post_init__(self) -> None:
         at_least(1, "train", steps=self.steps, batch_size=self.batch_size, chunk=self.chunk)
@@ -197,7 +206,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training run; one TOML file, one section per field."""
+    """A whole training run, which is one TOML file with a section for each field."""
 
     model: ModelConfig
     ssm: SSMConfig
@@ -209,7 +218,8 @@ class Recipe:
         check_pair(self.model, self.ssm)
         where, kind = f'data.dataset = "{self.data.dataset}"', kind_of(self.data.dataset)
         data = self.data
-        if kind == "text" and not data.validation:  # no evaluation, which goes with any data
+        # The number of held-out sequences means nothing for text, but 0, no evaluation, is allowed with any data.
+        if kind == "text" and not data.validation:
             data = replace(data, validation=DataConfig.validation)
         refuse_foreign(kind, where, model=self.model, data=data, train=self.train)
         check_window(kind, self.model, where)
@@ -221,12 +231,15 @@ class Recipe:
 
 
 def _is_own(dataset: str) -> bool:
-    """Whether it is somebody's own images."""
+    """Return whether the data set is the user's own images, images:PLACE."""
     return dataset.startswith(IMAGE_PREFIX)
 
 
 def kind_of(dataset: str) -> str:
-    """image, text or audio. Text is a corpus with a name, or a path, which ends as text files do or has a slash."""
+    """Return the kind of a data set: image, text or audio.
+
+    Text is a named corpus, or a path, which is known by the ending of a text file or by a slash.
+    """
     if dataset in AUDIO_SETS or dataset.startswith(AUDIO_PREFIX):
         return "audio"
     if _is_own(dataset):
@@ -235,5 +248,5 @@ def kind_of(dataset: str) -> str:
 
 
 def is_text(dataset: str) -> bool:
-    """Whether it is text."""
+    """Return whether a data set is text."""
     return kind_of(dataset) == "text"

@@ -1,4 +1,4 @@
-"""The dataclasses of a model. Each checks its ranges when it is made; `check_pair` checks across two sections."""
+"""The dataclasses of a model. Each checks its own ranges when it is made; `check_pair` checks two of them together."""
 
 from __future__ import annotations
 
@@ -9,21 +9,11 @@ from typing import Any
 
 from s4gen.config.checks import ConfigError, at_least, one_of, positive
 from s4gen.config.layouts import ImageLayout, Layout, TextLayout
+from s4gen.config.mixers import MIXERS, RESERVED, Mixer
 
-MIXERS = ("s4d", "s4", "h3", "dss", "lssl", "attention", "wavenet")
 HEADS = ("categorical", "mixture")
 SCANS = ("raster", "row", "column", "none")
-POOLED = ("s4d", "s4", "dss")
-"""Mixers that a multi-scale stack can have: every row of a batch may end at its own length."""
-_DIAGONAL_INITS = ("legs", "lin", "inv", "inv2", "quad", "real", "random")
-INITS_OF = {
-    "s4d": _DIAGONAL_INITS,
-    "s4": ("legs", "legt", "lagt", "fourier"),
-    "h3": _DIAGONAL_INITS,
-    "dss": _DIAGONAL_INITS,
-    "lssl": ("legs",),
-}
-INITS = tuple(dict.fromkeys(init for inits in INITS_OF.values() for init in inits))
+INITS = tuple(dict.fromkeys(init for mixer in MIXERS.values() for init in mixer.inits))
 DISCRETIZATIONS = ("auto", "zoh", "bilinear")
 DECAYS = ("exp", "softplus", "relu", "none")
 DT_TRANSFORMS = ("exp", "softplus")
@@ -31,37 +21,40 @@ NORMS = ("pre", "post")
 
 
 MOST_RECENT = 4096
-"""Samples that the embedding of a model of sound may read at most: each step reads them all."""
+"""The most samples that the embedding of a model of sound may read. There is a limit because each step reads all."""
 
 
 @dataclass(frozen=True)
 class SSMConfig:
-    """The state space layer inside each block; not used by the attention mixer."""
+    """The state space layer inside each block. Mixers without a state space, such as attention, ignore it."""
 
     d_state: int = 64
-    """N: real numbers of state per feature, even (N/2 conjugate pairs)."""
+    """N, the real numbers of state per feature. It is even, because they stand for N/2 conjugate pairs."""
     init: str = "legs"
-    """Initial Lambda, one of those that INITS_OF lists for the mixer; those of s4 are HiPPO measures."""
+    """Name of the initial Lambda. Which a mixer takes is in the table of mixers; those of s4 are HiPPO measures."""
     discretization: str = "auto"
-    """zoh or bilinear; auto is zoh for s4d; s4 and lssl have bilinear alone, dss zoh alone."""
+    """zoh or bilinear. auto is zoh for s4d and h3, and otherwise the only one that the mixer has: bilinear for s4 and
+    lssl, zoh for dss."""
     dt_min: float = 1e-3
-    """Smallest initial step size; steps are drawn log-uniformly between dt_min and dt_max."""
+    """Smallest initial step size. Step sizes are drawn log-uniformly between dt_min and dt_max."""
     dt_max: float = 1e-1
     """Largest initial step size."""
     n_ssm: int = 0
-    """Distinct (Lambda, P, B): feature h uses number h mod n_ssm; 0 = one for each feature."""
+    """How many distinct (Lambda, P, B) there are; feature h uses number h mod n_ssm. 0 gives each feature its own."""
     decay: str = "exp"
-    """exp, softplus, relu, or none, which keeps no sign: -Re Lambda as a function of its parameter."""
+    """The function that makes -Re Lambda from its parameter: exp, softplus, relu, or none, which allows any sign."""
     dt_transform: str = "exp"
-    """exp or softplus: the step size as a function of its parameter."""
+    """The function that makes the step size from its parameter: exp or softplus."""
     tie_dt: bool = True
-    """One step size for each feature; false, for s4d and h3 only: one for each feature and conjugate pair."""
+    """Whether the modes of a feature share one step size. false, for s4d and h3 only, gives each conjugate pair its
+    own."""
     train_B: bool = True
-    """Whether B is trained; false keeps its initial value, and dss, whose B is 1, has none."""
+    """Whether B is trained. false keeps its initial value. In dss, B is always 1."""
     tie_Q: bool = True
-    """A = diag(Lambda) - P P^*; false, for s4 only: A = diag(Lambda) - P Q^*, with a Q of its own."""
+    """Whether A = diag(Lambda) - P P^*. false, for s4 only, is A = diag(Lambda) - P Q^*, where Q is trained, too."""
     norm_length: int = 0
-    """For dss only: inputs over which its modes are normalised, such as a sequence's (softmax); 0 = none (exp)."""
+    """For dss only: the number of inputs over which its modes are normalised (softmax), such as the length of a
+    sequence. 0 does not normalise (exp)."""
 
     def __post_init__(self) -> None:
         if self.d_state < 2 or self.d_state % 2:
@@ -78,74 +71,79 @@ class SSMConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The residual stack."""
+    """The residual stack of a model, and its head."""
 
     mixer: str = "s4d"
-    """The sequence layer of every block: s4d, s4, h3 (an S4D between two products, for text), their ancestors dss and
-    lssl, or attention (the Transformer).
+    """The layer of every block that mixes along the sequence: s4d, s4, h3 (an S4D between two products, for text),
+    their ancestors dss and lssl, or attention (the Transformer).
 
-    wavenet is no layer but a stack of its own, the baseline for sound: n_layers of dilated convolutions, d_ff skips.
+    wavenet, the baseline for sound, is no layer but a stack of its own: n_layers dilated convolutions with d_ff skips.
     """
     d_model: int = 128
-    """H: features between blocks."""
+    """H, the number of features between blocks."""
     n_layers: int = 6
-    """Blocks."""
+    """How many blocks there are."""
     mixers_per_block: int = 1
-    """Sequence layers of a block, each with norm, output and residual, before its feed-forward."""
+    """How many mixers a block has before its feed-forward, each with a norm, an output and a residual sum."""
     d_ff: int = 256
     """Hidden width of the feed-forward sub-block; 0 leaves it out."""
     dropout: float = 0.0
     """Probability of dropping a feature in training."""
     n_heads: int = 8
-    """Heads; attention only."""
+    """Attention only: the number of heads."""
     window: int = 0
-    """Tokens that attention sees, the present one included, weighed by their distance (ALiBi); attention only. 0: all
-    tokens, alike, as on images, whose embedding knows the positions."""
+    """Attention only: how many tokens it sees, the present one included, weighed by their distance (ALiBi). 0 sees all
+    tokens alike, which is for images, whose embedding knows the positions."""
     cutoffs: tuple[int, ...] = ()
-    """Text only: where a vocabulary in the order of frequency is cut into clusters, of which each has vectors `div`
-    times as narrow as the one before (adaptive embedding and softmax)."""
+    """Text only: the tokens at which a vocabulary, ordered by frequency, is cut into clusters. Each cluster has vectors
+    `div` times as narrow as the one before (adaptive embedding and softmax)."""
     div: int = 4
-    """See cutoffs."""
+    """Text only: see cutoffs."""
     tied: bool = True
-    """Text only: embedding and softmax share their tables. Without, and without cutoffs, the embedding is a plain table
-    and the head a plain linear layer."""
+    """Text only: whether embedding and softmax share their tables. If not, and without cutoffs, the embedding is a
+    plain table and the head a plain linear layer."""
     norm: str = "pre"
-    """pre: x + f(norm(x)) in each sublayer, and a norm before the head; post: norm(x + f(x)), and none before the head
-    unless the stack is a multi-scale one."""
+    """pre computes x + f(norm(x)) in each sublayer, and has a norm before the head. post computes norm(x + f(x)), and
+    has a norm before the head only in a multi-scale stack."""
     scalar_norm: bool = False
-    """Norms are s (x - mean + m) / std over the features, with one m and one s for all of them; before the head of a
+    """Norms are s (x - mean + m) / std over the features, with one m and one s for all of them. Before the head of a
     multi-scale stack there is a layer norm all the same."""
     pool: tuple[int, ...] = ()
-    """A multi-scale stack (SaShiMi): each level has n_layers blocks, and the next one runs once per so many of its
-    inputs. Empty: one level."""
+    """Strides of a multi-scale stack (SaShiMi): each level has n_layers blocks, and the next level runs once for this
+    many inputs of the level above. Empty is a stack of one level."""
     expand: int = 2
-    """A level is this many times as wide as the one before, d_model and d_ff alike; with pool only."""
+    """With pool only: each level is this many times as wide as the one before, in d_model and d_ff."""
     unet: bool = False
-    """Blocks on the way to the coarser levels as well, not only on the way back; with pool only."""
+    """With pool only: there are blocks on the way to the coarser levels as well, not only on the way back."""
     whole_pixels: bool = False
-    """Images only: the stack runs once per pixel, not once per value, and the head gives the channels of a pixel one
-    after another."""
+    """Images only: the stack runs once for each pixel, not for each value, and the head gives the channels of a pixel
+    one after another."""
     neighbourhood: int = 0
-    """How many rows above a pixel the stack reads directly: seven pixels of each, and three to the left. 0: only the
-    pixel to the left. With whole_pixels only."""
+    """With whole_pixels only: how many rows above a pixel the stack reads directly. It reads seven pixels of each, and
+    the three to the left. 0 reads only the pixel to the left."""
     taps: bool = False
-    """Every block also reads the features at left, above left, above and above right. With whole_pixels only."""
+    """With whole_pixels only: every block also reads the features at left, above left, above and above right."""
     scan: tuple[str, ...] = ("raster",)
-    """Where the state space layers run, block by block, from the first again when the list is used up. raster: along
-    the whole image; row: along each row; column: down each column; none: nowhere, such a block has taps alone. With
-    whole_pixels only."""
+    """With whole_pixels only: the lines along which the state space layers run, block by block; at its end the list
+    begins again. raster runs along the whole image, row along each row, column down each column. none runs nowhere;
+    such a block has only taps."""
     head: str = "categorical"
-    """categorical: one logit for each value; mixture: of discretised logistics around a prediction from the
-    neighbours (PixelCNN++, arXiv 1701.05517). mixture needs whole_pixels."""
+    """categorical has a logit for each value. mixture is a mixture of discretised logistics around a prediction from
+    the neighbours (PixelCNN++, arXiv 1701.05517), and needs whole_pixels."""
     components: int = 10
-    """Logistics in the mixture."""
+    """With head = "mixture" only: how many logistics are mixed."""
     recent: int = 0
-    """Audio only: how many of the last samples the stack reads directly, by one linear map; 0: the last one alone."""
+    """Audio only: how many of the last samples the stack reads directly, by a linear map. 0 reads only the last one."""
     zero_start: bool = False
-    """Every sublayer adds nothing to begin with, because its last matrix starts at zero."""
+    """Every sublayer adds nothing at the start of training, because its last matrix is zero then."""
+
+    @property
+    def traits(self) -> Mixer:
+        """The line of the table of mixers for `mixer`."""
+        return MIXERS[self.mixer]
 
     def __post_init__(self) -> None:
-        one_of(MIXERS, "model.mixer", self.mixer)
+        one_of(tuple(MIXERS), "model.mixer", self.mixer)
         at_least(
             1,
             "model",
@@ -166,7 +164,7 @@ class ModelConfig:
         _check_pixels(self)
         if not 0 <= self.dropout < 1:
             raise ConfigError("model.dropout", f"= {self.dropout}: expected at least 0 and less than 1")
-        if self.mixer == "attention" and self.d_model % self.n_heads:
+        if self.traits.heads and self.d_model % self.n_heads:
             raise ConfigError(
                 "model.d_model", f"= {self.d_model}: expected a multiple of model.n_heads = {self.n_heads}"
             )
@@ -181,34 +179,35 @@ class ModelConfig:
 
 
 def _check_stack(model: ModelConfig) -> None:
-    """Refuse a multi-scale stack, or a WaveNet, that cannot be."""
+    """Raise ConfigError for a multi-scale stack, or a mixer that is the whole stack, with settings that do not fit."""
     if any(stride < 2 for stride in model.pool):
         raise ConfigError("model.pool", f"= {list(model.pool)}: expected strides of at least 2")
-    if model.pool and model.mixer not in POOLED:
+    if model.pool and not model.traits.pooled:
+        pooled = ", ".join(mixer.name for mixer in MIXERS.values() if mixer.pooled)
         raise ConfigError(
             "model.pool",
-            f'= {list(model.pool)} does not go with model.mixer = "{model.mixer}": expected one of {", ".join(POOLED)}',
+            f'= {list(model.pool)} does not go with model.mixer = "{model.mixer}": expected one of {pooled}',
         )
     for key, wanted in (("expand", 2), ("unet", False)):
         if not model.pool and getattr(model, key) != wanted:
             raise ConfigError(f"model.{key}", "goes with model.pool, which is not set: leave it out")
-    if model.mixers_per_block > 1 and (model.pool or model.mixer == "wavenet"):
-        what = "model.pool" if model.pool else 'model.mixer = "wavenet"'
+    if model.mixers_per_block > 1 and (model.pool or model.traits.whole_stack):
+        what = "model.pool" if model.pool else f'model.mixer = "{model.mixer}"'
         raise ConfigError("model.mixers_per_block", f"= {model.mixers_per_block} does not go with {what}: leave it out")
-    if model.mixer == "wavenet" and not model.d_ff:
-        raise ConfigError("model.d_ff", '= 0: model.mixer = "wavenet" needs at least one skip')
+    if model.traits.whole_stack and not model.d_ff:
+        raise ConfigError("model.d_ff", f'= 0: model.mixer = "{model.mixer}" needs at least one skip')
 
 
 def _check_pixels(model: ModelConfig) -> None:
-    """Refuse a whole-pixel setting without whole pixels, and stacks that cannot run once per pixel."""
+    """Raise ConfigError for a setting that needs whole pixels, which are off, or a stack that cannot run per pixel."""
     if not model.whole_pixels:
         defaults = {"neighbourhood": 0, "taps": False, "scan": ("raster",), "head": "categorical", "components": 10}
         for key, default in defaults.items():
             if getattr(model, key) != default:
                 raise ConfigError(f"model.{key}", "goes with model.whole_pixels = true, which is not set: leave it out")
         return
-    if model.pool or model.mixer == "wavenet":
-        what = "model.pool" if model.pool else 'model.mixer = "wavenet"'
+    if model.pool or model.traits.whole_stack:
+        what = "model.pool" if model.pool else f'model.mixer = "{model.mixer}"'
         raise ConfigError("model.whole_pixels", f"= true does not go with {what}: leave one of them out")
     if not model.scan:
         raise ConfigError("model.scan", f"= []: expected at least one of {', '.join(SCANS)}")
@@ -218,26 +217,26 @@ def _check_pixels(model: ModelConfig) -> None:
             raise ConfigError(
                 "model.scan", 'has "none", which leaves such a block nothing but taps: set model.taps = true'
             )
-        if scan in ("row", "column") and model.mixer not in POOLED:
+        if scan in ("row", "column") and not model.traits.pooled:
             raise ConfigError(
                 "model.scan", f'has "{scan}", which does not go with model.mixer = "{model.mixer}": expected "raster"'
             )
     if model.norm == "post":
         raise ConfigError("model.norm", '= "post" does not go with model.whole_pixels = true: expected "pre"')
-    if model.taps and model.mixer in ("attention", "h3"):
+    if model.taps and model.traits.mixes_features:
         raise ConfigError("model.taps", f'= true does not go with model.mixer = "{model.mixer}": expected false')
 
 
 @dataclass(frozen=True)
 class DensityConfig:
-    """Everything that defines a density model."""
+    """Everything that defines a density model except its weights."""
 
     layout: Layout
-    """What the sequences are."""
+    """The kind and the size of the sequences."""
     model: ModelConfig
-    """The stack."""
+    """The stack and the head."""
     ssm: SSMConfig
-    """The state space layers in it."""
+    """The state space layers in the stack."""
 
     def __post_init__(self) -> None:
         check_pair(self.model, self.ssm)
@@ -250,7 +249,7 @@ class DensityConfig:
 
     @property
     def tokens_per_input(self) -> int:
-        """Tokens from one input of the stack to the next: the channels of a pixel, where it reads whole pixels."""
+        """How many tokens make one input of the stack: the channels of a pixel with whole_pixels, else 1."""
         return self.layout.channels if isinstance(self.layout, ImageLayout) and self.model.whole_pixels else 1
 
 
@@ -271,11 +270,11 @@ GOES_WITH = {
     **dict.fromkeys((f"data.{key}" for key in ("flips", "size", "channels", "fit")), ("image",)),
     "train.chunk": ("text",),
 }
-"""Keys that mean something for these kinds of data only."""
+"""Keys that mean something only for these kinds of data; all other keys are for every kind."""
 
 
 def refuse_foreign(kind: str, what: str, **sections: Any) -> None:
-    """Refuse a key that is set, although it means nothing for data of this kind; `what` names the data."""
+    """Raise ConfigError for a key that is set but means nothing for data of this kind; `what` names the data."""
     for section, table in sections.items():
         for field in fields(table):
             value, kinds = getattr(table, field.name), GOES_WITH.get(f"{section}.{field.name}", (kind,))
@@ -288,37 +287,39 @@ def refuse_foreign(kind: str, what: str, **sections: Any) -> None:
 
 
 def check_window(kind: str, model: ModelConfig, what: str) -> None:
-    """Refuse attention without a sense of distance: only images have an embedding that knows the positions."""
-    if model.mixer == "attention" and kind != "image" and not model.window:
-        raise ConfigError("model.window", f"= 0: attention needs a window, such as 512, on {what}")
-    if model.mixer == "wavenet" and kind != "audio":
-        raise ConfigError("model.mixer", f'= "wavenet" goes with audio, not with {what}')
+    """Raise ConfigError for a mixer that is not for data of this kind, or lacks the window that it needs there.
+
+    Only images have an embedding that knows the positions; elsewhere attention needs a window. `what` names the data.
+    """
+    if model.traits.needs_window and kind != "image" and not model.window:
+        raise ConfigError("model.window", f"= 0: {model.mixer} needs a window, such as 512, on {what}")
+    if kind not in model.traits.kinds:
+        names = " and ".join(PLURAL[known] for known in model.traits.kinds)
+        raise ConfigError("model.mixer", f'= "{model.mixer}" goes with {names}, not with {what}')
 
 
 def check_pair(model: ModelConfig, ssm: SSMConfig) -> None:
-    """Refuse a state space setting that the mixer cannot have."""
+    """Raise ConfigError for a state space setting that the mixer cannot have."""
+    mixer = model.traits
     if ssm.n_ssm and model.d_model % ssm.n_ssm:
         raise ConfigError("ssm.n_ssm", f"= {ssm.n_ssm}: expected a divisor of model.d_model = {model.d_model}, or 0")
-    if not ssm.tie_dt and model.mixer not in ("s4d", "h3"):
-        raise ConfigError(
-            "ssm.tie_dt", f'= false does not go with model.mixer = "{model.mixer}": expected "s4d" or "h3"'
-        )
-    if not ssm.tie_Q and model.mixer != "s4":
-        raise ConfigError("ssm.tie_Q", f'= false does not go with model.mixer = "{model.mixer}": expected "s4"')
-    if ssm.norm_length and model.mixer != "dss":
-        raise ConfigError(
-            "ssm.norm_length",
-            f'= {ssm.norm_length} does not go with model.mixer = "{model.mixer}": expected "dss", or 0',
-        )
-    inits = INITS_OF.get(model.mixer, INITS)
-    if ssm.init not in inits:
+    for key in RESERVED:
+        value, default = getattr(ssm, key), getattr(SSMConfig, key)
+        if value != default and key not in mixer.settings:
+            expected = " or ".join(f'"{other.name}"' for other in MIXERS.values() if key in other.settings)
+            expected += "" if isinstance(value, bool) else f", or {default}"
+            raise ConfigError(
+                f"ssm.{key}",
+                f'= {json.dumps(value)} does not go with model.mixer = "{mixer.name}": expected {expected}',
+            )
+    if mixer.inits and ssm.init not in mixer.inits:
         raise ConfigError(
             "ssm.init",
-            f'= "{ssm.init}" does not go with model.mixer = "{model.mixer}": expected one of {", ".join(inits)}',
+            f'= "{ssm.init}" does not go with model.mixer = "{mixer.name}": expected one of {", ".join(mixer.inits)}',
         )
-    only = {"s4": "bilinear", "lssl": "bilinear", "dss": "zoh"}.get(model.mixer, ssm.discretization)
-    if ssm.discretization not in ("auto", only):
+    if mixer.rules and ssm.discretization not in ("auto", *mixer.rules):
+        rules = " or ".join(f'"{rule}"' for rule in (*mixer.rules, "auto"))
         raise ConfigError(
             "ssm.discretization",
-            f'= "{ssm.discretization}" does not go with model.mixer = "{model.mixer}": expected "{only}" or "auto"',
+            f'= "{ssm.discretization}" does not go with model.mixer = "{mixer.name}": expected {rules}',
         )

@@ -1,8 +1,7 @@
-"""From tables of plain values to dataclasses, refusing whatever is not exactly right.
+"""Strict loading: tables of plain values become dataclasses, and whatever is not exactly right is refused.
 
-A table is first made flat: `{"model.d_model": Setting(128, source)}`. Several of them (a preset, a recipe,
-the command line) are then laid over one another with `|`, and every complaint can still name where its value
-came from.
+Tables are first made flat: `{"model.d_model": Setting(128, source)}`. Flat tables (of a preset, a recipe, the command
+line) can be laid over one another with `|`, and every message can still name where its value came from.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ SECTIONS: dict[str, type] = {
     "layout": ImageLayout,
 }
 LAYOUTS: dict[str, type] = {kind.kind: kind for kind in (ImageLayout, TextLayout, AudioLayout)}
-"""By `layout.kind`; image where that is not given."""
+"""The layouts by the name in `layout.kind`. A table without that key is of kind image."""
 Numbers = tuple[int, ...]
 Words = tuple[str, ...]
 RENAMED = {"model.mixers": "model.mixers_per_block"}
-"""Keys that recipes and checkpoints of earlier versions hold, and their names today: they are read without a word."""
+"""Keys in recipes and checkpoints of earlier versions, with their names today. They are read without a message."""
 ITEMS: dict[Any, type] = {Numbers: int, Words: str}
 NOUNS: dict[Any, str] = {
     int: "a whole number",
@@ -42,11 +41,11 @@ NOUNS: dict[Any, str] = {
     Numbers: "whole numbers in brackets",
     Words: "words in quotes, in brackets",
 }
-"""What is expected where a value has another type."""
+"""The words of messages for the type that is expected."""
 
 
 class Setting(NamedTuple):
-    """One value and the file or option it was read from."""
+    """A value, and the file or option from which it was read."""
 
     value: Any
     source: str
@@ -58,12 +57,16 @@ Flat = Mapping[str, Setting]
 def flatten(
     tables: Mapping[str, Any], sections: Sequence[str], source: str, also: Sequence[str] = ()
 ) -> dict[str, Setting]:
-    """Flat settings from nested tables; names and types are checked here, ranges when the dataclass is made.
+    """Make flat settings of nested tables. Names and types are checked here, ranges when the dataclass is made.
 
-    `also` names further keys, all strings, that are allowed without belonging to a dataclass.
+    Args:
+        tables: the sections, each a table of keys and values.
+        sections: the sections that are allowed.
+        source: the file or option that messages name.
+        also: further keys that are allowed though they are in no dataclass; their values are strings.
 
     Raises:
-        UserError: an unknown section or key, or a value of another type.
+        UserError: a section or key is unknown, or a value has another type.
     """
     kinds = {name: SECTIONS[name] for name in sections}
     if isinstance(layout := tables.get("layout"), Mapping) and "layout" in sections:
@@ -89,10 +92,10 @@ def flatten(
 
 
 def build(section: str, flat: Flat, source: str, kind: type | None = None) -> Any:
-    """The dataclass of one section, which is `kind` or as in SECTIONS; keys that are not set have their default.
+    """Make the dataclass of one section, by default that in SECTIONS; keys that are not set have their default.
 
     Raises:
-        UserError: a value out of range, or a key without a default is missing.
+        UserError: a value is out of range, or a key that has no default is missing.
     """
     kind = kind or SECTIONS[section]
     values = {}
@@ -106,7 +109,7 @@ def build(section: str, flat: Flat, source: str, kind: type | None = None) -> An
 
 
 def located(make: Any, flat: Flat, source: str) -> Any:
-    """`make()`, its complaint headed by the file or option that the offending value came from."""
+    """Return `make()`; turn its ConfigError into a UserError that begins with where the invalid value came from."""
     try:
         return make()
     except ConfigError as error:
@@ -115,17 +118,16 @@ def located(make: Any, flat: Flat, source: str) -> Any:
 
 
 def density_config_to_dict(config: DensityConfig) -> dict[str, dict[str, Any]]:
-    """Plain values for JSON; `density_config_from_dict` reads them back to an equal config."""
+    """Return a configuration as plain values for JSON, from which `density_config_from_dict` makes an equal one."""
     tables = dataclasses.asdict(config)
     return {**tables, "layout": {"kind": config.layout.kind, **tables["layout"]}}
 
 
 def density_config_from_dict(tables: Mapping[str, Any], source: str = "config.json") -> DensityConfig:
-    """The inverse of `density_config_to_dict`; a missing key has its default, as one added to the schema
-    later.
+    """Invert `density_config_to_dict`. A missing key has its default, so that files from before a key existed can load.
 
     Raises:
-        UserError: not what `density_config_to_dict` makes; the message begins with `source`.
+        UserError: the tables are not such as `density_config_to_dict` makes; the message begins with `source`.
     """
     flat = flatten(tables, ("layout", "model", "ssm"), source, also=["layout.kind"])
     layout, model, ssm = build_layout(flat, source), build("model", flat, source), build("ssm", flat, source)
@@ -134,7 +136,7 @@ def density_config_from_dict(tables: Mapping[str, Any], source: str = "config.js
 
 
 def build_layout(flat: Flat, source: str) -> Layout:
-    """The layout, of the kind that `layout.kind` says; image where it says nothing."""
+    """Make the layout of the kind that `layout.kind` names; without that key it is an ImageLayout."""
     kind = flat.get("layout.kind", Setting(ImageLayout.kind, source))
     layout: Layout = build("layout", flat, source, _layout_type(*kind))
     return layout
@@ -148,7 +150,7 @@ def _layout_type(kind: Any, source: str) -> type:
 
 
 def build_recipe(flat: Flat, source: str) -> Recipe:
-    """The whole recipe from flat settings; keys that are not set have their default."""
+    """Make a whole recipe from flat settings; keys that are not set have their default."""
     parts = {field.name: build(field.name, flat, source) for field in dataclasses.fields(Recipe)}
     recipe: Recipe = located(lambda: Recipe(**parts), flat, source)
     return recipe
@@ -160,16 +162,17 @@ def _field_types(kind: type) -> dict[str, type]:
 
 
 def _given(hint: Any) -> Any:
-    """The type of a value that is given: None, which says that it is not, cannot be written."""
+    """Return the type of a value if it is given: for `float | None` float, because None cannot be written in TOML."""
     types = [kind for kind in get_args(hint) if kind is not NoneType]
     return types[0] if isinstance(hint, UnionType) and len(types) == 1 else hint
 
 
 def _checked(name: str, value: Any, wanted: type, source: str) -> Any:
-    """The value, an int made a float where a float is wanted; a bool is never a number."""
+    """Return the value if it has the type that is wanted; an int will do for a float, and a list for a tuple."""
+    # `type` and not isinstance: a bool is an int to Python, but `true` is no number here.
     if type(value) is wanted:
         return value
-    if wanted is float and type(value) is int and abs(value) < 2**53:
+    if wanted is float and type(value) is int and abs(value) < 2**53:  # beyond that a float would round it
         return float(value)
     items: type | None = ITEMS.get(wanted)
     if items and isinstance(value, list | tuple) and all(type(item) is items for item in value):
@@ -195,7 +198,7 @@ def _noun(value: Any) -> str:
 
 
 def _suggest(name: str, names: Sequence[str]) -> str:
-    """The rest of the sentence about an unknown key: the nearest valid one, or all of the section."""
+    """Return the end of a message about an unknown key: the nearest valid key, or all keys of its section."""
     section, _, key = name.rpartition(".")
     same_key = [other for other in names if other.rpartition(".")[2] == key]
     siblings = [other for other in names if section and other.startswith(f"{section}.")]

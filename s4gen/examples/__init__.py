@@ -1,1 +1,12 @@
-"""Small programs, each showing one idea: `python -m s4gen.examples.NAME -h`."""
+"""Small programs, each of which shows one idea. Run one by `python -m s4gen.examples.NAME`.
+
+Read these four first; they have at most 60 lines and take no arguments:
+
+    step_by_hand   one layer by its convolution, by its step, and by a recurrence written out
+    toy            a density model from nothing to samples
+    chunks         a long signal in chunks, with a state that is saved and restored
+    own_layer      a new layer, and the three methods that it needs
+
+The others are tools with options (`-h` lists them): `remember` plots what a HiPPO state keeps of a signal, `digits`
+trains the classifier of spoken digits, `ablation` measures what each part of an image model is worth.
+"""

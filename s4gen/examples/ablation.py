@@ -1,12 +1,14 @@
-"""What each part of an image model is worth at equal time: one training per part, a table and a picture of the curves.
+"""Measure what each part of an image model is worth at equal time: a training per part, a table and a plot.
 
     python -m s4gen.examples.ablation --minutes 10 [--rows ROW ...] [--seeds 0 1] [-o DIR]
 
-Every row changes a few keys of the recipe cifar10-small, trains for the same time, and is scored on the first 500 test
-images. How long a step of each row takes is measured first, one row after the other, and kept in speeds.json; each row
-then takes as many steps as fit into the time. So nothing else should run during the first minutes, and whatever runs
-beside the trainings afterwards does not change their result. A row that is finished is not run again, so the program
-can be stopped and started; one that was stopped on the way goes on. train/README.md shows what came out.
+Every row of the table changes a few keys of the recipe cifar10-small, trains for the same time, and is scored on the
+first 500 test images. The program first measures how long a step of each row takes, one row after the other, and keeps
+that in speeds.json; each row then takes as many steps as fit into the time. So let nothing else run during the first
+minutes. What runs beside the trainings afterwards does not change their result.
+
+You may stop the program and start it again: it does not repeat a row that is finished, and it goes on with one that was
+stopped on the way.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from s4gen.data import open_split
 from s4gen.data.images import to_sequence
 from s4gen.device import best_device
 from s4gen.errors import UserError
-from s4gen.evaluation import evaluate
+from s4gen.evaluate.images import evaluate_images
+from s4gen.evaluate.scorers import by_convolution
 from s4gen.examples.arguments import Parser
 from s4gen.train.loop import open_task
 from s4gen.train.metrics import read_metrics
@@ -35,13 +38,13 @@ from s4gen.train.pace import filling, seconds_per_step
 
 TEST_IMAGES, BATCH = 500, 20
 MEASURING = 30.0
-"""Seconds that are spent on measuring the steps of a row."""
+"""How many seconds the program spends on measuring the steps of a row."""
 COMMON = ("train.batch_size=4", "model.n_layers=4", "optim.ema_decay=0.995", "train.n_samples=0")
 
 TOKENS = ("model.whole_pixels=false", "model.neighbourhood=0", "model.taps=false", "model.scan=['raster']")
 PLAIN = ("model.head=categorical", "model.zero_start=false", "optim.muon_lr=0")
 LONG = ("ssm.d_state=64", "ssm.dt_min=1e-3", "ssm.dt_max=1e-1")
-"""What layers along the whole raster are started with: they have to remember many more steps than axial ones."""
+"""Where layers along the whole raster start: they have to remember many more steps than axial ones."""
 RASTER = ("model.scan=['raster']", "ssm.dt_min=1e-3", "ssm.dt_max=1e-1")
 
 ROWS: dict[str, tuple[str, ...]] = {
@@ -64,11 +67,11 @@ ROWS: dict[str, tuple[str, ...]] = {
         "model.d_ff=154",  # as many parameters as the axial model
     ),
 }
-"""Each of the first seven adds one thing to the row above; the others change the last of them."""
+"""Each of the first seven rows adds one thing to the row above it; the others change the seventh."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the rows that are not there yet, then write table.md, results.json and curves.png."""
+    """Run the rows that have no result yet, then write table.md, results.json and curves.png. Return the exit code."""
     parser = Parser(prog="ablation", description="What each part of an image model is worth at equal time.")
     parser.add_argument("--minutes", type=number("minutes above 0", lambda value: value > 0), default=10.0)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), metavar="ROW", help="by name (default: all)")
@@ -90,16 +93,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def recipe_of(row: str, seed: int, minutes: float, per_step: float) -> Recipe:
-    """The recipe that a row trains, with as many steps as fit into the minutes at `per_step` seconds each."""
-    every = 10**9  # nothing is evaluated on the way: that would cost the rows unequal time
+    """Return the recipe that a row trains, with as many steps as fit into the minutes at `per_step` seconds each."""
+    every = 10**9  # no evaluation on the way, since it would cost the rows unequal time
     overrides = (f"train.minutes={minutes}", f"train.seed={seed}", f"train.eval_every={every}", "data.validation=1000")
     recipe = filling(load_recipe("cifar10-small", (*COMMON, *overrides, "train.save_every=100", *ROWS[row])), per_step)
-    # without the minutes, training takes the steps as they are and does not measure again
+    # With `minutes` set, training would measure the speed again and choose its own number of steps.
     return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, minutes=None))
 
 
 def measured_speeds(rows: list[str], path: Path) -> dict[str, float]:
-    """Seconds per step of every row, read from `path` where they are there, else measured and written to it."""
+    """Return the seconds per step of every row; those that `path` does not hold are measured and written to it."""
     speeds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for row in rows:
         if row not in speeds:
@@ -112,7 +115,7 @@ def measured_speeds(rows: list[str], path: Path) -> dict[str, float]:
 
 
 def measured(row: str, seed: int, minutes: float, per_step: float, out: Path) -> dict[str, Any] | None:
-    """Train a row, or go on with it, and score it; None if it was interrupted."""
+    """Train a row, or go on with it, and score it. Return None if Ctrl-C interrupted the training."""
     folder = out / f"{list(ROWS).index(row):02d}-{minutes:g}min-seed{seed}"
     result = folder / "result.json"
     if not result.is_file():
@@ -129,20 +132,21 @@ def measured(row: str, seed: int, minutes: float, per_step: float, out: Path) ->
 def _scored(row: str, seed: int, per_step: float, folder: Path) -> dict[str, Any]:
     checkpoint = load_checkpoint(folder / "checkpoint")
     test = to_sequence(open_split("cifar10", "test").images[:TEST_IMAGES])
-    score = evaluate(checkpoint.model.log_prob, test, BATCH, "conv")
+    model = checkpoint.model
+    found = evaluate_images(by_convolution(model), test, model.bos, BATCH, "conv")
     return {
         "row": row,
         "seed": seed,
         "steps": checkpoint.metrics["step"],
         "seconds_per_step": per_step,
-        "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
-        "bits_per_dim": score.bits_per_dim,
-        "stderr": score.stderr,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "bits_per_dim": found.bits_per_dim,
+        "stderr": found.stderr,
     }
 
 
 def write_results(out: Path, found: list[dict[str, Any]]) -> None:
-    """table.md and results.json, with all rows; curves.png, training loss against time."""
+    """Write table.md and results.json with all rows, and curves.png with the training loss against time."""
     lines = [
         f"| row | parameters | steps of 4 images | seconds a step | bits/dim, first {TEST_IMAGES} test images | seed |",
         "| --- | --- | --- | --- | --- | --- |",

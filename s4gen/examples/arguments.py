@@ -1,4 +1,4 @@
-"""What the command lines of the examples have in common."""
+"""The argument parser of the examples, which reports errors as the command line of s4gen does."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong arguments in one line, as the command line of s4gen has it."""
+    """A parser that refuses wrong arguments in one line, without the usage, and with exit code 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(self.refuse(message))
 
     def refuse(self, message: str) -> int:
-        """Say it; returns the exit code."""
+        """Print the message to standard error as one line, and return the exit code, 2."""
         print(f"s4gen: error: {message}", file=sys.stderr)
         return 2

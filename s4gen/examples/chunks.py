@@ -1,4 +1,4 @@
-"""A signal too long for the memory, read in chunks: the state goes on from one to the next, also through a file.
+"""Read a signal that is too long for the memory in chunks: the state goes on from one to the next, even through a file.
 
 python -m s4gen.examples.chunks
 """
@@ -15,7 +15,7 @@ layer = S4(3, d_state=16)
 signal = torch.randn(1, 1000, 3)
 
 with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-    whole, _ = layer(signal)
+    whole, _ = layer(signal)  # all at once, to compare with
 
     parts, state = [], None  # None: nothing came before
     for chunk in signal.split(64, dim=1):  # chunks may have any lengths
@@ -23,7 +23,7 @@ with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         parts.append(y)
     print(f"chunks of 64: differ from all at once by {(torch.cat(parts, 1) - whole).abs().max():.1e} at most")
 
-    # A state is a tensor: here (1, 3, 16). It can be copied, saved, and gone on from by another process.
+    # A state is a tensor, here (1, 3, 16): copy it, save it, or let another process go on from it.
     _, middle = layer(signal[:, :700])
     torch.save(middle, Path(folder) / "state.pt")
     restored = torch.load(Path(folder) / "state.pt", weights_only=True)

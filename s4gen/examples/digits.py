@@ -1,10 +1,11 @@
-"""A classifier of spoken digits, trained and measured: S4D layers in both directions over a log spectrum.
+"""Train and measure a classifier of spoken digits: S4D layers in both directions over a log spectrum.
 
     python -m s4gen.examples.digits [--dataset fsdd|fsdd-mini] [--steps N] -o DIR
 
-It is to judge generated speech, so it learns what that has and recordings have not: every clip is moved, followed by
-silence up to a second in all, made louder or quieter, and in half of the cases covered with noise, and in half rounded
-to 8-bit mu-law codes. What it says of the test split is printed for the clips as they are and for each such change.
+The classifier is there to judge generated speech, so it has to bear what generated clips have and recordings lack.
+Every training clip is therefore shifted, followed by silence up to a second in all, and made louder or quieter; half of
+the clips get noise, and half are rounded to 8-bit mu-law codes. The program prints how many clips of the test split are
+recognised, as they are and after each such change.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s4gen.checkpoint import check_target
-from s4gen.classify import Classifier, save_classifier
 from s4gen.cli.arguments import whole
 from s4gen.cli.output import shows_progress
 from s4gen.config import AudioLayout, DensityConfig, ModelConfig, OptimConfig, SSMConfig
 from s4gen.data.audio import AudioFormat, AudioSet, Quantiser, open_split
 from s4gen.data.audio.batches import TrainingBatches
 from s4gen.errors import UserError
+from s4gen.evaluate.recognition import Classifier, save_classifier
 from s4gen.examples.arguments import Parser
 from s4gen.memory import keep_freed_memory
 from s4gen.models.classifier import ClassifierModel
@@ -38,7 +39,7 @@ from s4gen.progress import progress_bar
 from s4gen.train.optim import build_optimizers, schedule, set_learning_rate, update_mean
 
 FORMAT = AudioFormat(8000, "linear", 16)
-"""The recordings as they are."""
+"""The format in which the recordings are read: as they were made, linear in 16 bits."""
 
 MODEL = ModelConfig(mixer="s4d", d_model=64, n_layers=4, d_ff=64, dropout=0.1)
 SSM = SSMConfig(d_state=16, init="lin", dt_min=0.02, dt_max=0.5)  # a word is some 40 frames
@@ -48,24 +49,30 @@ BATCH, STEPS = 32, 3000
 Clip = NDArray[np.float32]
 
 
-class Score(NamedTuple):
-    """How many of n clips were recognised."""
+class Accuracy(NamedTuple):
+    """The share of clips that a classifier recognises."""
 
     right: int
+    """Clips that were recognised."""
     n: int
+    """Clips that it listened to."""
 
     def __str__(self) -> str:
-        """Per cent, with a standard error that is not 0 where all are right: that of half a clip more, of one more."""
+        """Return per cent and standard error.
+
+        The error is that of (right + 1/2) of (n + 1) clips, which is not 0 where all are right.
+        """
         share = (self.right + 0.5) / (self.n + 1)
         error = math.sqrt(share * (1 - share) / self.n)
         return f"{100 * self.right / self.n:.1f} ± {100 * error:.1f} % ({self.right} of {self.n})"
 
 
 def augment(samples: Tensor, lengths: Tensor, rate: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Clips r(B, L) of `lengths` as a generator might have spoken them, r(B, L'), and their lengths.
+    """Change clips r(B, L) of `lengths` as a generator might have spoken them; return r(B, L') and their lengths.
 
-    Silence is real zeros within the lengths: up to 0.1 s before; behind, in half of the clips as much as makes a second
-    of it, otherwise any less. Peaks are 0 to 30 dB below full scale, noise 20 to 50 dB below the peak.
+    Silence is zeros that count in the lengths: up to 0.1 s before a clip; behind it, in half of the clips as much as
+    makes a second in all, in the others a random part of that. Peaks end 0 to 30 dB below full scale, noise 20 to 50 dB
+    below the peak.
     """
     n = len(samples)
     before, behind, quiet, noisy = torch.rand(4, n, generator=generator)
@@ -84,18 +91,18 @@ def augment(samples: Tensor, lengths: Tensor, rate: int, generator: torch.Genera
 
 
 def through_codes(samples: Clip) -> Clip:
-    """What 8-bit mu-law leaves of samples."""
+    """Round samples to 8-bit mu-law codes and back."""
     quantiser = Quantiser("mu-law", 8)
     return quantiser.decode(quantiser.encode(samples))
 
 
 def to_one_second(clip: Clip) -> Clip:
-    """Silence behind a clip, up to one second in all."""
+    """Add silence behind a clip, up to one second in all."""
     return np.pad(clip, (0, max(0, FORMAT.rate - len(clip))))
 
 
 def with_noise(clip: Clip) -> Clip:
-    """White noise 30 dB below the peak, always the same."""
+    """Add white noise 30 dB below the peak, the same every time."""
     noise = np.random.default_rng(0).standard_normal(len(clip), np.float32)
     return clip + np.float32(10**-1.5) * np.abs(clip).max() * noise
 
@@ -107,11 +114,11 @@ CHANGES: dict[str, Callable[[Clip], Clip]] = {
     "noise at -30 dB": with_noise,
     "all three": lambda clip: through_codes(with_noise(to_one_second(clip))),
 }
-"""Of the test clips."""
+"""The changes of the test clips under which recognition is measured."""
 
 
 def train(audio: AudioSet, steps: int, progress: bool = False) -> ClassifierModel:
-    """A classifier of these clips: the running mean of the weights, in evaluation mode.
+    """Train a classifier on these clips; return it with the running mean of its weights, in evaluation mode.
 
     Raises:
         UserError: the loss is no longer finite.
@@ -144,31 +151,31 @@ def train(audio: AudioSet, steps: int, progress: bool = False) -> ClassifierMode
     return averaged
 
 
-def measure(classifier: Classifier, audio: AudioSet) -> dict[str, Score]:
-    """The clips recognised, for each of CHANGES."""
+def measure(classifier: Classifier, audio: AudioSet) -> dict[str, Accuracy]:
+    """Return how accurately labelled clips are recognised after each of CHANGES, by its name."""
     assert audio.labels is not None
     clips = [audio.format.quantiser.decode(audio.clip(index)) for index in range(len(audio))]
-    scores = {}
+    accuracies = {}
     for name, change in CHANGES.items():
         found = classifier.recognise([change(clip) for clip in clips])
-        scores[name] = Score(int((np.array(found) == audio.labels).sum()), len(audio))
-    return scores
+        accuracies[name] = Accuracy(int((np.array(found) == audio.labels).sum()), len(audio))
+    return accuracies
 
 
 CARD = """# {name}: which digit is spoken
 
-A classifier, not a density model: {rate:,} samples per second to unit peak, their log spectrum 100 times a second,
-{n_layers} blocks of S4D in both directions (d_model {d_model}, N = {d_state}), mean over time, linear.
-{count:,} parameters. `s4gen.classify.load_classifier` loads it; it states which digits it recognises in generated
-speech.
+A classifier, not a density model. It reads {rate:,} samples per second, scaled to unit peak, as a log spectrum 100
+times a second. {n_layers} blocks of S4D in both directions (d_model {d_model}, N = {d_state}) follow, then the mean
+over time and a linear layer: {count:,} parameters. It says which digits it recognises in generated speech, and
+`s4gen.evaluate.recognition.load_classifier` loads it.
 
-Recognised in the test split of {name}, ± the standard error of a share:
+Clips of the test split of {name} that are recognised, ± the standard error of a share:
 
 | test clips | recognised |
 | --- | --- |
 {table}
 
-The speakers of both splits are the same: of other voices these numbers say nothing.
+The speakers of both splits are the same, so these numbers say nothing about other voices.
 
 Trained on all {clips:,} clips of the train split: {steps:,} steps of {batch} clips, {epochs:.1f} epochs,
 {minutes:.0f} minutes on a CPU (threads: {threads}, torch {torch}).
@@ -177,17 +184,19 @@ Trained on all {clips:,} clips of the train split: {steps:,} steps of {batch} cl
 python -m s4gen.examples.digits --dataset {name} --steps {steps} -o DIR
 ```
 
-Silence behind a word is part of a clip: in training, real zeros stood behind every clip, in half of the cases up to one
-second in all, besides shifts of up to 0.1 s, noise in half of the clips (20 to 50 dB below the peak) and 8-bit mu-law
-codes in half. Loudness does not count, and what makes a batch rectangular is not heard at all. It always decides for a
-digit, for silence and noise too, so that one in ten is right by chance.
+Silence behind a word is part of a clip. In training, zeros stood behind every clip, in half of the cases up to one
+second in all; clips were shifted by up to 0.1 s, half of them got noise (20 to 50 dB below the peak), and half were
+rounded to 8-bit mu-law codes. Loudness does not count, and the classifier never hears the padding of a batch. It always
+names a digit, even for silence and noise, so one in ten is right by chance.
 
 Data: Free Spoken Digit Dataset, Zohar Jackson and contributors, CC BY-SA 4.0.
 """
 
 
-def card(model: ClassifierModel, scores: dict[str, Score], training: AudioSet, steps: int, minutes: float) -> str:
-    """Markdown text."""
+def card(
+    model: ClassifierModel, accuracies: dict[str, Accuracy], training: AudioSet, steps: int, minutes: float
+) -> str:
+    """Return the text of the classifier's card, as Markdown."""
     return CARD.format(
         name=training.name,
         rate=FORMAT.rate,
@@ -195,7 +204,7 @@ def card(model: ClassifierModel, scores: dict[str, Score], training: AudioSet, s
         d_model=MODEL.d_model,
         d_state=SSM.d_state,
         count=sum(parameter.numel() for parameter in model.parameters()),
-        table="\n".join(f"| {name} | {score} |" for name, score in scores.items()),
+        table="\n".join(f"| {name} | {accuracy} |" for name, accuracy in accuracies.items()),
         clips=len(training),
         steps=steps,
         batch=BATCH,
@@ -207,15 +216,17 @@ def card(model: ClassifierModel, scores: dict[str, Score], training: AudioSet, s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, print the scores, write the classifier, return the exit code: 0, or 2 for what the user can fix."""
+    """Train, print the accuracies, write the classifier, return the exit code: 0, or 2 for what the user can fix."""
     parser = Parser(
         prog="python -m s4gen.examples.digits",
         description="A classifier of spoken digits: S4D layers in both directions over a log spectrum.",
     )
     parser.add_argument("--dataset", choices=("fsdd", "fsdd-mini"), default="fsdd", help="default: fsdd")
-    parser.add_argument("--steps", metavar="N", type=whole(1), default=STEPS, help=f"of training (default: {STEPS})")
-    parser.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="the classifier, a new folder")
-    parser.add_argument("--force", action="store_true", help="replace an existing one")
+    parser.add_argument(
+        "--steps", metavar="N", type=whole(1), default=STEPS, help=f"steps of training (default: {STEPS})"
+    )
+    parser.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="a new folder for the classifier")
+    parser.add_argument("--force", action="store_true", help="replace an existing folder")
     args = parser.parse_args(argv)
     keep_freed_memory()
     try:
@@ -225,10 +236,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = train(training, args.steps, shows_progress())
         minutes = (time.perf_counter() - began) / 60
         print(f"{args.steps} steps in {minutes:.1f} minutes; recognised of the {len(test)} test clips of {test.name}:")
-        scores = measure(Classifier(model), test)
-        for name, score in scores.items():
-            print(f"{name:>16}  {score}")
-        text = card(model, scores, training, args.steps, minutes)
+        accuracies = measure(Classifier(model), test)
+        for name, accuracy in accuracies.items():
+            print(f"{name:>16}  {accuracy}")
+        text = card(model, accuracies, training, args.steps, minutes)
         save_classifier(args.out, model, card=text, overwrite=args.force)
     except UserError as error:
         return parser.refuse(str(error))

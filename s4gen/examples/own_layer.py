@@ -1,9 +1,9 @@
-"""A new layer, with the three methods that everything in s4gen asks of one, and a check that they agree.
+"""Write a new layer with the three methods that all of s4gen asks of one, and check that they agree.
 
     python -m s4gen.examples.own_layer
 
-`forward` reads many inputs at once, `step` one; both take a state and give the next one. The layer here is a running
-mean with a learnt rate for each feature: y_k = a y_(k-1) + (1 - a) u_k.
+`forward` reads many inputs at once, `step` reads one; both take a state and return the next one. The layer here is a
+running mean with a learnt rate for each feature: y_k = a y_(k-1) + (1 - a) u_k.
 """
 
 import torch
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 
 class RunningMean(nn.Module):
-    """y r(B, L, H) from u r(B, L, H); the state is the last y, r(B, H)."""
+    """Take u r(B, L, H) to y r(B, L, H). The state is the last y, r(B, H)."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
         self.rate = nn.Parameter(torch.linspace(-2, 4, d_model))  # a = sigmoid(rate)
 
     def initial_state(self, batch: int) -> Tensor:
-        """Before any input the mean is zero."""
+        """Return the state before any input: a mean of zero, r(batch, H)."""
         return self.rate.new_zeros(batch, len(self.rate))
 
     def forward(self, u: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """All at once, by the convolution with (1 - a) a^l; what came before decays as a^(k + 1)."""
+        """Convolve all inputs with (1 - a) a^l; what the state holds has decayed to a^(k + 1) of it in output k."""
         state = self.initial_state(len(u)) if state is None else state
         a, k = torch.sigmoid(self.rate), torch.arange(u.shape[1])
         ago = (k[:, None] - k).clamp_min(0)  # (L, L): how long before output k an input came
@@ -31,7 +31,7 @@ class RunningMean(nn.Module):
         return y, y[:, -1]
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One input u r(B, H)."""
+        """Read one input u r(B, H); return y r(B, H) and the next state."""
         a = torch.sigmoid(self.rate)
         y = a * state + (1 - a) * u
         return y, y

@@ -1,9 +1,9 @@
-"""One state space layer computed three ways: by its convolution, by its `step`, and by a recurrence written out here.
+"""Compute one state space layer in three ways: by its convolution, by its `step`, and by a recurrence written out here.
 
     python -m s4gen.examples.step_by_hand
 
-The system is x' = Λ x + B u, y = C x + D u, diagonal (S4D, arXiv 2206.11893). A step of size Δ, in which u is held
-constant, makes of it x_k = Ā x_(k-1) + B̄ u_k, with Ā = exp(Δ Λ) and B̄ = (Ā - 1) / Λ · B (zero-order hold).
+The system is x' = Λ x + B u, y = C x + D u with a diagonal Λ (S4D, arXiv 2206.11893). If u is constant during a step
+of size Δ (zero-order hold), it becomes x_k = Ā x_(k-1) + B̄ u_k, with Ā = exp(Δ Λ) and B̄ = (Ā - 1) / Λ · B.
 """
 
 import torch
@@ -28,7 +28,7 @@ with torch.no_grad():
     x, by_hand = torch.zeros_like(Lambda), []
     for u_k in u[0]:
         x = Abar * x + Bbar * u_k[:, None]
-        # Of each conjugate pair one mode is kept. The other adds the conjugate: the sum is twice the real part.
+        # The layer keeps one mode of each conjugate pair. The other adds the conjugate: the sum is twice the real part.
         by_hand.append(2 * (C * x).sum(1).real + layer.ssm.D * u_k)
 
 for name, y in (("step", torch.stack(stepped, 1)), ("by hand", torch.stack(by_hand)[None])):

@@ -1,4 +1,4 @@
-"""A density model from nothing to samples: rows of 16 values that go up or down, learnt in a few seconds.
+"""Train a density model and sample from it in a few seconds, on rows of 16 values that go up or down.
 
     python -m s4gen.examples.toy
 
@@ -19,7 +19,7 @@ LENGTH, LEVELS = 16, 8
 
 
 def ramps(n: int) -> torch.Tensor:
-    """Rows int64 (n, 16) that begin anywhere and go up or down by one, around the corner of 0 to 7."""
+    """Return rows int64 (n, 16) that begin anywhere and go up or down by one; 7 is followed by 0, and the reverse."""
     start, slope = torch.randint(0, LEVELS, (n, 1)), 2 * torch.randint(0, 2, (n, 1)) - 1
     return (start + slope * torch.arange(LENGTH)) % LEVELS
 
@@ -35,7 +35,7 @@ for step in range(100):
     if step % 50 == 49:
         print(f"step {step + 1}: {loss.item() / math.log(2):.3f} bits per value")
 
-# A row is known when its first two values are: 3 bits and 1 bit.
+# The first two values determine a row. They cost 3 bits, for one of 8 values, and 1 bit, for up or down.
 print(f"the best that a model can do: {4 / LENGTH:.3f} bits per value")
 recurrent = convert(model.eval())  # the same model with Abar, Bbar and Cbar, to be stepped
 print(f"convolution and recurrence differ by {certify(recurrent, ramps(4)).max_abs_logprob_difference:.1e} at most")

@@ -1,1 +1,1 @@
-"""Models for other programs: the recurrent step as ONNX or for PyTorch alone, or all of generation in C++."""
+"""Export models for other programs: the recurrent step as ONNX or for PyTorch alone, or all of generation in C++."""

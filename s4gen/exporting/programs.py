@@ -1,4 +1,4 @@
-"""The step as ONNX and as a program of torch.export, each in a folder with what is needed to run it, and verified."""
+"""Write the step as ONNX or as a program of torch.export, with a script that runs it, and check what was written."""
 
 from __future__ import annotations
 
@@ -20,44 +20,48 @@ from s4gen.sampling.convert import RecurrentModel
 TOLERANCE = 1e-5
 """Allowed difference of a log-probability, times its size where that is above 1."""
 TOLERANCE_OF_MIXTURES = 1e-3
-"""The same for a mixture of logistics. A value has there the difference of two edges close to each other, of which
-float32 leaves four digits; two programs that round an exponential differently differ by that."""
+"""Allowed difference for a mixture of logistics, which gives each value the difference of two close edges.
+
+float32 leaves four digits of that difference, so two programs that round an exponential differently are that far apart.
+"""
 IMPOSSIBLE = -80.0
-"""A log-probability below which there is none: float32 has no exponential of much less."""
+"""Log-probability in nats below which a token counts as impossible: exp(-87) is the smallest normal float32."""
 CHECKED = 64
-"""Tokens drawn greedily, and as many read, to compare on."""
+"""Number of tokens that are drawn greedily, and of tokens that are read, to compare the two steps."""
 
 Run = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, Sequence[Tensor]]]
-"""token (B,), state -> log-probabilities (B, V), new state: an exported step under the program that will run it."""
+"""An exported step under its own runtime: token (B,) and state -> log-probabilities r(B, V) and new state."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """How an exported step compares with the eager engine's."""
+    """The result of comparing an exported step with the eager engine."""
 
     difference: float
     """Largest difference of a log-probability, relative to its size where that is above 1."""
     greedy_tokens: int
-    """As many tokens came out the same."""
+    """Number of greedy tokens, of `CHECKED`, that are the same."""
     tokens_per_second: float
-    """One row, in this process, on this machine."""
+    """Speed of the exported step for one row in this process."""
 
 
 def write_onnx(recurrent: RecurrentModel, folder: Path) -> Check | None:
-    """Fill a folder with step.onnx, about.json and generate.py; None: it could not be checked, without onnxruntime.
+    """Fill a folder with step.onnx, about.json and generate.py, and check the step.
+
+    Returns None if onnxruntime is not installed: what was written could then not be checked.
 
     Raises:
-        UserError: the package onnxscript is missing, the model cannot be exported, or what came out is not the model.
+        UserError: onnx or onnxscript is missing, the model cannot be exported, or the exported step differs from it.
     """
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed, which writes ONNX: pip install 's4gen[export]'") from None
+        raise UserError(f"writing ONNX needs {error.name}, which is missing: pip install 's4gen[export]'") from None
     program, step, initial = exported(recurrent)
     names = step.names
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals; the check below is what counts
         made = torch.onnx.export(
             program,
             dynamo=True,
@@ -85,14 +89,15 @@ def write_onnx(recurrent: RecurrentModel, folder: Path) -> Check | None:
 
 
 def write_torch(recurrent: RecurrentModel, folder: Path) -> Check:
-    """Fill a folder with step.pt2, about.json and generate.py, which need PyTorch alone.
+    """Fill a folder with step.pt2, about.json and generate.py, which need PyTorch alone, and check the step.
 
     Raises:
-        UserError: the model cannot be exported, or what came out is not the model.
+        UserError: the model cannot be exported, or the exported step differs from it.
     """
     program, step, initial = exported(recurrent)
     torch.export.save(program, folder / "step.pt2")
     _describe(recurrent, step, initial, folder, "run_torch.py")
+    # The file is checked, not the program in memory: saving and loading are a part of what may go wrong.
     loaded = torch.export.load(folder / "step.pt2").module()
 
     def run(token: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
@@ -103,6 +108,7 @@ def write_torch(recurrent: RecurrentModel, folder: Path) -> Check:
 
 
 def _describe(recurrent: RecurrentModel, step: Step, initial: Sequence[Tensor], folder: Path, program: str) -> None:
+    """Write about.json, and copy the script `program` of this package as generate.py."""
     text = json.dumps(described(recurrent, step, initial), indent=2)
     (folder / "about.json").write_text(text + "\n", encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name(program), folder / "generate.py")
@@ -110,11 +116,12 @@ def _describe(recurrent: RecurrentModel, step: Step, initial: Sequence[Tensor], 
 
 @torch.no_grad()
 def check(recurrent: RecurrentModel, step: Step, run: Run) -> Check:
-    """Draw greedily with both, and score sequences of two rows with both.
+    """Compare an exported step with the model: greedy drawing of one row, then random tokens in two rows.
 
     Raises:
         UserError: the tokens differ, or log-probabilities differ by more than is allowed.
     """
+    # Each draws from its own logits, so that a difference may grow as it would in use.
     token, ours = torch.full((1,), recurrent.bos), recurrent.initial_state(1)
     theirs: Sequence[Tensor] = step.initial(recurrent, 1)
     worst, drawn, other = 0.0, [], token
@@ -124,6 +131,7 @@ def check(recurrent: RecurrentModel, step: Step, run: Run) -> Check:
         worst = max(worst, _difference(log_p, logits.log_softmax(-1)))
         token, other = logits.argmax(-1), log_p.argmax(-1)
         drawn.append(bool(token == other))
+    # Greedy tokens soon repeat. Here both read the same random tokens, in two rows: the number of rows must be free.
     random = torch.Generator().manual_seed(0)
     fed, ours, theirs = torch.full((2,), recurrent.bos), recurrent.initial_state(2), step.initial(recurrent, 2)
     for _ in range(CHECKED):
@@ -132,7 +140,7 @@ def check(recurrent: RecurrentModel, step: Step, run: Run) -> Check:
         worst = max(worst, _difference(log_p, logits.log_softmax(-1)))
         fed = torch.multinomial(logits.softmax(-1), 1, generator=random)[:, 0]
     allowed = TOLERANCE_OF_MIXTURES if recurrent.config.model.head == "mixture" else TOLERANCE
-    if not all(drawn) or not worst <= allowed:
+    if not all(drawn) or not worst <= allowed:  # `not <=`, so that a NaN is refused, too
         raise UserError(
             f"the exported step is not the model's: log-probabilities differ by {worst:.1e}, where {allowed:g} is "
             f"allowed, and {sum(drawn)} of {len(drawn)} greedy tokens are the same"
@@ -145,6 +153,7 @@ def check(recurrent: RecurrentModel, step: Step, run: Run) -> Check:
 
 
 def _difference(got: Tensor, want: Tensor) -> float:
-    """Of log-probabilities; those of what is next to impossible count as equal, one of them may be -inf."""
+    """Return the largest difference of log-probabilities, relative to their size where that is above 1."""
+    # Next to zero one program has -100 and the other -inf, and neither is ever drawn: both count as `IMPOSSIBLE`.
     got, want = got.clamp_min(IMPOSSIBLE), want.clamp_min(IMPOSSIBLE)
     return float(((got - want).abs() / want.abs().clamp_min(1)).max())

@@ -14,7 +14,7 @@ try:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     temperature = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0  # 0: the likeliest token
 except ValueError:
-    print("usage: python generate.py [TOKENS] [TEMPERATURE], both numbers", file=sys.stderr)
+    print("usage: python generate.py [TOKENS] [TEMPERATURE]; both are numbers", file=sys.stderr)
     sys.exit(2)
 
 state = {s["name"]: np.full((1, *s["shape"]), s["fill"], s["type"]) for s in about["state"]}
@@ -23,6 +23,7 @@ for _ in range(count):
     log_p, *new = session.run(None, {"token": token, **state})
     state = dict(zip(state, new, strict=True))
     if temperature:
+        # The maximum of log p + Gumbel noise is a draw from p, and needs no normalisation.
         gumbel = -np.log(-np.log(random.random(log_p.shape)))
         log_p = log_p / temperature + gumbel
     token = log_p.argmax(-1)

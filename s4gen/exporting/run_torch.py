@@ -13,7 +13,7 @@ try:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     temperature = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0  # 0: the likeliest token
 except ValueError:
-    print("usage: python generate.py [TOKENS] [TEMPERATURE], both numbers", file=sys.stderr)
+    print("usage: python generate.py [TOKENS] [TEMPERATURE]; both are numbers", file=sys.stderr)
     sys.exit(2)
 
 state = [torch.full((1, *s["shape"]), s["fill"], dtype=getattr(torch, s["type"])) for s in about["state"]]

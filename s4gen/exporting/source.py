@@ -1,4 +1,4 @@
-"""All of generation as a folder of C++: the plan, the engine's source, a short main program and a Makefile."""
+"""Write all of generation as a folder of C++: the plan, the engine's source, a short main program and a Makefile."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ MAIN = Path(__file__).with_name("native") / "main.cpp"
 
 
 def write_native(recurrent: RecurrentModel, folder: Path) -> None:
-    """Fill a folder with what `make` turns into the program `generate`, which needs a C++ compiler and nothing else.
-
-    The flags are those of the native engine, so that on one machine both give the same bits.
+    """Fill a folder with sources that `make` turns into the program `generate`; only a C++ compiler is needed.
 
     Raises:
         UserError: the model has a layer that the native engine does not know.
@@ -31,8 +29,9 @@ def write_native(recurrent: RecurrentModel, folder: Path) -> None:
     for source in (*sources(SOURCE), MAIN):
         shutil.copyfile(source, folder / source.name)
     length = recurrent.config.layout.length
+    # The same flags as the native engine's: on one machine the program and `s4gen sample` then draw the same tokens.
     makefile = (
-        f"# make && ./generate 2 {length} 0   (sequences, tokens of each, seed; then temperature, top-k, top-p, min-p)"
+        f"# make && ./generate 2 {length} 0   (sequences, tokens of each, seed; then filters, see main.cpp)"
         "\n"
         f"CXX ?= g++\n# for the processor that compiles\nTARGET ?= {' '.join(targets.options(targets.NATIVE))}\n\n"
         "generate: main.cpp engine.cpp $(wildcard *.h)\n"

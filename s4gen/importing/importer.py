@@ -1,4 +1,4 @@
-"""From a file of state-spaces/s4 to a checkpoint: what it is, its parameters, and an account of every tensor."""
+"""Read a file of state-spaces/s4 as a model and account for every tensor in it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 
-from s4gen.checkpoint import save_checkpoint
 from s4gen.config import AudioLayout, DensityConfig, Layout, ModelConfig, SSMConfig, TextLayout
-from s4gen.data.text import NumberTokenizer
 from s4gen.errors import UserError
 from s4gen.fitting import fitting
 from s4gen.importing.ends import Ends, is_adaptive, read_ends
@@ -27,33 +25,34 @@ from s4gen.models.density import DensityModel
 
 DT_CHOICES = ("exp", "softplus")
 SOUNDS = {"sc09": ("mu-law", 16_000), "youtubemix": ("mu-law", 16_000), "beethoven": ("linear", 16_000)}
-"""Data sets of sound that the reference has: how it quantises them, and samples per second."""
+"""For each data set of sound in the reference, the law by which it quantises and the samples per second."""
 SILENCE = 128
-"""The code that the reference puts in front of every clip."""
+"""The code of silence among 256, which the reference feeds before the first sample of every clip."""
 KNOWN_KEYS = re.compile(
     r"encoder\.|decoder\.|loss\.|loss_val\.|model\.(layers|d_layers|c_layers|u_layers|norm)\.|kernel\.|output_linear\.|D$"
 )
+"""Beginnings of the keys that some layout of the reference has."""
 
 
 @dataclass
 class Imported:
-    """What a file was read as."""
+    """An imported model, with an account of how its file was read."""
 
     model: DensityModel | S4D
-    """A density model, or the minimal layer."""
+    """A density model, or an `S4D` layer for a file of the minimal layer."""
     version: str
-    """HEAD, v3, v2 or minimal."""
+    """The layout of the file: HEAD, v3, v2 or minimal."""
     fate: dict[str, str]
-    """used, derived or "ignored: why" for every key of the file."""
+    """For every key of the file "used", "derived" or "ignored: " and the reason."""
     notes: list[str] = field(default_factory=list)
-    """What was assumed, and what the reader should know."""
+    """Sentences on what was assumed and what the user should know."""
     condition: float | None = None
-    """Largest condition number of what C was recovered by; None where it was stored itself."""
+    """Largest condition number of the matrices I - Abar^L that C was recovered with; None where C itself was stored."""
     error: float | None = None
-    """Estimated relative error of the recovered C."""
+    """Estimated relative error of the recovered C; None where C itself was stored."""
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it but the model, as plain values."""
+        """Return everything but the model as plain values, for `--json`."""
         counts = {kind: sum(fate.startswith(kind) for fate in self.fate.values()) for kind in KINDS}
         return {
             "version": self.version,
@@ -66,26 +65,29 @@ class Imported:
 
 
 KINDS = ("used", "derived", "ignored")
+"""What can become of a tensor; every value of `Imported.fate` begins with one of these."""
 
 
 def import_weights(file: str | Path, config: str | Path | None = None, dt: str | None = None) -> Imported:
-    """The model in a `.pt` or `.ckpt` of state-spaces/s4.
+    """Read the model in a `.pt` or `.ckpt` file of state-spaces/s4. No code in the file is run.
 
     Args:
-        config: a JSON or YAML file with the model's configuration; None: what a `.ckpt` holds beside its weights, or
-            nothing.
-        dt: exp or softplus, the step size as a function of its parameter, which no file tells; None: what the
-            configuration says, or the default of the version.
+        file: a state dict, or a Lightning checkpoint with one.
+        config: a JSON or YAML file with the model's configuration. None takes the configuration that a `.ckpt` holds
+            beside its weights, if there is one.
+        dt: "exp" or "softplus", the function that makes the step size of its parameter; no file of weights tells it.
+            None takes what the configuration says, else the default of the file's version, with a note.
 
     Raises:
-        UserError: the file cannot be read, or is not of a model that s4gen has; the message names the key, or the value
-            of the configuration, at fault.
+        UserError: the file cannot be read, or s4gen has no such model; the message names the key of the file, or the
+            value of the configuration, that is at fault.
     """
     path = Path(file)
     contents = read_weights(path)
     source, tables = str(config) if config else "", read_config(Path(config)) if config else contents.config
     options = Options(tables, source or (f"{path} (hyper_parameters)" if tables else ""))
     ledger = Ledger(contents.tensors, str(path))
+    # A new model draws initial weights, which the file's replace: importing must not disturb the caller's random state.
     with torch.random.fork_rng(devices=[]):
         if is_minimal(ledger):
             imported = Imported(read_minimal(ledger, options, dt), "minimal", ledger.fate)
@@ -95,14 +97,14 @@ def import_weights(file: str | Path, config: str | Path | None = None, dt: str |
     ledger.close()
     if ledger.rounded:
         imported.notes.append(
-            f"rounded to float32, because they hold more digits: {len(ledger.rounded)} tensors, the first of them "
-            f"{ledger.rounded[0]}"
+            f"{len(ledger.rounded)} tensors hold more digits than float32 does and were rounded to it, the first of "
+            f"them {ledger.rounded[0]}"
         )
     return imported
 
 
 def _check_known(ledger: Ledger) -> None:
-    """Refuse the state dict of something else: the first key that is of no layout is named."""
+    """Refuse the state dict of another kind of model; the message names the first key that no layout has."""
     for key in ledger.names:
         if not KNOWN_KEYS.match(key):
             raise UserError(
@@ -112,6 +114,7 @@ def _check_known(ledger: Ledger) -> None:
 
 
 def _read_model(ledger: Ledger, options: Options, dt: str | None) -> Imported:
+    """Read a density model of any layout but the minimal one."""
     _check_options(options)
     notes: list[str] = []
     stack = begin(ledger, options, "exp")
@@ -125,7 +128,8 @@ def _read_model(ledger: Ledger, options: Options, dt: str | None) -> Imported:
     layout = _layout(ends, stack, options, notes)
     model = build_model(DensityConfig(layout, _model_config(stack, shape, ends, notes), ssm))
     tensors = stack.tensors | ends.tensors
-    tensors = fitting(tensors, model.state_dict(), Path(ledger.where), exact=tensors)  # C and pools are in float64
+    # Recovered C and pooling maps are float64, and stay so: `exact` and `assign` keep the precision of each tensor.
+    tensors = fitting(tensors, model.state_dict(), Path(ledger.where), exact=tensors)
     model.load_state_dict(tensors, assign=True)
     _compare(options, ends, shape, stack)
     imported = Imported(model.eval(), stack.version, ledger.fate, notes)
@@ -137,7 +141,7 @@ def _read_model(ledger: Ledger, options: Options, dt: str | None) -> Imported:
 
 
 def _check_options(options: Options) -> None:
-    """Refuse what the weights do not show and s4gen does not have."""
+    """Refuse options that leave no trace in the weights and that s4gen's layers do not have."""
     options.choice("activation", {"gelu": "gelu"}, "gelu")
     options.choice("final_act", {"glu": "glu"}, "glu")
     options.choice("residual", {"r": "R"}, "R")
@@ -150,28 +154,33 @@ def _check_options(options: Options) -> None:
 
 
 def _dt_transform(ledger: Ledger, options: Options, dt: str | None, version: str, notes: list[str]) -> str:
-    """The function that dt is of its parameter, which the weights do not tell."""
+    """Return the name of the function that makes dt of its parameter.
+
+    A wrong one still gives positive step sizes and a model that runs, so a note is added unless the configuration
+    names it.
+    """
     if dt is not None:
-        notes.append(f"dt_transform: {dt}, as asked for by --dt")
+        notes.append(f"dt_transform: {dt}, as --dt asks for")
         return dt
     if "dt_transform" in options:
         return options.choice("dt_transform", TRANSFORMS, "exp")
-    guess, why = "exp", f"all of version {version} is"
+    guess, why = "exp", f"as in every model of version {version}"
     if version == HEAD:
         guess = "exp" if is_adaptive(ledger) else "softplus"
-        why = "its language model is" if guess == "exp" else "its layers are, unless configured otherwise"
+        why = "as in its language model" if guess == "exp" else "as in its layers unless they are configured otherwise"
     other = next(name for name in DT_CHOICES if name != guess)
     notes.append(
-        f"dt_transform: guessed to be {guess}, as {why}; nothing in the file tells, so try --dt {other} if it babbles"
+        f"dt_transform: guessed to be {guess}, {why}; nothing in the file tells it, so try --dt {other} if the samples "
+        "make no sense"
     )
     return guess
 
 
 def _ssm_config(stack: Stack, notes: list[str]) -> SSMConfig:
-    """What all state space layers have in common.
+    """Return the configuration that all state space layers share.
 
     Raises:
-        UserError: they are not alike.
+        UserError: the layers differ, or have a form that s4gen does not have.
     """
     kernels = list(stack.kernels.values())
     first = kernels[0]
@@ -179,19 +188,25 @@ def _ssm_config(stack: Stack, notes: list[str]) -> SSMConfig:
         for name in ("mixer", "d_state", "rank", "decay", "dt_transform", "tie_dt"):
             if getattr(kernel, name) != getattr(first, name):
                 raise UserError(
-                    f"{stack.ledger.where}: {theirs} has {name} {getattr(kernel, name)}, the first layer has "
-                    f"{getattr(first, name)}: expected layers that are alike"
+                    f"{stack.ledger.where}: {theirs} has {name} {getattr(kernel, name)}, and the first layer has "
+                    f"{getattr(first, name)}: expected the same in all layers"
                 )
     if first.rank > 2:
         raise UserError(f"{stack.ledger.where}: its low-rank parts have rank {first.rank}: expected 1 or 2")
+    # SaShiMi's levels differ in width: an SSM for each feature is the one way in which their numbers may differ, too.
     own = all(kernel.n_ssm == stack.widths[theirs] for theirs, kernel in stack.kernels.items())
     if not own and any(kernel.n_ssm != first.n_ssm for kernel in kernels):
-        raise UserError(f"{stack.ledger.where}: its layers have {first.n_ssm} and other numbers of distinct SSMs")
+        raise UserError(
+            f"{stack.ledger.where}: its layers have {first.n_ssm} and other numbers of distinct SSMs: expected one "
+            "number for all layers"
+        )
     if first.mixer == "s4" and not first.tie_dt:
-        raise UserError(f"{stack.ledger.where}: step sizes for each mode of S4: expected one for each feature")
+        raise UserError(
+            f"{stack.ledger.where}: its S4 layers have a step size for each mode: expected one for each feature"
+        )
     return SSMConfig(
         d_state=first.d_state,
-        # Where training would start from, which weights that are there do not tell; of the right rank.
+        # The weights do not show what they were initialised to. It matters for nothing but the rank of P.
         init={0: "lin", 1: "legs", 2: "legt"}[first.rank],
         discretization="bilinear" if first.mixer == "s4" else _discretization(stack.options),
         n_ssm=0 if own else first.n_ssm,
@@ -203,15 +218,17 @@ def _ssm_config(stack: Stack, notes: list[str]) -> SSMConfig:
 
 
 def _discretization(options: Options) -> str:
-    """Of S4D, which the weights do not tell."""
+    """Return S4D's rule of discretisation, which the configuration must name: a wrong one gives plausible nonsense."""
     options.need("disc", "zoh or bilinear")
     return options.choice("disc", {"zoh": "zoh", "bilinear": "bilinear"}, "zoh")
 
 
 def _model_config(stack: Stack, shape: Shape, ends: Ends, notes: list[str]) -> ModelConfig:
+    """Return the model's configuration as far as the stack and both ends show it."""
+    # A plain stack has a final norm exactly if it is pre-norm; SaShiMi has one in either case.
     default = bool(shape.pool) or any(name.startswith("norm.") for name in stack.tensors)
     if shape.pool and "prenorm" not in stack.options:
-        notes.append("prenorm: taken as true, as all of SaShiMi is that was published")
+        notes.append("prenorm: taken to be true, as in every published SaShiMi")
     return ModelConfig(
         mixer=next(iter(stack.kernels.values())).mixer,
         d_model=shape.d_model,
@@ -229,16 +246,17 @@ def _model_config(stack: Stack, shape: Shape, ends: Ends, notes: list[str]) -> M
 
 
 def _layout(ends: Ends, stack: Stack, options: Options, notes: list[str]) -> Layout:
-    """Sound, where the configuration names a data set of sound that the reference has; else plain tokens."""
+    """Return the layout of sound where the configuration names a data set of sound; else that of plain numbers."""
     dataset = str(options.get("dataset", "")).lower()
     if dataset in SOUNDS:
         law, rate = SOUNDS[dataset]
         if ends.vocab != 256:
             raise UserError(f"{options.source}: dataset = {dataset} has 256 codes, and the weights know {ends.vocab}")
+        # Our table has one more row, for `bos`. The reference feeds silence there, so that row is a copy of silence's.
         table = ends.tensors["embedding.weight"]
         ends.tensors["embedding.value.weight"] = torch.cat((table, table[SILENCE : SILENCE + 1]))
         del ends.tensors["embedding.weight"]
-        ends.tied = True  # the key is of text alone
+        ends.tied = True  # the key `tied` goes with text alone; its default keeps the configuration of sound valid
         notes.append(f"sound of {dataset}: {rate} Hz, {law}, minmax; clips start behind code {SILENCE}")
         return AudioLayout(rate, law, 8, "minmax")
     notes.append(
@@ -251,7 +269,7 @@ def _layout(ends: Ends, stack: Stack, options: Options, notes: list[str]) -> Lay
 
 
 def _compare(options: Options, ends: Ends, shape: Shape, stack: Stack) -> None:
-    """Refuse a configuration that is of another model."""
+    """Refuse a configuration that belongs to another model."""
     options.agree("vocab", ends.vocab, "the number of tokens")
     options.agree("d_model", shape.d_model, "the width")
     options.agree("n_layers", shape.n_layers, "the number of layers")
@@ -260,29 +278,3 @@ def _compare(options: Options, ends: Ends, shape: Shape, stack: Stack) -> None:
     first = next(iter(stack.kernels.values()))
     options.agree("d_state", first.d_state, "the state size")
     options.agree("rank", first.rank, "the rank") if first.rank else None
-
-
-def save_imported(imported: Imported, out: str | Path, source: str, overwrite: bool = False) -> None:
-    """Write it as an ordinary checkpoint, or the minimal layer as a layer.
-
-    Raises:
-        UserError: `out` exists (and `overwrite` is not set, or it is not a checkpoint), or cannot be written.
-    """
-    model = imported.model
-    if isinstance(model, S4D):
-        model.save(out, overwrite=overwrite)
-        return
-    layout = model.config.layout
-    tokenizer = NumberTokenizer(layout.vocab, layout.start) if isinstance(layout, TextLayout) else None
-    metrics = {"imported": {"from": source, "version": imported.version, "condition_number": imported.condition}}
-    card = _card(imported, source)
-    save_checkpoint(out, model, recipe=None, metrics=metrics, card=card, tokenizer=tokenizer, overwrite=overwrite)
-
-
-def _card(imported: Imported, source: str) -> str:
-    notes = "\n".join(f"- {note}" for note in imported.notes)
-    return (
-        f"---\nlibrary_name: s4gen\ntags: [state-space-model, s4]\n---\n\n# {Path(source).name}\n\n"
-        f"Weights of [state-spaces/s4](https://github.com/state-spaces/s4) (layout of {imported.version}), read by "
-        f"`s4gen import`.\n\n{notes}\n"
-    )

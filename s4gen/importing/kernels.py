@@ -1,4 +1,4 @@
-"""One state space layer of state-spaces/s4, in the three layouts that it had, as parameters of ours.
+"""Read one state space layer of state-spaces/s4, in any of its three layouts, as parameters of our layers.
 
                 HEAD                          v3.0.0                              v2
     dt          inv_dt, a function of it      log_dt, its logarithm               as v3
@@ -7,7 +7,8 @@
     low rank    P                             P                                   P, and Q where w is complex
     C           of length l_kernel            of length L                         of length 2 (len(omega) - 1)
 
-Of S4, what is called C is C~ = C (I - Abar^length), unless the length is 0.
+In a layer of S4 the tensor called C is really C~ = C (I - Abar^length), unless the length is 0. Each function f is exp
+unless the configuration names another one.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from s4gen.importing.recover import Recovery, recovered
 
 HEAD, V3, V2 = "HEAD", "v3", "v2"
 TRANSFORMS = {name: name for name in ("exp", "softplus", "relu", "sigmoid", "none")}
+"""The reference's functions from an unconstrained parameter to a positive one, as choices of an option."""
 _APPLIED: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
     "softplus": F.softplus,
-    "relu": lambda x: F.relu(x) + 1e-4,
+    "relu": lambda x: F.relu(x) + 1e-4,  # the reference's own offset
     "sigmoid": torch.sigmoid,
     "none": lambda x: x,
 }
@@ -38,29 +40,35 @@ _NODES = "nodes of a Fourier transform, which are made anew"
 
 @dataclass(frozen=True)
 class Kernel:
-    """A state space layer as read."""
+    """One state space layer: its parameters under our names, and the options they imply."""
 
     mixer: str
-    """s4 or s4d."""
+    """Either "s4" or "s4d"."""
     parameters: dict[str, Tensor]
-    """By our names; float64 where they were derived, float32 where they are as they were."""
+    """Tensors by our names: float64 where they were derived, float32 where they are the file's own."""
     n_ssm: int
+    """Number of distinct SSMs, which the features share in turn."""
     d_state: int
+    """State size N."""
     rank: int
-    """0 of s4d."""
+    """Rank of the low-rank part P Q^*; 0 for S4D."""
     decay: str
+    """Function that makes -Re Lambda of its parameter."""
     dt_transform: str
+    """Function that makes dt of its parameter."""
     tie_dt: bool
+    """Whether all modes of a feature share one dt."""
     length: int
-    """Inputs for which the stored C was made; 0: it is C itself."""
+    """Length L of the truncated C~ in the file; 0 where the file holds C itself."""
     recovery: Recovery | None
+    """How well C was recovered from C~; None where the file holds C itself."""
 
 
 def version_of(ledger: Ledger) -> str:
-    """Which layout the state space layers of a file have.
+    """Return which layout the state space layers of a file have: HEAD, V3 or V2.
 
     Raises:
-        UserError: there is no state space layer in it, or of the first version.
+        UserError: the file has no state space layer, or those of version 1.
     """
     names = {key.rpartition("kernel.")[2] for key in ledger.names if "kernel." in key}
     if any(".kernel.krylov." in key for key in ledger.names):
@@ -71,19 +79,20 @@ def version_of(ledger: Ledger) -> str:
         return V3
     if names & {"log_w_real", "w"}:
         return V2
-    raise UserError(
-        f"{ledger.where} has no state space layer of state-spaces/s4 in it: its first key is {ledger.names[0]}"
-    )
+    raise UserError(f"{ledger.where} holds no state space layer of state-spaces/s4: its first key is {ledger.names[0]}")
 
 
 def _check_kind(options: Options, version: str, kind: str) -> None:
-    """Refuse a configuration that is of layers of another kind, or of another version, than the weights.
+    """Refuse a configuration whose layers are of another kind or version than the weights.
+
+    It belongs to another model then, and its step sizes, which no weights can contradict, would be believed.
 
     Raises:
-        UserError: it is; what it says of the step sizes would be believed otherwise.
+        UserError: kind or version differ from the weights.
     """
     said = {"kind": options.get("kind", kind), "version": options.get("version", version)}
     known = {"head": HEAD, "v3": V3, "v2": V2}
+    # The field reads like "v3.0.0" or "HEAD e757cef". Any other text proves nothing, so it counts as agreement.
     release = known.get(str(said["version"]).lower().split(" ")[0].split(".")[0], version)
     for name, given, found in (("kind", said["kind"], kind), ("version", release, version)):
         if given != found and (name == "version" or given in ("s4", "s4d")):
@@ -93,18 +102,18 @@ def _check_kind(options: Options, version: str, kind: str) -> None:
 
 
 def read_kernel(ledger: Ledger, block: str, version: str, options: Options, dt_transform: str) -> Kernel:
-    """The layer of the block with this prefix, such as "model.layers.3".
+    """Read the layer of the block with this prefix, such as "model.layers.3".
 
     Raises:
-        UserError: a tensor is missing or of another size, or it is a layer that cannot be stepped.
+        UserError: a tensor is missing or has another size, or the layer cannot be stepped.
     """
     layer = f"{block}.layer.layer." if version == HEAD else f"{block}.layer."
     prefix = f"{layer}kernel." if version == HEAD else f"{layer}kernel.kernel."
     channels, H, n, _ = ledger.shape(f"{prefix}C")
     if channels != 1:
         raise UserError(
-            f"{ledger.where}: {prefix}C has {channels} channels: a bidirectional layer, or one of several, cannot be "
-            "stepped; expected 1"
+            f"{ledger.where}: {prefix}C has {channels} channels: a bidirectional layer, or one with several channels, "
+            "cannot be stepped; expected 1"
         )
     is_s4 = f"{prefix}P" in ledger
     _check_kind(options, version, "s4" if is_s4 else "s4d")
@@ -120,7 +129,7 @@ def read_kernel(ledger: Ledger, block: str, version: str, options: Options, dt_t
         rank = ledger.shape(f"{prefix}P")[0]
         parameters["P"] = ledger.take(f"{prefix}P", rank, S, n, 2)
     if f"{prefix}Q" in ledger:
-        # theirs: A = diag(w) - P Q^T
+        # The reference has A = diag(w) - P Q^T, we have diag(w) - P Q^*: conjugate Q.
         parameters["Q"] = ledger.take(f"{prefix}Q", rank, S, n, 2) * torch.tensor([1.0, -1.0])
     length = _length(ledger, prefix, version) if is_s4 else 0
     parameters["C"] = ledger.take(f"{prefix}C", H, n, 2, derived=length > 0)
@@ -136,7 +145,10 @@ def read_kernel(ledger: Ledger, block: str, version: str, options: Options, dt_t
 
 
 def _dt(ledger: Ledger, prefix: str, H: int, n: int, transform: str) -> tuple[Tensor, str]:
-    """The parameter of dt, r(H), or r(H, n) where modes have their own, and the function of it that ours is."""
+    """Return the parameter of dt, r(H) or r(H, n) if each mode has its own, and the name of our function for it.
+
+    We have exp and softplus; what another function gives is stored as its logarithm, under exp.
+    """
     key = f"{prefix}inv_dt" if f"{prefix}inv_dt" in ledger else f"{prefix}log_dt"
     tied = len(ledger.shape(key)) < 2 or ledger.shape(key)[1] == 1
     known = transform in ("exp", "softplus")
@@ -154,7 +166,10 @@ def _dt(ledger: Ledger, prefix: str, H: int, n: int, transform: str) -> tuple[Te
 def _eigenvalues(
     ledger: Ledger, prefix: str, version: str, is_s4: bool, n: int, options: Options
 ) -> tuple[dict[str, Tensor], str]:
-    """`raw_decay` and `frequency`, r(S, n) each, and the function that the decay is of its parameter."""
+    """Return `raw_decay` and `frequency`, r(S, n) each, and the name of the function that makes the decay positive.
+
+    Lambda = -f(raw_decay) + i frequency.
+    """
     if f"{prefix}w" in ledger:
         S = ledger.shape(f"{prefix}w")[0]
         real, imag = ledger.take(f"{prefix}w", S, n, 2).unbind(-1)
@@ -170,7 +185,8 @@ def _eigenvalues(
     if real_transform == "sigmoid":
         raw, real_transform = torch.sigmoid(raw.double()).log(), "exp"
     imag = ledger.take(imag_key, S, n, derived=imag_transform != "none")
-    # Of each conjugate pair, version 3 keeps the lower member of S4, and everything else the upper one, or its number.
+    # Of each conjugate pair S4 of version 3 keeps the member with Im < 0, and everything else that with Im > 0. HEAD
+    # stores the positive number, too, but means its negative.
     lower = version == V3 and is_s4
     if imag_transform != "none":
         imag = _APPLIED[imag_transform](imag.double())
@@ -180,7 +196,8 @@ def _eigenvalues(
 
 
 def _check_half(imag: Tensor, name: str, sign: str = "positive") -> None:
-    """Refuse a layer that keeps the other member of its conjugate pairs: its B, C and P would be of the wrong one."""
+    """Refuse a layer that keeps the other member of its conjugate pairs: B, C and P would belong to the wrong one."""
+    # Training may push single modes over zero, so the majority decides.
     if (imag < 0).double().mean() > 0.5:
         wrong = "negative" if sign == "positive" else "positive"
         raise UserError(
@@ -190,11 +207,11 @@ def _check_half(imag: Tensor, name: str, sign: str = "positive") -> None:
 
 
 def _length(ledger: Ledger, prefix: str, version: str) -> int:
-    """Inputs for which C~ was made; 0 where C is stored itself."""
+    """Return the length L that C~ was truncated to, in inputs; 0 where C itself is stored."""
     for key in ("l_kernel", "L"):
         if prefix + key in ledger:
             return ledger.number(prefix + key)
     if version == V2 and f"{prefix}omega" in ledger:
-        return 2 * (ledger.shape(f"{prefix}omega")[0] - 1)
+        return 2 * (ledger.shape(f"{prefix}omega")[0] - 1)  # nodes of a real FFT of even length L: L / 2 + 1
     names = f"{prefix}omega" if version == V2 else f"{prefix}l_kernel" if version == HEAD else f"{prefix}L"
-    raise UserError(f"{ledger.where}: the key {names} is missing, so nobody knows what its C is of")
+    raise UserError(f"{ledger.where}: the key {names} is missing, so the length that its C belongs to is unknown")

@@ -1,7 +1,7 @@
-"""What a model of state-spaces/s4 was configured with, from any of the forms in which that is written down.
+"""Read the configuration of a model of state-spaces/s4 under one set of flat names.
 
-Two forms are read: one flat table of names (as beside the project's fixtures), and the reference's own nested one (its
-YAML, or the hyper-parameters in a Lightning checkpoint). `Options` gives both the same names.
+Two forms are read: a flat table of names and values (as beside the project's fixtures), and the reference's own nested
+one (its YAML, or the hyper-parameters in a Lightning checkpoint).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 from s4gen.errors import UserError
 
 SECTIONS = ("model", "layer", "task", "dataset", "encoder", "decoder")
-"""Tables of the reference's form; of `model`, the table `layer` is one of them, or a list of such tables."""
+"""Tables of the reference's form. Within `model`, `layer` is a table, or a list of tables, one for each layer."""
 RENAMED = {"measure": "init", "mode": "kind", "real_type": "real_transform", "lr": ""}
-"""Older names of options; an empty one means nothing here."""
+"""Older names of options with today's; "" drops an option (`lr` is a learning rate, which no model needs)."""
 KINDS = {"nplr": "s4", "dplr": "s4", "s4": "s4", "diag": "s4d", "diagonal": "s4d", "s4d": "s4d"}
 
 
 class Options:
-    """Values by flat name; asking for one that is not there says so, and what it could be."""
+    """A model's options by flat name, with checks whose messages say what a value could be."""
 
     def __init__(self, tables: Mapping[str, Any], source: str) -> None:
-        """`source` is what messages call the place that the values come from; empty tables: there is none."""
+        """Take the options from either form; messages call the place they are from `source` ("": no configuration)."""
         self.source = source
         self._values = flattened(tables)
 
@@ -31,30 +31,31 @@ class Options:
         return self._values.get(name) is not None
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value, or the default where there is none, or null."""
+        """Return an option's value, or the default where it is missing or null."""
         value = self._values.get(name)
         return default if value is None else value
 
     def need(self, name: str, possible: str) -> Any:
-        """The value of an option without which the tensors do not say what the model is.
+        """Return the value of an option without which the weights do not determine the model.
 
         Raises:
-            UserError: it is not there; the message says what it could be.
+            UserError: the option is missing; the message says what is `possible`.
         """
         if name not in self:
             if self.source:
                 raise UserError(
                     f"{self.source}: {name} is missing, and the weights do not tell it; expected {possible}"
                 )
-            raise UserError(f"the weights do not tell {name}, which is {possible}: say it in a file given by --config")
+            raise UserError(f"the weights do not tell {name}, which is {possible}: set it in a file given by --config")
         return self._values[name]
 
     def choice(self, name: str, allowed: Mapping[str, str], default: str) -> str:
-        """What `allowed` makes of the first word of an option, in small letters.
+        """Return what `allowed` has for an option's first word, in lower case.
 
         Raises:
-            UserError: it is none of them.
+            UserError: `allowed` has nothing for it.
         """
+        # A remark may follow the word, as in "glu (Conv1d 1x1)".
         given = self.get(name, default)
         word = re.split(r"[\s(]", str(given).strip().lower())[0]
         if word not in allowed:
@@ -63,10 +64,10 @@ class Options:
         return allowed[word]
 
     def flag(self, name: str, default: bool) -> bool:
-        """A truth value.
+        """Return an option that is true or false.
 
         Raises:
-            UserError: it is something else.
+            UserError: the option is something else.
         """
         value = self.get(name, default)
         if not isinstance(value, bool):
@@ -74,13 +75,14 @@ class Options:
         return value
 
     def agree(self, name: str, found: Any, what: str) -> None:
-        """Refuse an option that contradicts the weights, in which it is `found`.
+        """Check that an option, if it is set, equals the value `found` in the weights; `what` names that value.
 
         Raises:
-            UserError: it does.
+            UserError: the option contradicts the weights.
         """
         given = self.get(name, found)
         given = list(given) if isinstance(given, list | tuple) else given
+        # A string stands for a value that is computed elsewhere, such as "${eval:...}": it contradicts nothing.
         if given != found and not (isinstance(given, str)):
             raise UserError(
                 f"{self.source}: {name} = {given}, but {what} in the weights is {found}; is it another model's?"
@@ -88,7 +90,7 @@ class Options:
 
 
 def flattened(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat names from either form; interpolations such as ${model.d_model} are looked up."""
+    """Return the options of either form by flat names; an interpolation such as ${model.d_model} is looked up."""
     flat: dict[str, Any] = {}
     for name, value in tables.items():
         if name in SECTIONS and isinstance(value, Mapping):
@@ -99,6 +101,7 @@ def flattened(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _section(section: str, table: Mapping[str, Any], flat: dict[str, Any], root: Mapping[str, Any]) -> None:
+    """Add the options of one nested table to `flat`; `root` is the whole configuration, for interpolations."""
     for name, value in table.items():
         if name == "layer":
             for layer in value if isinstance(value, list) else [value]:
@@ -107,14 +110,14 @@ def _section(section: str, table: Mapping[str, Any], flat: dict[str, Any], root:
         elif name == "_name_":
             flat["backbone" if section == "model" else section] = value
         elif isinstance(value, Mapping):
-            # norm: {_name_: layer}, say; and the kernel's own table
+            # Such as norm: {_name_: layer}, or the kernel's own table inside of the layer's.
             _section(name, value, flat, root)
         else:
             _put(name, value, flat, root)
 
 
 def _layer(layer: Mapping[str, Any], flat: dict[str, Any], root: Mapping[str, Any]) -> None:
-    """One of the layers of a block; a feed-forward's options are not those of the state space layer."""
+    """Add the options of one layer of a block; those of a feed-forward must not pass for the state space layer's."""
     if layer.get("_name_") == "ff":
         _put("ff_expand", layer.get("expand"), flat, root)
         return
@@ -122,6 +125,7 @@ def _layer(layer: Mapping[str, Any], flat: dict[str, Any], root: Mapping[str, An
 
 
 def _put(name: str, value: Any, flat: dict[str, Any], root: Mapping[str, Any]) -> None:
+    """Add one option under its present name."""
     name = RENAMED.get(name, name)
     if isinstance(value, str) and (found := re.fullmatch(r"\$\{([\w.]+)\}", value)):
         value = _looked_up(found[1], root)
@@ -132,7 +136,7 @@ def _put(name: str, value: Any, flat: dict[str, Any], root: Mapping[str, Any]) -
 
 
 def _looked_up(path: str, root: Mapping[str, Any]) -> Any:
-    """The value at a.b.c; None where there is none, as of one that is relative or another interpolation."""
+    """Return the value at the path a.b.c, or None: also where the path is relative or leads to an interpolation."""
     value: Any = root
     for part in path.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

@@ -1,8 +1,8 @@
-"""Files of other programs: their tensors and plain values, without running any code that is in them.
+"""Read the tensors and plain values in other programs' files without running any code that is in them.
 
 PyTorch's files are pickles, and a pickle may name any function and have it called. `torch.load(weights_only=True)`
-reads those of tensors and plain values. A Lightning checkpoint may hold more, such as OmegaConf's objects: it is read
-by an unpickler to which every class is an empty shell, and which refuses any call not known to make plain data.
+reads pickles of tensors and plain values. A Lightning checkpoint may hold more, such as OmegaConf's objects. It is read
+by an unpickler that replaces every class by an empty shell and refuses any call that is not known to make plain data.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ REBUILDS: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch", "Size"): torch.Size,
 }
-"""What is really called: these make tensors and dictionaries of what they are given, and do nothing else."""
+"""The functions that are really called: they make tensors and dictionaries of their arguments and do nothing else."""
 CALLED = (
     *("omegaconf", "hydra", "pytorch_lightning", "lightning", "lightning_fabric", "torch", "numpy"),
     *("collections", "pathlib", "enum", "datetime", "typing"),
 )
-"""Packages whose classes may be called in a file. They are shells all the same: nothing of them is imported."""
+"""Packages whose classes a file may call. The calls make shells: nothing of these packages is imported."""
 PLAIN = (
     "dict",
     "list",
@@ -52,15 +52,15 @@ PLAIN = (
     "slice",
     "range",
 )
-"""Builtin classes that may be called; as shells, too."""
+"""Builtin classes that a file may call; these calls make shells, too."""
 
 
 class CodeInFileError(UserError):
-    """A file would call a function that could do anything."""
+    """The file would call a function that could do anything."""
 
 
 class _Shell(type):
-    """The class of the classes that stand for those which a file names."""
+    """Metaclass of the shells: a call of a class that is neither in `CALLED` nor in `PLAIN` is refused."""
 
     qualified = "?"
 
@@ -75,7 +75,7 @@ class _Shell(type):
 
 
 class Placeholder(metaclass=_Shell):
-    """An object of a foreign class: what the file says about it, and no behaviour."""
+    """A shell, the object of a foreign class: it keeps what the pickle hands to it and has no behaviour."""
 
     contents: dict[str, Any]
 
@@ -96,12 +96,12 @@ class Placeholder(metaclass=_Shell):
     def extend(self, values: Any) -> None:
         self.contents.setdefault("appended", []).extend(values)
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # a shell may be a key of a dictionary in the file
         return id(self)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds no class of any package."""
+    """An unpickler that imports nothing: it knows `REBUILDS` and dtypes, and makes a shell for every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
         if found := REBUILDS.get((module, name)):
@@ -116,23 +116,23 @@ def _load(file: IO[bytes], **options: Any) -> Any:
 
 
 _INERT = SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="s4gen's unpickler", dumps=None)
-"""What `torch.load` takes in place of the module pickle."""
+"""The stand-in for the module pickle that `torch.load` is given as `pickle_module`."""
 
 
 class Contents(NamedTuple):
-    """What a file holds."""
+    """The contents of a file of weights."""
 
     tensors: dict[str, Tensor]
     """The state dict."""
     config: Mapping[str, Any]
-    """The hyper-parameters beside it; empty where there are none."""
+    """The hyper-parameters beside the state dict; empty where there are none."""
 
 
 def read_weights(path: Path) -> Contents:
-    """The state dict of a `.pt` or a Lightning `.ckpt`, on the CPU, and the hyper-parameters that it may hold.
+    """Read the state dict of a `.pt` or a Lightning `.ckpt` to the CPU, and the hyper-parameters that it may hold.
 
     Raises:
-        UserError: there is no such file, it is cut or damaged, would run code, or holds no state dict.
+        UserError: the file does not exist, is damaged, would run code, or holds no state dict.
     """
     if not path.is_file():
         problem = "it is a folder" if path.is_dir() else "there is no such file"
@@ -141,49 +141,55 @@ def read_weights(path: Path) -> Contents:
         whole = _loaded(path)
     except CodeInFileError as error:
         raise UserError(f"{path} is not read: {error}") from None
-    except Exception as error:  # what a damaged file leads to has no common type
+    except Exception as error:  # damaged files make torch, pickle and zipfile raise errors of no common type
         raise UserError(
-            f"{path} is cut, damaged, or no file of PyTorch ({_first_line(error)}); copy it again"
+            f"{path} is truncated, damaged, or not a file of PyTorch ({_first_line(error)}); copy it again"
         ) from None
     if not isinstance(whole, Mapping):
         raise UserError(f"{path} holds a {type(whole).__name__}, expected a state dict, or a checkpoint with one")
     tensors = whole.get("state_dict", whole)
     if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(x, Tensor) for x in tensors.values()):
         odd = next((key for key, x in tensors.items() if not isinstance(x, Tensor)), "") if tensors else "nothing"
-        raise UserError(f"{path} holds no state dict ({odd} is no tensor); expected one, or a checkpoint with one")
+        raise UserError(f"{path} holds no state dict ({odd} is not a tensor); expected one, or a checkpoint with one")
     config = plain(whole.get("hyper_parameters", {})) if tensors is not whole else {}
     return Contents({str(key): x.detach() for key, x in tensors.items()}, config if isinstance(config, Mapping) else {})
 
 
 def _loaded(path: Path) -> Any:
+    """Unpickle a file of PyTorch, first with torch's own safe reader, then with shells for foreign classes."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            # An archive of TorchScript: torch.load would hand it to an interpreter.
+            # That file marks an archive of TorchScript, which torch.load would hand to torch.jit's interpreter.
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise CodeInFileError("it is a program of TorchScript; save its state dict and import that")
-    elif tarfile.is_tarfile(path):  # PyTorch would unpack it
+    elif tarfile.is_tarfile(path):  # torch.load would unpack it to disk
         raise CodeInFileError("it is in the tar format of PyTorch before 0.4; save it again with a newer one")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about pickles that it did not write
+        warnings.simplefilter("ignore")  # torch warns of pickles that it did not write itself
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:  # foreign classes, or worse
+        except pickle.UnpicklingError:  # it has foreign classes, or worse; the shells are safe from both
             return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_INERT)
 
 
 def _first_line(error: Exception) -> str:
+    """Return the first sentence of an error; a bare word, such as the key of a KeyError, gets the error's type."""
     text = re.split(r"\n|\. ", str(error).strip())[0][:120]
     return text if " " in text else f"{type(error).__name__} {text}".strip()
 
 
 def plain(value: Any) -> Any:
-    """Dictionaries, lists and scalars out of what may contain placeholders of OmegaConf's nodes; the rest is None."""
+    """Return dictionaries, lists and scalars for a value that may contain shells of OmegaConf's nodes.
+
+    Whatever has no such form becomes None.
+    """
     if isinstance(value, Placeholder):
         state = value.contents.get("state")
         if isinstance(state, tuple) and state and isinstance(state[0], Mapping):  # (attributes, slots)
             state = state[0]
         if isinstance(state, Mapping):
-            for name in ("_content", "_val"):  # of a DictConfig or ListConfig, and of a leaf
+            # OmegaConf keeps a dictionary's or a list's items in `_content`, and the value of a leaf in `_val`.
+            for name in ("_content", "_val"):
                 if name in state:
                     return plain(state[name])
             return {str(key): plain(item) for key, item in state.items()}
@@ -198,10 +204,10 @@ def plain(value: Any) -> Any:
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """The configuration in a JSON or YAML file: of JSON its object `config`, where it has one.
+    """Read a configuration from a JSON or YAML file; if it has an object `config`, that object is the configuration.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: the file does not exist, or holds something else.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -211,7 +217,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is no JSON or YAML ({_first_line(error)})") from None
+        raise UserError(f"{path} is not valid JSON or YAML ({_first_line(error)})") from None
     if not isinstance(tables, Mapping):
         raise UserError(f"{path}: expected an object of names and values, got a {type(tables).__name__}")
     inner = tables.get("config", tables)

@@ -1,7 +1,7 @@
-"""The true C of a layer that was saved with C~ = C (I - Abar^L).
+"""Recover the true C of a layer that was saved with C~ = C (I - Abar^L) (arXiv 2111.00396, appendix C).
 
-The reference folds the truncation of its kernel to L inputs into the parameter, so that its values mean something only
-together with L and with all of A, B and dt. Here C is what the model does at any length.
+The reference folds the truncation of its kernel to L inputs into the parameter, so the stored values mean something
+only together with L, A and dt. Our C is the output vector itself, which holds for sequences of any length.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from s4gen.ssm.realform import row, row_to_complex
 TOLERANCE = 1e-6
 """Relative error of C up to which a model is imported."""
 _HEADS = 64
-"""Worked on at a time: their dense matrices are in memory together."""
+"""Heads that are solved for at a time; their dense matrices, log2(L) powers of each, are in memory together."""
 
 
 class Recovery(NamedTuple):
-    """How well C could be recovered."""
+    """Measures of how well C could be recovered."""
 
     condition: float
     """Largest condition number of I - Abar^L over the heads."""
@@ -35,14 +35,17 @@ class Recovery(NamedTuple):
 def recovered(
     parameters: Mapping[str, Tensor], decay: str, dt_transform: str, length: int, name: str
 ) -> tuple[Tensor, Recovery]:
-    """C r(H, n, 2) in float64 from the other parameters of an S4 layer, whose "C" is C~ for `length` inputs.
+    """Solve C (I - Abar^L) = C~ and return C r(H, n, 2) in float64, with measures of its error.
 
-    All is done in float64 on the real form of the conjugate-complete state, which is complex128 on half of it. Abar^L
-    is made in two ways whose rounding differs, and the error is what these two C differ by, or what the condition
-    number leads to expect.
+    `parameters` are those of an S4 layer by our names, with C~ for L = `length` inputs in place of C. `decay` and
+    `dt_transform` name the functions that make Lambda and dt of their parameters; `name` is the tensor in messages.
+    Everything is float64 on the real form of the conjugate-complete state r(N).
+
+    The error is estimated in two ways, and the larger one counts: C from two products for Abar^L that round
+    differently, and the condition number times the rounding unit.
 
     Raises:
-        UserError: C would not be exact to `TOLERANCE`; `name` is what the message calls the tensor.
+        UserError: the error exceeds `TOLERANCE`.
     """
     parts, conditions, errors = [], [], []
     for heads in range(0, len(parameters["C"]), _HEADS):
@@ -50,16 +53,17 @@ def recovered(
         powers = doublings(A, length)
         whole = power(powers, length) if length > 1 else A
         first, condition = _solve(whole, C_trunc)
+        # A third and two thirds of the length go through other products than the binary powers of the whole.
         cut = length // 3
         other = power(powers, cut) @ power(powers, length - cut) if cut else whole
         second, _ = _solve(other, C_trunc)
         size = first.abs().amax(-1)
-        differs = ((first - second).abs().amax(-1) / size).nan_to_num(nan=torch.inf)
+        differs = ((first - second).abs().amax(-1) / size).nan_to_num(nan=torch.inf)  # a NaN would pass no comparison
         parts.append(torch.view_as_real(row_to_complex(first)))
         conditions.append(condition.max())
         errors.append(torch.maximum(differs, condition * torch.finfo(torch.float64).eps).max())
     found = Recovery(float(torch.stack(conditions).max()), float(torch.stack(errors).max()))
-    if not found.error <= TOLERANCE:
+    if not found.error <= TOLERANCE:  # `not <=`, so that a NaN is refused, too
         raise UserError(
             f"{name} cannot be recovered: I - Abar^{length} has condition number {found.condition:.1e}, so that C "
             f"itself would be off by {found.error:.1e} of its size, where {TOLERANCE:g} is allowed"
@@ -68,8 +72,9 @@ def recovered(
 
 
 def _system(parameters: Mapping[str, Tensor], decay: str, dt_transform: str, heads: slice) -> tuple[Tensor, Tensor]:
-    """Abar r(h, N, N) and C~ r(h, N) of some of the heads."""
+    """Return Abar r(h, N, N) and C~ r(h, N) for a slice of h heads."""
     H = len(parameters["D"])
+    # Heads share the S distinct SSMs in turn: head i has number i mod S.
     index = torch.arange(H)[heads] % len(parameters["frequency"])
     real = -transforms.positive(parameters["raw_decay"].double(), decay)
     Lambda = torch.complex(real, parameters["frequency"].double())[index]
@@ -82,8 +87,9 @@ def _system(parameters: Mapping[str, Tensor], decay: str, dt_transform: str, hea
 
 
 def _solve(A_L: Tensor, C_trunc: Tensor) -> tuple[Tensor, Tensor]:
-    """C r(h, N) with C (I - A^L) = C~, and the condition numbers r(h)."""
+    """Return C r(h, N) with C (I - A^L) = C~, and the condition numbers r(h) of I - A^L."""
     matrix = torch.eye(A_L.shape[-1], dtype=A_L.dtype) - A_L
     condition = torch.linalg.cond(matrix).nan_to_num(nan=torch.inf)
+    # A singular matrix must not raise here: its condition number refuses it later, in a message that names the tensor.
     solved, _ = torch.linalg.solve_ex(matrix.mT, C_trunc)
     return solved, condition

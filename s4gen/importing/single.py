@@ -1,4 +1,4 @@
-"""The stand-alone minimal S4D layer of state-spaces/s4 (models/s4/s4d.py)."""
+"""Read the stand-alone minimal S4D layer of state-spaces/s4 (its file models/s4/s4d.py)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ KEYS = {"D", "kernel.C", "kernel.log_dt", "kernel.log_A_real", "kernel.A_imag"}
 
 
 def is_minimal(ledger: Ledger) -> bool:
-    """Whether the file is of that layer."""
+    """Return whether the file holds the minimal S4D layer."""
     return "kernel.log_A_real" in ledger
 
 
 def read_minimal(ledger: Ledger, options: Options, dt: str | None) -> S4D:
-    """The layer; its input vector B is 1, folded into C, and Lambda = -exp(log_A_real) + i A_imag.
+    """Read the layer. It has Lambda = -exp(log_A_real) + i A_imag, and B = 1, as its C stands for B C.
+
+    `dt` is the value of --dt, of which this layer can only be "exp".
 
     Raises:
-        UserError: a tensor is missing or of another size, or the configuration says something else.
+        UserError: a tensor is missing or has another size, or the configuration contradicts the layer.
     """
     if dt == "softplus":
         raise UserError("--dt softplus does not go with the minimal S4D layer, whose dt is exp(log_dt): leave it out")
@@ -36,6 +38,7 @@ def read_minimal(ledger: Ledger, options: Options, dt: str | None) -> S4D:
     mixes = "output_linear.0.weight" in ledger
     layer = S4D(H, d_state=2 * n, init="lin", discretization="zoh", mix=mixes, transposed=transposed)
     imag = ledger.take("kernel.A_imag", H, n)
+    # Training may push single modes over zero, so the majority decides.
     if (imag < 0).double().mean() > 0.5:
         raise UserError(
             f"{ledger.where}: kernel.A_imag is mostly negative, and this layer keeps the positive half of each "

@@ -1,8 +1,8 @@
-"""Large vocabularies: the frequent words have wide vectors, the rare ones narrow ones, and these cost less.
+"""Embedding and softmax for large vocabularies: frequent words have wide vectors, rare ones narrow and cheaper ones.
 
-Adaptive softmax, Grave et al. 2016 (arXiv 1609.04309); adaptive inputs with tied weights, Baevski and Auli 2018 (arXiv
-1809.10853). Tokens are numbered by frequency. Cutoffs c_1 < ... < c_K part them into the head, tokens below c_1, and K
-clusters; part i has vectors of width d_i = H // div^i and a projection P_i (H, d_i).
+Sources: adaptive softmax, Grave et al. 2016 (arXiv 1609.04309); adaptive inputs with tied weights, Baevski and Auli
+2018 (arXiv 1809.10853). Tokens are numbered by frequency. The cutoffs c_1 < ... < c_K divide them into parts: the head,
+which is tokens below c_1, and K clusters. Part i has vectors of width d_i = H // div^i and a projection P_i r(H, d_i).
 """
 
 from __future__ import annotations
@@ -18,19 +18,23 @@ from torch import Tensor, nn
 from s4gen.errors import UserError
 
 INIT_SCALE = 0.5
-"""Vectors begin with a standard deviation of 0.5 / sqrt(d_i), projections with 0.5 / sqrt(H)."""
+"""The standard deviation is 0.5 / sqrt(d_i) for fresh vectors, 0.5 / sqrt(H) for fresh projections."""
 
 
 class AdaptiveEmbedding(nn.Module):
-    """Tokens as vectors: sqrt(H) P_i e, for the e in part i's table. Without cutoffs, sqrt(H) e and no projection.
+    """Embedding sqrt(H) P_i e of a token, where e is its row in the table of its part i; dropout acts on e.
 
-    Dropout is on e.
+    Without cutoffs it is sqrt(H) e, and there are no projections.
     """
 
     def __init__(
         self, vocab: int, d_model: int, cutoffs: Sequence[int] = (), div: int = 4, dropout: float = 0.0
     ) -> None:
-        """Raises UserError for cutoffs that do not increase from above 0 to below `vocab`, or too many for d_model."""
+        """Make fresh tables.
+
+        Raises:
+            UserError: the cutoffs do not increase from above 0 to below `vocab`, or are too many for d_model.
+        """
         super().__init__()
         bounds = (0, *cutoffs, vocab)
         if any(high <= low for low, high in pairwise(bounds)):
@@ -51,10 +55,10 @@ class AdaptiveEmbedding(nn.Module):
         self.projections = nn.ParameterList(_normal(d_model, width, fan=d_model) for width in widths if cutoffs)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens int64 (...) -> r(..., H).
+        """Embed tokens int64 (...): r(..., H).
 
-        Every part looks up every token, and what is not its own counts nothing: no shape depends on values, and the
-        narrow parts cost little.
+        Every part looks up every token and multiplies what is not its own by zero. So no shape depends on values, and
+        since the other parts are narrow, it costs little.
         """
         part = self.part(tokens)
         total = self._share(0, tokens, part)
@@ -63,14 +67,17 @@ class AdaptiveEmbedding(nn.Module):
         return math.sqrt(self.d_model) * total
 
     def _share(self, i: int, tokens: Tensor, part: Tensor) -> Tensor:
-        """P_i e, r(..., H), for the tokens of part i, and zeros for the others."""
+        """Return P_i e, r(..., H), for the tokens of part i and zeros for the others."""
         own = part == i
         vector = F.embedding(torch.where(own, tokens - self.bounds[i], 0), self.tables[i])
         vector = self.dropout(vector) * own[..., None]
         return F.linear(vector, self.projections[i]) if len(self.projections) else vector
 
     def part(self, tokens: Tensor) -> Tensor:
-        """0 for a token of the head, i for one of cluster i. The last holds what is beyond the vocabulary, to fail."""
+        """Return 0 for tokens of the head and i for those of cluster i.
+
+        Tokens beyond the vocabulary fall into the last part, where looking them up fails.
+        """
         part = torch.zeros_like(tokens)
         for cutoff in self.bounds[1:-1]:
             part = part + (tokens >= cutoff)
@@ -78,14 +85,14 @@ class AdaptiveEmbedding(nn.Module):
 
 
 class AdaptiveSoftmax(nn.Module):
-    """Distributions over the vocabulary, with the tables of an `AdaptiveEmbedding` and its clusters' projections.
+    """Distribution over the vocabulary that shares tables and cluster projections with an `AdaptiveEmbedding`.
 
-    Not `tied`, it has tables and projections of its own, of the same shapes.
+    The head is a softmax over its own tokens and K clusters, with logits (h Q) [E_0; G]^T + bias; the projection Q and
+    the vectors G are its own. The probability of a token is its probability in the head, or that of its cluster times
+    its probability among the cluster's tokens, whose logits are (h P_i) E_i^T + bias. Without cutoffs it is the softmax
+    of h E^T + bias. Dropout acts on h Q and h P_i. Logits are at least float32.
 
-    The head is a softmax over its own tokens and K clusters: logits (h Q) [E_0; G]^T + bias, with a projection Q and
-    vectors G of its own. p(token) is its p in the head, or p(its cluster) times its p among the cluster's tokens, whose
-    logits are (h P_i) E_i^T + bias. Without cutoffs: the softmax of h E^T + bias. Dropout is on h Q and h P_i. Logits
-    are at least float32.
+    If not `tied`, it has tables and projections of its own, of the same shapes.
     """
 
     def __init__(self, embedding: AdaptiveEmbedding, dropout: float = 0.0, tied: bool = True) -> None:
@@ -93,12 +100,12 @@ class AdaptiveSoftmax(nn.Module):
         if not tied:
             self.tables = nn.ParameterList(_like(table) for table in embedding.tables)
             self.projections = nn.ParameterList(_like(projection) for projection in embedding.projections[1:])
-        # In a tuple, so that its parameters are not this module's, too: they are saved and optimised once.
+        # The tuple keeps torch from registering the embedding here too: its parameters are saved and optimised once.
         self._tied = (embedding,)
         bounds, H = embedding.bounds, embedding.d_model
         self.n_clusters = len(bounds) - 2
         self.width = bounds[1] + self.n_clusters
-        """Logits that every token costs."""
+        """The number of logits that every token costs: those of the head."""
         self.dropout = nn.Dropout(dropout)
         self.bias = nn.Parameter(torch.zeros(bounds[-1]))
         if self.n_clusters:
@@ -107,9 +114,9 @@ class AdaptiveSoftmax(nn.Module):
             self.cluster_bias = nn.Parameter(torch.zeros(self.n_clusters))
 
     def nats(self, hidden: Tensor, target: Tensor) -> Tensor:
-        """-log p(target), r(...), for hidden r(..., H) and target int64 (...).
+        """Return -log p(target) in nats, r(...), for hidden r(..., H) and target int64 (...).
 
-        The logits of a cluster are made only where the target is in it.
+        The logits of a cluster are made only for the targets in it.
         """
         (embedding,) = self._tied
         h, wanted = hidden.reshape(-1, hidden.shape[-1]), target.reshape(-1)
@@ -118,14 +125,14 @@ class AdaptiveSoftmax(nn.Module):
         in_head = wanted.where(part == 0, 0)
         chosen = words.gather(1, in_head[:, None])[:, 0]
         for i in range(1, self.n_clusters + 1):
-            # Also where no row is left: then the gradients are zeros, and every parameter has one.
+            # This runs even if no target is in the cluster: its parameters then have gradients, of zeros.
             rows = (part == i).nonzero()[:, 0]
             inside = F.cross_entropy(self._tail(i, h[rows]), wanted[rows] - embedding.bounds[i], reduction="none")
             chosen = chosen.index_copy(0, rows, clusters[rows, i - 1] - inside)
         return (log_z - chosen).view(target.shape)
 
     def log_probs(self, hidden: Tensor) -> Tensor:
-        """log p of every token, r(..., V), for hidden r(..., H); their exponentials sum to one."""
+        """Return log p of every token, r(..., V), for hidden r(..., H)."""
         words, clusters, log_z = self._head(hidden)
         log_z = log_z[..., None]
         parts = [words - log_z]
@@ -134,9 +141,9 @@ class AdaptiveSoftmax(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def parts(self) -> Iterator[tuple[Tensor | None, Tensor, Tensor]]:
-        """Of each part of the vocabulary: projection r(d_i, H) (None: there is none), weight r(T, d_i) and bias r(T).
+        """Yield projection r(d_i, H) or None, weight r(T, d_i) and bias r(T) of each part of the vocabulary.
 
-        Logits are weight (projection h) + bias; the first part's are of its tokens, then of the clusters.
+        Its logits are weight (projection h) + bias; those of the first part are for its tokens, then for the clusters.
         """
         (embedding,) = self._tied
         biases = self.bias.split([high - low for low, high in pairwise(embedding.bounds)])
@@ -149,17 +156,17 @@ class AdaptiveSoftmax(nn.Module):
             yield self._projection(i).T, self._table(i), biases[i]
 
     def _table(self, i: int) -> Tensor:
-        """The vectors r(T, d_i) of part i's tokens."""
+        """Return the vectors r(T, d_i) of part i's tokens."""
         return self.tables[i] if hasattr(self, "tables") else self._tied[0].tables[i]
 
     def _projection(self, i: int) -> Tensor:
-        """The projection r(H, d_i) of cluster i, which is 1 to K."""
+        """Return the projection r(H, d_i) of cluster i, 1 to K."""
         return self.projections[i - 1] if hasattr(self, "projections") else self._tied[0].projections[i]
 
     def _head(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the head's tokens r(..., c_1) and of the clusters r(..., K), and the log of their normaliser.
+        """Return logits of the head's tokens r(..., c_1) and of the clusters r(..., K), and the log normaliser.
 
-        They are kept apart, because joining either them or their weights would copy megabytes for each token.
+        The two are kept apart, because joining them, or their weights, would copy megabytes for each token.
         """
         h = self.dropout(F.linear(h, self.projection.T) if self.n_clusters else h)
         words = self._against_table(0, h)
@@ -170,7 +177,7 @@ class AdaptiveSoftmax(nn.Module):
         return words, clusters, torch.logaddexp(log_z, clusters.logsumexp(-1))
 
     def _tail(self, i: int, h: Tensor) -> Tensor:
-        """Logits of the tokens of cluster i, which is 1 to K."""
+        """Return the logits of the tokens of cluster i, 1 to K."""
         return self._against_table(i, self.dropout(F.linear(h, self._projection(i).T)))
 
     def _against_table(self, i: int, h: Tensor) -> Tensor:
@@ -184,7 +191,7 @@ def _at_least_float32(logits: Tensor) -> Tensor:
 
 
 def _like(parameter: Tensor) -> nn.Parameter:
-    """Another one with the shape and the initial size of this one."""
+    """Make a fresh parameter with the shape and the standard deviation of this one."""
     return nn.Parameter(torch.randn_like(parameter) * parameter.std())
 
 

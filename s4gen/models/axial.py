@@ -1,8 +1,8 @@
-"""A state space layer along each row, or down each column, of an image whose pixels are read in raster order.
+"""A state space layer that runs along each row, or down each column, of an image that is read in raster order.
 
-Along rows the state is zero at the start of each row. Down columns every column has a state of its own, which waits for
-its turn and is zero at the top of each image: W states, of which a step touches one. Either way a step costs O(N) per
-feature, and the sequences are as short as a row or a column is long.
+Along rows, the state is reset to zero at the start of each row. Down columns, each column has its own state, which
+waits W pixels for its turn and is zero at the top of each image; there are W states, and a step touches one. Either way
+a step costs O(N) per feature, and sequences are no longer than a row or a column.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.models.raster import Raster
-from s4gen.models.rows import padded_rows, row_multiple
+from s4gen.models.states import padded_rows, row_multiple
 
 
 class AxialState(NamedTuple):
-    """What is kept from pixel to pixel."""
+    """The state of an axial layer between two pixels."""
 
     position: Tensor  # int64 (B,): pixels read so far
     ssm: Tensor  # r(B, lanes, H, N): the state of the row (1 lane), or of each column (W lanes)
 
 
 class Axial(nn.Module):
-    """`layer` along "row" or "column", with the three methods of every sequence module."""
+    """Run `layer` along "row" or "column"; the methods are those of every sequence module."""
 
     def __init__(self, layer: nn.Module, axis: str, raster: Raster) -> None:
         super().__init__()
@@ -34,17 +34,17 @@ class Axial(nn.Module):
         self.lanes = 1 if axis == "row" else raster.width
 
     def initial_state(self, batch: int) -> AxialState:
-        """Zeros, at the start of an image."""
+        """Return zeros, which is the state at the start of an image."""
         ssm = self.layer.initial_state(batch * self.lanes).unflatten(0, (batch, self.lanes))
         return AxialState(torch.zeros(batch, dtype=torch.int64, device=ssm.device), ssm)
 
     def forward(
         self, u: Tensor, state: AxialState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, AxialState]:
-        """u r(B, n, H), n >= 1 pixels, after `state` (None: at an image's start); returns y r(B, n, H) and the state.
+        """Read n >= 1 pixels u r(B, n, H) after `state` (None: an image's start); return y r(B, n, H) and the state.
 
-        With lengths int64 (B,), rows of the batch end after that many pixels. Rows at one position that end together
-        are computed together, in numbers for which a row does not depend on how many they are.
+        With lengths int64 (B,), rows of the batch end after that many pixels. Rows at the same position that end
+        together are computed together, padded to a number of rows for which each row has the same bits as alone.
         """
         before = self.initial_state(len(u)) if state is None else state
         n = u.shape[1]
@@ -62,7 +62,7 @@ class Axial(nn.Module):
         return y, AxialState(before.position + counts, ssm)
 
     def _read(self, u: Tensor, position: int, ssm: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer on u r(B, n, H), whose first pixel is at `position`, from ssm r(B, lanes, H, N)."""
+        """Run the layer on pixels u r(B, n, H), the first of which is at `position`, from ssm r(B, lanes, H, N)."""
         parts = []
         for begin, count in self._segments(position, u.shape[1]):
             part = u[:, begin : begin + count]
@@ -83,7 +83,7 @@ class Axial(nn.Module):
             begin += count
 
     def _along_rows(self, u: Tensor, position: int, ssm: Tensor) -> tuple[Tensor, Tensor]:
-        """A part of one row, or whole rows."""
+        """Run along rows over a part of one row, or over whole rows, which then become rows of the batch."""
         n_batch, n, H = u.shape
         width = min(n, self.raster.width)
         entering = None if position % self.raster.width == 0 else ssm[:, 0]
@@ -91,7 +91,7 @@ class Axial(nn.Module):
         return y.reshape(n_batch, n, H), after.unflatten(0, (n_batch, -1))[:, -1:]
 
     def _down_columns(self, u: Tensor, position: int, ssm: Tensor) -> tuple[Tensor, Tensor]:
-        """A part of one row, or whole rows, each column from its own state."""
+        """Run down columns over a part of one row, or over whole rows, each column from its own state."""
         n_batch, n, H = u.shape
         width, first = min(n, self.raster.width), position % self.raster.width
         lanes = slice(first, first + width)
@@ -103,7 +103,7 @@ class Axial(nn.Module):
         return y, after if width == self.raster.width else torch.cat((ssm[:, :first], after, ssm[:, lanes.stop :]), 1)
 
     def step(self, u: Tensor, state: AxialState) -> tuple[Tensor, AxialState]:
-        """One pixel: u r(B, H), state -> y r(B, H), new state."""
+        """Read one pixel u r(B, H); return y r(B, H) and the new state."""
         rows, column = torch.arange(u.shape[0], device=u.device), state.position % self.raster.width
         if self.axis == "row":
             lane, fresh = torch.zeros_like(column), column == 0

@@ -1,4 +1,4 @@
-"""Two state space layers, one in each direction: for uses that see the whole sequence. Not a density model's."""
+"""Two state space layers, one in each direction, for uses that see the whole sequence; density models cannot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s4gen.models.ssm_layers import check_lengths
 class Bidirectional(nn.Module):
     """y_t = forward(u_1 .. u_t) + backward(u_L .. u_t); each direction has its own parameters.
 
-    It has no state to carry from chunk to chunk, and no step: `initial_state` and `step` raise ValueError.
+    There is no state to carry from chunk to chunk, and no step: `initial_state` and `step` raise ValueError.
     """
 
     def __init__(self, forward_layer: nn.Module, backward_layer: nn.Module) -> None:
@@ -21,9 +21,10 @@ class Bidirectional(nn.Module):
         self.forward_layer, self.backward_layer = forward_layer, backward_layer
 
     def forward(self, u: Tensor, state: None = None, lengths: Tensor | None = None) -> tuple[Tensor, None]:
-        """u r(B, L, H) -> y r(B, L, H); with lengths int64 (B,) rows end there, and y is 0 beyond.
+        """Return y r(B, L, H) for u r(B, L, H). With lengths int64 (B,) rows end there, and y is 0 beyond.
 
-        Raises ValueError for a state and for lengths that do not fit.
+        Raises:
+            ValueError: a state is given, or the lengths do not fit.
         """
         if state is not None:
             _refuse("start from a state")
@@ -34,9 +35,8 @@ class Bidirectional(nn.Module):
             check_lengths(lengths, u)
             position = torch.arange(u.shape[1], device=u.device)
             inside = position < lengths[:, None]
-            reverse = torch.where(
-                inside, lengths[:, None] - 1 - position, position
-            )  # only the valid part is turned round
+            # Only what is inside is reversed: padding must not come before the row in the other direction.
+            reverse = torch.where(inside, lengths[:, None] - 1 - position, position)
         index = reverse[..., None].expand_as(u)
         left, _ = self.forward_layer(u)
         right, _ = self.backward_layer(u.gather(1, index))

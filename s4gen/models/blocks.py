@@ -1,4 +1,4 @@
-"""Residual blocks around a sequence mixer."""
+"""Residual blocks: a sequence mixer, a feed-forward, norms, and the sums around them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s4gen.config import ModelConfig, SSMConfig
-from s4gen.models.ancestors import DSS, LSSL
-from s4gen.models.attention import CausalAttention
 from s4gen.models.axial import Axial
-from s4gen.models.h3 import H3
+from s4gen.models.mixers import make_mixer
 from s4gen.models.norms import make_norm
 from s4gen.models.raster import Raster
-from s4gen.models.ssm_layers import S4, S4D
 from s4gen.models.taps import Taps, TapsState
 
-SSM_MIXERS = {"s4d": S4D, "s4": S4, "dss": DSS, "lssl": LSSL}
-"""State space layers: each feature by itself, so that a block mixes them afterwards."""
-State = Any  # whatever the mixer's state is: a pytree of tensors
+State = Any  # whatever the mixer's state is, see s4gen.models.states
 
 
 class TappedState(NamedTuple):
@@ -33,7 +28,7 @@ class TappedState(NamedTuple):
 
 
 class Skip(nn.Module):
-    """The mixer of a block that has taps alone: y = D * u, as a state space layer's skip, and no state."""
+    """The mixer of a block with taps alone: y = D * u, like the skip of a state space layer, without a state."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -43,16 +38,16 @@ class Skip(nn.Module):
         return ()
 
     def forward(self, u: Tensor, state: State = None, lengths: Tensor | None = None) -> tuple[Tensor, tuple[()]]:
-        """u r(..., D) -> y r(..., D); `lengths` do not matter to a layer without a state."""
+        """Return D * u for u r(..., D); `lengths` do not matter to a layer without a state."""
         return self.D * u, ()
 
     def step(self, u: Tensor, state: State) -> tuple[Tensor, tuple[()]]:
-        """u r(B, D) -> y r(B, D)."""
+        """Return D * u for u r(B, D)."""
         return self.forward(u)
 
 
 class GatedOutput(nn.Module):
-    """GELU -> dropout -> GLU: mixes features after a state space layer, which has none of that."""
+    """GELU, dropout and GLU behind a state space layer, which is linear and treats each feature by itself."""
 
     def __init__(self, d_model: int, dropout: float) -> None:
         super().__init__()
@@ -64,7 +59,7 @@ class GatedOutput(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """linear -> GELU -> dropout -> linear, and a norm, which is the caller's to apply before or behind."""
+    """Linear, GELU, dropout, linear. It owns a norm, which the block applies before or behind it."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
@@ -78,19 +73,22 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + output(mixer(norm x) + taps(norm x)), then x + feed_forward(norm x) where d_ff > 0; taps on images only.
+    """One residual block, with the methods of every sequence module.
+
+        x <- x + output(mixer(norm x) + taps(norm x))        taps on images only
+        x <- x + feed_forward(norm x)                        if d_ff > 0
 
     With model.norm = "post" the norms stand behind the sums: norm(x + output(mixer(x))).
     """
 
     def __init__(self, model: ModelConfig, ssm: SSMConfig, raster: Raster | None = None, scan: str = "raster") -> None:
-        """`raster`, for images read pixel by pixel: their size; `scan`: where the mixer runs on them."""
+        """Build a block. For images read pixel by pixel, `raster` is their size and `scan` the path of the mixer."""
         super().__init__()
         self.norm = make_norm(model)
         self.norm_first = model.norm == "pre"
         self.mixer = _mixer(model, ssm, raster, scan)
         self.output: nn.Module = nn.Identity()
-        if model.mixer in SSM_MIXERS:
+        if not model.traits.mixes_features:
             self.output = GatedOutput(model.d_model, model.dropout)
         self.taps = Taps(model.d_model, raster) if raster is not None and model.taps else None
         self.dropout = nn.Dropout(model.dropout)
@@ -100,9 +98,12 @@ class Block(nn.Module):
 
     @torch.no_grad()
     def _start_at_zero(self) -> None:
-        """Both sublayers add nothing to begin with: of a GLU the values are zero, of the others the last matrix."""
+        """Let both sublayers add nothing at first: zero the value half of a GLU, else the last matrix.
+
+        Otherwise the random features of the blocks drown what the stem says, and hundreds of steps are lost.
+        """
         last = [self.feed_forward.down] if self.feed_forward is not None else []
-        if isinstance(self.mixer, H3 | CausalAttention):
+        if not isinstance(self.output, GatedOutput):
             last.append(self.mixer.out)
         for linear in last:
             linear.weight.zero_(), linear.bias.zero_()
@@ -121,7 +122,7 @@ class Block(nn.Module):
         return self.feed_forward.norm(x + self.dropout(self.feed_forward(x)))
 
     def forward(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        """x r(B, L, H) -> r(B, L, H) and the state after the last input, or after `lengths` inputs of each row."""
+        """Read x r(B, L, H); return r(B, L, H) and the state after the last input, or after `lengths` of each row."""
         u = self.norm(x) if self.norm_first else x
         if self.taps is None:
             mixed, state = self.mixer(u, state, lengths)
@@ -136,7 +137,7 @@ class Block(nn.Module):
         return mixer if self.taps is None else TappedState(self.taps.initial_state(batch), mixer)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """x r(B, H) -> r(B, H) and the new state."""
+        """Read one input x r(B, H); return r(B, H) and the new state."""
         u = self.norm(x) if self.norm_first else x
         if self.taps is None:
             mixed, state = self.mixer.step(u, state)
@@ -147,21 +148,18 @@ class Block(nn.Module):
 
 
 def _mixer(model: ModelConfig, ssm: SSMConfig, raster: Raster | None, scan: str) -> Any:
-    """The sequence layer of one block."""
+    """Make the sequence layer of one block."""
     if scan == "none":
         return Skip(model.d_model)
-    if model.mixer == "attention":
-        return CausalAttention(model.d_model, model.n_heads, model.window)
-    if model.mixer == "h3":
-        return H3(model.d_model, ssm)
-    layer = SSM_MIXERS[model.mixer](model.d_model, ssm)
+    layer = make_mixer(model, ssm)
     return layer if scan == "raster" or raster is None else Axial(layer, scan, raster)
 
 
 def make_blocks(model: ModelConfig, ssm: SSMConfig, raster: Raster | None = None) -> Iterator[Block]:
-    """The stack: `n_layers` times `mixers_per_block` sequence layers, of which the last one has the feed-forward.
+    """Yield the stack: n_layers times mixers_per_block sequence layers, the last of each group with a feed-forward.
 
-    `raster`, for images read pixel by pixel: their size; the list `model.scan` is dealt out to the sequence layers.
+    For images read pixel by pixel, `raster` is their size, and the entries of `model.scan` are dealt out to the
+    sequence layers in turn.
     """
     without = replace(model, d_ff=0)
     for i in range(model.n_layers * model.mixers_per_block):

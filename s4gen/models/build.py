@@ -1,4 +1,4 @@
-"""From a configuration to the density model that it describes."""
+"""Building the density model that a configuration describes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from s4gen.models.tokens import TokenModel
 
 
 def build_model(config: DensityConfig) -> DensityModel:
-    """A model with fresh weights, drawn from torch's global generator."""
+    """Build a model with fresh weights, drawn from torch's global generator."""
     return PixelModel(config) if config.model.whole_pixels else TokenModel(config)
 
 
 def build_shapes(config: DensityConfig) -> DensityModel:
-    """The same model on the meta device, where tensors have shapes and no memory: to count what it is made of.
+    """Build the same model on the meta device, where tensors have shapes but no memory, to count what it is made of.
 
     The global random state is left as it was.
     """

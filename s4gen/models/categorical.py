@@ -1,4 +1,4 @@
-"""One logit for each value of a pixel's channels, one channel after another."""
+"""The categorical head: a softmax over the values of a pixel's channels, one channel after another."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class CategoricalHead(nn.Module):
 
         h = z + channel_c + sum_(j<c) value_j[v_j],   logits = head(h + GELU(linear h))
 
-    What is kept of a pixel is z, the stack's output. A single channel needs none of that: logits = head(z). The tables
-    begin as smooth curves over the values, which are amplitudes.
+    z is the stack's output, which is what is kept of a pixel. With a single channel, logits = head(z). The tables begin
+    as smooth curves over the values, because values are amplitudes.
     """
 
     def __init__(self, d_model: int, channels: int, levels: int) -> None:
@@ -35,20 +35,20 @@ class CategoricalHead(nn.Module):
                 self.value.weight.copy_(smooth_codes(levels, d_model).repeat(channels - 1, 1))
 
     def prepare(self, hidden: Tensor, base: Tensor) -> Tensor:
-        """hidden r(..., D) -> itself; the prediction `base` is not used."""
+        """Return what is kept of a pixel: hidden r(..., D) itself. This head makes no use of the prediction `base`."""
         return hidden.to(base.dtype)
 
     def nats(self, kept: Tensor, pixels: Tensor) -> Tensor:
-        """-log p(v_c | v_<c) in nats, r(..., C), of whole pixels int64 (..., C)."""
+        """Return -log p(v_c | v_<c) in nats, r(..., C), for whole pixels int64 (..., C)."""
         channel = torch.arange(self.channels, device=pixels.device).expand(pixels.shape)
         known = pixels[..., None, :].expand(*pixels.shape, self.channels)
         logits = self._logits(kept[..., None, :].expand(*pixels.shape, -1), known, channel)
         return F.cross_entropy(logits.flatten(0, -2), pixels.flatten(), reduction="none").view(pixels.shape)
 
     def log_probs(self, kept: Tensor, known: Tensor, channel: Tensor) -> Tensor:
-        """log p(v | v_<channel) of all values v, r(..., V).
+        """Return log p(v | v_<channel) of all values v, r(..., V).
 
-        kept r(..., D), known int64 (..., C) of which only the channels before `channel` int64 (...) count.
+        kept is r(..., D); known int64 (..., C) counts only in the channels before `channel` int64 (...).
         """
         return self._logits(kept, known, channel).log_softmax(-1)
 

@@ -1,4 +1,4 @@
-"""The contract of a density model: p(x) = prod_t p(x_t | x_<t) over sequences of tokens."""
+"""The contract that every density model keeps: p(x) = prod_t p(x_t | x_<t) over sequences of tokens."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from s4gen.config import DensityConfig
 
 
 class ModelState(NamedTuple):
-    """Everything the model remembers of the tokens fed so far; a value, never changed in place."""
+    """Everything that a model remembers of the tokens fed so far. It is a value: no method changes it in place."""
 
     position: Tensor  # int64 (B,): tokens fed so far, bos included
     blocks: tuple[Any, ...]  # state of every block; a multi-scale stack or a WaveNet has one for all of it
     label: Tensor | tuple[()] = ()  # int64 (B,): the class of each sequence, where there are classes
     recent: Tensor | tuple[()] = ()  # int64 (B, n): the last tokens, the oldest first, where an embedding reads them
+    seen: Tensor | tuple[()] = ()  # bool (B, V): tokens that count as repeated; an engine's, which a model hands on
 
 
 class DensityModel(nn.Module):
-    """What every density model of sequences has in common; `build.build_model` makes the one that a config describes.
+    """The base of all density models; `build.build_model` makes the one that a configuration describes.
 
-    Tokens are fed behind a first `bos`: the output at position t is the distribution of x_t given x_<t. Labels, int64
-    (B,), are class 0 where a model has classes and they are not given.
+    A sequence is fed behind a first token `bos`, so the output at position t is the distribution of x_t given x_<t.
+    Labels are int64 (B,); if a model has classes and no labels are given, they are class 0.
     """
 
     blocks: nn.ModuleList
@@ -40,26 +41,26 @@ class DensityModel(nn.Module):
         self.bos = bos
         """The token that stands in front of every sequence; it may be one beyond the vocabulary."""
         self.recompute = False
-        """In training, keep of each block its input alone, and compute the rest again for the gradient."""
+        """In training, keep only the input of each block and compute the rest again for the gradient."""
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device on which the parameters are."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision that the model works in; some parameters of an imported one are kept in a higher one."""
+        """The precision that the model works in; an imported model keeps some parameters in a higher one."""
         return next(self.parameters()).dtype
 
     def initial_state(self, batch: int, label: Tensor | None = None) -> ModelState:
-        """The state before anything was fed."""
+        """Return the state of `batch` rows before anything was fed, for sequences of these classes."""
         raise NotImplementedError
 
     def forward(self, tokens: Tensor, state: ModelState | None = None) -> tuple[Tensor, ModelState]:
-        """tokens int64 (B, L) as fed, L >= 1, after `state` (None: at the start, so the first must be `bos`).
+        """Feed tokens int64 (B, L), L >= 1, after `state`; None is the start, where the first token must be `bos`.
 
-        Returns logits r(B, L, V), row t for the token after tokens[:, t], and the state after the last one.
+        Returns logits r(B, L, V), of which those at t are for the token after tokens[:, t], and the state at the end.
         """
         raise NotImplementedError
 
@@ -70,10 +71,14 @@ class DensityModel(nn.Module):
         lengths: Tensor | None = None,
         label: Tensor | None = None,
     ) -> tuple[Tensor, ModelState]:
-        """Read x int64 (B, P) in parallel; returns logits r(B, V) of the token after it, and the state.
+        """Read prompts x int64 (B, P) in parallel; return logits r(B, V) for the token after them, and the state.
 
-        Without a state, bos is put in front, so P may be 0. With lengths int64 (B,), prompts end after that many
-        tokens, whatever token stands beyond; a row of length 0 needs bos, so a fresh start. A state knows its labels.
+        Args:
+            x: the prompts.
+            state: what was read before. None is the start: bos is put in front, and P may be 0.
+            lengths: int64 (B,), where prompts have different lengths. Whatever stands behind the end of a prompt is
+                ignored. A prompt of length 0 is possible only at the start.
+            label: classes int64 (B,) at the start; later the state knows them.
         """
         if state is None:
             x = self._with_bos(x)
@@ -83,19 +88,19 @@ class DensityModel(nn.Module):
     def _read_prompt(
         self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None, label: Tensor | None
     ) -> tuple[Tensor, ModelState]:
-        """`prefill` of tokens int64 (B, L) as they are fed, L >= 1, of which each row has `lengths`, at least 1."""
+        """Do what `prefill` does with tokens int64 (B, L) as they are fed; each row has `lengths` of them, >= 1."""
         raise NotImplementedError
 
     def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        """Feed one token int64 (B,); returns logits r(B, V) of the next and the new state."""
+        """Feed one token int64 (B,); return logits r(B, V) for the next one, and the new state."""
         raise NotImplementedError
 
     def score(
         self, tokens: Tensor, target: Tensor, state: ModelState | None = None, label: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
-        """-log p(target_t | state, tokens up to t) in nats, r(B, L), and the state after the tokens, int64 (B, L).
+        """Return -log p(target_t | state, tokens up to t) in nats, r(B, L), and the state after the tokens.
 
-        A state knows its labels.
+        tokens and target are int64 (B, L). label int64 (B,) counts at the start only; a state knows its labels.
         """
         if state is None and label is not None:
             state = self.initial_state(len(tokens), label)
@@ -103,15 +108,15 @@ class DensityModel(nn.Module):
         return cross_entropy(logits, target), state
 
     def nats(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """-log p(x_t | x_<t) in nats, r(B, L), for whole sequences x int64 (B, L) without bos."""
+        """Return -log p(x_t | x_<t) in nats, r(B, L), for whole sequences x int64 (B, L) without bos."""
         return self.score(self._with_bos(x[:, :-1]), x, label=label)[0]
 
     def log_prob(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """log p(x) in nats, r(B,)."""
+        """Return log p(x) in nats, r(B,), for whole sequences x int64 (B, L) without bos."""
         return -self.nats(x, label).sum(-1)
 
     def _label(self, like: Tensor, label: Tensor | None) -> Tensor | tuple[()]:
-        """The labels int64 (B,) beside `like` (B,), class 0 where they are not given; none without classes."""
+        """Return labels int64 (B,) beside `like` (B,): class 0 if none are given, () if there are no classes."""
         if not getattr(self.config.layout, "classes", ()):
             return ()
         return like.new_zeros(len(like)) if label is None else label.to(like.device)
@@ -125,7 +130,10 @@ class DensityModel(nn.Module):
     def _run_blocks(
         self, x: Tensor, states: tuple[Any, ...] | None, lengths: Tensor | None
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        """x r(B, L, H) through the stack from `states` (None: at the start), and the states after it, or `lengths`."""
+        """Run x r(B, L, H) through the stack from `states` (None: the start); return its output and the new states.
+
+        With lengths int64 (B,), the states are those after that many inputs of each row.
+        """
         recompute, after = self.recompute and self.training and torch.is_grad_enabled(), []
         for i, block in enumerate(self._blocks()):
             run = functools.partial(checkpoint, block, use_reentrant=False) if recompute else block
@@ -135,15 +143,18 @@ class DensityModel(nn.Module):
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """-log softmax(logits r(..., V)) at target int64 (...): r(...)."""
+    """Return -log softmax(logits) at the target, r(...), from logits r(..., V) and target int64 (...)."""
     return F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
 
 
 def resampled(model: DensityModel, rate: float) -> DensityModel:
-    """A copy of the model with every dt multiplied by `rate`, so both views read the same signals at another rate.
+    """Return a copy of the model with every dt multiplied by `rate`, which reads the same signals at another rate.
 
-    rate 2 is for signals with half as many samples per second as it was trained on. A multi-scale stack still pools as
-    many samples as before, of twice the duration then. Raises ValueError for rate <= 0.
+    Rate 2 is for signals with half as many samples per second as the model was trained on: a step then stands for twice
+    the time. A multi-scale stack pools as many samples as before, which then last twice as long.
+
+    Raises:
+        ValueError: `rate` is not positive.
     """
     copied = copy.deepcopy(model)
     for module in copied.modules():

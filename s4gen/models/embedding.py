@@ -1,4 +1,4 @@
-"""What the stack reads: the token before, and what is known of the token to come: its place, its label."""
+"""Embeddings: they tell the stack the token before, and what is known of the next one, its position and its label."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from s4gen.config import AudioLayout, ImageLayout
 
 
 class ImageEmbedding(nn.Module):
-    """Embedding of raster sequences of pixels with interleaved channels.
+    """Embedding of images whose values are read one by one: pixels in raster order, the channels of each together.
 
     The input at position t is the value at t - 1 (one table per channel; `bos` before the first) plus row, column and
-    channel of the value at t, which is the one to be predicted. Positions are periodic in the length of an image. Where
-    there are classes, the label is added at each position.
+    channel of the value at t, which is the one to be predicted. Positions are periodic in the length of an image, so
+    that images can follow one another. If there are classes, the label is added at each position.
     """
 
     def __init__(self, layout: ImageLayout, d_model: int) -> None:
@@ -30,9 +30,9 @@ class ImageEmbedding(nn.Module):
                 nn.init.normal_(table.weight, std=0.5)
 
     def forward(self, tokens: Tensor, position: Tensor, label: Tensor | None = None) -> Tensor:
-        """tokens int64 (B, L) as fed, position int64 (broadcasts with tokens): 0 for bos. Returns r(B, L, H).
+        """Return r(B, L, H) for tokens int64 (B, L) as fed and their positions, int64, which broadcast with the tokens.
 
-        label int64 (B,) where there are classes.
+        bos has position 0. label is int64 (B,), if there are classes.
         """
         channels = self.layout.channels
         position = position % self.layout.length
@@ -43,18 +43,19 @@ class ImageEmbedding(nn.Module):
         return x if self.label is None or label is None else x + self.label(label)[:, None]
 
     def where(self, position: Tensor) -> Tensor:
-        """Row, column and channel of positions int64 (...) from 0 to the length of an image - 1: r(..., H)."""
+        """Embed row, column and channel of positions int64 (...), 0 to the length of an image - 1: r(..., H)."""
         channels, width = self.layout.channels, self.layout.width
         pixel = position // channels
         return self.row(pixel // width) + self.column(pixel % width) + self.channel(position % channels)
 
 
 class AudioEmbedding(nn.Module):
-    """Embedding of the codes of sound, `bos` before the first. A label, if there are classes, is added at each position.
+    """Embedding of the codes of sound, `bos` before the first. If there are classes, a label is added at each position.
 
-    A model that heard its label once would have to remember it for thousands of samples. Neighbouring codes begin as
-    neighbours (`smooth_codes`), so that the model need not find out first which of them are alike. With `recent`, a
-    linear map of so many last samples is added, as numbers from -1 to 1; bos, and what lies before it, counts as 0.
+    The label is added everywhere because a model that heard it once would have to remember it for thousands of samples.
+    Neighbouring codes begin with similar vectors (`smooth_codes`), so that the model need not find out first which of
+    them are alike. With `recent`, a linear map of that many last samples, as numbers from -1 to 1, is added; bos and
+    everything before it count as 0.
     """
 
     def __init__(self, layout: AudioLayout, d_model: int, recent: int = 0) -> None:
@@ -71,9 +72,9 @@ class AudioEmbedding(nn.Module):
             self.value.weight[: layout.vocab] = smooth_codes(layout.vocab, d_model)
 
     def forward(self, tokens: Tensor, label: Tensor | None, before: Tensor | None = None) -> Tensor:
-        """tokens int64 (B, L) as fed, label int64 (B,) where there are classes. Returns r(B, L, H).
+        """Return r(B, L, H) for tokens int64 (B, L) as fed, and label int64 (B,), if there are classes.
 
-        With `recent`, before int64 (B, recent - 1): the tokens before the first of these; there, too, bos counts as 0.
+        With `recent`, before int64 (B, recent - 1) are the tokens before the first one; bos among them counts as 0.
         """
         x = self.value(tokens)
         if self.label is not None and label is not None:
@@ -84,13 +85,13 @@ class AudioEmbedding(nn.Module):
         return x
 
     def amplitude(self, tokens: Tensor) -> Tensor:
-        """Codes int64 (...) as numbers r(...) from -1 to 1; bos is 0."""
+        """Turn codes int64 (...) into numbers r(...) from -1 to 1; bos becomes 0."""
         amplitude = tokens.to(self.value.weight.dtype) * (2 / (self.layout.vocab - 1)) - 1
         return torch.where(tokens == self.bos, 0, amplitude)
 
 
 def smooth_codes(levels: int, d_model: int) -> Tensor:
-    """Rows r(levels, d_model) for the codes of a quantised signal; every column is a smooth curve over the codes.
+    """Return vectors r(levels, d_model) for the codes of a signal; each column is a smooth curve over the codes.
 
     With v from -1 to 1 for code 0 to levels - 1, a quarter of the columns are sign(v) (e^(g |v|) - 1), g from 0.5 to 6:
     the signal itself where the codes are linear, and where they are mu-law (g = 5.5). The others are cosines of rising
@@ -105,9 +106,9 @@ def smooth_codes(levels: int, d_model: int) -> Tensor:
 
 
 def smooth_head(levels: int, d_model: int) -> Tensor:
-    """Weights r(levels, d_model) of a head whose logits are, to begin with, smooth in the code.
+    """Return weights r(levels, d_model) of a head whose logits are, to begin with, smooth curves over the codes.
 
-    They are random sums of cosines; of unit inputs, logits of size 0.3 come out.
+    They are random sums of cosines, scaled so that inputs of unit size give logits of size 0.3.
     """
     v = (2 * torch.arange(levels) + 1) / levels - 1
     k = torch.arange(1, d_model + 1)
@@ -117,7 +118,7 @@ def smooth_head(levels: int, d_model: int) -> Tensor:
 
 
 def _cosines(v: Tensor, k: Tensor) -> Tensor:
-    """cos(pi k (v + 1) / 2) r(levels, len(k)); beyond levels - 1, where all would be zero or known, k starts anew."""
+    """Return cos(pi k (v + 1) / 2), r(levels, len(k)). From k = levels on curves would repeat, so k starts anew."""
     return torch.cos(torch.pi * (1 + (k - 1) % (len(v) - 1)) * (v[:, None] + 1) / 2)
 
 

@@ -1,12 +1,13 @@
-"""How many floating-point operations a density model takes, counted from the shapes of its layers.
+"""Counting the floating-point operations of a density model from the shapes of its layers.
 
-What counts is what counts in the literature (arXiv 2204.02311, appendix B): the matrix products of the model itself, a
-multiplication and an addition for each of their terms. Left out is what is not one of them (norms, activations, taps,
-recurrences with a diagonal matrix), what does not grow with the batch (kernels of state space layers, the optimiser),
-and what is computed a second time to save memory.
+The convention is that of the literature (arXiv 2204.02311, appendix B): matrix products of the model count, with a
+multiplication and an addition for each term. Everything else is left out: norms, activations, taps and recurrences with
+a diagonal matrix; what does not grow with the batch (kernels of state space layers, the optimiser); and what is
+computed a second time to save memory.
 
-The gradient takes two products for each one of the forward pass, of which a first layer that reads data, as in models
-of whole pixels, needs one alone; the state after the last input, which a forward pass returns, has none in training.
+For the gradient, each product of the forward pass needs two more. A first layer that reads data needs only one, because
+nobody wants the gradient of the data. The state after the last input, which a forward pass returns, has no gradient in
+training.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from s4gen.models.ancestors import LSSL
 from s4gen.models.attention import CausalAttention
 from s4gen.models.axial import Axial
 from s4gen.models.blocks import Block
@@ -25,11 +25,12 @@ from s4gen.models.categorical import CategoricalHead
 from s4gen.models.density import DensityModel
 from s4gen.models.embedding import AudioEmbedding
 from s4gen.models.h3 import H3
+from s4gen.models.lssl_dss import LSSL
 from s4gen.models.mixture import MixtureHead
 from s4gen.models.pixels import PixelModel
 from s4gen.models.sashimi import Sashimi
 from s4gen.models.ssm_layers import S4, SSMLayer
-from s4gen.ssm.blocks import block_lengths
+from s4gen.ssm.block_form import block_lengths
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Flops:
     """Floating-point operations of one sequence."""
 
     forward: int
-    """Of scoring it."""
+    """Operations for scoring the sequence."""
     backward: int
-    """Of the gradient, the forward pass apart."""
+    """Operations for the gradient, without the forward pass."""
 
     @property
     def training(self) -> int:
-        """Operations of a training step, for each sequence in it."""
+        """Operations of a training step for each sequence in it."""
         return self.forward + self.backward
 
     def __add__(self, other: Flops) -> Flops:
@@ -57,12 +58,12 @@ NOTHING = Flops(0, 0)
 
 
 def count_flops(model: DensityModel, length: int) -> Flops:
-    """The operations of `model.nats` and of its gradient for one sequence of `length` tokens.
+    """Count the operations of `model.nats` and of its gradient for one sequence of `length` tokens.
 
-    The model may be on the meta device. Of an adaptive softmax the first part alone counts, which every token needs;
-    which of the others are needed depends on the text.
+    The model may be on the meta device. Of an adaptive softmax only the first part counts, which every token needs; the
+    other parts depend on the text.
     """
-    # A whole-pixel stack runs once per pixel.
+    # The stack of a whole-pixel model runs once per pixel, not once per token.
     positions = length // model.channels if isinstance(model, PixelModel) else length
     stack = _sum(_layer(block, positions) for block in model.blocks)
     return _inputs(model, positions) + stack + _head(model.head, positions)
@@ -73,7 +74,7 @@ def _sum(parts: Iterable[Flops]) -> Flops:
 
 
 def _product(rows: int, inner: int, columns: int, times: int = 1) -> Flops:
-    """(rows x inner) times (inner x columns), as often as `times`, with the gradients of both factors."""
+    """Count `times` products of (rows x inner) and (inner x columns), with the gradients of both factors."""
     forward = 2 * rows * inner * columns * times
     return Flops(forward, 2 * forward)
 
@@ -83,13 +84,13 @@ def _linear(linear: nn.Linear, rows: int) -> Flops:
 
 
 def _of_data(linear: nn.Linear, rows: int) -> Flops:
-    """Of a layer that reads data, of which nobody wants the gradient."""
+    """Count a layer that reads data, which needs no gradient of its input."""
     forward = _linear(linear, rows).forward
     return Flops(forward, forward)
 
 
 def _inputs(model: DensityModel, positions: int) -> Flops:
-    """What stands before the stack; a table of embeddings takes no product."""
+    """Count what stands before the stack. Looking up rows of a table is no product."""
     if isinstance(model, PixelModel):
         return _of_data(model.stem.linear, positions)
     embedding = model.get_submodule("embedding")
@@ -101,7 +102,7 @@ def _inputs(model: DensityModel, positions: int) -> Flops:
 
 
 def _head(head: nn.Module, positions: int) -> Flops:
-    """Logits, or parameters of the mixture, at all positions."""
+    """Count the products that give logits, or parameters of the mixture, at all positions."""
     if isinstance(head, nn.Linear):
         return _linear(head, positions)
     if isinstance(head, MixtureHead):
@@ -117,7 +118,10 @@ def _head(head: nn.Module, positions: int) -> Flops:
 
 
 def _layer(layer: nn.Module, length: int, entered: bool = False) -> Flops:
-    """Of one module of the stack, or inside of it, on `length` inputs; `entered`: after a state that is given."""
+    """Count a module of the stack, or one inside of it, on `length` inputs.
+
+    `entered` says that it starts from a given state, whose contribution to the outputs costs something.
+    """
     if isinstance(layer, Block):
         parts = [layer.mixer, layer.output, layer.feed_forward]
         return _sum(_layer(part, length, entered) for part in parts if part is not None)
@@ -140,7 +144,7 @@ def _layer(layer: nn.Module, length: int, entered: bool = False) -> Flops:
 
 
 def _levels(level: Sashimi, length: int) -> Flops:
-    """Of one time scale of a multi-scale stack, and of those that are coarser."""
+    """Count one level of a multi-scale stack and all coarser ones."""
     found = _sum(_layer(block, length, entered=True) for block in (*level.down, *level.up))
     if level.pool is None or level.inner is None:
         return found
@@ -150,7 +154,7 @@ def _levels(level: Sashimi, length: int) -> Flops:
 
 
 def _state_space(layer: SSMLayer, length: int, entered: bool) -> Flops:
-    """Of `ssm.blocks.block_convolve`, in which a state that is given counts where all inputs are one block."""
+    """Of `ssm.block_form.block_convolve`, in which a state that is given counts where all inputs are one block."""
     T, last = block_lengths(length)
     H, N, blocks = layer.d_model, layer.d_state, -(-length // T)
     found = _product(blocks * T, T, 1, H)
@@ -166,7 +170,7 @@ def _state_space(layer: SSMLayer, length: int, entered: bool) -> Flops:
 
 
 def _scores(layer: CausalAttention, length: int) -> Flops:
-    """Scores and weighted values; without a window of all pairs, though a causal kernel may skip half of them."""
+    """Count scores and weighted values. Without a window all pairs count, though a causal kernel may skip half."""
     d_model = layer.n_heads * layer.d_head
     if not layer.window:
         return _product(length, d_model, length, 2)

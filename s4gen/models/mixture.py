@@ -4,9 +4,10 @@
     p_k(v_c | v_<c) = S((v_c + h - m_kc) / s_kc) - S((v_c - h - m_kc) / s_kc)        S the logistic function
     m_kc = base_c + mean_kc + sum_(j<c) a_kcj (v_j - base_j)
 
-Values lie between -1 and 1, h is half the distance of two neighbouring ones; the outermost values have the whole tails.
-`base` is a prediction from the neighbours (`median_edge`), so that the network has to describe only what is left over.
-One value after another is drawn from p(v_c | v_<c), whose weights are those of the components after v_<c was seen.
+Values lie between -1 and 1, and h is half the distance of two neighbours; the outermost values get the whole tails.
+`base` is a prediction from the neighbouring pixels (`median_edge`), so that the network describes only what is left
+over. Channels are drawn one after another from p(v_c | v_<c), in which the weight of component k is its posterior
+weight after v_<c was seen.
 """
 
 from __future__ import annotations
@@ -16,20 +17,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LOG_SCALE_GAIN = 4.0
-"""Outputs for the logarithms of the scales are multiplied by this: Adam's steps are all of one size, and these have the
-farthest to go."""
+"""Outputs for the logarithms of the scales are multiplied by this: all of Adam's steps have one size, and these outputs
+have the farthest to go."""
 LOG_SCALE_RANGE = (-7.0, 2.0)
+"""Limits of the logarithm of a scale: below e^-7 all mass is on one value of 256, above e^2 it is nearly uniform."""
 SMALLEST_WIDTH = -1e-7
-"""A value is at least this wide, in units of the scale: very far from the mean, rounding could leave it no width."""
+"""Lower edge minus upper edge of a value, in units of the scale, is at most this. Far from the mean rounding could make
+the two equal, and the logarithm of the probability infinite."""
 COUPLING_START = (1.2, 0.3, 0.8)
-"""Before tanh: green on red, blue on red, blue on green. In photographs the channels move together."""
+"""First couplings before tanh: green on red, blue on red, blue on green. In photographs the channels move together."""
 
 
 class MixtureHead(nn.Module):
-    """From the stack's output for a pixel to the distribution of its channels, one after another.
+    """The head that turns the stack's output for a pixel into the distribution of its channels, one after another.
 
-    What is kept of a pixel, r(..., kept), is all that its channels need: log-weights, means and log-scales of the
-    components, couplings, and the prediction.
+    What is kept of a pixel, r(..., kept), is all that its channels need: log-weights, means, log-scales and couplings
+    of the components, and the prediction.
     """
 
     def __init__(self, d_model: int, channels: int, levels: int, components: int, zero_start: bool) -> None:
@@ -48,7 +51,7 @@ class MixtureHead(nn.Module):
                 bias[:, 1 + 2 * channels :] = torch.tensor(COUPLING_START)
 
     def prepare(self, hidden: Tensor, base: Tensor) -> Tensor:
-        """hidden r(..., D), base r(..., C) in [-1, 1] -> what is kept of the pixel, r(..., kept)."""
+        """Return what is kept of a pixel, r(..., kept), from hidden r(..., D) and base r(..., C) in [-1, 1]."""
         output = self.linear(hidden).to(base.dtype)
         weight, mean, log_scale, coupling = self._parts(output)
         log_scale = (log_scale * LOG_SCALE_GAIN).clamp(*LOG_SCALE_RANGE)
@@ -56,11 +59,11 @@ class MixtureHead(nn.Module):
         return torch.cat((torch.cat(parts, dim=-1).flatten(-2), base), dim=-1)
 
     def _parts(self, output: Tensor) -> tuple[Tensor, ...]:
-        """r(..., K * size) -> of each component the weight, C means, C log-scales, C (C-1) / 2 couplings."""
+        """Split r(..., K * size) into the weight, C means, C log-scales and C (C-1) / 2 couplings of each component."""
         return output.unflatten(-1, (self.components, -1)).split(self.sizes, dim=-1)
 
     def _components(self, kept: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-weights r(..., K), means and log-scales r(..., K, C), with the channels int64 (..., C) that are known."""
+        """Return log-weights r(..., K), means and log-scales r(..., K, C), given the channels known int64 (..., C)."""
         base = kept[..., -self.channels :]
         weight, mean, log_scale, coupling = self._parts(kept[..., : -self.channels])
         residual, means, first = self.scaled(known, kept.dtype) - base, [], 0
@@ -71,11 +74,11 @@ class MixtureHead(nn.Module):
         return weight[..., 0], torch.stack(means, dim=-1), log_scale
 
     def scaled(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """Values int64 from 0 to levels - 1 as numbers from -1 to 1."""
+        """Turn values int64, 0 to levels - 1, into numbers from -1 to 1."""
         return values.to(dtype) * (2 / (self.levels - 1)) - 1
 
     def nats(self, kept: Tensor, pixels: Tensor) -> Tensor:
-        """-log p(v_c | v_<c) in nats, r(..., C), of whole pixels int64 (..., C)."""
+        """Return -log p(v_c | v_<c) in nats, r(..., C), for whole pixels int64 (..., C)."""
         weight, mean, log_scale = self._components(kept, pixels)
         each = self._log_mass(pixels[..., None, :], mean, log_scale)  # (..., K, C)
         joint = torch.logsumexp(weight[..., None] + each.cumsum(-1), dim=-2)  # log p(v_1 .. v_c)
@@ -100,9 +103,9 @@ class MixtureHead(nn.Module):
         )
 
     def log_probs(self, kept: Tensor, known: Tensor, channel: Tensor) -> Tensor:
-        """log p(v | v_<channel) of all values v, r(..., V).
+        """Return log p(v | v_<channel) of all values v, r(..., V).
 
-        kept r(..., kept), known int64 (..., C) of which only the channels before `channel` int64 (...) count.
+        kept is r(..., kept); known int64 (..., C) counts only in the channels before `channel` int64 (...).
         """
         weight, mean, log_scale = self._components(kept, known)
         each = self._log_mass(known[..., None, :], mean, log_scale)
@@ -116,8 +119,10 @@ class MixtureHead(nn.Module):
 
 
 def median_edge(left: Tensor, above: Tensor, above_left: Tensor) -> Tensor:
-    """The predictor of JPEG-LS (ITU-T T.87, A.3): at an edge the smaller or larger neighbour, else the plane through
-    all three."""
+    """Predict a pixel as JPEG-LS does (ITU-T T.87, A.3).
+
+    At an edge this is the smaller or the larger of the two neighbours, elsewhere the plane through all three.
+    """
     low, high = torch.minimum(left, above), torch.maximum(left, above)
     plane = left + above - above_left
     return torch.where(above_left >= high, low, torch.where(above_left <= low, high, plane))

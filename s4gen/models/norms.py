@@ -1,4 +1,4 @@
-"""Norms over the features of one position, so that they know nothing of the others."""
+"""Norms over the features of one position, so that no position learns anything of another one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from s4gen.config import ModelConfig
 
 
 class ScalarNorm(nn.Module):
-    """s (x - mean + m) / std over the last axis, with one m and one s: what SaShiMi was published with.
+    """s (x - mean + m) / std over the last axis, with one m and one s for all features, as in the published SaShiMi.
 
-    The standard deviation is the biased one, and nothing is added to it: a vector of equal features has no norm.
+    The standard deviation is the biased one. Nothing is added to it, so a vector of equal features is divided by zero.
     """
 
     def __init__(self, d_model: int) -> None:
@@ -21,11 +21,11 @@ class ScalarNorm(nn.Module):
         self.s = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x r(..., H) -> r(..., H)."""
+        """Normalise x r(..., H)."""
         variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
         return (x - mean + self.m) * (self.s * variance.rsqrt())
 
 
 def make_norm(model: ModelConfig) -> nn.LayerNorm | ScalarNorm:
-    """The norm of one sublayer."""
+    """Make the norm that the configuration asks for."""
     return ScalarNorm(model.d_model) if model.scalar_norm else nn.LayerNorm(model.d_model)

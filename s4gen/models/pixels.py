@@ -1,8 +1,10 @@
-"""The density model of images whose stack runs once per pixel: p(x) = prod_k prod_c p(x_kc | pixels before k, x_k<c).
+"""The density model of images whose stack runs once per pixel.
+
+    p(x) = prod_k prod_c p(x_kc | pixels before k, x_k<c)         pixels k in raster order, channels c of each
 
 A token is one value, as in every density model here: tokens are fed behind a first `bos`, and the output at position t
 is the distribution of x_t. The stack is due where a pixel begins, at every C-th position; at the others the head works
-from what it kept of the pixel, and the channels that are known by then.
+from what it kept of the pixel and from the channels that are known by then.
 """
 
 from __future__ import annotations
@@ -18,19 +20,19 @@ from s4gen.models.categorical import CategoricalHead
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.mixture import MixtureHead
 from s4gen.models.pooling import Count, take
-from s4gen.models.rows import where_rows
+from s4gen.models.states import where_rows
 from s4gen.models.stem import PixelStem
 
 
 class PixelState(NamedTuple):
-    """What stands around the stack's own states."""
+    """The part of a model's state that belongs to no block."""
 
-    recent: Tensor  # int64 (B, history * C - 1): the last tokens that were fed, the oldest first
-    kept: Tensor  # r(B, K): what the head has of the pixel under way
+    recent: Tensor  # int64 (B, history * C - 1): the last tokens fed, the oldest first
+    kept: Tensor  # r(B, K): what the head keeps of the pixel under way
 
 
 class PixelModel(DensityModel):
-    """Stem, residual stack, head; see the module's text."""
+    """A stem that reads neighbouring pixels, a residual stack, and a head that draws the channels of a pixel."""
 
     stem: PixelStem
     head: MixtureHead | CategoricalHead
@@ -49,7 +51,7 @@ class PixelModel(DensityModel):
             self.head = CategoricalHead(model.d_model, layout.channels, layout.levels)
 
     def initial_state(self, batch: int, label: Tensor | None = None) -> ModelState:
-        """The state before anything was fed."""
+        """Return the state of `batch` rows at the start of an image."""
         position = torch.zeros(batch, dtype=torch.int64, device=self.device)
         recent = position.new_zeros(batch, self.stem.history * self.channels - 1)
         kept = torch.zeros(batch, self.head.kept, dtype=self.dtype, device=self.device)
@@ -57,7 +59,7 @@ class PixelModel(DensityModel):
         return ModelState(position, (PixelState(recent, kept), *blocks), self._label(position, label))
 
     def begun(self, position: Any) -> Any:
-        """How many pixels begin at the positions before `position`, a number or int64 (...)."""
+        """Count the pixels that begin before `position`, a number or int64 (...)."""
         return (position + self.channels - 1) // self.channels
 
     def _read(
@@ -68,9 +70,10 @@ class PixelModel(DensityModel):
         states: tuple[Any, ...] | None,
         lengths: Tensor | None,
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        """What the head keeps of each pixel, r(B, n, K), and the states of the blocks after all, or `lengths`, of them.
+        """Run stem and stack; return what the head keeps of each pixel, r(B, n, K), and the states of the blocks.
 
-        pixels int64 (B, history + n - 1, C), position int64 (B or 1, n) and label int64 (B,) as the stem reads them.
+        pixels int64 (B, history + n - 1, C), position int64 (B or 1, n) and label int64 (B,) are what the stem reads.
+        The states are those after all pixels, or after `lengths` int64 (B,) of them.
         """
         x, base = self.stem(pixels, position, label)
         x, after = self._run_blocks(x, states, lengths)
@@ -79,10 +82,11 @@ class PixelModel(DensityModel):
     def _begin_pixels(
         self, known: Tensor, state: ModelState | None, before: ModelState, L: int, lengths: Tensor | None
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        """What the head keeps of the pixels that begin at the next L positions, r(B, n, K), and the blocks' states.
+        """Run the stack for the pixels that begin at the next L positions.
 
-        known int64 (B, recent + L): the tokens before and at those positions. Where rows begin different numbers of
-        pixels, n is the most that any could, and `lengths` int64 (B,) tokens of each row count.
+        Returns what the head keeps of them, r(B, n, K), and the states of the blocks. known int64 (B, recent + L) are
+        the tokens before and at those positions. Rows may begin different numbers of pixels; n is then the most that
+        any row could begin, and only `lengths` int64 (B,) tokens of each row count.
         """
         C, blocks = self.channels, before.blocks[1:]
         together = lengths is None and (state is None or bool((before.position == before.position[:1]).all()))
@@ -90,7 +94,7 @@ class PixelModel(DensityModel):
         n = self.begun(start + L) - self.begun(start) if isinstance(start, int) else self.begun(L)
         if n == 0:
             return before.blocks[0].kept[:, None][:, :0], blocks
-        # A pixel begins with the token that ends the one before it, and `history` pixels end there.
+        # The stack is due when the last channel of the pixel before is fed; the `history` pixels up to there are read.
         pixels = take(known, -start % C, (self.stem.history + n - 1) * C).unflatten(1, (-1, C))
         first = self.begun(start)
         position = (first[:, None] if isinstance(first, Tensor) else first) + torch.arange(n, device=known.device)
@@ -101,9 +105,10 @@ class PixelModel(DensityModel):
     def _contexts(
         self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, ModelState]:
-        """What the head needs to know at each position of tokens int64 (B, L), and the state after them, or `lengths`.
+        """Collect what the head needs at each position of tokens int64 (B, L).
 
-        Returns kept r(B, L, K), and known int64 (B, L, C) of which the channels before `channel` int64 (B, L) count.
+        Returns kept r(B, L, K); known int64 (B, L, C), the values of the pixel's channels; channel int64 (B, L), the
+        channel to be predicted, before which alone `known` counts; and the state after the tokens, or after `lengths`.
         """
         before = self.initial_state(len(tokens), label) if state is None else state
         (recent, kept), L = before.blocks[0], tokens.shape[1]
@@ -122,25 +127,39 @@ class PixelModel(DensityModel):
         last = kept[rows, self.begun(end) - self.begun(before.position)]
         after = PixelState(take(known, read, recent.shape[1]).clone(), last)
         values = self._values(known[rows[:, None, None], index])
-        return kept[rows[:, None], pixel], values, channel, ModelState(end, (after, *blocks), before.label)
+        return kept[rows[:, None], pixel], values, channel, before._replace(position=end, blocks=(after, *blocks))
 
     def _values(self, tokens: Tensor) -> Tensor:
-        """Tokens as values of channels; bos, which is none, is in no place where it counts."""
+        """Turn tokens into values of channels. bos is none and is clamped; it stands only where nothing counts."""
         return tokens.clamp_max(self.stem.layout.levels - 1)
 
     def forward(self, tokens: Tensor, state: ModelState | None = None) -> tuple[Tensor, ModelState]:
         kept, known, channel, state = self._contexts(tokens, state, None)
         return self.head.log_probs(kept, known, channel), state
 
-    def nats(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        if x.shape[1] % self.channels:
-            return super().nats(x, label)
-        pixels = x.unflatten(1, (-1, self.channels))
-        before = pixels.new_zeros(len(x), self.stem.history, self.channels)
-        position = torch.arange(pixels.shape[1], device=x.device)[None]
-        known = self._label(x[:, 0], label)
-        kept, _ = self._read(torch.cat((before, pixels[:, :-1]), dim=1), position, known, None, None)
-        return self.head.nats(kept, pixels).flatten(1)
+    def score(
+        self, tokens: Tensor, target: Tensor, state: ModelState | None = None, label: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """Score as every density model does; for whole pixels, the probabilities of all values are never made."""
+        if not self._whole_pixels(tokens, target, state):
+            return super().score(tokens, target, state, label)
+        before = self.initial_state(len(tokens), label) if state is None else state
+        recent, L = before.blocks[0].recent, tokens.shape[1]
+        known = torch.cat((recent, tokens), dim=1)
+        kept, blocks = self._begin_pixels(known, state, before, L, None)
+        nats = self.head.nats(kept, target.unflatten(1, (-1, self.channels))).flatten(1)
+        after = PixelState(take(known, L, recent.shape[1]).clone(), kept[:, -1].clone())
+        return nats, ModelState(before.position + L, (after, *blocks), before.label)
+
+    def _whole_pixels(self, tokens: Tensor, target: Tensor, state: ModelState | None) -> bool:
+        """Return whether the rows of a chunk are whole pixels, and `target` holds the tokens that are fed."""
+        # `head.nats` takes the channels that a channel depends on from the target, so those must be the tokens fed.
+        if tokens.shape[1] % self.channels or not torch.equal(tokens[:, 1:], target[:, :-1]):
+            return False
+        if state is None:
+            return True
+        first = state.position[:1]
+        return bool(((state.position == first) & (first % self.channels == 0)).all())
 
     def _read_prompt(
         self, tokens: Tensor, state: ModelState | None, lengths: Tensor | None, label: Tensor | None
@@ -157,9 +176,9 @@ class PixelModel(DensityModel):
     def step_due(
         self, token: Tensor, state: ModelState, due: bool, everywhere: bool = False
     ) -> tuple[Tensor, ModelState]:
-        """`step` for a caller who knows whether a pixel begins in some row; no branch depends on a tensor.
+        """Take a step without a branch on a tensor, for a caller who knows whether a pixel begins in some row (`due`).
 
-        A row in which none begins keeps what it has; where one begins `everywhere`, no row has to be looked at.
+        Rows in which no pixel begins keep what they have. If one begins in every row (`everywhere`), none is compared.
         """
         (recent, kept), C = state.blocks[0], self.channels
         known = torch.cat((recent, token[:, None]), dim=1)
@@ -174,8 +193,9 @@ class PixelModel(DensityModel):
             fresh = self.head.prepare(self.norm(x), base[:, 0])
             begun = (fresh, tuple(after))
             kept, blocks = begun if C == 1 or everywhere else where_rows(channel == 0, begun, (kept, blocks))
-        # The channels that are known stand at the end of what was fed.
+        # The known channels of the pixel are the last tokens that were fed.
         back = channel[:, None] - torch.arange(C, device=token.device)
         values = known.gather(1, (known.shape[1] - back).clamp_max(known.shape[1] - 1))
         log_probs = self.head.log_probs(kept, self._values(values), channel)
-        return log_probs, ModelState(state.position + 1, (PixelState(known[:, 1:].clone(), kept), *blocks), state.label)
+        after_it = (PixelState(known[:, 1:].clone(), kept), *blocks)
+        return log_probs, state._replace(position=state.position + 1, blocks=after_it)

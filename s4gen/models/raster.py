@@ -1,4 +1,4 @@
-"""Where the pixels of an image stand to each other when they are read row by row.
+"""How far apart the neighbours of a pixel are when an image is read row by row.
 
 A pixel's position is its number in raster order, from 0; an image of `height` rows and `width` columns has the
 positions 0 to height * width - 1, and the pixels after that belong to the next image. An offset (dr, dc) names
@@ -19,7 +19,7 @@ Offset = tuple[int, int]
 LEFT, ABOVE, ABOVE_LEFT, ABOVE_RIGHT = (0, -1), (-1, 0), (-1, -1), (-1, 1)
 NEAREST = (LEFT, ABOVE_LEFT, ABOVE, ABOVE_RIGHT)
 REACH = 3
-"""How many columns a neighbourhood extends to either side."""
+"""A neighbourhood extends this many columns to either side."""
 
 
 class Raster(NamedTuple):
@@ -30,13 +30,14 @@ class Raster(NamedTuple):
 
     @property
     def pixels(self) -> int:
-        """Pixels of one image."""
+        """The number of pixels of one image."""
         return self.height * self.width
 
     def distance(self, offset: Offset) -> int:
-        """How many pixels back in raster order the pixel at this offset was read: at least 1.
+        """Return how many pixels ago the pixel at this offset was read: at least 1.
 
-        Raises ValueError for an offset that is not earlier in every image of this width.
+        Raises:
+            ValueError: the pixel at this offset is not read earlier.
         """
         back = -(offset[0] * self.width + offset[1])
         if back < 1:
@@ -52,9 +53,9 @@ class Raster(NamedTuple):
 
 
 def neighbourhood(rows: int, width: int) -> tuple[Offset, ...]:
-    """Offsets of the pixels that the stem reads: `REACH` to the left, and 2 REACH + 1 in each of `rows` rows above.
+    """Return offsets of the pixels that the stem reads: REACH to the left, 2 REACH + 1 in each of `rows` rows above.
 
-    With rows = 0 it is the pixel to the left alone. Images narrower than that have fewer.
+    With rows = 0 only the pixel to the left is read. Narrow images have fewer neighbours.
     """
     if not rows:
         return (LEFT,)

@@ -1,4 +1,4 @@
-"""SaShiMi: residual blocks at several time scales, autoregressive (arXiv 2202.09729, section 4)."""
+"""SaShiMi: a stack of residual blocks at several time scales, autoregressive (arXiv 2202.09729, section 4)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from s4gen.config import ModelConfig, SSMConfig
 from s4gen.models.blocks import Block, State
 from s4gen.models.pooling import Count, Pool, PoolState, take
-from s4gen.models.rows import where_rows
+from s4gen.models.states import where_rows
 
 
 class SashimiState(NamedTuple):
-    """What one level, and all that are coarser, remember; a value, never changed in place."""
+    """The state of one level and of all coarser ones. It is a value: no method changes it in place."""
 
     position: Tensor  # int64 (B,): inputs so far, of this level
     blocks: tuple[State, ...]  # those on the way down first
@@ -24,19 +24,19 @@ class SashimiState(NamedTuple):
 
 
 class Sashimi(nn.Module):
-    """A stack of residual blocks, and inside it one for the next coarser level, and so on for every stride in `pool`:
+    """A stack of residual blocks with a stack for the next coarser level inside, and so on for every stride in `pool`.
 
         z = inner(windows of pool[0] positions of x)   pool[0] times as slow, `expand` times as wide (d_model and d_ff)
         s = x + up(z), one window late                (the coarsest level has s = x)
         y = s + blocks(s)
 
-    Every level has `model.n_layers` blocks; with `unet` all but the coarsest have as many again, which make the x
-    above from the input. y_t depends on the inputs up to t. Any length will do: an unfinished window waits in the
-    state.
+    Every level has `model.n_layers` blocks. With `unet`, all but the coarsest have as many again, which make the x
+    above from the input. y_t depends on inputs up to t only. Any length will do, since an unfinished window waits in
+    the state.
     """
 
     def __init__(self, model: ModelConfig, ssm: SSMConfig, pool: Sequence[int] | None = None) -> None:
-        """`pool`: the strides below this level; None: those of the model."""
+        """Build the level whose coarser ones have the strides `pool`; None: all strides of the model."""
         super().__init__()
         self.d_model = model.d_model
         pool = model.pool if pool is None else pool
@@ -50,7 +50,7 @@ class Sashimi(nn.Module):
             self.inner = Sashimi(wide, ssm, pool[1:])
 
     def initial_state(self, batch: int) -> SashimiState:
-        """The state before the first input."""
+        """Return the state before the first input."""
         position = torch.zeros(batch, dtype=torch.int64, device=next(self.parameters()).device)
         blocks = tuple(block.initial_state(batch) for block in (*self._down(), *self._up()))
         if self.pool is None or self.inner is None:
@@ -60,10 +60,10 @@ class Sashimi(nn.Module):
     def forward(
         self, x: Tensor, state: SashimiState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, SashimiState]:
-        """x r(B, L, H), L >= 1, after `state` (None: at the start); returns y r(B, L, H) and the state after x.
+        """Read x r(B, L, H), L >= 1, after `state` (None: the start); return y r(B, L, H) and the state after x.
 
-        With lengths int64 (B,), rows end after that many inputs: the state of a row is the one there. At the start, and
-        without lengths, all sizes are known beforehand: nothing is gathered and no level reads more than full windows.
+        With lengths int64 (B,), the state of a row is the one after that many of its inputs. From the start and without
+        lengths all rows are in phase, so nothing is gathered and every level reads exactly the windows that are full.
         """
         before = self.initial_state(len(x)) if state is None else state
         read: Count = x.shape[1] if lengths is None else lengths
@@ -85,9 +85,10 @@ class Sashimi(nn.Module):
         return s + y, SashimiState(before.position + read, states + more, coarser)
 
     def step(self, x: Tensor, state: SashimiState) -> tuple[Tensor, SashimiState]:
-        """One input r(B, H); returns y r(B, H) and the new state. A coarser level runs when it is due in some row.
+        """Read one input r(B, H); return y r(B, H) and the new state. A coarser level runs when it is due in some row.
 
-        It reads `state.position`, so it waits for an accelerator; `step_levels` does not.
+        This looks at the values of `state.position`, so on an accelerator it has to wait for them; `step_levels` has
+        not.
         """
         return self.step_levels(x, state, max(map(self.due, state.position.tolist()), default=0))
 
@@ -98,9 +99,9 @@ class Sashimi(nn.Module):
         return 1 + self.inner.due(position // self.pool.stride)
 
     def step_levels(self, x: Tensor, state: SashimiState, due: int) -> tuple[Tensor, SashimiState]:
-        """`step` for a caller who knows the largest `due` of all rows; no branch depends on a tensor.
+        """Take a step without a branch on a tensor, for a caller who knows the largest `due` of all rows.
 
-        Rows may stand at different positions: one in which fewer levels are due keeps what it has of the others.
+        Rows may stand at different positions: a row in which fewer levels are due keeps its state of the others.
         """
         x, states = _step(self._down(), x, state.blocks)
         coarser = state.coarser
@@ -128,7 +129,7 @@ class Sashimi(nn.Module):
 def _run(
     blocks: Iterable[Block], x: Tensor, states: Iterable[State], lengths: Tensor | None
 ) -> tuple[Tensor, tuple[State, ...]]:
-    """x r(B, L, H) through the blocks, from the first of `states`."""
+    """Run x r(B, L, H) through the blocks from as many of the first `states`; return the output and the new states."""
     after = []
     for block, state in zip(blocks, states, strict=False):
         x, state = block(x, state, lengths)
@@ -137,7 +138,7 @@ def _run(
 
 
 def _step(blocks: Iterable[Block], x: Tensor, states: Iterable[State]) -> tuple[Tensor, tuple[State, ...]]:
-    """x r(B, H) through the blocks, from the first of `states`."""
+    """Step x r(B, H) through the blocks from as many of the first `states`; return the output and the new states."""
     after = []
     for block, state in zip(blocks, states, strict=False):
         x, state = block.step(x, state)

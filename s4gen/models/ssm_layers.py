@@ -1,7 +1,7 @@
-"""The state space layers S4D and S4 as modules: parallel, chunked and stepped.
+"""The state space layers S4D and S4 as modules, which run in parallel, in chunks, or step by step.
 
-Both keep plain continuous-time parameters (Lambda, P, B, C, dt, D); everything discrete is derived where it is needed,
-so a forward pass changes nothing. Arithmetic is float32 (or float64 after ``.double()``) also under autocast.
+Both keep plain parameters of continuous time (Lambda, P, B, C, dt, D). Everything discrete is derived where it is
+needed, so a forward pass changes nothing. Arithmetic is in float32 (float64 after ``.double()``), under autocast, too.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import SSMConfig
-from s4gen.ssm import blocks, diagonal, dplr, hippo, inits, transforms
+from s4gen.ssm import block_form, diagonal, dplr, hippo, inits, transforms
 
 State = Tensor  # r(B, H, N) real form, see s4gen.ssm.realform
 
 
 class SSMLayer(nn.Module):
-    """What S4D and S4 share: parameters and the outer methods. Lambda = -decay + i frequency.
+    """The base of all state space layers: it has their parameters and outer methods. Lambda = -decay + i frequency.
 
-    Lambda, P and B have S rows, one for each distinct SSM; feature h uses row h mod S. The precision of D is that of
-    the layer; a parameter may be kept in a higher one (an imported C is), and is rounded where it is used.
+    Lambda, P and B have S rows, one for each distinct SSM; feature h uses row h mod S. The precision of the layer is
+    that of D. A parameter may be kept in a higher one, as an imported C is, and is rounded where it is used.
     """
 
     B: Tensor
@@ -33,6 +33,7 @@ class SSMLayer(nn.Module):
             raise ValueError(f"n_ssm = {S} does not divide d_model = {H}: features are dealt out to the SSMs evenly")
         self.d_model, self.d_state, self._copies = d_model, config.d_state, H // S
         self._decay_transform, self._dt_transform = config.decay, config.dt_transform
+        # Raw parameters may have any value; transforms make them positive where they are used.
         dt = inits.log_uniform_dt(H if config.tie_dt else H * n, config.dt_min, config.dt_max)
         dt = dt if config.tie_dt else dt.view(H, n)
         self.raw_dt = nn.Parameter(transforms.unconstrained(dt, config.dt_transform).float())
@@ -49,12 +50,12 @@ class SSMLayer(nn.Module):
 
     @property
     def ssm_parameters(self) -> tuple[str, ...]:
-        """Names of the parameters trained with the SSM's own learning rate and no weight decay."""
+        """Names of the parameters that are trained with `optim.ssm_lr` and without weight decay."""
         names = ("raw_dt", "raw_decay", "frequency", "B", "P", "Q")
         return tuple(name for name, _ in self.named_parameters() if name in names)
 
     def continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Lambda, B, C c(H, n) and dt r(H) or r(H, n), in the layer's precision."""
+        """Return Lambda, B, C, all c(H, n), and dt r(H) or r(H, n), in the layer's precision."""
         own = self.D.dtype
         decay = transforms.positive(self.raw_decay.to(own), self._decay_transform)
         dt = transforms.positive(self.raw_dt.to(own), self._dt_transform)
@@ -63,39 +64,51 @@ class SSMLayer(nn.Module):
         return Lambda, self.per_feature(B), C, dt
 
     def per_feature(self, x: Tensor) -> Tensor:
-        """(..., S, n) -> (..., H, n): row h is row h mod S."""
+        """Deal out the S systems to the features: (..., S, n) -> (..., H, n), where row h is row h mod S."""
         return torch.cat([x] * self._copies, dim=-2) if self._copies > 1 else x
 
     @torch.no_grad()
     def rescale_dt_(self, rate: float) -> None:
-        """Multiply dt by `rate`: the same continuous system, read at another sampling rate, in both views."""
+        """Multiply dt by `rate`, so that the same continuous system reads signals at another sampling rate.
+
+        Raises:
+            ValueError: `rate` is not a positive number.
+        """
         if not 0 < rate < math.inf:
             raise ValueError(f"rate must be a positive number, got {rate}: 0.5 reads a signal sampled twice as densely")
+        # In float64, so that the way through the transform and back loses nothing.
         dt = transforms.positive(self.raw_dt.double(), self._dt_transform) * rate
         inverse = transforms.POSITIVE[self._dt_transform][1]
         self.raw_dt.copy_(inverse(dt))
 
-    def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
+    def block_maps(self, T: int, last: int) -> block_form.BlockMaps:
+        """Return the maps of the block form for blocks of length T, of which the last one has length `last`."""
         raise NotImplementedError
 
-    def stepper(self) -> _Stepper:
-        """Abar, Bbar, Cbar of the present parameters, differentiably."""
+    def step_form(self) -> StepForm:
+        """Return the step form (Abar, Bbar, Cbar) of the present parameters; gradients flow through it."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def discretized(self) -> _Stepper:
-        """The recurrent twin: Abar, Bbar, Cbar precomputed and frozen; same `initial_state` and `step`."""
-        return self.stepper()
+    def discretized(self) -> StepForm:
+        """Return the step form without gradients. It can take the place of the layer wherever that only steps."""
+        return self.step_form()
 
     def initial_state(self, batch: int) -> State:
-        """Zeros r(batch, H, N)."""
+        """Return the state before any input: zeros r(batch, H, N)."""
         return self.D.new_zeros(batch, self.d_model, self.d_state)
 
     def forward(self, u: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        """u r(B, L, H), L >= 1, from `state` r(B, H, N) (None: zeros); returns y r(B, L, H) and the state after it.
+        """Run over u r(B, L, H), L >= 1; return y r(B, L, H) and the state r(B, H, N) after it.
 
-        With lengths int64 (B,), rows end after that many inputs: the state of a row is the one there. Outputs beyond
-        are those of whatever stands in u. Raises ValueError for shapes that do not fit.
+        Args:
+            u: the inputs.
+            state: r(B, H, N), the state before them; None is zeros.
+            lengths: int64 (B,), if rows end after different numbers of inputs. The state of a row is then the one at
+                its end; outputs behind the end come from whatever stands there in u.
+
+        Raises:
+            ValueError: shapes do not fit, or lengths are not from 0 to L.
         """
         if u.dim() != 3 or u.shape[1] < 1 or u.shape[2] != self.d_model:
             raise ValueError(f"u has shape {tuple(u.shape)}, expected (batch, length >= 1, d_model = {self.d_model})")
@@ -105,13 +118,16 @@ class SSMLayer(nn.Module):
             check_lengths(lengths, u)
         with torch.autocast(u.device.type, enabled=False):
             u = u.to(self.D.dtype)
-            maps = self.block_maps(*blocks.block_lengths(u.shape[1]))
+            maps = self.block_maps(*block_form.block_lengths(u.shape[1]))
             maps = maps._replace(kernel=_add_skip(maps.kernel, self.D))
-            return blocks.block_convolve(u, maps, state, lengths)
+            return block_form.block_convolve(u, maps, state, lengths)
 
     def step(self, u: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step: u r(B, H), state r(B, H, N). Discretises anew; `discretized` once and step that to be fast."""
-        return self.stepper().step(u, state)
+        """Read one input u r(B, H) after `state` r(B, H, N); return y r(B, H) and the new state.
+
+        This discretises in every call. To take many steps fast, step what `discretized` returns.
+        """
+        return self.step_form().step(u, state)
 
 
 def _check_state(state: Tensor, wanted: tuple[int, int, int]) -> None:
@@ -122,10 +138,10 @@ def _check_state(state: Tensor, wanted: tuple[int, int, int]) -> None:
 
 
 def check_lengths(lengths: Tensor, u: Tensor) -> None:
-    """Raises ValueError unless lengths (B,) fit u r(B, L, ...): one for each row, 0 to L."""
+    """Raise ValueError unless lengths int64 (B,) fit u r(B, L, ...), with one for each row, from 0 to L."""
     if tuple(lengths.shape) != (len(u),):
         raise ValueError(f"lengths has shape {tuple(lengths.shape)}, expected ({len(u)},): give one for each row of u")
-    # Looking at values would stop a compiled graph; there, wrong lengths are the caller's.
+    # To look at values would break a compiled graph in two, so there the caller has to take care of them.
     if not torch.compiler.is_compiling() and not 0 <= lengths.min() <= lengths.max() <= u.shape[1]:
         raise ValueError(
             f"lengths has values {lengths.tolist()}, expected 0 to {u.shape[1]}, the length of u: shorten them or pad u"
@@ -133,7 +149,7 @@ def check_lengths(lengths: Tensor, u: Tensor) -> None:
 
 
 def _add_skip(kernel: Tensor, D: Tensor) -> Tensor:
-    """The skip D u as part of the first tap."""
+    """Add the skip D u to the kernel r(H, L), as a part of its first tap, where it costs nothing."""
     return torch.cat((kernel[:, :1] + D[:, None], kernel[:, 1:]), dim=1)
 
 
@@ -145,18 +161,18 @@ class S4D(SSMLayer):
         self.method = "zoh" if config.discretization == "auto" else config.discretization
 
     def kernel(self, L: int) -> Tensor:
-        """Convolution kernel r(H, L), without D."""
+        """Return the convolution kernel r(H, L), without D."""
         return diagonal.kernel(*self.continuous(), L, self.method)
 
-    def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
+    def block_maps(self, T: int, last: int) -> block_form.BlockMaps:
         return diagonal.block_maps(*self.continuous(), T, last, self.method)
 
-    def stepper(self) -> DiagonalStep:
+    def step_form(self) -> DiagonalStep:
         return DiagonalStep(*diagonal.step_constants(*self.continuous(), self.method), self.D.clone())
 
 
 class S4(SSMLayer):
-    """Diagonal plus low-rank state space layer, from a HiPPO measure, bilinear (arXiv 2111.00396)."""
+    """State space layer with a diagonal plus low-rank A from a HiPPO measure, bilinear (arXiv 2111.00396)."""
 
     def __init__(self, d_model: int, config: SSMConfig) -> None:
         Lambda, P, B = hippo.nplr(config.init, config.d_state)
@@ -166,30 +182,30 @@ class S4(SSMLayer):
         self.Q = None if config.tie_Q else nn.Parameter(self.P.detach().clone())
 
     def low_rank(self) -> Tensor:
-        """P c(R, H, n)."""
+        """Return P c(R, H, n)."""
         return self.per_feature(torch.view_as_complex(self.P.to(self.D.dtype)))
 
     def low_rank_rows(self) -> Tensor | None:
-        """Q c(R, H, n) of A = diag(Lambda) - sum_r P_r Q_r^*; None where it is P."""
+        """Return Q c(R, H, n) of A = diag(Lambda) - sum_r P_r Q_r^*; None if it is P."""
         return None if self.Q is None else self.per_feature(torch.view_as_complex(self.Q.to(self.D.dtype)))
 
     def kernel(self, L: int) -> Tensor:
-        """Convolution kernel r(H, L), without D, by two Krylov matrices."""
+        """Return the convolution kernel r(H, L), without D, which is a product of two Krylov matrices."""
         Lambda, B, C, dt = self.continuous()
         return dplr.krylov_kernel(Lambda, self.low_rank(), B, C, dt, L, self.low_rank_rows())
 
-    def block_maps(self, T: int, last: int) -> blocks.BlockMaps:
+    def block_maps(self, T: int, last: int) -> block_form.BlockMaps:
         Lambda, B, C, dt = self.continuous()
         return dplr.block_maps(Lambda, self.low_rank(), B, C, dt, T, last, self.low_rank_rows())
 
-    def stepper(self) -> WoodburyStep:
+    def step_form(self) -> WoodburyStep:
         Lambda, B, C, dt = self.continuous()
         constants = dplr.step_constants(Lambda, self.low_rank(), B, C, dt, self.low_rank_rows())
         return WoodburyStep(constants, self.D.clone())
 
 
-class _Stepper(nn.Module):
-    """Constants of one layer's recurrence; O(N) per head and step."""
+class StepForm(nn.Module):
+    """The step form of a layer: a module that holds the constants of its recurrence, and only steps."""
 
     D: Tensor
     B_bar: Tensor
@@ -200,7 +216,11 @@ class _Stepper(nn.Module):
             self.register_buffer(name, value.contiguous())
 
     def step(self, u: Tensor, state: State) -> tuple[Tensor, State]:
-        """u r(B, H), state r(B, H, N) -> y r(B, H), new state. Raises ValueError for shapes that do not fit."""
+        """Read one input u r(B, H) after `state` r(B, H, N); return y r(B, H) and the new state.
+
+        Raises:
+            ValueError: shapes do not fit.
+        """
         H, N = self.B_bar.shape
         if u.dim() != 2 or u.shape[1] != H:
             raise ValueError(f"u has shape {tuple(u.shape)}, expected (batch, d_model = {H}): one input for each row")
@@ -209,15 +229,19 @@ class _Stepper(nn.Module):
         return y + self.D * u, state
 
     def _recur(self, u: Tensor, state: State) -> tuple[Tensor, State]:
-        """`step` without D."""
+        """Do what `step` does, without the skip D u and without checks."""
         raise NotImplementedError
 
     def initial_state(self, batch: int) -> State:
+        """Return the state before any input: zeros r(batch, H, N)."""
         return self.B_bar.new_zeros(batch, *self.B_bar.shape)
 
 
-class DiagonalStep(_Stepper):
-    """x' = Abar x + Bbar u, y = Cbar x' + D u with diagonal Abar; buffers in real form, Abar r(2, H, N)."""
+class DiagonalStep(StepForm):
+    """x' = Abar x + Bbar u, y = Cbar x' + D u with a diagonal Abar: O(N) per head and step.
+
+    The buffers are in real form, Abar as a multiplier r(2, H, N).
+    """
 
     A_bar: Tensor
     C_bar: Tensor
@@ -229,8 +253,8 @@ class DiagonalStep(_Stepper):
         return diagonal.step(self.A_bar, self.B_bar, self.C_bar, u, state)
 
 
-class WoodburyStep(_Stepper):
-    """x' = (diag(a) - p q^T) x + Bbar u, y = Cbar x' + D u; buffers in real form."""
+class WoodburyStep(StepForm):
+    """x' = (diag(a) - sum_r p_r q_r^T) x + Bbar u, y = Cbar x' + D u: O(N) per head and step. Buffers in real form."""
 
     def __init__(self, constants: dplr.StepConstants, D: Tensor) -> None:
         super().__init__({**constants._asdict(), "D": D})
@@ -239,5 +263,5 @@ class WoodburyStep(_Stepper):
         return dplr.step(self.constants(), u, state)
 
     def constants(self) -> dplr.StepConstants:
-        """All but D."""
+        """Return all constants but D."""
         return dplr.StepConstants(*(getattr(self, name) for name in dplr.StepConstants._fields))

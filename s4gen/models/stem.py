@@ -1,4 +1,4 @@
-"""What a whole-pixel stack reads: the pixel's neighbours, and its place."""
+"""The stem of whole-pixel models: it turns the neighbours of a pixel, and where it stands, into the stack's input."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from s4gen.models.raster import ABOVE, ABOVE_LEFT, ABOVE_RIGHT, LEFT, NEAREST, R
 
 
 class PixelStem(nn.Module):
-    """x_k = linear(neighbours of pixel k) + row + column + tables' rows of the nearest values, and of the label if any.
+    """x_k = linear(neighbours of pixel k) + row + column, plus rows of tables for the nearest values and for the label.
 
-    The tables, with `symbols`, know the exact values at left, above left, above and above right, which a number from -1
-    to 1 shows a model only roughly: whether a value is the same as another one, say.
-
-    The neighbours are all channels of the earlier pixels in `raster.neighbourhood`, as numbers from -1 to 1, and for
-    each one whether it lies inside of the image (then 1, else everything about it is 0).
+    The neighbours are all channels of the earlier pixels in `raster.neighbourhood`, as numbers from -1 to 1, each with
+    a flag that is 1 inside of the image; beyond its borders everything is 0. With `symbols` there are tables for the
+    exact values at left, above left, above and above right, because a number from -1 to 1 says only roughly whether
+    two values are the same.
     """
 
     def __init__(self, layout: ImageLayout, d_model: int, rows: int, symbols: bool) -> None:
@@ -27,7 +26,7 @@ class PixelStem(nn.Module):
         self.offsets = neighbourhood(rows, layout.width)
         self.nearest = tuple(offset for offset in NEAREST if offset != ABOVE_RIGHT or layout.width > 1)
         self.history = max(map(self.raster.distance, (*self.offsets, *self.nearest)))
-        """How many pixels before the present one have to be known."""
+        """The number of pixels before the present one that have to be known."""
         self.linear = nn.Linear(len(self.offsets) * (layout.channels + 1), d_model)
         self.row = nn.Embedding(layout.height, d_model)
         self.column = nn.Embedding(layout.width, d_model)
@@ -39,10 +38,13 @@ class PixelStem(nn.Module):
                 nn.init.normal_(table.weight, std=0.1)
 
     def forward(self, pixels: Tensor, position: Tensor, label: Tensor | tuple[()] = ()) -> tuple[Tensor, Tensor]:
-        """Pixels int64 (B, history + n, C): `history` before the first one of interest, then all but the last one.
+        """Return the stack's input for n pixels, r(B, n, D), and a prediction of each channel, r(B, n, C).
 
-        position int64 (B or 1, n): where they stand. label int64 (B,) where there are classes. Returns what the stack
-        reads, r(B, n, D), and what `median_edge` predicts for each channel, r(B, n, C).
+        Args:
+            pixels: int64 (B, history + n - 1, C), the `history` pixels before the first of the n, then all but the last
+                one of them.
+            position: int64 (B or 1, n), where the n pixels stand.
+            label: int64 (B,), if there are classes.
         """
         n = pixels.shape[1] - self.history + 1
         amplitude = pixels.to(self.linear.weight.dtype) * (2 / (self.layout.levels - 1)) - 1
@@ -58,7 +60,7 @@ class PixelStem(nn.Module):
         x = x + self.row(position // self.layout.width) + self.column(position % self.layout.width)
         if self.value is not None:
             near = torch.stack([at(pixels, offset) for offset in self.nearest], dim=2)  # (B, n, nearest, C)
-            near = near.clamp_max(self.layout.levels - 1)  # the first token, bos, is no value
+            near = near.clamp_max(self.layout.levels - 1)  # bos, the first token fed, has no value
             table = self.layout.levels * torch.arange(near[0, 0].numel(), device=pixels.device).view_as(near[0, 0])
             shown = self.raster.inside(position, self.nearest)
             x = x + (self.value(near + table).sum(3) * shown[..., None]).sum(2)
@@ -67,7 +69,7 @@ class PixelStem(nn.Module):
         return x, self._predict(at(amplitude, LEFT), at(amplitude, ABOVE), at(amplitude, ABOVE_LEFT), position)
 
     def _predict(self, left: Tensor, above: Tensor, above_left: Tensor, position: Tensor) -> Tensor:
-        """`median_edge` where all three lie in the image; else the one that does, or 0. `position` < `pixels`."""
+        """Predict by `median_edge`; at the border, where not all three are known, by the one that is, else by 0."""
         top, first = (position < self.layout.width)[..., None], (position % self.layout.width == 0)[..., None]
         inner = median_edge(left, above, above_left)
         return torch.where(top, torch.where(first, 0, left), torch.where(first, above, inner))

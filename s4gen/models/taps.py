@@ -1,9 +1,9 @@
-"""Taps on the features of neighbouring pixels: a depth-wise causal convolution in two dimensions.
+"""Taps on the features of neighbouring pixels, which is a depth-wise causal convolution in two dimensions.
 
     y_k = sum_i w_i * u_(k at offset i)       offsets: left, above left, above, above right; zero beyond the borders
 
-A state space layer along the raster needs W steps to see the pixel above; a tap sees it at once. Each of the D features
-has its own four weights. One step costs O(D); what has to be kept is the last W + 1 feature vectors.
+A state space layer along the raster must remember the pixel above for W steps; a tap sees it at once. Each of the D
+features has four weights of its own. One step costs O(D), and the state is the last W + 1 feature vectors.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from s4gen.models.raster import NEAREST, Raster
 
 
 class _WeightedShifts(torch.autograd.Function):
-    """sum_i weight_i * x[:, first_i : first_i + n] for x r(B, m, D), weight r(1 or B, taps, n, D): r(B, n, D).
+    """Return sum_i weight_i * x[:, first_i : first_i + n], r(B, n, D), for x r(B, m, D), weight r(1 or B, taps, n, D).
 
-    Autograd would make a gradient as large as x for each tap, mostly of zeros, and add them up; here all taps write
-    into one.
+    Autograd would make a gradient as large as x for each tap, mostly zeros, and add them up. Here all taps add to one.
     """
 
     @staticmethod
@@ -47,14 +46,14 @@ class _WeightedShifts(torch.autograd.Function):
 
 
 class TapsState(NamedTuple):
-    """What is kept from pixel to pixel."""
+    """The state of taps between two pixels."""
 
     position: Tensor  # int64 (B,): pixels read so far
     last: Tensor  # r(B, W + 1, D): the features of the last ones, the oldest first, zeros before the first
 
 
 class Taps(nn.Module):
-    """The layer, with the three methods of every sequence module; its inputs are pixels in raster order."""
+    """The layer of taps; its methods are those of every sequence module, its inputs pixels in raster order."""
 
     def __init__(self, d_model: int, raster: Raster) -> None:
         super().__init__()
@@ -63,32 +62,30 @@ class Taps(nn.Module):
         self.weight = nn.Parameter(0.02 * torch.randn(len(NEAREST), d_model))
 
     def initial_state(self, batch: int) -> TapsState:
-        """Before the first pixel of an image."""
+        """Return the state before the first pixel of an image."""
         position = torch.zeros(batch, dtype=torch.int64, device=self.weight.device)
         return TapsState(position, self.weight.new_zeros(batch, self.raster.width + 1, self.weight.shape[1]))
 
     def forward(
         self, u: Tensor, state: TapsState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, TapsState]:
-        """u r(B, n, D), n >= 1 pixels, after `state` (None: at an image's start); returns y r(B, n, D) and the state.
+        """Read n >= 1 pixels u r(B, n, D) after `state` (None: an image's start); return y r(B, n, D) and the state.
 
-        With lengths int64 (B,), rows end after that many pixels: the state of a row is the one there.
+        With lengths int64 (B,), the state of a row is the one after that many of its pixels.
         """
         n, kept = u.shape[1], self.raster.width + 1
         before = self.initial_state(len(u)) if state is None else state
-        start = (
-            before.position[:1] if state is None else before.position
-        )  # without a state all rows are at the same position
+        start = before.position if state is not None else before.position[:1]  # one row stands for all at the start
         inside = self.raster.inside(start[:, None] + torch.arange(n, device=u.device), NEAREST)  # (1 or B, n, 4)
         known = torch.cat((before.last, u), dim=1)
-        # The mask goes to the weights, which are smaller than the features: one product for each tap is enough.
+        # The mask is applied to the weights, not to the features: they are smaller, and each tap stays one product.
         masked = inside.mT[..., None] * self.weight[:, None]  # (1 or B, 4, n, D)
         y: Tensor = _WeightedShifts.apply(known, masked, [kept - distance for distance in self.distances])
         read: Count = n if lengths is None else lengths
         return y, TapsState(before.position + read, take(known, read, kept).clone())
 
     def step(self, u: Tensor, state: TapsState) -> tuple[Tensor, TapsState]:
-        """One pixel: u r(B, D), state -> y r(B, D), new state."""
+        """Read one pixel u r(B, D); return y r(B, D) and the new state."""
         inside = self.raster.inside(state.position, NEAREST)
         kept = self.raster.width + 1
         neighbours = state.last[:, [kept - distance for distance in self.distances]]  # (B, 4, D)

@@ -1,4 +1,4 @@
-"""The density model whose stack runs once per token: text, sound, and images value by value."""
+"""The density model whose stack runs once per token: for text, sound, and images read value by value."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from s4gen.models.blocks import make_blocks
 from s4gen.models.density import DensityModel, ModelState, cross_entropy
 from s4gen.models.embedding import AudioEmbedding, ImageEmbedding, smooth_head
+from s4gen.models.mixers import make_mixer
 from s4gen.models.norms import make_norm
 from s4gen.models.pooling import Count, take
 from s4gen.models.sashimi import Sashimi
-from s4gen.models.wavenet import WaveNet
 
 LOGITS_AT_A_TIME = 1 << 25
-"""Of the softmax's first part, where the probabilities of given tokens alone are wanted."""
+"""How many logits of the softmax's first part are made at once when only given tokens are scored: 128 MB in float32."""
 
 
 class TokenModel(DensityModel):
     """Embedding, residual stack and categorical head, all of which run once per token.
 
-    For images, bos is a token beyond the others, and the embedding knows the positions; for text it is one of the
-    vocabulary, and the head's tables are the embedding's unless model.tied is false; for audio it is beyond the others.
-    Of images and audio the embedding knows the label, if any.
+    images  bos is one token more than there are values; the embedding knows positions, and labels if there are any
+    sound   bos is one code more than there are; the embedding knows labels if there are any
+    text    bos is the `<eos>` of the vocabulary; embedding and head share their tables unless model.tied is false
     """
 
     embedding: ImageEmbedding | AdaptiveEmbedding | AudioEmbedding | nn.Embedding
@@ -63,7 +63,7 @@ class TokenModel(DensityModel):
         return ModelState(position, blocks, self._label(position, label), self._nothing_yet(position))
 
     def _nothing_yet(self, like: Tensor) -> Tensor | tuple[()]:
-        """What stands before the first token, where the embedding reads more than the last one."""
+        """Return bos for each of the tokens before the first, if the embedding reads more than the last token."""
         recent = self.config.model.recent
         return like.new_full((len(like), recent - 1), self.bos) if recent else ()
 
@@ -77,12 +77,16 @@ class TokenModel(DensityModel):
         x = self.embed(tokens, start[:, None] + torch.arange(L, device=tokens.device), known, before)
         x, states = self._run_blocks(x, None if state is None else state.blocks, lengths)
         read: Count = L if lengths is None else lengths
-        return x, ModelState(start + read, states, known, _last(before, tokens, read))
+        seen = () if state is None else state.seen
+        return x, ModelState(start + read, states, known, _last(before, tokens, read), seen)
 
     def embed(
         self, tokens: Tensor, position: Tensor, label: Tensor | tuple[()] = (), recent: Tensor | tuple[()] = ()
     ) -> Tensor:
-        """What the stack reads, r(B, L, H), of tokens int64 (B, L) at these positions, with the tokens before them."""
+        """Return the input of the stack, r(B, L, H), for tokens int64 (B, L) at these positions int64 (B, L).
+
+        recent int64 (B, n) are the tokens before them, for a model of sound that reads several samples.
+        """
         if isinstance(self.embedding, ImageEmbedding):
             return self.embedding(tokens, position, _given(label))
         if isinstance(self.embedding, AudioEmbedding):
@@ -90,7 +94,7 @@ class TokenModel(DensityModel):
         return self.embedding(tokens)
 
     def _logits(self, x: Tensor) -> Tensor:
-        """Logits r(..., V) of x r(..., H); for text these are already normalised log-probabilities."""
+        """Return logits r(..., V) for x r(..., H). For text these are already normalised log-probabilities."""
         hidden = self.norm(x)
         logits = self.head.log_probs(hidden) if isinstance(self.head, AdaptiveSoftmax) else self.head(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -102,7 +106,7 @@ class TokenModel(DensityModel):
     def score(
         self, tokens: Tensor, target: Tensor, state: ModelState | None = None, label: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
-        """As in every density model; the logits of a large vocabulary are never made for all tokens at once."""
+        """Do as every density model does, but never make the logits of a large vocabulary for all tokens at once."""
         x, state = self._hidden(tokens, state, label=label)
         if not isinstance(self.head, AdaptiveSoftmax):
             return cross_entropy(self._logits(x), target), state
@@ -126,11 +130,11 @@ class TokenModel(DensityModel):
             x, new = block.step(x, block_state)
             states.append(new)
         recent = _last(state.recent, token[:, None], 1)
-        return self._logits(x), ModelState(state.position + 1, tuple(states), state.label, recent)
+        return self._logits(x), ModelState(state.position + 1, tuple(states), state.label, recent, state.seen)
 
 
 def _last(before: Tensor | tuple[()], tokens: Tensor, read: Count) -> Tensor | tuple[()]:
-    """The last tokens int64 (B, n) after `read` of tokens (B, L) have followed `before` int64 (B, n)."""
+    """Return the last n tokens, int64 (B, n), after `read` of the tokens (B, L) have followed `before` int64 (B, n)."""
     if not isinstance(before, Tensor):
         return ()
     return take(torch.cat((before, tokens), dim=1), read, before.shape[1]).clone()
@@ -141,7 +145,7 @@ def _given(x: Tensor | tuple[()]) -> Tensor | None:
 
 
 def _stack(model: ModelConfig, ssm: SSMConfig) -> Iterable[nn.Module]:
-    """What stands between embedding and head, each with the three methods of every sequence module."""
-    if model.mixer == "wavenet":
-        return [WaveNet(model.d_model, model.n_layers, model.d_ff)]
+    """Return the modules between embedding and head. Each has `forward`, `initial_state` and `step`."""
+    if model.traits.whole_stack:
+        return [make_mixer(model, ssm)]
     return [Sashimi(model, ssm)] if model.pool else make_blocks(model, ssm)

@@ -1,4 +1,4 @@
-"""A small and plain WaveNet (arXiv 1609.03499), with the methods of every sequence module: the baseline for audio."""
+"""A small and plain WaveNet (arXiv 1609.03499), the baseline for sound, with the methods of every sequence module."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from s4gen.models.pooling import Count, take
 
 
 class WaveNetState(NamedTuple):
-    """The last inputs of every layer, in rings: the one at position t stands in slot t mod (dilation + 1)."""
+    """The last inputs of every layer in rings: the input at position t stands in slot t mod (dilation + 1)."""
 
     position: Tensor  # int64 (B,): inputs so far
     rings: tuple[Tensor, ...]  # r(B, dilation + 1, H) for each layer
 
 
 class GatedConvolution(nn.Module):
-    """tanh(a) sigmoid(b) with a, b = linear(x_t-dilation, x_t), section 2.3; from it the next input and a skip."""
+    """tanh(a) sigmoid(b) with a, b = linear(x_(t-dilation), x_t) (section 2.3); it gives the next input and a skip."""
 
     def __init__(self, d_model: int, d_skip: int, dilation: int) -> None:
         super().__init__()
@@ -29,16 +29,17 @@ class GatedConvolution(nn.Module):
         self.skip = nn.Linear(d_model, d_skip)
 
     def forward(self, past: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """past and x r(..., H), `dilation` positions apart -> r(..., H), r(..., d_skip)."""
+        """Return the next input r(..., H) and a skip r(..., d_skip), from past and x r(..., H)."""
         signal, gate = self.taps(torch.cat((past, x), dim=-1)).chunk(2, dim=-1)
         gated = torch.tanh(signal) * torch.sigmoid(gate)
         return x + self.residual(gated), self.skip(gated)
 
 
 class WaveNet(nn.Module):
-    """Residual layers of two taps, dilated by 1, 2, .., 2^(cycle - 1), 1, 2, ..; x + linear(ReLU(sum of their skips)).
+    """Residual layers of two taps, dilated by 1, 2, .., 2^(cycle - 1), 1, 2, ..; y = x + linear(ReLU(sum of skips)).
 
-    x, the last residual, which the paper drops, leaves no weight idle. Norm and head are the density model's.
+    x is the output of the last layer. The paper drops it; adding it leaves no weight idle. Norm and head are those of
+    the density model.
     """
 
     def __init__(self, d_model: int, n_layers: int, d_skip: int, cycle: int = 10) -> None:
@@ -47,7 +48,7 @@ class WaveNet(nn.Module):
         self.out = nn.Linear(d_skip, d_model)
 
     def initial_state(self, batch: int) -> WaveNetState:
-        """Zeros before the first input."""
+        """Return zeros, which stand before the first input."""
         position = torch.zeros(batch, dtype=torch.int64, device=self.out.weight.device)
         width = self.out.out_features
         rings = (self.out.weight.new_zeros(batch, layer.dilation + 1, width) for layer in self._layers())
@@ -56,7 +57,7 @@ class WaveNet(nn.Module):
     def forward(
         self, x: Tensor, state: WaveNetState | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, WaveNetState]:
-        """x r(B, L, H) after `state` (None: at the start); returns y r(B, L, H) and the state after x.
+        """Read x r(B, L, H) after `state` (None: the start); return y r(B, L, H) and the state after x.
 
         With lengths int64 (B,), rows end after that many inputs. The state passed in is left as it was.
         """
@@ -71,16 +72,15 @@ class WaveNet(nn.Module):
         return x + self.out(F.relu(skips)), WaveNetState(position, tuple(rings))
 
     def step(self, x: Tensor, state: WaveNetState) -> tuple[Tensor, WaveNetState]:
-        """One input r(B, H); returns y r(B, H) and the new state.
+        """Read one input r(B, H); return y r(B, H) and the new state.
 
-        The rings are handed over: x is written into them, so of one state only one continuation can be followed. (With
-        a copy per step the baseline would be slower than it is.)
+        Unlike in other modules the state is used up: x is written into its rings, so a state can be continued only
+        once. A copy per step would make the baseline slower than it is.
         """
         rows, skips = torch.arange(len(x), device=x.device), x.new_zeros(len(x), self.out.in_features)
         for layer, ring in zip(self._layers(), state.rings, strict=True):
-            past = ring[
-                rows, (state.position + 1) % ring.shape[1]
-            ]  # position - dilation; a ring has one slot more than that
+            # The slot of position - dilation, since a ring has dilation + 1 slots.
+            past = ring[rows, (state.position + 1) % ring.shape[1]]
             ring[rows, state.position % ring.shape[1]] = x
             x, skip = layer(past, x)
             skips = skips + skip
@@ -91,7 +91,7 @@ class WaveNet(nn.Module):
 
 
 def _slots(position: Tensor, ring: Tensor) -> Tensor:
-    """Where the inputs before `position` stand in a ring r(B, d + 1, H), the oldest first: int64 (B, d, H)."""
+    """Return the slots of the inputs before `position` in a ring r(B, d + 1, H), the oldest first: int64 (B, d, H)."""
     size = ring.shape[1]
     slots = (position[:, None] + torch.arange(1, size, device=position.device)) % size
     return slots[..., None].expand(-1, -1, ring.shape[2])

@@ -1,1 +1,1 @@
-"""From a trained model to samples: convert to the recurrent view, certify, draw."""
+"""Everything between a trained model and its samples: conversion to the recurrent view, its check, and the draw."""

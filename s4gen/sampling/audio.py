@@ -1,4 +1,4 @@
-"""Clips of sound: drawn batch by batch, handed on while they grow; what they cost; the published choice among them."""
+"""Clips of sound: they are drawn batch by batch and handed on while they grow, then scored, and the best are chosen."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from s4gen.audio_evaluation import by_convolution
 from s4gen.data.audio import AudioFormat
+from s4gen.evaluate.audio import clip_nats
+from s4gen.evaluate.scorers import by_convolution
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
-from s4gen.sampling.filters import Filters
 from s4gen.sampling.generate import batches_of
 from s4gen.sampling.generation import Generation
-from s4gen.sampling.prompts import Prompts, checked_prompts, starts
+from s4gen.sampling.prompts import Prompts, Starts, checked_prompts
 
 LOWEST, HIGHEST = 40, 5
-"""Per cent of the least and of the most likely clips that are left out."""
+"""Percentages of the candidates that `select` leaves out: of the least likely clips, and of the most likely ones."""
 SAMPLES_AT_A_TIME = 1 << 22
 """Samples of all clips of a batch together that are scored at a time, so that memory stays small."""
 
 
 class Begin(NamedTuple):
-    """The beginning of a clip."""
+    """The prompt and the class that a clip begins with."""
 
     prompt: int
-    """Which of the prompts."""
+    """Index of the prompt in the list of prompts."""
     label: int | None
-    """Its class, where there are some."""
+    """Number of the class; None for a model without classes."""
 
 
 @dataclass(frozen=True)
@@ -44,50 +44,48 @@ class ClipRequest:
 
     recurrent: RecurrentModel
     engine: Engine
-    filters: Filters
-    """The filters that the engine was made with."""
     format: AudioFormat
     """How the codes of the clips are turned into sound."""
     classes: tuple[str, ...]
-    """The classes that the model is conditional on."""
+    """Names of the classes that the model is conditional on; empty if there are none."""
     prompts: list[Tensor]
-    """int64 (P_i,), on the CPU."""
+    """The prompts, int64 (P_i,) on the CPU."""
     begins: list[Begin]
-    """One for each clip."""
+    """How each clip begins: one entry for every clip."""
     samples: int
-    """Drawn for each clip, behind its prompt, at most."""
+    """The most samples to draw for a clip; its prompt is not counted."""
     seed: int
     batch: int
-    """Clips at a time."""
+    """The most clips that are drawn side by side."""
     ending: int = 0
-    """Samples of silence with which a clip ends; 0: only when it has all its samples."""
+    """A clip ends behind this many samples of silence; 0 lets it end only when it has all its samples."""
 
     def prompt(self, clip: int) -> Tensor:
-        """Return what the clip begins with."""
+        """Return the prompt of this clip, int64 (P,) on the CPU."""
         return self.prompts[self.begins[clip].prompt]
 
     def name(self, clip: int) -> str | None:
-        """Return the name of the class that the clip shall be of, if any."""
+        """Return the name of the class of this clip, or None for a model without classes."""
         label = self.begins[clip].label
         return None if label is None else self.classes[label]
 
     def sound(self, codes: Tensor) -> NDArray[np.float32]:
-        """Turn codes of any integer type into samples of the same shape."""
+        """Decode codes, of any integer type and any shape, to samples from -1 to 1 in the same shape."""
         return self.format.quantiser.decode(codes.numpy())
 
     def draw(self) -> Iterator[tuple[range, Iterator[Tensor]]]:
-        """Draw the clips of one batch after another: their numbers, and their codes as they are drawn.
+        """Draw the clips batch by batch; yield the numbers of a batch's clips and an iterator over their codes.
 
-        The codes are int64 (rows, S) at a time, on the CPU, without the prompts. What several clips begin with is read
-        once.
+        That iterator yields the codes as they are drawn, int64 (rows, S) at a time, on the CPU and without the prompts.
+        A beginning that several clips share is read only once.
 
         Raises:
             UserError: a prompt does not fit the model.
         """
-        begin = starts(self.recurrent, self._prompts())
+        starts = Starts(self.recurrent, self._prompts(), self.engine.filters)
         for members in batches_of(len(self.begins), self.batch):
             generation = Generation(
-                self.recurrent, self.engine, self.filters, seed=self.seed, sequences=members, start=begin(members)
+                self.recurrent, self.engine, seed=self.seed, sequences=members, start=starts.of(members)
             )
             yield members, (chunk.cpu() for chunk in generation.chunks(self.samples))
 
@@ -101,9 +99,10 @@ class ClipRequest:
         return checked._replace(shared=torch.tensor([row[begin] for begin in self.begins]))
 
     def bits_per_sample(self, clips: Sequence[Tensor]) -> list[float]:
-        """Return what each whole clip (L_i,) costs under the model, by convolution; its prompt counts as known.
+        """Return the bits per sample that each clip costs under the model, computed by convolution.
 
-        Without temperature and filters, whatever it was drawn with.
+        Clips are int64 (L_i,), with their prompts; a prompt counts as known, so the mean is over the samples behind it.
+        The model is taken as it is, without the temperature and the filters that the clip was drawn with.
         """
         score, labels, bits = by_convolution(self.recurrent.source), labels_of(self.begins), []
         rows = max(1, min(self.batch, SAMPLES_AT_A_TIME // max(map(len, clips))))
@@ -111,17 +110,18 @@ class ClipRequest:
             part = slice(first, first + rows)
             codes = pad_sequence([clip.to(torch.int64) for clip in clips[part]], batch_first=True)
             with torch.inference_mode():
-                nats = score(codes, None if labels is None else labels[part]).double().cpu()
+                label = None if labels is None else labels[part]
+                nats = clip_nats(score, codes, self.recurrent.bos, label).double().cpu()
             for i, row in enumerate(nats, first):
                 bits.append(row[len(self.prompt(i)) : len(clips[i])].mean().item() / math.log(2))
         return bits
 
     def endings(self, rows: int) -> Endings:
-        """Return the ends of so many clips side by side."""
+        """Return the bookkeeping of where clips end, for a batch of `rows` clips."""
         return Endings(rows, self.format.quantiser.silence, self.ending)
 
     def speed(self, drawn: int, seconds: float) -> str:
-        """Say how fast so many samples, of all clips together, were drawn in so much time."""
+        """Describe the speed for the user, given the samples drawn for all clips together and the seconds it took."""
         at_once = len(batches_of(len(self.begins), self.batch)[0])
         rate = drawn / seconds
         each = f" ({rate / self.format.rate / at_once:.3g} for each of {at_once} side by side)" if at_once > 1 else ""
@@ -130,30 +130,31 @@ class ClipRequest:
 
 
 class Endings:
-    """The ends of clips that are drawn side by side: behind the first silence of `ending` samples; 0: nowhere.
+    """Finds where clips that are drawn side by side end: behind the first `ending` samples of silence in a row.
 
-    A model that was trained on clips with silence behind them knows nothing of what comes after it.
+    With `ending` 0 they never end by themselves. A model that was trained on clips with silence behind them has learnt
+    nothing about what follows that silence, so whatever it draws there is left out.
     """
 
     def __init__(self, rows: int, silence: int, ending: int) -> None:
         self._silence, self._ending = silence, ending
-        self._silent = torch.zeros(rows, dtype=torch.int64)  # samples of silence at the end so far
+        self._silent = torch.zeros(rows, dtype=torch.int64)  # length of the silence at the end of each row so far
         self._over = torch.zeros(rows, dtype=torch.bool)
 
     @property
     def all_over(self) -> bool:
-        """Tell whether there is nothing more to come."""
+        """Whether every clip has ended."""
         return bool(self._over.all())
 
     def counts(self, codes: Tensor) -> list[int]:
-        """Count the codes at the front of each row of the next ones (rows, S) that belong to its clip."""
+        """Take the next codes, int64 (rows, S); return how many at the front of each row still belong to its clip."""
         n, S = codes.shape
         if not self._ending:
             return [S] * n
+        # The silence at a position is as long as the way back to the last loud sample. Positions count from 1 in this
+        # chunk, so a loud sample in an earlier chunk is at minus the length of the silence since then.
         position = torch.arange(1, S + 1).expand(n, -1)
-        loud = (
-            torch.where(codes == self._silence, -self._silent[:, None], position).cummax(dim=1).values
-        )  # the last one
+        loud = torch.where(codes == self._silence, -self._silent[:, None], position).cummax(dim=1).values
         ends = (position - loud >= self._ending) | self._over[:, None]
         count = torch.where(self._over, 0, torch.where(ends.any(1), ends.int().argmax(1) + 1, S))
         self._silent, self._over = S - loud[:, -1], ends.any(1)
@@ -162,35 +163,42 @@ class Endings:
 
 
 def labels_of(begins: Sequence[Begin]) -> Tensor | None:
-    """Return labels int64 (n,), or None where there are none."""
+    """Return the labels of these beginnings, int64 (n,), or None for a model without classes."""
     labels = [begin.label for begin in begins if begin.label is not None]
     return torch.tensor(labels) if labels else None
 
 
 def in_turn(n: int, prompts: int, labels: Sequence[int]) -> list[Begin]:
-    """Return n beginnings that take so many prompts, and the labels, if any, in turn."""
+    """Return n beginnings that take the prompts 0 .. `prompts` - 1, and the labels if there are any, in turn."""
     return [Begin(i % prompts, labels[i % len(labels)] if labels else None) for i in range(n)]
 
 
 def with_candidates(begins: Sequence[Begin]) -> list[Begin]:
-    """Return the same, and behind them as many more of each kind as `select` needs to leave out what it does."""
+    """Return `begins`, followed by as many more of each kind as `select` needs to be able to leave some out."""
     more = list(begins)
     for begin, n in Counter(begins).items():
-        drawn = -(-100 * n // (100 - LOWEST - HIGHEST))
+        drawn = -(-100 * n // (100 - LOWEST - HIGHEST))  # n / 55 %, rounded up
         more += [begin] * (drawn - n)
     return more
 
 
 def select(begins: Sequence[Begin], bits: Sequence[float], n: int) -> list[int]:
-    """Choose among these candidates one for each of the first n, of the same beginning, and return their numbers.
+    """Choose the best n candidates; return their numbers, each in the place of a clip that begins alike.
 
-    Of those that begin alike, the 40 % of the lowest likelihood and the 5 % of the highest are left out, which sound
-    worse (arXiv 2202.09729, appendix C.3.1); with few candidates, rounding drops a few unlikely clips more. Likelihoods
-    compare only where prompt and class are the same.
+    Among clips that begin alike, those of the lowest 40 % and of the highest 5 % in likelihood are left out, because
+    they sound worse (arXiv 2202.09729, appendix C.3.1). With few candidates, rounding drops a few unlikely clips more.
+    Likelihoods of clips with different prompts or classes are never compared: they mean different things.
+
+    Args:
+        begins: how each candidate begins; the first n are those that were asked for.
+        bits: bits per sample of each candidate.
+        n: how many clips are wanted.
     """
     chosen = {}
     for begin, wanted in Counter(begins[:n]).items():
         alike = sorted((i for i, other in enumerate(begins) if other == begin), key=lambda i: bits[i], reverse=True)
         end = len(alike) - round(len(alike) * HIGHEST / 100)
+        # The window is counted from the likely end, so that rounding is at the cost of the unlikely end. Sorting by
+        # number restores the order in which the clips were drawn.
         chosen[begin] = iter(sorted(alike[end - wanted : end]))
     return [next(chosen[begin]) for begin in begins[:n]]

@@ -1,4 +1,4 @@
-"""The converter: a trained model into its recurrent form, fixed and discrete, verified against the parallel view."""
+"""The converter: it turns a trained model into fixed, discrete recurrences and checks them against the convolution."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ from s4gen.checkpoint import (
 )
 from s4gen.config import DensityConfig
 from s4gen.errors import UserError
+from s4gen.evaluate.scorers import fed, nats_by_steps
 from s4gen.fitting import fitting
 from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.ssm_layers import SSMLayer
+from s4gen.models.states import contiguous
 from s4gen.models.wavenet import WaveNet
 
 MODEL_FILE = "model.safetensors"
@@ -40,10 +42,11 @@ CERTIFICATE_FILE = "certificate.json"
 
 
 class RecurrentModel(nn.Module):
-    """Two frozen views of one density model: `source` by convolution, `stepper` by recurrence.
+    """Two frozen views of one density model: `source` runs by convolution, `stepper` by recurrence.
 
-    The stepper holds Abar, Bbar, Cbar in the place of every state space layer, ready for `step`; all its other tensors
-    are the source's own. A state goes from one view to the other: prefill by convolution, then step.
+    In the stepper a step form (Abar, Bbar, Cbar) stands in the place of every state space layer; all its other tensors
+    are the source's own. Both views share one form of state, so a prompt can be read by convolution and then continued
+    step by step.
     """
 
     def __init__(self, source: DensityModel, stepper: DensityModel) -> None:
@@ -53,6 +56,7 @@ class RecurrentModel(nn.Module):
 
     @property
     def config(self) -> DensityConfig:
+        """The configuration of the model."""
         return self.source.config
 
     @property
@@ -62,59 +66,51 @@ class RecurrentModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device on which both views are."""
         return self.source.device
 
     def initial_state(self, batch: int, label: Tensor | None = None) -> ModelState:
-        """The state before bos; label int64 (B,) where there are classes, 0 by default."""
+        """Return the state of `batch` rows before bos is fed; label int64 (B,) holds their classes, 0 if not given."""
         return self.stepper.initial_state(batch, label)
 
     def step(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        """By recurrence: token (B,) int64 -> logits of the next one (B, V), state. The first token is bos."""
+        """Feed token int64 (B,) by recurrence; return logits r(B, V) for the next one and the new state.
+
+        The first token that a row is fed must be bos.
+        """
         return self.stepper.step(token, state)
 
     def prefill(
         self, x: Tensor, state: ModelState | None = None, label: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
-        """By convolution: x (B, L) int64 -> logits of the next token (B, V), state after x.
+        """Read x int64 (B, L) by convolution; return logits r(B, V) for the token after it, and the state.
 
-        Without a state bos is put in front of x, and L may be 0. A state knows its labels.
+        Without a state, bos is put in front of x, and L may be 0. `label` int64 (B,) counts only there; a state knows
+        its labels.
         """
         logits, state = self.source.prefill(x, state, label=label)
-        return logits, _contiguous(state)
+        return logits, contiguous(state)
 
     @torch.no_grad()
     def nats_recurrent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """-log p(x_t | x_<t) by recurrence: x (B, L) int64 -> (B, L) float64 nats."""
+        """Score x int64 (B, L) by recurrence, without an engine; return -log p(x_t | x_<t) in nats, float64 (B, L)."""
         state = self.initial_state(len(x), label)
-        token = torch.full_like(x[:, 0], self.bos)
-        nats = torch.empty(x.shape, dtype=torch.float64, device=x.device)
-        for t, target in enumerate(x.unbind(dim=1)):
+
+        def feed(token: Tensor) -> Tensor:
+            nonlocal state
             logits, state = self.step(token, state)
-            nats[:, t] = -logits.double().log_softmax(dim=-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
-            token = target
-        return nats
+            return logits
 
-    def log_prob_recurrent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """log p(x) by recurrence: x (B, L) int64 -> (B,) float64 nats."""
-        return -self.nats_recurrent(x, label).sum(dim=-1)
-
-
-def _contiguous(state: Any) -> Any:
-    """The same state with its tensors laid out as `step` leaves them: steps are faster, and compile only once."""
-    if isinstance(state, Tensor):
-        return state.contiguous()
-    if isinstance(state, tuple):
-        parts = [_contiguous(part) for part in state]
-        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-    return state
+        return nats_by_steps(feed, fed(x, self.bos), x)
 
 
 @torch.no_grad()
 def convert(model: DensityModel) -> RecurrentModel:
-    """The recurrent form of a model, which is left as it is; nothing done to it later changes what is returned."""
+    """Convert a model to its recurrent form. The model is copied: it stays as it is, and later changes do not count."""
     source = copy.deepcopy(model).eval().requires_grad_(False)
     tensors = [*source.parameters(), *source.buffers()]
-    stepper = copy.deepcopy(source, {id(tensor): tensor for tensor in tensors})  # new modules around the same tensors
+    # With every tensor in the memo, deepcopy makes new modules around the same tensors: weights are held only once.
+    stepper = copy.deepcopy(source, {id(tensor): tensor for tensor in tensors})
     for name, layer in source.named_modules():
         if isinstance(layer, SSMLayer):
             stepper.set_submodule(name, layer.discretized())
@@ -123,43 +119,45 @@ def convert(model: DensityModel) -> RecurrentModel:
 
 @dataclass(frozen=True)
 class Certificate:
-    """How far the recurrent view of a model is from its convolution view, measured on real sequences."""
+    """A measurement, on real sequences, of how far the recurrent view of a model is from its convolution view."""
 
     max_abs_logprob_difference: float
-    """Nats per token, the largest over all tokens."""
+    """Largest difference of a token's log-probability, in nats."""
     worst_sequence: int
-    """Where that is: the sequence, from 0."""
+    """Number of the sequence with the largest difference, from 0."""
     worst_position: int
-    """Where that is: the token of that sequence, from 0."""
+    """Position of the largest difference in that sequence, from 0."""
     bits_per_dim_convolution: float
     bits_per_dim_recurrent: float
     n_sequences: int
     length: int
     """Tokens per sequence."""
     tolerance: float
-    """Nats per token."""
+    """The largest difference that was allowed, in nats."""
     layer_differences: dict[str, float]
-    """Of each mixer, or of a WaveNet, fed with the convolution view's input: largest |difference| of the output /
-    largest |output|."""
+    """For each mixer, or the WaveNet, by name: largest |difference| of its outputs / largest |output|. In both views it
+    is given the input that it has in the convolution view."""
 
 
 @torch.no_grad()
 def certify(
     recurrent: RecurrentModel, sequences: Tensor, tolerance: float = 1e-3, label: Tensor | None = None
 ) -> Certificate:
-    """Score sequences (n, L) int64 by convolution and by recurrence, and certify that they agree.
+    """Score sequences int64 (n, L) by convolution and by recurrence, and certify that both agree.
 
-    All n are scored at once, and every layer's input and output over them is kept meanwhile: give a few. label (n,)
-    int64 where there are classes, 0 by default.
+    Give only a few sequences: all are scored at once, and the input and output of every layer are kept meanwhile.
+    `label` int64 (n,) holds their classes, 0 if not given. `tolerance` is in nats per token.
 
     Raises:
-        UserError: some token's log-probabilities differ by more than `tolerance` nats, or are not numbers.
+        UserError: the log-probabilities of some token differ by more than `tolerance`, or are not numbers; or the
+            tolerance is not a finite number greater than 0.
     """
     if not 0 < tolerance < math.inf:
         raise UserError(f"the tolerance is {tolerance}, it must be a finite number of nats greater than 0")
     sequences = sequences.to(recurrent.device)
     convolution, layer_differences = _score_layer_by_layer(recurrent, sequences, label)
     stepped = recurrent.nats_recurrent(sequences, label)
+    # NaN compares as neither larger nor smaller, so it would pass the check below: count it as infinitely far off.
     difference = (convolution - stepped).abs().nan_to_num(nan=math.inf)
     worst_sequence, worst_position = divmod(int(difference.argmax()), sequences.shape[1])
     certificate = Certificate(
@@ -181,10 +179,11 @@ def certify(
 def _score_layer_by_layer(
     recurrent: RecurrentModel, x: Tensor, label: Tensor | None
 ) -> tuple[Tensor, dict[str, float]]:
-    """-log p(x_t | x_<t) (B, L) float64 by convolution, and how far each mixer's steps are from its parallel pass.
+    """Score x int64 (B, L) by convolution, and compare the steps of each mixer with its parallel pass.
 
-    Each mixer is stepped on the input that it had in the parallel pass, so that one layer's fault shows in no other.
-    One of a coarse level has an input for every window of x, and none, and no difference, where x fills no window.
+    Returns -log p(x_t | x_<t) in nats, float64 (B, L), and the relative difference of each mixer by name. Each mixer is
+    stepped on the input that it had in the parallel pass, so that the fault of one layer shows in no other. A mixer of
+    a coarse level has one input for each window of x; if x fills no window, it has none and is not listed.
     """
     passes: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -208,9 +207,10 @@ def _score_layer_by_layer(
 
 
 def _step_difference(mixer: Any, u: Tensor, y: Tensor) -> float:
-    """Largest |step - parallel| relative to the largest |parallel|; u, y (B, L, H) of the parallel pass; NaN is inf.
+    """Return the largest |step - y| relative to the largest |y|; NaN counts as infinite.
 
-    Of a layer whose output is zero, as it may begin, there is no difference.
+    u and y r(B, L, H) are what the mixer read and returned when all positions were computed in parallel. A layer may
+    start with outputs of zero; then both views are zero, and the difference is 0.
     """
     state = mixer.initial_state(len(u))
     largest = torch.zeros((), device=u.device)
@@ -240,10 +240,10 @@ def save_converted(
     certificate: Certificate,
     overwrite: bool = False,
 ) -> None:
-    """Write the checkpoint as a converted one to `out`: its files, the discrete constants and the certificate.
+    """Write a converted checkpoint to `out`: the files of the original, the discrete constants and the certificate.
 
-    `recurrent` is what `convert` made of the checkpoint's model. The certificate holds the hash of the model's file, so
-    that constants and model cannot come apart unnoticed.
+    `recurrent` is the result of `convert` for the checkpoint's model. The certificate holds a hash of the model's file,
+    so that it is noticed if constants and model no longer belong together.
 
     Raises:
         UserError: `out` exists (and `overwrite` is not set, or it is not a checkpoint), or cannot be written.
@@ -263,7 +263,7 @@ def save_converted(
 
 
 def load_recurrent(name_or_path: str | Path) -> RecurrentModel:
-    """The recurrent form of a checkpoint given by path or shipped name.
+    """Load a checkpoint, given by path or shipped name, in its recurrent form.
 
     Raises:
         UserError: there is no such checkpoint, it is damaged, or its constants are not those of its model.
@@ -272,7 +272,7 @@ def load_recurrent(name_or_path: str | Path) -> RecurrentModel:
 
 
 def recurrent_of(checkpoint: Checkpoint) -> RecurrentModel:
-    """The recurrent form of a checkpoint: with its stored constants if it is a converted one, else converted now.
+    """Return the recurrent form of a checkpoint: with the stored constants if it has them, else converted now.
 
     Raises:
         UserError: its constants are not those of its model.
@@ -296,11 +296,11 @@ def _restore_constants(recurrent: RecurrentModel, folder: Path) -> None:
     if {name: value.shape for name, value in stored.items()} != {name: value.shape for name, value in expected.items()}:
         raise UserError(f"{folder / CONSTANTS_FILE} does not hold the constants of this model; {advice}")
     for name, value in fitting(stored, expected, folder / CONSTANTS_FILE).items():
-        expected[name].copy_(value)
+        expected[name].copy_(value)  # `expected` holds the stepper's own tensors, so this changes the stepper
 
 
 def _constants(recurrent: RecurrentModel) -> dict[str, Tensor]:
-    """Every tensor of the layers that conversion put in, by name."""
+    """Return the tensors of all step forms that conversion put in, by name; they are the stepper's own."""
     return {
         f"{name}.{key}": tensor
         for name, mixer in recurrent.source.named_modules()

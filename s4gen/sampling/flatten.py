@@ -1,4 +1,7 @@
-"""From a converted model to its plan."""
+"""Flattening: a converted model becomes a plan, which is a list of operations (see `plan`).
+
+Each function yields the operations of one part of the model, in the order in which a step runs them.
+"""
 
 from __future__ import annotations
 
@@ -49,14 +52,14 @@ from s4gen.sampling.plan import (
 
 
 class NotFlatError(Exception):
-    """The model has a part that no operation stands for; the message names it."""
+    """Raised where the model has a part that no operation stands for; the message names it."""
 
 
 def flatten(recurrent: RecurrentModel) -> Plan:
-    """The plan of a converted model; it shares the model's tensors.
+    """Return the plan of a converted model. Most of its tensors are the model's own, so it costs little memory.
 
     Raises:
-        NotFlatError: a layer is not one that a plan knows.
+        NotFlatError: the model has a layer that a plan does not know.
     """
     model = recurrent.stepper
     operations = list(_stem(model) if isinstance(model, PixelModel) else _embed(model))
@@ -71,11 +74,12 @@ def flatten(recurrent: RecurrentModel) -> Plan:
 
 @torch.no_grad()
 def _embed(model: DensityModel) -> Iterator[Operation]:
-    """Of a model whose stack runs once per token."""
+    """Yield the embedding of a model whose stack runs once per token."""
     assert isinstance(model, TokenModel)
     embedding = model.embedding
     if isinstance(embedding, AdaptiveEmbedding):
         table = embedding(torch.arange(embedding.bounds[-1], device=embedding.tables[0].device))
+        # Clusters with narrow vectors are looked up through a projection. Done here once, it costs steps nothing.
         yield Embed(table, table[:0], table[:0], 1, len(table))
         return
     if isinstance(embedding, nn.Embedding):
@@ -97,7 +101,7 @@ def _embed(model: DensityModel) -> Iterator[Operation]:
 
 
 def _stem(model: PixelModel) -> Iterator[Operation]:
-    """Of a model whose stack runs once per pixel."""
+    """Yield what stands before the blocks of a model whose stack runs once per pixel."""
     stem, head, layout, row = model.stem, model.head, model.stem.layout, model.stem.row.weight
     kept: tuple[int, ...] = (head.kept,)
     if isinstance(head, MixtureHead):
@@ -110,7 +114,7 @@ def _stem(model: PixelModel) -> Iterator[Operation]:
 
 
 def _level(stack: Sashimi, name: str) -> Iterator[Operation]:
-    """A level and all that are coarser."""
+    """Yield a level of a multi-scale stack, with all coarser levels inside of it."""
     for block in stack.down:
         yield from _block(block, name)
     if stack.pool is None or stack.inner is None:
@@ -130,7 +134,8 @@ def _level(stack: Sashimi, name: str) -> Iterator[Operation]:
 def _block(block: nn.Module, name: str) -> Iterator[Operation]:
     if not isinstance(block, Block):
         raise NotFlatError(f"{name} is of type {type(block).__name__}")
-    # Norms before the sublayers read x and leave their result in h; those behind them change x, which is read itself.
+    # A norm before a sublayer reads x and leaves its result in h, which the sublayer then reads. A norm behind it works
+    # on x itself, and the sublayer reads x.
     source = "h" if block.norm_first else "x"
     if block.norm_first:
         yield _norm(block.norm)
@@ -179,9 +184,13 @@ def _head(head: nn.Module, source: str) -> Iterator[Operation]:
 
 
 def _mixture(head: MixtureHead) -> Iterator[Operation]:
-    """The outputs of the linear layer stand component by component; here those of one kind stand together."""
+    """Yield the mixture's head; its linear layer has its outputs in another order than the model's.
+
+    The model's outputs stand component by component. The engine works on all components at once, so here those of one
+    kind stand together: all weights, then all means, and so on.
+    """
     gain = torch.ones(sum(head.sizes), 1)
-    gain[1 + head.channels :][: head.channels] = LOG_SCALE_GAIN  # a power of two: rounds nothing
+    gain[1 + head.channels :][: head.channels] = LOG_SCALE_GAIN  # a power of two, so the product is exact
     weight, bias = (
         (tensor.unflatten(0, (head.components, -1)).transpose(0, 1) * gain.to(tensor).view(-1, *[1] * tensor.dim()))
         for tensor in (head.linear.weight, head.linear.bias)
@@ -238,6 +247,6 @@ def _ssm(mixer: Any, name: str) -> SSM:
 
 
 def _diagonal(multiplier: Tensor) -> Tensor:
-    """`realform.multiplier` r(2, H, N) -> r(H, N), real parts then imaginary ones."""
+    """Undo `realform.multiplier`, r(2, H, N): return a diagonal r(H, N), real parts, then imaginary parts."""
     n = multiplier.shape[-1] // 2
     return torch.cat((multiplier[0][:, :n], multiplier[1][:, n:]), dim=-1)

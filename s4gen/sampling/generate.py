@@ -1,10 +1,10 @@
 """Drawing sequences: whole ones, a stream of tokens, or continuations of prompts of any lengths.
 
-Prompts are read by convolution; then an engine steps, filters and draws, one token at a time. The sequences of a seed
-are bitwise the same however they are split into batches. Two things make it so: the random numbers belong to the
-sequence (see `randomness`), and rows are padded to a number for which they do not disturb each other (see
-`Engine.row_multiple`). A GPU, and attention on several threads, choose their sums by the number of rows: there other
-batches may, rarely, round a draw to another token.
+Prompts are read by convolution; then an engine steps, filters and draws, one token at a time. A seed gives bitwise the
+same sequences however they are split into batches. Two things make it so: random numbers belong to a sequence (see
+`randomness`), and rows are padded to a number for which they do not disturb each other (see `Engine.row_multiple`). A
+GPU, and attention on several threads, order their sums by the number of rows. There another batch size can, rarely,
+round a draw to another token.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from s4gen.errors import UserError
 from s4gen.progress import progress_bar
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
-from s4gen.sampling.filters import KEEP_ALL, Filters
+from s4gen.sampling.filters import Filters
 from s4gen.sampling.generation import ENDLESS, Generation, engine_of
-from s4gen.sampling.prompts import Prompts, checked_prompt, checked_prompts, starts
+from s4gen.sampling.prompts import Prompts, Starts, checked_prompt, checked_prompts
 
 __all__ = ["ENDLESS", "complete", "generate", "stream"]
 
@@ -30,34 +30,34 @@ def generate(
     n: int,
     *,
     seed: int,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
+    filters: Filters | None = None,
     prompt: Tensor | None = None,
     labels: Tensor | None = None,
     batch_size: int = 64,
     engine: str | Engine = "eager",
     progress: bool = False,
 ) -> Tensor:
-    """n sequences of the model's length, drawn from it: (n, L) int64 on the CPU.
+    """Draw n sequences of the model's length L; return them as int64 (n, L) on the CPU.
 
-    Sequence i depends on the model, the seed, i, the filters, its own prompt and label and the engine, not on n or
-    `batch_size` (with "auto" the engine depends on n).
+    Sequence i depends on the model, the seed, i, the filters, its prompt, its label and the engine. It does not depend
+    on n or `batch_size`, except that "auto" chooses the engine by n.
 
     Args:
-        prompt: the first tokens of each sequence, which are part of what is returned: (n, P) int64 with 0 <= P <= L,
-            or (1, P) or (P,) for all of them, read once (for each label) and forked.
-        labels: the class of each sequence, (n,), for a model that has classes; None: all 0.
-        batch_size: sequences drawn at a time, at most.
-        engine: the name of one, or one made with these filters.
-        progress: a bar on standard error, if tqdm is installed.
+        recurrent: the converted model.
+        n: how many sequences to draw, at least 1.
+        seed: 0 to 2^64 - 1.
+        prompt: the first tokens of each sequence, which are returned as part of it: int64 (n, P) with 0 <= P <= L; or
+            (1, P) or (P,), the same for all, which is read only once (for each label).
+        labels: the class of each sequence, int64 (n,), for a model that has classes; None makes them all 0.
+        batch_size: the most sequences that are drawn side by side.
+        filters: temperature and the like. None means the filters of `engine`; if that is a name, it means none.
+        engine: the name of an engine, or one that `make_engine` made.
+        progress: show a bar on standard error, if tqdm is installed.
 
     Raises:
-        UserError: a setting out of range, an unknown engine, or a prompt or labels that do not fit the model.
+        UserError: the engine is unknown or was made with other filters; or prompt or labels do not fit the model.
     """
     batches = batches_of(n, batch_size)
-    filters = Filters(temperature, top_k, top_p, min_p)
     prompts = checked_prompt(recurrent, n, prompt, labels)
     length, given = recurrent.config.layout.length, prompts.tokens.shape[1]
     wanted = _rest(recurrent, prompts)
@@ -66,10 +66,10 @@ def generate(
     out[:, :given] = prompts.tokens if prompts.shared is None else prompts.tokens[0]
     if not wanted:
         return out
-    begin = starts(recurrent, prompts)
+    starts = Starts(recurrent, prompts, runner.filters)
     with progress_bar(n * wanted, "tok", progress, desc="sampling") as bar:
         for members in batches:
-            generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=begin(members))
+            generation = Generation(recurrent, runner, seed=seed, sequences=members, start=starts.of(members))
             position = given
             for chunk in generation.chunks(wanted):
                 out[members.start : members.stop, position : position + chunk.shape[1]] = chunk.cpu()
@@ -83,31 +83,32 @@ def stream(
     n: int,
     *,
     seed: int,
-    filters: Filters = KEEP_ALL,
+    filters: Filters | None = None,
     prompt: Tensor | None = None,
     labels: Tensor | None = None,
     engine: str | Engine = "eager",
     max_tokens: int | None = None,
 ) -> Iterator[Tensor]:
-    """The tokens of n sequences as they are drawn: (n,) int64 for each position that follows the prompt.
+    """Draw n sequences token by token: yield int64 (n,), on the model's device, for each position behind the prompt.
 
-    On the model's device, in constant memory. The same tokens as `generate` with these arguments gives.
+    Memory stays constant, however many tokens are drawn. They are the tokens that `generate` returns for the same
+    arguments. The arguments not named here are those of `generate`.
 
     Args:
-        prompt: (n, P), or (1, P) or (P,) for all; with `max_tokens` of any length.
-        labels: as of `generate`.
-        max_tokens: how many follow; None: the rest of the model's length; ENDLESS: until the caller has enough.
+        prompt: int64 (n, P), or (1, P) or (P,), the same for all. With `max_tokens` it may be of any length.
+        max_tokens: how many tokens to draw for each sequence. None fills up the model's length; ENDLESS goes on until
+            the caller stops.
 
     Raises:
-        UserError: as of `generate`.
+        UserError: as in `generate`, and before the first token is asked for.
     """
     prompts = checked_prompt(recurrent, n, prompt, labels)
     count = _rest(recurrent, prompts) if max_tokens is None else max_tokens
     runner = engine_of(engine, recurrent, filters, n * count)
     if not count:
         return iter(())
-    start = starts(recurrent, prompts)(range(n))
-    generation = Generation(recurrent, runner, filters, seed=seed, sequences=range(n), start=start)
+    start = Starts(recurrent, prompts, runner.filters).of(range(n))
+    generation = Generation(recurrent, runner, seed=seed, sequences=range(n), start=start)
     return generation.stream(count)
 
 
@@ -119,18 +120,18 @@ def complete(
     max_tokens: int,
     labels: Tensor | None = None,
     stop: Collection[int] = (),
-    filters: Filters = KEEP_ALL,
+    filters: Filters | None = None,
     engine: str | Engine = "eager",
     batch_size: int = 64,
 ) -> list[Tensor]:
-    """Prompts (P_i,) of any lengths, each with its continuation: int64 (P_i + S_i,) on the CPU.
+    """Continue prompts int64 (P_i,) of any lengths; return each with its continuation, int64 (P_i + S_i,) on the CPU.
 
-    S_i is `max_tokens`, or less where a token of `stop` comes first: that token is the last one. Sequences that have
-    stopped are left out of the computation as soon as half of their batch has. `labels` are as of `generate`.
+    S_i is `max_tokens`, or less if a token of `stop` is drawn before: then that token is the last one. As soon as half
+    of a batch has stopped, those rows are no longer computed. The arguments not named here are those of `generate`.
 
     Raises:
-        UserError: as of `generate`; or the lengths differ and the model is an attention model, whose rows must be of
-            one length.
+        UserError: as in `generate`; or `stop` or `max_tokens` is out of range; or the prompts have different lengths
+            and the model's mixer needs rows of one length.
     """
     if not prompts:
         return []
@@ -140,19 +141,20 @@ def complete(
         raise UserError(f"the stop token is {wrong[0]}; the model knows 0 to {vocab - 1}")
     if max_tokens < 0:
         raise UserError(f"max_tokens is {max_tokens}, it must be at least 0")
-    begin = starts(recurrent, checked_prompts(recurrent, prompts, labels))
+    checked = checked_prompts(recurrent, prompts, labels)
     runner = engine_of(engine, recurrent, filters, len(prompts) * max_tokens)
+    starts = Starts(recurrent, checked, runner.filters)
     out = []
     for members in batches:
-        generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=begin(members))
+        generation = Generation(recurrent, runner, seed=seed, sequences=members, start=starts.of(members))
         out += _until_stop(generation, max_tokens, torch.tensor(sorted(stop), dtype=torch.int64))
     return [torch.cat([prompt.to("cpu", torch.int64), drawn]) for prompt, drawn in zip(prompts, out, strict=True)]
 
 
 def _until_stop(generation: Generation, max_tokens: int, stop: Tensor) -> list[Tensor]:
-    """What each row draws up to `max_tokens` or through its first stop token: int64 (S_i,) on the CPU."""
+    """Draw up to `max_tokens` for each row, or up to its first stop token, included; return int64 (S_i,) on the CPU."""
     parts: list[list[Tensor]] = [[torch.empty(0, dtype=torch.int64)] for _ in range(len(generation))]
-    members = list(range(len(generation)))  # the row of `parts` for each row of the generation
+    members = list(range(len(generation)))  # for each row of the generation, its index in `parts`
     going = set(members)
     for chunk in generation.chunks(max_tokens):
         drawn = chunk.cpu()
@@ -166,6 +168,7 @@ def _until_stop(generation: Generation, max_tokens: int, stop: Tensor) -> list[T
             parts[member].append(tokens)
         if not going:
             break
+        # Leaving out rows costs a new session, so wait until half of the work would be for nothing.
         if 2 * len(going) <= len(members):
             generation.keep([row for row, member in enumerate(members) if member in going])
             members = [member for member in members if member in going]
@@ -173,7 +176,10 @@ def _until_stop(generation: Generation, max_tokens: int, stop: Tensor) -> list[T
 
 
 def batches_of(n: int, batch_size: int) -> list[range]:
-    """Sequences 0 .. n - 1 in batches of equal size: none is nearly empty, and a compiled engine compiles once."""
+    """Split sequences 0 .. n - 1 into batches of equal size; only the last may be smaller.
+
+    So no batch is nearly empty, and a compiled engine compiles for one size only.
+    """
     if n < 1 or batch_size < 1:
         raise UserError(f"asked for {n} sequences in batches of {batch_size}; both must be at least 1")
     size = -(-n // -(-n // batch_size))
@@ -181,7 +187,7 @@ def batches_of(n: int, batch_size: int) -> list[range]:
 
 
 def _rest(recurrent: RecurrentModel, prompts: Prompts) -> int:
-    """How many tokens the model's length leaves after the prompt."""
+    """Return how many tokens the model's length leaves behind the prompts; raise UserError if these are longer."""
     length, given = recurrent.config.layout.length, prompts.tokens.shape[1]
     if given > length:
         raise UserError(f"the prompt has {given} tokens, the model's sequences have {length}; shorten it")

@@ -1,4 +1,4 @@
-"""Sequences under way: drawn in chunks, thinned out, suspended and continued."""
+"""Generations: sequences being drawn, which can be thinned out, interrupted, saved to a file and continued."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from s4gen.models.rows import padded_rows
+from s4gen.errors import UserError
+from s4gen.models.states import chosen_rows, padded_rows
 from s4gen.sampling import suspend
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.pacing import Pace, interrupts_held
-from s4gen.sampling.prompts import Start, checked_prompt, starts
+from s4gen.sampling.prompts import Start, Starts, checked_prompt
 from s4gen.sampling.randomness import Uniforms
-from s4gen.sampling.states import chosen_rows
 from s4gen.timing import synchronise
 
 ENDLESS = sys.maxsize
@@ -26,28 +26,27 @@ ENDLESS = sys.maxsize
 
 
 class Generation:
-    """Rows being drawn, one for each sequence; memory does not grow with the tokens drawn.
+    """Sequences that are being drawn side by side, one in each row. Memory does not grow with the tokens drawn.
 
-    What comes out of a row depends on the model, the engine, the filters, the seed, the row's sequence number, its
-    prompt and its label: not on the other rows, and not on how many tokens are asked for at a time. An interrupted
-    generation can be saved or go on: no token is lost.
+    The tokens of a row depend on the model, the engine, the filters, the seed, the number of its sequence, its prompt
+    and its label. They do not depend on the other rows, nor on how many tokens are asked for at a time. A generation
+    that was interrupted, by Ctrl-C for example, can be saved or continued, and no token is lost.
     """
 
     def __init__(
         self,
         recurrent: RecurrentModel,
         engine: Engine,
-        filters: Filters,
         *,
         seed: int,
         sequences: Sequence[int],
         start: Start,
         ready: Tensor | None = None,
     ) -> None:
-        """Go on from `start`, a row for each of `sequences`; `filters` are those that the engine was made with."""
-        self._recurrent, self._engine, self._filters, self._seed = recurrent, engine, filters, seed
+        """Begin at `start`, which has a row for each of `sequences`; `ready` int64 (n, K) are tokens drawn already."""
+        self._recurrent, self._engine, self._seed = recurrent, engine, seed
         self._ready = start.token.new_empty(len(sequences), 0) if ready is None else ready
-        self._given = 0  # of `_ready`: tokens handed out
+        self._given = 0  # how many tokens of `_ready` have been handed out
         self._pace = Pace()
         self._begin(list(sequences), start)
 
@@ -60,40 +59,47 @@ class Generation:
         seed: int,
         prompt: Tensor | None = None,
         labels: Tensor | None = None,
-        filters: Filters = KEEP_ALL,
+        filters: Filters | None = None,
         engine: str | Engine = "eager",
     ) -> Generation:
-        """Sequences 0 .. n - 1 of a seed after their prompts (n, P), or (1, P) or (P,) for all: read once, then forked.
+        """Read the prompts and return the generation of sequences 0 .. n - 1 behind them.
 
-        `labels` are their classes, int64 (n,), where the model has some (None: all 0); `engine` is the name of one, or
-        one made with these filters.
+        Args:
+            recurrent: the converted model.
+            n: how many sequences, at least 1.
+            seed: 0 to 2^64 - 1.
+            prompt: int64 (n, P); or (1, P) or (P,), the same for all, which is read only once.
+            labels: the class of each sequence, int64 (n,), for a model that has classes; None makes them all 0.
+            filters: temperature and the like. None means the filters of `engine`; if that is a name, it means none.
+            engine: the name of an engine, or one that `make_engine` made.
 
         Raises:
-            UserError: a setting out of range, an unknown engine, or a prompt or labels that do not fit the model.
+            UserError: the engine is unknown or was made with other filters; or prompt or labels do not fit the model.
         """
-        begin = starts(recurrent, checked_prompt(recurrent, n, prompt, labels))
+        prompts = checked_prompt(recurrent, n, prompt, labels)
         runner = engine_of(engine, recurrent, filters, ENDLESS)
-        return cls(recurrent, runner, filters, seed=seed, sequences=range(n), start=begin(range(n)))
+        start = Starts(recurrent, prompts, runner.filters).of(range(n))
+        return cls(recurrent, runner, seed=seed, sequences=range(n), start=start)
 
     @classmethod
     def load(cls, path: str | Path, recurrent: RecurrentModel, engine: str = "eager") -> Generation:
-        """The generation that `save` wrote. In the engine that drew it before, it goes on bit for bit.
+        """Load a generation that `save` wrote. If its engine is the same as before, it continues bit for bit.
 
         Raises:
-            UserError: there is no such file, it is damaged, or it was written with another model.
+            UserError: there is no such file, it is damaged or of another model, or the engine is unknown.
         """
         seed, filters, sequences, start, ready = suspend.read(path, recurrent)
         runner = make_engine(engine, recurrent, filters, tokens=ENDLESS)
-        return cls(recurrent, runner, filters, seed=seed, sequences=sequences, start=start, ready=ready)
+        return cls(recurrent, runner, seed=seed, sequences=sequences, start=start, ready=ready)
 
     def save(self, path: str | Path) -> None:
-        """Write everything but the model to a file; the generation can go on, too.
+        """Write everything but the model to a file. The generation itself can still go on.
 
         Raises:
-            UserError: the disk is full, or the place cannot be written to.
+            UserError: the disk is full, or the file cannot be written.
         """
         ready = self._ready[:, self._given :]
-        suspended = suspend.Suspended(self._seed, self._filters, self._sequences, self._where(), ready)
+        suspended = suspend.Suspended(self._seed, self._engine.filters, self._sequences, self._where(), ready)
         suspend.write(path, self._recurrent, suspended)
 
     def _begin(self, sequences: list[int], start: Start) -> None:
@@ -101,24 +107,25 @@ class Generation:
         self._rows = padded_rows(len(sequences), self._engine.row_multiple)
         self._session = self._engine.begin(chosen_rows(start.state, self._rows))
         self._uniforms = Uniforms(self._seed, sequences, start.state.position.tolist())
-        self._start: Start | None = start  # kept until the first step is done
+        self._start: Start | None = start  # kept until the first step has succeeded: `_draw` begins again with it
 
     def _where(self) -> Start:
+        """Return where the rows stand now, without the rows that only fill up the batch."""
         return Start(self._token, chosen_rows(self._session.state(), torch.arange(len(self))))
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self._sequences)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone (at least one), in this order; the others cost nothing any more."""
+        """Go on with these rows alone (at least one), in this order; the others are no longer computed."""
         chosen = torch.tensor(rows)
         start = self._where().rows(chosen)
         self._ready, self._given = chosen_rows(self._ready, chosen)[:, self._given :], 0
         self._begin([self._sequences[row] for row in rows], start)
 
     def chunks(self, count: int) -> Iterator[Tensor]:
-        """The next `count` tokens of all rows, on the model's device: (n, S) at a time.
+        """Yield the next `count` tokens of all rows, int64 (n, S) at a time, on the model's device.
 
         No more steps are taken than `count` needs.
         """
@@ -129,28 +136,29 @@ class Generation:
             yield part
 
     def stream(self, count: int = ENDLESS) -> Iterator[Tensor]:
-        """The next `count` tokens of all rows, (n,) for each position."""
+        """Yield the next `count` tokens of all rows, int64 (n,) for each position, on the model's device."""
         while count > 0:
             waiting, ready = self._waiting(count), self._ready
             for token in waiting.unbind(1):
                 self._given += 1
                 count -= 1
                 yield token
-                if self._ready is not ready:  # the reader has kept some rows only, or read on in another way
+                if self._ready is not ready:  # meanwhile the reader has called `keep`, or read on in another way
                     break
 
     def _waiting(self, count: int) -> Tensor:
-        """Tokens drawn and not handed out, (n, 1 .. count): new ones where there is none."""
+        """Return 1 to `count` tokens of each row that are drawn and not handed out; draw new ones if there are none."""
         if self._given == self._ready.shape[1]:
             self._draw(min(self._pace.steps, count))
         return self._ready[:, self._given : self._given + min(count, self._ready.shape[1])]
 
     def _draw(self, steps: int) -> None:
-        """Draw that many tokens; interrupted, all or none of them."""
+        """Draw this many tokens for each row. If it is interrupted, it has drawn all of them or none."""
         begin = time.perf_counter()
         u, token = self._uniforms.peek(steps)[self._rows], chosen_rows(self._token, self._rows)
         try:
-            # In its first step an engine may compile: so long Ctrl-C cannot wait.
+            # The first step may compile for seconds; do not hold Ctrl-C back that long. An interrupt may leave the
+            # session half-way, so it is then begun anew below. In later steps Ctrl-C waits for the end of the chunk.
             drawn = self._session.advance(token, u) if self._start else None
             with interrupts_held():
                 drawn = self._session.advance(token, u) if drawn is None else drawn
@@ -162,10 +170,18 @@ class Generation:
             if self._start:
                 self._begin(self._sequences, self._start)
             raise
-        synchronise(drawn.device)
+        synchronise(drawn.device)  # a GPU returns before it has finished, and would seem to be too fast
         self._pace.took(steps, time.perf_counter() - begin)
 
 
-def engine_of(engine: str | Engine, recurrent: RecurrentModel, filters: Filters, tokens: int) -> Engine:
-    """The engine of that name, for so many tokens in all; an engine is itself."""
-    return make_engine(engine, recurrent, filters, tokens) if isinstance(engine, str) else engine
+def engine_of(engine: str | Engine, recurrent: RecurrentModel, filters: Filters | None, tokens: int) -> Engine:
+    """Return the engine to draw `tokens` tokens in all: the one given, or a new one of the given name.
+
+    Raises:
+        UserError: there is no engine of this name, or the engine that is given has other filters.
+    """
+    if isinstance(engine, str):
+        return make_engine(engine, recurrent, KEEP_ALL if filters is None else filters, tokens)
+    if filters is not None and filters != engine.filters:
+        raise UserError(f"the engine was made with {engine.filters}, not with {filters}; leave one of them out")
+    return engine

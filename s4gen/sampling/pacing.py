@@ -1,4 +1,4 @@
-"""Steps in chunks: long enough to cost nothing, short enough that progress is live and Ctrl-C prompt."""
+"""Pacing: steps are taken in chunks, long enough to cost nothing and short enough for live progress and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from contextlib import contextmanager
 from types import FrameType
 
 SECONDS = 0.05
-"""How long a chunk shall last."""
+"""How long a chunk should last."""
 _GROWTH = 4
+"""A chunk has at most this many times the steps of the one before, so that one odd timing has little effect."""
 
 
 class Pace:
-    """How many steps to ask for at once: first 1, then as many as last SECONDS."""
+    """Chooses how many steps to ask for at once: first 1, then as many as take SECONDS."""
 
     def __init__(self) -> None:
         self.steps = 1
 
     def took(self, steps: int, seconds: float) -> None:
-        """So many steps lasted so long."""
+        """Learn that this many steps took this many seconds."""
         wanted = int(steps * SECONDS / max(seconds, 1e-9))
         self.steps = max(1, min(wanted, _GROWTH * self.steps))
 
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Ctrl-C inside the block takes effect at its end, so that what is changed inside is changed as a whole."""
-    if threading.current_thread() is not threading.main_thread():  # only the main one is ever interrupted
+    """Delay Ctrl-C inside of the block to its end, so that what is changed there is changed as a whole."""
+    # Python interrupts only its main thread, and no other thread may set a handler.
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     received = []
@@ -40,7 +42,7 @@ def interrupts_held() -> Iterator[None]:
     try:
         yield
     finally:
-        # None stands for a handler that Python did not set and cannot put back.
+        # None means a handler that was not set from Python; it cannot be put back from Python either.
         signal.signal(signal.SIGINT, signal.default_int_handler if previous is None else previous)
     if received:
         signal.raise_signal(signal.SIGINT)

@@ -1,9 +1,9 @@
-"""Given beginnings of sequences: checked, then read by convolution."""
+"""Prompts, the given beginnings of sequences: they are checked, and then read by convolution."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,53 +14,57 @@ from torch.nn.utils.rnn import pad_sequence
 from s4gen.config import DensityConfig, TextLayout
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
-from s4gen.models.rows import padded_rows, row_multiple
+from s4gen.models.states import chosen_rows, joined, padded_rows, row_multiple
 from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.states import chosen_rows, joined
+from s4gen.sampling.filters import KEEP_ALL, Filters
+from s4gen.sampling.repetition import with_prompts_seen
 
 CHUNK = 4096
-"""Tokens of a row read at a time; the state goes from one chunk to the next."""
+"""The most tokens of a row that are read at a time; the state goes from one chunk to the next."""
 _TOKENS = 8 * CHUNK
-"""Tokens of all rows read at a time, so that memory is bounded."""
+"""The most tokens of all rows together that are read at a time, so that memory is bounded."""
 _SHORTEST = 16
-"""Chunks are padded to this length, at the coarsest level or in pixels, where the mixer can ignore what follows a row's
-end."""
-ONE_LENGTH = ("attention", "lssl")
-"""Mixers whose rows must all be of one length."""
+"""Chunks are padded to this length, counted at the coarsest level or in pixels, if the mixer can ignore what follows
+the end of a row."""
 
 
 class Prompts(NamedTuple):
-    """Checked prompts, one for each sequence, or fewer that they share: at least one for each label."""
+    """Checked prompts: a row for each sequence, or fewer rows that sequences share, at least one for each label."""
 
-    tokens: Tensor  # int64 (m, P) on the CPU; beyond the length of a row anything may stand
-    lengths: Tensor | None  # int64 (m,); None: all P
-    labels: Tensor | None  # int64 (m,): classes; None: there are none, or all 0
-    shared: Tensor | None = None  # int64 (n,): the row that each sequence begins with; None: its own
+    tokens: Tensor  # int64 (m, P) on the CPU; what stands beyond the length of a row has no meaning
+    lengths: Tensor | None  # int64 (m,); None if all rows have P tokens
+    labels: Tensor | None  # int64 (m,); None if there are no classes, or all are class 0
+    shared: Tensor | None = None  # int64 (n,): the row that each sequence begins with; None if each has its own
 
     def part(self, rows: range) -> Prompts:
-        """Some of the rows, padded as all are: a row is computed in the same way in any batch."""
+        """Return some of the rows. They stay padded as before, so a row is computed alike in whatever batch it is."""
         chosen = slice(rows.start, rows.stop)
         lengths, labels = (None if column is None else column[chosen] for column in (self.lengths, self.labels))
         return Prompts(self.tokens[chosen], lengths, labels)
 
 
 class Start(NamedTuple):
-    """Where rows stand: `state.position` is the number of tokens known and the position of the one drawn next."""
+    """The point at which rows go on. `state.position` counts the known tokens; the next is drawn at that position."""
 
-    token: Tensor  # int64 (n,): the last token known of each row, bos where there is none; not fed yet
-    state: ModelState  # after all tokens before that one
+    token: Tensor  # int64 (n,): the last known token of each row, or bos if there is none; it is not fed yet
+    state: ModelState  # the state after all tokens before that one
 
     def rows(self, rows: Tensor) -> Start:
-        """The rows int64 (R,), in that order; a row may be chosen more than once, which forks it."""
+        """Return the rows int64 (R,), in that order; a row may be chosen more than once, which forks it."""
         return chosen_rows(self, rows)
 
 
 def checked_prompt(recurrent: RecurrentModel, n: int, prompt: Tensor | None, labels: Tensor | None = None) -> Prompts:
-    """Prompts of one length for n rows: (n, P), or one for all, (1, P) or (P,), or none; labels (n,).
+    """Check prompts of one length for n sequences.
+
+    Args:
+        recurrent: the model that is to read them.
+        n: how many sequences there are, at least 1.
+        prompt: int64 (n, P); or (1, P) or (P,), the same for all; or None, no prompt.
+        labels: the class of each sequence, int64 (n,); None if there are no classes, or all are class 0.
 
     Raises:
-        UserError: n is less than 1, the prompt has another shape, or tokens that the model does not know; labels that
-            it does not know.
+        UserError: n is less than 1, or the prompt has another shape, or tokens or labels are unknown to the model.
     """
     if n < 1:
         raise UserError(f"asked for {n} sequences; it must be at least 1")
@@ -77,15 +81,16 @@ def checked_prompt(recurrent: RecurrentModel, n: int, prompt: Tensor | None, lab
         return Prompts(tokens, None, known)
     if known is None:
         return Prompts(tokens, None, None, torch.zeros(n, dtype=torch.int64))
+    # One prompt for all, but the state depends on the label too: the prompt is read once for each label.
     distinct, rows = known.unique(return_inverse=True)
     return Prompts(tokens.expand(len(distinct), -1), None, distinct, rows)
 
 
 def checked_labels(recurrent: RecurrentModel, n: int, labels: Tensor | None) -> Tensor | None:
-    """Labels int64 (n,) on the CPU, if any.
+    """Check that there is a label for each of n sequences; return labels int64 (n,) on the CPU, or None for none.
 
     Raises:
-        UserError: the model has no classes, or others; or there is not one label for each of n sequences.
+        UserError: the model has no classes, or does not know some label; or the shape or type is another.
     """
     if labels is None:
         return None
@@ -106,11 +111,11 @@ def checked_labels(recurrent: RecurrentModel, n: int, labels: Tensor | None) -> 
 
 
 def checked_prompts(recurrent: RecurrentModel, prompts: Sequence[Tensor], labels: Tensor | None = None) -> Prompts:
-    """Prompts (P_i,) of any lengths, one for each row, and labels (n,).
+    """Check prompts int64 (P_i,) of any lengths, one for each sequence, and the labels int64 (n,), if there are any.
 
     Raises:
-        UserError: a prompt has more than one dimension, or tokens that the model does not know; or the lengths differ
-            and the model cannot have that; or labels that it does not know.
+        UserError: a prompt does not have one dimension; tokens or labels are unknown to the model; or the lengths
+            differ, and the model's mixer needs rows of one length.
     """
     known = checked_labels(recurrent, len(prompts), labels)
     for i, prompt in enumerate(prompts):
@@ -120,11 +125,11 @@ def checked_prompts(recurrent: RecurrentModel, prompts: Sequence[Tensor], labels
     lengths = torch.tensor([len(row) for row in rows])
     if (lengths == lengths[0]).all():
         return Prompts(torch.stack(rows), None, known)
-    mixer = recurrent.config.model.mixer
-    if mixer in ONE_LENGTH:
+    mixer = recurrent.config.model.traits
+    if not mixer.own_lengths:
         raise UserError(
-            f"the prompts have {int(lengths.min())} to {int(lengths.max())} tokens, and a model of {mixer} takes rows "
-            "of one length; continue the prompts of each length in a call of their own"
+            f"the prompts have {int(lengths.min())} to {int(lengths.max())} tokens, and a model of {mixer.name} takes "
+            "rows of one length; continue the prompts of each length in a call of their own"
         )
     return Prompts(pad_sequence(rows, batch_first=True), lengths, known)
 
@@ -140,28 +145,41 @@ def _checked(recurrent: RecurrentModel, prompt: Tensor, what: str) -> Tensor:
     return prompt.to("cpu", torch.int64)
 
 
-def starts(recurrent: RecurrentModel, prompts: Prompts) -> Callable[[range], Start]:
-    """Where sequences begin, for as many as are asked for at a time; prompts that are shared are read once, now.
+class Starts:
+    """Gives the starts of sequences, one batch at a time. Prompts that sequences share are read only once."""
 
-    Raises:
-        UserError: as of `prefill`, when a prompt is read.
-    """
-    if prompts.shared is None:
-        return lambda members: prefill(recurrent, prompts.part(members))
-    begun, rows = prefill(recurrent, prompts), prompts.shared
-    return lambda members: begun.rows(rows[members.start : members.stop])
+    def __init__(self, recurrent: RecurrentModel, prompts: Prompts, filters: Filters = KEEP_ALL) -> None:
+        """Read the prompts now if sequences share them; otherwise those of a batch are read when it is asked for.
+
+        Raises:
+            UserError: as in `read_prompts`.
+        """
+        self._recurrent, self._prompts, self._filters = recurrent, prompts, filters
+        self._shared = None if prompts.shared is None else read_prompts(recurrent, prompts, filters)
+
+    def of(self, members: range) -> Start:
+        """Return the start of the sequences with these numbers, a row for each.
+
+        Raises:
+            UserError: as in `read_prompts`.
+        """
+        if self._shared is None or self._prompts.shared is None:
+            return read_prompts(self._recurrent, self._prompts.part(members), self._filters)
+        return self._shared.rows(self._prompts.shared[members.start : members.stop])
 
 
 @torch.no_grad()
-def prefill(recurrent: RecurrentModel, prompts: Prompts) -> Start:
-    """Read all tokens of the prompts, a row each, but the last, by convolution: any length, in bounded memory.
+def read_prompts(recurrent: RecurrentModel, prompts: Prompts, filters: Filters = KEEP_ALL) -> Start:
+    """Read the prompts by convolution, each up to its last token; return where their rows stand.
 
-    On a CPU the result for a row depends, bit for bit, on its own prompt and on the longest one in the `Prompts` that
-    these are a part of, on nothing else.
+    Prompts may have any length; memory is bounded. On a CPU, bit for bit, the result for a row depends only on its own
+    prompt and on the length of the longest one in the `Prompts` that these are a part of. If the `filters` need it, the
+    state remembers the tokens of the prompts.
 
     Raises:
-        UserError: the model's output after it is not a number.
+        UserError: the model's output after some prompt is not a finite number.
     """
+    # Rows are padded to a number, and split into parts of a size, for which no row disturbs the bits of another.
     multiple = row_multiple(recurrent.config.ssm.d_state)
     rows = padded_rows(len(prompts.tokens), multiple)
     tokens, lengths = _behind_bos(recurrent, prompts)
@@ -179,16 +197,22 @@ def prefill(recurrent: RecurrentModel, prompts: Prompts) -> Start:
         ]
     )
     token = fed[:, -1] if lengths is None else fed.gather(1, lengths[:, None])[:, 0]
-    # A cache is full after reading, so the step copies it before it writes; into a ring the next one writes the same.
+    # This step tests the model and its new state is dropped. It does no harm to `state`, even where steps write in
+    # place: a cache is full after reading, so the step copies it first; in a ring, the next step writes the same again.
     if not recurrent.step(token, state)[0].isfinite().all():
         raise UserError("the model's output is not a finite number; its training must have diverged")
-    return Start(token, state).rows(torch.arange(len(prompts.tokens)))
+    start = Start(token, state).rows(torch.arange(len(prompts.tokens)))
+    if not filters.remembers:
+        return start
+    vocab = recurrent.config.layout.vocab
+    return start._replace(state=with_prompts_seen(start.state, prompts.tokens, prompts.lengths, vocab))
 
 
 def _behind_bos(recurrent: RecurrentModel, prompts: Prompts) -> tuple[Tensor, Tensor | None]:
-    """What is fed, (m, 1 + P) or less, and each row's length less one, or None: all of it.
+    """Return the tokens to be fed, int64 (m, 1 + P) or (m, P), and how many of a row come before its last one.
 
-    A model with bare prompts begins with the prompt, where there is one.
+    The second value is None if the rows have one length. A model with bare prompts begins with the prompt itself, and
+    with bos only if there is no prompt.
     """
     layout = recurrent.config.layout
     tokens, lengths = F.pad(prompts.tokens, (1, 0), value=recurrent.bos), prompts.lengths
@@ -201,19 +225,22 @@ def _behind_bos(recurrent: RecurrentModel, prompts: Prompts) -> tuple[Tensor, Te
 
 
 def _shortest(config: DensityConfig) -> int:
-    """Tokens to which a chunk is padded."""
+    """Return the number of tokens to which a chunk is padded at least."""
     return _SHORTEST * math.prod(config.model.pool) * config.tokens_per_input
 
 
 def _state_before_last(
     recurrent: RecurrentModel, fed: Tensor, lengths: Tensor | None, labels: Tensor | None
 ) -> ModelState:
-    """The state after all tokens of fed (B, 1 + P) but the last of each row, which has 1 + lengths of them."""
+    """Feed all tokens of each row but its last; return the state.
+
+    fed is int64 (B, 1 + P). Of row b, the first 1 + lengths[b] tokens count; None counts all.
+    """
     state, least = recurrent.initial_state(len(fed), labels), _shortest(recurrent.config)
     for start in range(0, fed.shape[1] - 1, CHUNK):
         chunk = fed[:, start : min(start + CHUNK, fed.shape[1] - 1)]
         counts = None if lengths is None else (lengths - start).clamp(0, chunk.shape[1])
-        if chunk.shape[1] < least and recurrent.config.model.mixer not in ONE_LENGTH:
+        if chunk.shape[1] < least and recurrent.config.model.traits.own_lengths:
             counts = torch.full_like(fed[:, 0], chunk.shape[1]) if counts is None else counts
             chunk = F.pad(chunk, (0, least - chunk.shape[1]))
         _, state = recurrent.source.prefill(chunk, state, counts)

@@ -1,70 +1,40 @@
-"""Repetition penalty: tokens that a text has become less likely in it (after Keskar et al. 2019, arXiv 1909.05858).
+"""The repetition penalty: tokens that a text already has become less likely (after Keskar et al. 2019, 1909.05858).
 
-A seen token's probability p becomes p^penalty, and all are normalised again; so it does not matter whether the model
-gives logits or log-probabilities. It comes before the filters.
+The probability p of a token that was seen becomes p^penalty, and all are normalised again. So it does not matter
+whether the model gives logits or log-probabilities. The penalty comes before all other filters. Which tokens were seen
+is part of the state (`ModelState.seen`), so it is forked, thinned out and saved together with it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from s4gen.models.density import ModelState
-from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.engines.eager import SteppedSession
-from s4gen.sampling.filters import Filters
-from s4gen.sampling.prompts import Start
-from s4gen.sampling.randomness import draw
 
 
-class SeenState(NamedTuple):
-    """A `ModelState`, and what each row has had."""
-
-    position: Tensor
-    blocks: tuple[object, ...]
-    label: Tensor | tuple[()]
-    recent: Tensor | tuple[()]
-    seen: Tensor  # bool (B, V)
-
-
-def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Logits (B, V) -> log-probabilities to the power of the penalty where `seen` bool (B, V), not normalised."""
+def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Apply the penalty to logits (B, V) where `seen` bool (B, V); return log-probabilities that are not normalised."""
     log_p = logits.double().log_softmax(dim=-1)
     return torch.where(seen, penalty * log_p, log_p)
 
 
-def remembering(start: Start, prompts: Sequence[Tensor], vocab: int) -> Start:
-    """The same start with a memory of the prompts (P_i,), one for each row."""
-    seen = torch.zeros(len(prompts), vocab, dtype=torch.bool)
-    for row, prompt in zip(seen, prompts, strict=True):
-        row[prompt] = True
-    return Start(start.token, SeenState(*start.state, seen.to(start.state.position.device)))  # type: ignore[arg-type]
+def with_seen(state: ModelState, vocab: int) -> ModelState:
+    """Let a state remember from now on which of `vocab` tokens each row has; if it does so already, return it as is."""
+    if isinstance(state.seen, Tensor):
+        return state
+    none = torch.zeros(len(state.position), vocab, dtype=torch.bool, device=state.position.device)
+    return state._replace(seen=none)
 
 
-class PenalisedEngine:
-    """The eager engine with a penalty; its states are `SeenState`."""
+def with_prompts_seen(state: ModelState, tokens: Tensor, lengths: Tensor | None, vocab: int) -> ModelState:
+    """Let a state remember its prompts: tokens int64 (B, P), of which `lengths` (B,) count in each row (None: all)."""
+    seen = torch.zeros(len(tokens), vocab, dtype=torch.bool)
+    for i, row in enumerate(tokens):
+        seen[i, row if lengths is None else row[: int(lengths[i])]] = True
+    return state._replace(seen=seen.to(state.position.device))
 
-    name = "eager"
-    row_multiple = 4
 
-    def __init__(self, recurrent: RecurrentModel, filters: Filters, penalty: float) -> None:
-        self._recurrent, self._filters, self._penalty = recurrent, filters, penalty
-
-    def begin(self, state: ModelState) -> SteppedSession:
-        return SteppedSession(self, state)
-
-    def feed(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        """See `Steps`."""
-        logits, after = self._recurrent.step(token, state)
-        return logits, SeenState(*after, state.seen)  # type: ignore[return-value, attr-defined]
-
-    def advance(self, token: Tensor, state: ModelState, u: Tensor) -> tuple[Tensor, ModelState]:
-        """See `Steps`. What is drawn counts as seen from now on."""
-        logits, after = self._recurrent.step(token, state)
-        seen = state.seen  # type: ignore[attr-defined]
-        drawn = draw(self._filters(penalised(logits, seen, self._penalty)), u)
-        seen = seen.scatter(1, drawn[:, None], True)
-        return drawn, SeenState(*after, seen)  # type: ignore[return-value]
+def with_drawn_seen(state: ModelState, drawn: Tensor) -> ModelState:
+    """Count the tokens drawn, int64 (B,), as seen from now on, if the state remembers such tokens at all."""
+    return state._replace(seen=state.seen.scatter(1, drawn[:, None], True)) if isinstance(state.seen, Tensor) else state

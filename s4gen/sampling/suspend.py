@@ -1,11 +1,11 @@
-"""A generation under way as a file: one safetensors file with everything that its continuation depends on."""
+"""Saving a generation under way: one safetensors file holds everything, but for the model, that it needs to go on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,30 +18,31 @@ from s4gen.atomic import write_file_atomic
 from s4gen.config import density_config_to_dict
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
+from s4gen.models.states import from_named, map_tensors, named
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.prompts import Start
-from s4gen.sampling.states import from_named, map_tensors, named
+from s4gen.sampling.repetition import with_seen
 
 FORMAT = "s4gen-generation"
 FORMAT_VERSION = "1"
 
 
 class Suspended(NamedTuple):
-    """All that a generation is, but for the model and the engine."""
+    """Everything that makes up a generation except the model and the engine."""
 
     seed: int
     filters: Filters
     sequences: list[int]
     start: Start
-    ready: Tensor  # int64 (n, K): tokens drawn and not handed out
+    ready: Tensor  # int64 (n, K): tokens that are drawn and not handed out yet
 
 
 def write(path: str | Path, recurrent: RecurrentModel, suspended: Suspended) -> None:
-    """Make or replace the file; on any failure the old one stays as it was.
+    """Make or replace the file. If anything fails, an old file stays as it was.
 
     Raises:
-        UserError: the disk is full, or the place cannot be written to.
+        UserError: the disk is full, or the file cannot be written.
     """
     tensors = {
         "token": suspended.start.token,
@@ -55,17 +56,18 @@ def write(path: str | Path, recurrent: RecurrentModel, suspended: Suspended) -> 
         "format_version": FORMAT_VERSION,
         "model": fingerprint(recurrent),
         "seed": str(suspended.seed),
-        "filters": json.dumps(asdict(suspended.filters)),
+        "filters": json.dumps(_set(suspended.filters)),
     }
     metadata["sha256"] = _digest(tensors, metadata)
     write_file_atomic(path, safetensors.torch.save(tensors, metadata))
 
 
 def read(path: str | Path, recurrent: RecurrentModel) -> Suspended:
-    """What `write` wrote, on the model's device.
+    """Read what `write` wrote; its tensors are then on the model's device.
 
     Raises:
-        UserError: there is no such file, it is damaged or something else, or it was written with another model.
+        UserError: there is no such file, it is damaged or no suspended generation, or it was written with another
+            model.
     """
     tensors, metadata = _load(path)
     if metadata.get("format") != FORMAT:
@@ -85,6 +87,18 @@ def read(path: str | Path, recurrent: RecurrentModel) -> Suspended:
         raise UserError(f"{path} is damaged ({error}); start the generation again") from None
 
 
+def _set(filters: Filters) -> dict[str, float]:
+    """Return the settings that are not at their defaults.
+
+    So a file that does not use a newer filter does not name it, and an older s4gen can read it.
+    """
+    return {
+        each.name: getattr(filters, each.name)
+        for each in fields(filters)
+        if getattr(filters, each.name) != each.default
+    }
+
+
 def _load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -98,24 +112,26 @@ def _load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _restored(recurrent: RecurrentModel, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Suspended:
+    """Put the generation together; raise KeyError, ValueError or TypeError for parts that are missing or do not fit."""
     sequences, token, ready = tensors["sequences"], tensors["token"], tensors["ready"]
     n = len(sequences)
     if n < 1 or token.shape != (n,) or ready.ndim != 2 or len(ready) != n:
         raise ValueError("its rows do not fit together")
-    state: ModelState = from_named(recurrent.initial_state(1), tensors, n)
+    filters, template = Filters(**json.loads(metadata["filters"])), recurrent.initial_state(1)
+    template = with_seen(template, recurrent.config.layout.vocab) if filters.remembers else template
+    state: ModelState = from_named(template, tensors, n)
     start, ready = map_tensors(lambda x: x.to(recurrent.device), (Start(token, state), ready))
-    return Suspended(
-        int(metadata["seed"]), Filters(**json.loads(metadata["filters"])), sequences.tolist(), start, ready
-    )
+    return Suspended(int(metadata["seed"]), filters, sequences.tolist(), start, ready)
 
 
 def fingerprint(recurrent: RecurrentModel) -> str:
-    """A hash of the model: its configuration and all its tensors."""
+    """Return a hash of the model, over its configuration and all its tensors."""
     config = {"config": json.dumps(density_config_to_dict(recurrent.config), sort_keys=True)}
     return _digest(recurrent.source.state_dict(), config)
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 over the names, types, shapes and bytes of the tensors and over the metadata."""
     digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""Texts as they are written: continuations of prompts, decoded token by token, ended by stop strings."""
+"""Writing texts: prompts are continued token by token, decoded as they grow, and ended by stop strings."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from s4gen.config import ModelConfig, TextLayout
 from s4gen.data.text import StreamDecoder, Tokenizer
 from s4gen.errors import UserError
 from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.engines import Engine, make_engine
+from s4gen.sampling.engines import make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.generation import Generation
-from s4gen.sampling.prompts import ONE_LENGTH, checked_prompts, prefill
-from s4gen.sampling.repetition import PenalisedEngine, remembering
+from s4gen.sampling.prompts import checked_prompts, read_prompts
 
 
 @dataclass
 class Text:
-    """One continuation, complete once `ended` says why."""
+    """One continuation of a prompt. It is complete once `ended` says why it ended."""
 
     number: int
-    """Of the sequence: with the seed, it fixes the random numbers."""
+    """Number of the sequence, which together with the seed fixes its random numbers."""
     prompt: Tensor
-    """int64 (P,), on the CPU."""
+    """The prompt's tokens, int64 (P,) on the CPU."""
     tokens: list[int] = field(default_factory=list)
-    """What was drawn, a stop string included."""
+    """All tokens drawn so far, those of a stop string included."""
     text: str = ""
-    """What was written, without the prompt; a stop string and what follows it are left out."""
+    """The text written so far, without the prompt, and without a stop string and what follows it."""
     ended: str = ""
-    """length, stop (a stop string) or eos (the end of a document)."""
+    """Why the text ended: length, stop (at a stop string) or eos (at the end of a document). Empty while it grows."""
 
 
 class Writer:
-    """Turns the tokens of one text into pieces to show: whole characters, and nothing of a stop string.
+    """Turns the tokens of one text into pieces to show, which are whole characters and no part of a stop string.
 
-    A piece is held back as long as it may be the beginning of a stop string.
+    Characters are held back as long as they may be the beginning of a stop string.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -46,11 +45,11 @@ class Writer:
         self.stopped = False
 
     def feed(self, token: int) -> str:
-        """What can be shown with this token; nothing more once `stopped`."""
+        """Take the next token; return the text that can now be shown, which is empty once `stopped`."""
         return self._show(self._decoder.feed(token))
 
     def finish(self) -> str:
-        """What was held back."""
+        """Return the text that is still held back, because no more tokens follow."""
         shown = self._show(self._decoder.finish())
         shown, self._held = shown + self._held, ""
         return shown
@@ -62,14 +61,14 @@ class Writer:
         found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)]  # the stop string that comes first ends the text, whichever was named first
         kept = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of the text with which the stop string begins."""
+    """Return the length of the longest ending of the text that is a beginning of the stop string."""
     return next(n for n in range(min(len(text), len(stop)), -1, -1) if text.endswith(stop[:n]))
 
 
@@ -82,52 +81,50 @@ def write(
     max_tokens: int,
     stop: Sequence[str] = (),
     filters: Filters = KEEP_ALL,
-    penalty: float = 1.0,
     engine: str = "auto",
     batch_size: int = 64,
 ) -> Iterator[tuple[Text, str]]:
-    """Continue every prompt; the texts come with each piece that can be shown of them, and with "" when one has ended.
+    """Continue every prompt; yield a text with each new piece of it that can be shown, and with "" when it has ended.
 
-    Texts of a batch grow side by side. Each ends after `max_tokens`, at a stop string, or, unless the tokeniser's
-    `<eos>` is the end of a line, at `<eos>`. An empty prompt means the start of a text, behind `<eos>`.
+    Texts of a batch grow side by side. Each ends after `max_tokens` tokens, at a stop string, or at `<eos>`, unless in
+    this tokeniser `<eos>` ends every line. An empty prompt is the start of a text, behind `<eos>`.
 
     Args:
-        penalty: see s4gen.sampling.repetition; 1: none. Any other runs in the eager engine.
-        engine: the name of one.
+        recurrent: the converted model.
+        tokenizer: the tokeniser that the model was trained with.
+        prompts: the texts to be continued.
+        seed: 0 to 2^64 - 1.
+        max_tokens: the most tokens to draw for a text.
+        stop: strings that end a text; none may be empty.
+        filters: temperature and the like. With a repetition penalty the eager engine is used, whatever `engine` says.
+        engine: the name of an engine.
+        batch_size: the most texts that grow side by side.
 
     Raises:
-        UserError: a setting out of range, or a prompt that is no text.
+        UserError: a setting is out of range, or a prompt is no text.
     """
     if "" in stop:
         raise UserError("a stop string is empty, so nothing would be written; give some text")
-    if penalty <= 0:
-        raise UserError(f"the repetition penalty is {penalty}, it must be greater than 0; 1 is none")
     encoded = [torch.tensor(tokenizer.encode(prompt), dtype=torch.int64) for prompt in prompts]
-    runner = _engine(recurrent, filters, penalty, engine, len(prompts) * max_tokens)
+    runner = make_engine(engine, recurrent, filters, len(prompts) * max_tokens)
     end = tokenizer.eos if tokenizer.ends_texts else None
 
     def pieces() -> Iterator[tuple[Text, str]]:
         for members in _batches(encoded, batch_size, recurrent.config.model):
             texts = [Text(number, encoded[number]) for number in members]
-            start = prefill(recurrent, checked_prompts(recurrent, [text.prompt for text in texts]))
-            if isinstance(runner, PenalisedEngine):
-                start = remembering(start, [text.prompt for text in texts], tokenizer.vocab)
-            generation = Generation(recurrent, runner, filters, seed=seed, sequences=members, start=start)
+            checked = checked_prompts(recurrent, [text.prompt for text in texts])
+            start = read_prompts(recurrent, checked, runner.filters)
+            generation = Generation(recurrent, runner, seed=seed, sequences=members, start=start)
             yield from _written(generation, texts, [Writer(tokenizer, stop) for _ in texts], max_tokens, end)
 
-    return pieces()  # once the engine is made: that may take longer than to write
-
-
-def _engine(recurrent: RecurrentModel, filters: Filters, penalty: float, name: str, tokens: int) -> Engine:
-    if penalty != 1:
-        return PenalisedEngine(recurrent, filters, penalty)
-    return make_engine(name, recurrent, filters, tokens)
+    # The engine is made before this returns, not with the first piece: a caller who times the writing does not time it.
+    return pieces()
 
 
 def _batches(prompts: Sequence[Tensor], size: int, model: ModelConfig) -> list[list[int]]:
-    """Numbers of prompts that are read together: attention takes rows of one length."""
+    """Return the numbers of the prompts that are read together, which have one length if the mixer needs that."""
     groups = [list(range(len(prompts)))]
-    if model.mixer in ONE_LENGTH:
+    if not model.traits.own_lengths:
         groups = [[i for i in groups[0] if len(prompts[i]) == n] for n in sorted({len(prompt) for prompt in prompts})]
     return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
@@ -135,8 +132,8 @@ def _batches(prompts: Sequence[Tensor], size: int, model: ModelConfig) -> list[l
 def _written(
     generation: Generation, texts: list[Text], writers: list[Writer], max_tokens: int, end: int | None
 ) -> Iterator[tuple[Text, str]]:
-    """The tokens of a generation as pieces; rows that have ended are left out as soon as half of them have."""
-    rows = list(range(len(texts)))  # the text of each row
+    """Yield the pieces of a generation's texts; as soon as half of the rows have ended, they are no longer computed."""
+    rows = list(range(len(texts)))  # for each row of the generation, its index in `texts`
     for drawn in generation.stream(max_tokens):
         for i, token in zip(rows, drawn.tolist(), strict=True):
             text, writer = texts[i], writers[i]
@@ -149,6 +146,7 @@ def _written(
                 text.ended = "length"
             if text.ended:
                 piece += writer.finish()
+                # The last characters may have completed a stop string.
                 text.ended = "stop" if writer.stopped else text.ended
             text.text += piece
             if piece:
@@ -165,9 +163,10 @@ def _written(
 
 @torch.no_grad()
 def log_probabilities(recurrent: RecurrentModel, text: Text) -> list[float]:
-    """log p of every drawn token under the model itself, without temperature, filters or penalty, in nats."""
+    """Return log p, in nats, of every drawn token under the model itself, without temperature, filters or penalty."""
     whole = torch.cat([text.prompt, torch.tensor(text.tokens, dtype=torch.int64)])[None].to(recurrent.device)
     layout, known = recurrent.config.layout, len(text.prompt)
+    # A model with bare prompts was given no bos in front of its prompt, so it is scored without one, too.
     if known and isinstance(layout, TextLayout) and layout.bare_prompts:
         nats = recurrent.source.score(whole[:, :-1], whole[:, 1:])[0][0, known - 1 :]
     else:

@@ -1,20 +1,20 @@
-"""DSS: complex diagonal state spaces without conjugate pairs, y = Re(sum_n C_n x_n); the ancestor of S4D.
+"""DSS, the ancestor of S4D: complex diagonal state spaces without conjugate pairs, y = Re(sum_n C_n x_n).
 
-Source: DSS (arXiv 2203.14343), section 3. With z = dt Lambda, and B absorbed into C where it is 1:
+Source: DSS (arXiv 2203.14343), section 3. With z = dt Lambda (the paper has B = 1) the two kernels are
 
     exp      K[l] = Re(sum_n C_n B_n (e^z - 1) / Lambda  e^(zl)),                   Re Lambda < 0
     softmax  K[l] = Re(sum_n C_n B_n (e^z - 1) / (Lambda (e^(zL) - 1))  e^(zl)),    any Re Lambda
 
-where L, the length of normalisation, is a property of the layer and not of the sequence: the modes of softmax are
-divided by their sum over L taps. Both are S4D by zero-order hold with half of C (its 2 Re becomes Re) and, for softmax,
-C / (e^(zL) - 1). There the kernel has poles at zL = 2 pi i m; no regularisation hides them.
+where L, the length of normalisation, is a property of the layer and not of the sequence: softmax divides each mode by
+its sum over L taps. Both kernels are S4D by zero-order hold, with half of C (so that its 2 Re becomes Re) and, for
+softmax, C / (e^(zL) - 1). The softmax kernel has poles at zL = 2 pi i m; no regularisation hides them.
 
-A mode with Re Lambda > 0 grows by e^(Re z) a step. Half of its normaliser e^(-Re(z) L) is therefore applied to the
-input and half to the output, so that over the L steps which it is made for its state runs from e^(-Re(z) L / 2) to the
-inverse of that. Float32 holds this, in either view, for Re(z) L up to 85, and up to 170 where a block is at most half
-of L. For still more growth only `kernel` is exact: inputs are rounded to zero in the state, and what they would have
-given later is missing. Beyond L steps the recurrence continues the formula: the mode goes on growing, without bound.
-Sequences longer than L are for modes that decay.
+A mode with Re Lambda > 0 grows by e^(Re z) per step. So that its state stays within the range of floats, half of the
+normaliser e^(-Re(z) L) is applied to the input and half to the output: over L steps the state then runs from
+e^(-Re(z) L / 2) to the inverse of that. Float32 holds this, in either view, for Re(z) L up to 85, and up to 170 if a
+block is at most half of L. For stronger growth only `kernel` is exact, because inputs are rounded to zero in the state.
+Beyond L steps the recurrence continues the formula and the mode goes on growing without bound; use sequences longer
+than L only with modes that decay.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ import torch
 from torch import Tensor
 
 from s4gen.ssm import diagonal
-from s4gen.ssm.blocks import BlockMaps
+from s4gen.ssm.block_form import BlockMaps
 from s4gen.ssm.realform import column
 
 
 def normaliser(Lambda: Tensor, dt: Tensor, norm_length: Tensor | float | None) -> tuple[Tensor, Tensor]:
-    """Factors c(H, n) of the input and of the output, in complex128; their product is 1 / (e^(zL) - 1), None: 1.
+    """Return a factor for the input and one for the output, c(H, n) in complex128, whose product is 1 / (e^(zL) - 1).
 
-    From Lambda c(H, n) and dt r(H) or r(H, n). No exponential of a positive number is taken but for half of it, in the
-    factor that is kept apart.
+    Lambda is c(H, n), dt r(H) or r(H, n). Without a norm_length both factors are 1. To avoid overflow, exponentials of
+    positive numbers are taken of half the number only, once in each factor.
     """
     Lambda = Lambda.to(torch.complex128)
     if norm_length is None:
@@ -42,7 +42,7 @@ def normaliser(Lambda: Tensor, dt: Tensor, norm_length: Tensor | float | None) -
     grows = zL.real > 0
     half = zL.real.clamp_min(0) / 2
     decaying = torch.where(grows, -zL, zL)
-    # 1 / (e^w - 1) = -e^(-w) / (e^(-w) - 1)
+    # For growing modes: 1 / (e^w - 1) = -e^(-w) / (e^(-w) - 1), whose exponentials all decay.
     output = torch.where(grows, -torch.exp(decaying + half), 1) / torch.expm1(decaying)
     return torch.exp(-half).to(torch.complex128), output
 
@@ -50,10 +50,10 @@ def normaliser(Lambda: Tensor, dt: Tensor, norm_length: Tensor | float | None) -
 def kernel(
     Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int, norm_length: Tensor | float | None = None
 ) -> Tensor:
-    """Convolution kernel r(H, L); norm_length None: exp, else softmax. Shapes as in `diagonal.kernel`.
+    """Return the convolution kernel r(H, L): the exp kernel if norm_length is None, else softmax.
 
-    As there, a product of two matrices; but the left one is made in complex128, where there is room for growth by
-    e^700, and holds no large number when it is rounded.
+    Shapes and method are those of `diagonal.kernel`, a product of two matrices; but the left one is made in complex128,
+    which has room for growth by e^700, and it holds no large number when it is rounded.
     """
     into, out = normaliser(Lambda, dt, norm_length)
     log_a, B_bar = diagonal.discretize(Lambda, B * into * out, dt, "zoh")
@@ -68,7 +68,7 @@ def kernel(
 def block_maps(
     Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, T: int, last: int, norm_length: Tensor | float | None = None
 ) -> BlockMaps:
-    """Everything `blocks.block_convolve` needs; the state is all n numbers x in real form."""
+    """Return the matrices for `block_form.block_convolve`; the state is all n numbers x in real form."""
     into, out = normaliser(Lambda, dt, norm_length)
     return diagonal.block_maps(Lambda, B * into, (C / 2 * out).to(C.dtype), dt, T, last, "zoh")
 
@@ -76,6 +76,6 @@ def block_maps(
 def step_constants(
     Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, norm_length: Tensor | float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Abar, Bbar, Cbar for `diagonal.step`."""
+    """Return Abar, Bbar and Cbar for `diagonal.step`."""
     into, out = normaliser(Lambda, dt, norm_length)
     return diagonal.step_constants(Lambda, B * into, (C / 2 * out).to(C.dtype), dt, "zoh")

@@ -1,7 +1,11 @@
-"""HiPPO: linear systems dx/dt = A x + B u whose state is the coefficients of the past u in a basis (float64).
+"""HiPPO matrices: systems dx/dt = A x + B u whose state is a compressed memory of the past input (float64).
 
-Writing a = t - s for the age of an input, each measure keeps x_n(t) of the form  integral w(a) g_n(a) u(t - a) da,
-and the past is read back as  u(t - a) ~ sum_n x_n(t) g_n(a):
+The state holds the coefficients of the past in a basis of functions g_n. With a = t - s, the age of the input u(s),
+
+    x_n(t) = integral w(a) g_n(a) u(t - a) da          what the state keeps; w is the weight of the measure
+    u(t - a) ~ sum_n x_n(t) g_n(a)                     how the past is read back
+
+The measures differ in the basis and in the part of the past that they weigh:
 
     measure    g_n(a)                                 where                       normal part
     legs       sqrt(2n+1) P_n(1 - 2a)                 a: the age as a share of t  -1/2, rank 1
@@ -10,11 +14,16 @@ and the past is read back as  u(t - a) ~ sum_n x_n(t) g_n(a):
     fourier    1, 0, sqrt(2) cos(pi m a), sqrt(2) sin(pi m a), m = 1 .. N/2 - 1
                                                       the window 0 <= a <= 2      0, rank 1
 
-P_n Legendre, L_n Laguerre polynomials. For legs and lagt the state is exactly that; for the windows of legt and fourier
-up to what leaves the window, which A takes from the state's own reading of it. The theorem of legs is about dx/dt =
-(A x + B u) / t: A acts in the logarithm of time. Used as it stands, dx/dt = A x + B u, it keeps all of the past through
-a warped basis, g_n(1 - exp(-a)). legt and fourier ("FouT") have a window of 2, hence half of the matrices that papers
-give for a window of 1. The second function of fourier is sin(0) = 0, kept so that sines and cosines pair up.
+P_n are the Legendre and L_n the Laguerre polynomials. "Normal part" gives the real part of the eigenvalues and the rank
+R of the correction (see `nplr`).
+
+- legs and lagt keep exactly this integral. legt and fourier keep it approximately: to forget what leaves their window
+  they must know it, and they take it from the state's own reading of the past.
+- HiPPO's theorem for legs is about dx/dt = (A x + B u) / t, where A acts in the logarithm of time. S4 drops the 1/t.
+  The state then keeps all of the past through a warped basis, g_n(1 - exp(-a)).
+- legt and fourier ("FouT") have a window of length 2 here, so their matrices are half of those that the papers print
+  for a window of 1.
+- The second function of fourier is sin(0) = 0. It is kept so that sines and cosines pair up.
 
 Sources: HiPPO (arXiv 2008.07669, appendix D), S4 (2111.00396, theorem 1 and appendix C), How to Train Your HiPPO
 (2206.12037, sections 3 and 4).
@@ -32,7 +41,7 @@ from torch import Tensor
 
 
 class Measure(NamedTuple):
-    """What defines a measure: A + P^T P = shift I + a skew-symmetric matrix."""
+    """The definition of a measure: A + P^T P = shift I + S with S skew-symmetric (S4, appendix C)."""
 
     matrices: Callable[[int], tuple[Tensor, Tensor]]  # N -> A r(N, N), B r(N)
     low_rank: Callable[[int], Tensor]  # N -> P r(R, N)
@@ -41,7 +50,7 @@ class Measure(NamedTuple):
 
 
 def legs(N: int) -> tuple[Tensor, Tensor]:
-    """LegS: A[n,k] = -sqrt((2n+1)(2k+1)) below the diagonal, -(n+1) on it, 0 above; B[n] = sqrt(2n+1)."""
+    """LegS: A[n,k] = -sqrt((2n+1)(2k+1)) below the diagonal, -(n+1) on it, else 0; B[n] = sqrt(2n+1) (S4, eq. 2)."""
     r = _legendre_norms(N)
     A = -torch.tril(r[:, None] * r, diagonal=-1) - torch.diag(torch.arange(1, N + 1, dtype=torch.float64))
     return A, r
@@ -62,7 +71,10 @@ def lagt(N: int) -> tuple[Tensor, Tensor]:
 
 
 def fourier(N: int) -> tuple[Tensor, Tensor]:
-    """FouT: A = S - B B^T, S the rotations by pi m of the pairs (2m, 2m+1); B = 1, 0, sqrt(2), 0, sqrt(2), 0, .."""
+    """FouT: A = S - B B^T, where S rotates the pair (2m, 2m+1) at the rate pi m.
+
+    B = 1, 0, sqrt(2), 0, sqrt(2), 0, ...
+    """
     m = torch.arange(N // 2)
     S = torch.zeros(N, N, dtype=torch.float64)
     S[2 * m + 1, 2 * m] = torch.pi * m.double()
@@ -73,6 +85,7 @@ def fourier(N: int) -> tuple[Tensor, Tensor]:
 
 
 def _legendre_norms(N: int) -> Tensor:
+    """Return sqrt(2n+1) r(N): it makes the Legendre polynomials orthonormal."""
     return torch.sqrt(2 * torch.arange(N, dtype=torch.float64) + 1)
 
 
@@ -81,7 +94,7 @@ def _legs_low_rank(N: int) -> Tensor:
 
 
 def _legt_low_rank(N: int) -> Tensor:
-    """Two rows: the odd and the even functions."""
+    """Return two rows, one over the odd functions and one over the even ones."""
     even = torch.arange(N) % 2 == 0
     return torch.stack((~even, even)) * _legendre_norms(N) / 2**0.5
 
@@ -95,7 +108,7 @@ def _fourier_low_rank(N: int) -> Tensor:
 
 
 def _legendre(N: int, y: Tensor) -> Tensor:
-    """sqrt(2n+1) P_n(y), r(K, N)."""
+    """Evaluate sqrt(2n+1) P_n at y r(K): r(K, N)."""
     return torch.from_numpy(legendre.legvander(y.numpy(), N - 1)) * _legendre_norms(N)
 
 
@@ -106,7 +119,7 @@ def _laguerre_basis(N: int, age: Tensor) -> Tensor:
 def _fourier_basis(N: int, age: Tensor) -> Tensor:
     angles = torch.pi * age[:, None] * torch.arange(N // 2, dtype=torch.float64)
     basis = torch.stack((torch.cos(angles), torch.sin(angles)), dim=-1).flatten(1) * 2**0.5
-    basis[:, 0] = 1
+    basis[:, 0] = 1  # cos(0): the only function that needs no sqrt(2) to have norm 1
     return basis
 
 
@@ -119,33 +132,50 @@ MEASURES: dict[str, Measure] = {
 
 
 def dense(measure: str, N: int) -> tuple[Tensor, Tensor]:
-    """A r(N, N) and B r(N) of a measure. Raises ValueError for an unknown measure or an odd N."""
+    """Return A r(N, N) and B r(N) of a measure, as the papers print them.
+
+    Raises:
+        ValueError: the measure is unknown, or N is odd.
+    """
     return _measure(measure, N).matrices(N)
 
 
 def low_rank(measure: str, N: int) -> Tensor:
-    """P r(R, N) such that A + P^T P = shift I + a skew-symmetric matrix; R = 2 for legt, else 1."""
+    """Return P r(R, N) such that A + P^T P = shift I + a skew-symmetric matrix; R = 2 for legt, else 1.
+
+    Raises:
+        ValueError: as in `dense`.
+    """
     return _measure(measure, N).low_rank(N)
 
 
 def basis(measure: str, N: int, age: Tensor) -> Tensor:
-    """g_n(age) r(K, N) at ages r(K) >= 0 in the measure's own time (for legs: as shares of the whole past).
+    """Evaluate the basis g_n at ages r(K) >= 0: r(K, N). ``basis @ x`` is the past that the state x stands for.
 
-    ``basis @ x`` is the past that the state x stands for. Raises ValueError as `dense`.
+    Ages are in the measure's own time; for legs they are shares of the whole past, 0 to 1.
+
+    Raises:
+        ValueError: as in `dense`.
     """
     return _measure(measure, N).basis(N, age.double())
 
 
 def nplr(measure: str, N: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Normal plus low-rank form, diagonalised: Lambda c(n), P c(R, n), B c(n), complex128, for n = N/2.
+    """Diagonalise a measure: return Lambda c(n), P c(R, n) and B c(n) in complex128, where n = N/2.
 
-    On the full, conjugate-complete state diag(Lambda) - sum_r P_r P_r^* is A in another orthonormal basis (S4, theorem
-    1). A + P^T P = shift I + S with S skew-symmetric, so the basis V comes from the Hermitian matrix -iS: it is unitary
-    and the change of basis loses nothing. Of each conjugate pair the member with Im Lambda <= 0 is kept. Re Lambda =
-    shift exactly: 0 for all but legs; what makes it a parameter lifts -Re Lambda to `transforms.FLOOR`. Raises
-    ValueError as `dense`.
+        A = V (diag(Lambda) - sum_r P_r P_r^*) V^*         with V unitary          (S4, theorem 1)
+
+    on the full state, both members of each conjugate pair; the one with Im Lambda <= 0 is returned. Since
+    A + P^T P = shift I + S with S skew-symmetric, V consists of eigenvectors of the Hermitian matrix -iS. It is
+    therefore unitary, and the change of basis loses no precision, whatever N is.
+
+    Re Lambda is exactly `shift`, which is 0 for all measures but legs. A layer that trains Lambda lifts -Re Lambda to
+    `transforms.FLOOR` first.
+
+    Raises:
+        ValueError: as in `dense`.
     """
-    # The values decide which eigenvectors are kept, so they have to be there, also for a model on the meta device.
+    # The values decide which eigenvectors are kept, so they must exist even if the model is built on the meta device.
     wanted = torch.get_default_device()
     with torch.device("cpu"):
         A, B = dense(measure, N)
@@ -153,18 +183,20 @@ def nplr(measure: str, N: int) -> tuple[Tensor, Tensor, Tensor]:
         skew = A + P.T @ P
         frequencies, V = _conjugate_half(((skew - skew.T) / 2).numpy())
         Lambda = torch.complex(torch.full_like(frequencies, MEASURES[measure].shift), frequencies)
-        to_basis = V.conj().T  # rows: eigenvectors^*
+        to_basis = V.conj().T  # V^* x: its rows are the conjugate eigenvectors
         found = Lambda, P.to(torch.complex128) @ to_basis.T, to_basis @ B.to(torch.complex128)
     Lambda, P, B = (x.to(wanted) for x in found)
     return Lambda, P, B
 
 
 def _conjugate_half(skew: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Frequencies r(n) <= 0, ascending, and vectors V c(N, n): [V, conj(V)] is unitary and diagonalises the matrix.
+    """Diagonalise a real skew-symmetric matrix by half of its eigenvectors.
 
-    Eigenvectors of different eigenvalues are orthogonal, so those of w < 0 and their conjugates (of -w) are as wanted.
-    For a double eigenvalue 0 (fourier) any two vectors of its real plane come out, in general not v and conj(v): v is
-    then (q0 + i q1)/sqrt(2) of a real orthonormal basis q0, q1 of that plane.
+    Returns frequencies r(n) <= 0 in ascending order and vectors V c(N, n) such that [V, conj(V)] is unitary.
+    Eigenvectors of different eigenvalues are orthogonal, so the vectors of frequencies w < 0 and their conjugates,
+    which belong to -w, will do. Only the double eigenvalue 0 of fourier needs care: any two vectors of its real plane
+    may come out of the solver, in general not v and conj(v). There v = (q0 + i q1)/sqrt(2) is built from a real
+    orthonormal basis q0, q1 of the plane.
     """
     frequencies, V = np.linalg.eigh(-1j * skew)  # ascending
     n = len(skew) // 2
@@ -178,7 +210,11 @@ def _conjugate_half(skew: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def check_state_size(N: int) -> None:
-    """Raises ValueError unless N is even and positive."""
+    """Refuse a state size that is odd or less than 2.
+
+    Raises:
+        ValueError: it is.
+    """
     if N < 2 or N % 2:
         raise ValueError(
             f"state size N = {N}: expected an even number, at least 2, because eigenvalues come in conjugate pairs; "

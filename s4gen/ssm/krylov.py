@@ -1,4 +1,4 @@
-"""Powers of dense matrices and Krylov vectors, by doubling."""
+"""Powers and Krylov vectors of dense matrices, by doubling: log2(T) products instead of T."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def doublings(A: Tensor, T: int) -> list[Tensor]:
-    """[A, A^2, A^4, ...] up to the largest power of two below T (at least A itself)."""
+    """Return [A, A^2, A^4, ...] up to the largest power of two below T (at least A itself)."""
     powers = [A]
     while 2 ** len(powers) < T:
         powers.append(powers[-1] @ powers[-1])
@@ -17,14 +17,14 @@ def doublings(A: Tensor, T: int) -> list[Tensor]:
 
 
 def power(powers: list[Tensor], k: int) -> Tensor:
-    """A^k, 1 <= k <= 2^len(powers), from `doublings`."""
+    """Return A^k for 1 <= k <= 2^len(powers), from the result of `doublings`."""
     if k == 2 ** len(powers):
         return powers[-1] @ powers[-1]
     return functools.reduce(torch.matmul, [power for bit, power in enumerate(powers) if k >> bit & 1])
 
 
 def krylov_vectors(powers: list[Tensor], b: Tensor, T: int) -> Tensor:
-    """[b, A b, ..., A^(T-1) b] r(H, N, T) from b r(H, N) and `doublings(A, T)`, in the precision of b."""
+    """Return [b, A b, ..., A^(T-1) b], r(H, N, T), from b r(H, N) and `doublings(A, T)`, in the precision of b."""
     vectors = b[..., None]
     for A_k in powers:
         known = vectors.shape[-1]

@@ -1,12 +1,13 @@
 """Powers of diagonal plus low-rank matrices, and their Krylov vectors, without squaring any matrix.
 
-With A = D - sum_r p_r q_r, columns p_r and rows q_r,
+Let A = D - sum_r p_r q_r with columns p_r and rows q_r. Then its powers are diagonal plus rank k R:
 
     A^k = D^k - F_k^T W_k      F_k: rows D^(k-1-i) p_r      W_k: rows q_r A^i      i = 0 .. k-1
 
-so k vectors of every chain give A^k, and with it the next k. That costs less than squaring as long as k is small beside
-N, and loses nothing in float32, where squaring loses two digits if a mode is undamped: what such a mode keeps for long
-is in D^k, which comes from complex128.
+So the first k vectors D^i p_r, q_r A^i, A^i B and C A^(i+1) ("chains") give A^k, and A^k applied to them gives the next
+k vectors. This is cheaper than squaring matrices as long as k R is small beside N. It is also more exact in float32,
+where squaring loses two digits if a mode is undamped: here the long memory of such a mode is in D^k, which is computed
+in complex128.
 """
 
 from __future__ import annotations
@@ -20,41 +21,41 @@ from s4gen.ssm.realform import column, diagonal_matrix, multiplier, multiply, tr
 
 
 class _Dense(NamedTuple):
-    """A^k as a matrix."""
+    """The power A^k as a dense matrix."""
 
     matrix: Tensor  # r(H, N, N), acting on columns
 
     def of_columns(self, x: Tensor) -> Tensor:
-        """A^k x for every row x of r(H, K, N)."""
+        """Return A^k x for every row x of r(H, K, N)."""
         return x @ self.matrix.transpose(1, 2)
 
     def of_rows(self, y: Tensor) -> Tensor:
-        """y A^k for every row y of r(H, K, N)."""
+        """Return y A^k for every row y of r(H, K, N)."""
         return y @ self.matrix
 
 
 class LowRank(NamedTuple):
-    """A^k by its parts; i is the slower index of the rows."""
+    """The power A^k by its parts D^k, F_k and W_k. Rows of F and W are ordered by i first, then by r."""
 
     diagonal: Tensor  # r(2, H, N), as `realform.multiplier`: D^k
     left: Tensor  # F r(H, kR, N)
     right: Tensor  # W r(H, kR, N)
 
     def dense(self) -> Tensor:
-        """r(H, N, N), acting on columns."""
+        """Return the matrix r(H, N, N), which acts on columns."""
         return diagonal_matrix(self.diagonal) - self.left.transpose(1, 2) @ self.right
 
     def of_columns(self, x: Tensor) -> Tensor:
-        """A^k x for every row x of r(H, K, N)."""
+        """Return A^k x for every row x of r(H, K, N)."""
         return multiply(self.diagonal[:, :, None], x) - (x @ self.right.transpose(1, 2)) @ self.left
 
     def of_rows(self, y: Tensor) -> Tensor:
-        """y A^k for every row y of r(H, K, N)."""
+        """Return y A^k for every row y of r(H, K, N)."""
         return multiply(transposed(self.diagonal)[:, :, None], y) - (y @ self.left.transpose(1, 2)) @ self.right
 
 
 class Chains(NamedTuple):
-    """T vectors of every chain, as rows."""
+    """The first T vectors of every chain, as rows."""
 
     log_diagonal: Tensor  # log D c(H, n)
     left: Tensor  # F_T r(H, TR, N)
@@ -63,7 +64,7 @@ class Chains(NamedTuple):
     outputs: Tensor  # r(H, T, N): C A^(i+1)
 
     def power(self, k: int) -> LowRank:
-        """A^k, 1 <= k <= T."""
+        """Return A^k for 1 <= k <= T."""
         T = self.inputs.shape[1]
         rank = self.left.shape[1] // T
         D_k = _power_of_diagonal(self.log_diagonal, k, self.left.dtype)
@@ -71,9 +72,9 @@ class Chains(NamedTuple):
 
 
 def chains(log_D: Tensor, p: Tensor, q: Tensor, B_bar: Tensor, C_bar: Tensor, T: int) -> Chains:
-    """T vectors of every chain by doubling, in the precision of C_bar.
+    """Compute T vectors of every chain by doubling, in the precision of C_bar.
 
-    From log D c(H, n) in complex128, p and q r(H, R, N), B_bar and C_bar r(H, N); p, q and B_bar in any precision.
+    log_D is c(H, n) in complex128; p and q are r(H, R, N), B_bar and C_bar r(H, N), in any precision.
     """
     dtype, (rank, N) = C_bar.dtype, p.shape[1:]
     first = LowRank(_power_of_diagonal(log_D, 1, dtype), p.to(dtype), q.to(dtype))
@@ -81,7 +82,8 @@ def chains(log_D: Tensor, p: Tensor, q: Tensor, B_bar: Tensor, C_bar: Tensor, T:
     while (k := known.inputs.shape[1]) < T:
         more = min(k, T - k)
         power = known.power(k)
-        step = power if 2 * k * rank < N else _Dense(power.dense())  # measured: the cheaper one
+        # Beyond this rank the dense matrix is the cheaper one; measured.
+        step = power if 2 * k * rank < N else _Dense(power.dense())
         known = Chains(
             log_D,
             torch.cat((multiply(power.diagonal[:, :, None], known.left[:, (k - more) * rank :]), known.left), dim=1),
@@ -93,5 +95,5 @@ def chains(log_D: Tensor, p: Tensor, q: Tensor, B_bar: Tensor, C_bar: Tensor, T:
 
 
 def _power_of_diagonal(log_D: Tensor, k: int, dtype: torch.dtype) -> Tensor:
-    """D^k as `realform.multiplier`."""
+    """Return D^k as `realform.multiplier`. It comes from log D, so it is exact for any k."""
     return multiplier(column(torch.exp(k * log_D))).to(dtype)

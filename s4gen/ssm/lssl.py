@@ -1,8 +1,8 @@
-"""LSSL: a dense state matrix, discretised by a dense inverse, its kernel by a Krylov matrix; the ancestor of S4.
+"""LSSL, the ancestor of S4: a dense state matrix, discretised by a dense inverse.
 
-Source: LSSL (arXiv 2110.13985). Nothing here uses any structure of A, which is the point. For the kernel all L Krylov
-vectors are formed, by doubling: O(H N^2 (N log L + L)) work, O(H N (N log L + L)) memory with gradients. The block form
-needs those of one block, and so is far cheaper than LSSL was.
+Source: LSSL (arXiv 2110.13985). Nothing here uses any structure of A; that is the point of the comparison. The kernel
+forms all L Krylov vectors Abar^l Bbar, by doubling, which takes O(H N^2 (N log L + L)) work and, with gradients,
+O(H N (N log L + L)) memory. The block form needs only the vectors of one block, so it is far cheaper than LSSL was.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from s4gen.ssm.blocks import BlockMaps
+from s4gen.ssm.block_form import BlockMaps
 from s4gen.ssm.krylov import doublings, krylov_vectors, power
 
 
 def discretize(A: Tensor, B: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
-    """Abar r(H, N, N) and Bbar r(H, N) by the bilinear rule, in float64, from B r(H, N), dt r(H).
+    """Return Abar r(H, N, N) and Bbar r(H, N) by the bilinear rule, in float64.
 
-    A is r(H, N, N), or r(1, N, N) for all heads. Abar = (I - dt/2 A)^-1 (I + dt/2 A) = 2 (I - dt/2 A)^-1 - I and
-    Bbar = dt (I - dt/2 A)^-1 B.
+    A is r(H, N, N), or r(1, N, N) for all heads; B is r(H, N) and dt r(H).
+
+        Abar = (I - dt/2 A)^-1 (I + dt/2 A) = 2 (I - dt/2 A)^-1 - I
+        Bbar = dt (I - dt/2 A)^-1 B
     """
     A, B, dt = A.double(), B.double(), dt.double()
     identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
@@ -28,14 +30,15 @@ def discretize(A: Tensor, B: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, L: int) -> Tensor:
-    """Convolution kernel K[l] = C Abar^l Bbar, r(H, L), from C r(H, N)."""
+    """Return the convolution kernel K[l] = C Abar^l Bbar, r(H, L), from C r(H, N)."""
     return (C[:, None, :] @ krylov_vectors(doublings(A_bar, L), B_bar, L))[:, 0]
 
 
 def block_maps(A_bar: Tensor, B_bar: Tensor, C: Tensor, T: int, last: int) -> BlockMaps:
-    """Everything `blocks.block_convolve` needs for blocks of length T and a last one of length `last`.
+    """Return the matrices for `block_form.block_convolve`, for blocks of length T and a last one of length `last`.
 
-    In the precision of C; powers in that of A_bar: squaring in float32 loses two digits where a mode is undamped.
+    They are in the precision of C. Powers are taken in that of A_bar, which should be float64: squaring in float32
+    loses two digits if a mode is undamped.
     """
     powers, real = doublings(A_bar, T), C.dtype
     transition = power(powers, T)
@@ -52,6 +55,9 @@ def block_maps(A_bar: Tensor, B_bar: Tensor, C: Tensor, T: int, last: int) -> Bl
 
 
 def step(A_bar: Tensor, B_bar: Tensor, C: Tensor, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """One recurrent step: x' = Abar x + Bbar u, y = C x'. u r(B, H), x r(B, H, N); O(N^2) per head."""
+    """Take one recurrent step: x' = Abar x + Bbar u, y = C x'; return y r(B, H) and x' r(B, H, N).
+
+    u is r(B, H) and x r(B, H, N). A step costs O(N^2) per head.
+    """
     x = torch.einsum("hnm,bhm->bhn", A_bar, x) + B_bar * u[..., None]
     return (x * C).sum(-1), x

@@ -1,4 +1,4 @@
-"""Memory for time: what the backward pass makes again instead of keeping it."""
+"""Trade time for memory: functions whose intermediate results the backward pass computes again."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from torch.autograd.function import once_differentiable
 
 Function = Callable[..., tuple[Tensor, ...]]
 TOGETHER = 2**18
-"""Numbers in the largest tensor of all heads that are worked on together: 1 MB in float32."""
+"""How many numbers the largest tensor may hold when several heads are worked on together: 1 MB in float32."""
 
 
 class _Recomputed(torch.autograd.Function):
-    """A function of which only the inputs are saved; `torch.utils.checkpoint` would import all of the compiler."""
+    """Run a function and save nothing but its inputs.
+
+    `torch.utils.checkpoint` does the same, but importing it imports all of torch's compiler.
+    """
 
     @staticmethod
     def forward(ctx: Any, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.function = function
         ctx.save_for_backward(*inputs)
-        ctx.set_materialize_grads(False)
+        ctx.set_materialize_grads(False)  # unused outputs then cost no zeros
         with torch.autocast(inputs[0].device.type, enabled=False):
             return function(*inputs)
 
@@ -40,10 +43,10 @@ class _Recomputed(torch.autograd.Function):
 
 
 def recomputed(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """function(*inputs), which the backward pass computes once more; differentiable once.
+    """Return function(*inputs); the backward pass computes it once more. It can be differentiated once.
 
-    `function` depends on nothing but its inputs, and is run without autocast both times. A compiler decides by itself
-    what to keep, so a graph that is being compiled gets the function as it is.
+    `function` must depend on nothing but its inputs, and runs without autocast both times. torch.compile decides by
+    itself what to keep, so a graph that is being compiled gets the function as it is.
     """
     if torch.compiler.is_compiling():
         return function(*inputs)
@@ -52,11 +55,11 @@ def recomputed(function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 def recomputed_by_heads(function: Function, numbers: int, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """`recomputed` for a few heads (first axis of all inputs and outputs) at a time.
+    """Apply `recomputed` to a few heads at a time; heads are the first axis of all inputs and outputs.
 
-    `numbers` is how many each head has in its largest tensor, twice as many in float64. So what is made on the way
-    does not grow with the number of heads. On a GPU, which would be left idle, and in a graph that is being compiled,
-    which would be as many times as large, all heads go together.
+    So the memory for intermediate results does not grow with the number of heads. `numbers` is the size of the largest
+    tensor of one head (twice that if it is float64). All heads go together on a GPU, which small pieces would leave
+    idle, and in a graph that is being compiled, which would grow with the number of pieces.
     """
     if inputs[0].device.type != "cpu" or torch.compiler.is_compiling():
         return recomputed(function, *inputs)

@@ -1,4 +1,7 @@
-"""The definition: dense matrices and a loop, in float64. Never optimised; everything fast is compared with it."""
+"""The definition of a state space model: dense matrices and a loop, in float64.
+
+It is never optimised. Everything fast in this package is tested against it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from torch import Tensor
 
 
 def dense_system(Lambda: Tensor, P: Tensor | None, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Full A c(2n, 2n), B c(2n), C c(2n) of one head from Lambda c(n), P c(R, n) or None, B c(n), C c(n)."""
+    """Return A c(2n, 2n), B c(2n) and C c(2n) of one head, with both members of every conjugate pair.
+
+    They come from Lambda c(n), P c(R, n) or None, B c(n) and C c(n): A = diag(Lambda) - sum_r P_r P_r^*.
+    """
     Lambda, B, C = (torch.cat((v, v.conj()), -1).to(torch.complex128) for v in (Lambda, B, C))
     A = torch.diag(Lambda)
     if P is not None:
@@ -17,10 +23,17 @@ def dense_system(Lambda: Tensor, P: Tensor | None, B: Tensor, C: Tensor) -> tupl
 
 
 def discretize(A: Tensor, B: Tensor, dt: float, method: str) -> tuple[Tensor, Tensor]:
-    """Abar and Bbar of a dense system: zoh by the matrix exponential, bilinear by a linear solve."""
+    """Return Abar and Bbar of a dense system by the method "zoh" or "bilinear".
+
+    zoh:      Abar = exp(dt A),                         Bbar = A^-1 (exp(dt A) - I) B
+    bilinear: Abar = (I - dt/2 A)^-1 (I + dt/2 A),      Bbar = (I - dt/2 A)^-1 dt B
+
+    Raises:
+        ValueError: the method is neither of the two.
+    """
     identity = torch.eye(A.shape[0], dtype=A.dtype)
     if method == "zoh":
-        # exp of [[A, B], [0, 0]] dt holds Abar and the integral of exp(A s) B in one matrix; no inverse of A.
+        # exp(dt [[A, B], [0, 0]]) holds both Abar and Bbar, so A need not be inverted; it may be singular.
         block = torch.zeros(A.shape[0] + 1, A.shape[0] + 1, dtype=A.dtype)
         block[:-1, :-1], block[:-1, -1] = A * dt, B * dt
         e = torch.linalg.matrix_exp(block)
@@ -32,7 +45,10 @@ def discretize(A: Tensor, B: Tensor, dt: float, method: str) -> tuple[Tensor, Te
 
 
 def scan(A_bar: Tensor, B_bar: Tensor, C: Tensor, u: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """x_k = Abar x_(k-1) + Bbar u_k, y_k = Re(C x_k) for u r(L); returns y r(L) and the last full state c(2n)."""
+    """Run the recurrence x_k = Abar x_(k-1) + Bbar u_k, y_k = Re(C x_k) over u r(L).
+
+    It begins at x c(2n), None meaning zeros. Returns y r(L) and the last state c(2n).
+    """
     x = torch.zeros_like(B_bar) if x is None else x
     y = []
     for u_k in u:
@@ -42,7 +58,7 @@ def scan(A_bar: Tensor, B_bar: Tensor, C: Tensor, u: Tensor, x: Tensor | None = 
 
 
 def kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, L: int) -> Tensor:
-    """K[l] = C Abar^l Bbar, r(L): the response to a unit impulse."""
+    """Return the kernel K[l] = C Abar^l Bbar, r(L), as the response to a unit impulse."""
     impulse = torch.zeros(L, dtype=torch.float64)
     impulse[0] = 1
     return scan(A_bar, B_bar, C, impulse)[0]

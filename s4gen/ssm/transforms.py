@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FLOOR = 1e-4  # the least positive value a parameter starts from, and the one `relu` never falls below
+FLOOR = 1e-4
+"""The least positive value that a parameter may start from, and below which `relu` never falls."""
 
 
 def _softplus_inverse(y: Tensor) -> Tensor:
@@ -20,18 +21,18 @@ POSITIVE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]
     "exp": (torch.exp, torch.log),
     "softplus": (F.softplus, _softplus_inverse),
     "relu": (lambda x: F.relu(x) + FLOOR, lambda y: y - FLOOR),
-    "none": (lambda x: x, lambda y: y),  # the value itself, which nothing keeps positive
+    "none": (lambda x: x, lambda y: y),  # the value itself; nothing keeps it positive in training
 }
 
 
 def positive(raw: Tensor, transform: str) -> Tensor:
-    """The positive value of an unconstrained parameter."""
+    """Return the positive value that an unconstrained parameter stands for."""
     return POSITIVE[transform][0](raw)
 
 
 def unconstrained(value: Tensor, transform: str) -> Tensor:
-    """The parameter whose positive value this is, in float64; values below FLOOR become FLOOR.
+    """Invert `positive`, in float64; values below FLOOR become FLOOR.
 
-    Of relu they become twice that: at FLOOR itself it has no gradient, so nothing would ever move from there.
+    For relu they become twice that, because relu has no gradient at FLOOR itself and the parameter would never move.
     """
     return POSITIVE[transform][1](value.double().clamp_min(2 * FLOOR if transform == "relu" else FLOOR))

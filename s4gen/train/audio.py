@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s4gen.audio_evaluation import by_convolution, evaluate_clips
 from s4gen.config import Recipe
 from s4gen.data.audio.batches import TrainingBatches, evaluation_batches
 from s4gen.data.audio.format import format_of
 from s4gen.data.audio.opening import layout_of, recipe_crop, training_splits
 from s4gen.data.audio.write import sample_paths, write_audio
 from s4gen.errors import UserError
+from s4gen.evaluate.audio import evaluate_clips
+from s4gen.evaluate.scorers import by_convolution
 from s4gen.models.density import DensityModel
 from s4gen.train.tasks import Batch, Measured, Task, Values
 
@@ -65,7 +66,7 @@ class AudioTask(Task):
         if self._held is None:
             return None
         batches = evaluation_batches(self._held, None, self.rows)
-        found = evaluate_clips(by_convolution(model), batches, len(self._held), "conv")
+        found = evaluate_clips(by_convolution(model), batches, model.bos, len(self._held), "conv")
         return Measured({"bits_per_sample": found.bits_per_sample, "stderr": found.stderr}, found.n_sequences)
 
     def say(self, values: Values) -> str:

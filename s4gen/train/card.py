@@ -11,8 +11,8 @@ from s4gen import plots
 from s4gen.checkpoint import CURVE_FILE
 from s4gen.config import recipe_to_toml
 from s4gen.train.metrics import read_metrics
-from s4gen.train.session import Session
 from s4gen.train.tasks import Measured, Task
+from s4gen.train.training_run import TrainingRun
 
 
 def learning_curve(out: Path, measure: str) -> bytes | None:
@@ -29,9 +29,9 @@ def learning_curve(out: Path, measure: str) -> bytes | None:
     return plots.learning_curves(shown, "minutes of training", measure.replace("_per_", "/").replace("_", " "))
 
 
-def card(session: Session, task: Task, latest: Measured | None, with_curve: bool = False) -> str:
+def card(training: TrainingRun, task: Task, latest: Measured | None, with_curve: bool = False) -> str:
     """Markdown text; `with_curve` puts the picture of the learning curve, which lies beside it, into it."""
-    recipe, model = session.recipe, session.model
+    recipe, model = training.recipe, training.model
     count = sum(parameter.numel() for parameter in model.parameters())
     device = model.device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
@@ -43,8 +43,8 @@ def card(session: Session, task: Task, latest: Measured | None, with_curve: bool
         f"# {recipe.data.dataset}: {recipe.model.mixer} density model",
         "",
         f"{layers}{levels}, d_model {recipe.model.d_model}, {count:,} parameters.",
-        f"Trained on {recipe.data.dataset} for {session.step:,} of {recipe.train.steps:,} steps "
-        f"in {session.seconds / 60:.1f} minutes on {machine}, "
+        f"Trained on {recipe.data.dataset} for {training.step:,} of {recipe.train.steps:,} steps "
+        f"in {training.seconds / 60:.1f} minutes on {machine}, "
         f"{torch.get_num_threads()} threads, precision {recipe.train.precision}, torch {torch.__version__}.",
         *task.card(recipe, latest),
     ]

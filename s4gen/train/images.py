@@ -15,7 +15,8 @@ from torch import Tensor
 from s4gen.config import ImageLayout, Recipe
 from s4gen.data.images import labels_for, layout_of, save_grid, to_sequence
 from s4gen.data.opening import training_splits
-from s4gen.evaluation import evaluate
+from s4gen.evaluate.images import evaluate_images
+from s4gen.evaluate.scorers import by_convolution
 from s4gen.models.density import DensityModel
 from s4gen.train.tasks import Batch, Measured, Task, Values
 
@@ -61,7 +62,7 @@ class ImageTask(Task):
         if not len(self._held):
             return None
         rows, labels = self._config.batch_size, self._held_labels
-        found = evaluate(model.log_prob, self._held.to(model.device), rows, "conv", labels=labels)
+        found = evaluate_images(by_convolution(model), self._held, model.bos, rows, "conv", labels=labels)
         return Measured({"bits_per_dim": found.bits_per_dim, "stderr": found.stderr}, found.n_sequences)
 
     def say(self, values: Values) -> str:

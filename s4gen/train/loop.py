@@ -19,8 +19,7 @@ from s4gen.device import best_device
 from s4gen.errors import UserError
 from s4gen.memory import keep_freed_memory
 from s4gen.progress import progress_bar
-from s4gen.train import folder, starting
-from s4gen.train import session as sessions
+from s4gen.train import folder, starting, training_run
 from s4gen.train.card import card, learning_curve
 from s4gen.train.exclusive import one_writer
 from s4gen.train.footprint import check_memory, checkpoint_bytes
@@ -28,12 +27,12 @@ from s4gen.train.images import ImageTask
 from s4gen.train.metrics import MetricsLog
 from s4gen.train.pace import fitted
 from s4gen.train.precision import chosen, settled
-from s4gen.train.session import Session
 from s4gen.train.speed import Speed
 from s4gen.train.step import training_step
 from s4gen.train.stop import stop_on_signal
 from s4gen.train.tasks import Measured, Sampler, Task
 from s4gen.train.text import TextTask
+from s4gen.train.training_run import TrainingRun
 
 
 @one_writer
@@ -72,28 +71,28 @@ def run(
         if out.is_dir():
             folder.put_right(out)
         if resume and (out / folder.CHECKPOINT).is_dir():
-            session, task = _gone_on(out, steps, device, progress)
+            training, task = _gone_on(out, steps, device, progress)
         elif resume:
-            session, task = _begun(starting.recipe_again(out, steps), out, device, progress)
+            training, task = _begun(starting.recipe_again(out, steps), out, device, progress)
         else:
             assert recipe is not None
-            session, task = _begun(recipe, out, device, progress, start, is_fitted=False)
-        log = MetricsLog(out, session.step, task.measures, task.unit)
+            training, task = _begun(recipe, out, device, progress, start, is_fitted=False)
+        log = MetricsLog(out, training.step, task.measures, task.unit)
         try:
-            return _Run(session, task, out, log, sampler).go(progress)
+            return _Run(training, task, out, log, sampler).go(progress)
         finally:
             log.close()
 
 
-def _gone_on(out: Path, steps: int | None, device: torch.device, progress: bool) -> tuple[Session, Task]:
+def _gone_on(out: Path, steps: int | None, device: torch.device, progress: bool) -> tuple[TrainingRun, Task]:
     """The run in a folder as its checkpoint has it."""
-    session = sessions.resume(out, device)
-    session.recipe = settled(session.recipe, device, begun=True)
-    starting.lengthen(session, out, steps)
-    task = open_task(session.recipe, device, session.tokenizer, progress)
-    check_memory(session.recipe, task, device)
-    _check_disk(session, out, copies=1)
-    return session, task
+    training = training_run.resume(out, device)
+    training.recipe = settled(training.recipe, device, begun=True)
+    starting.lengthen(training, out, steps)
+    task = open_task(training.recipe, device, training.tokenizer, progress)
+    check_memory(training.recipe, task, device)
+    _check_disk(training, out, copies=1)
+    return training, task
 
 
 def _begun(
@@ -103,7 +102,7 @@ def _begun(
     progress: bool,
     start: str | Path | None = None,
     is_fitted: bool = True,
-) -> tuple[Session, Task]:
+) -> tuple[TrainingRun, Task]:
     """A run at step 0, in the place of whatever run was in the folder. `is_fitted`: it has its number of steps."""
     first = None if start is None else starting.open_start(start)
     task = open_task(recipe, device, None if first is None else starting.tokenizer_of(first, recipe), progress)
@@ -113,22 +112,22 @@ def _begun(
     recipe = settled(recipe, device)
     if not is_fitted:
         recipe = fitted(recipe, task, device)
-    session = sessions.start(recipe, task.layout, device, task.tokenizer)
+    training = training_run.start(recipe, task.layout, device, task.tokenizer)
     if first is not None:
-        starting.take_weights(session, first)
-    _check_disk(session, out, copies=2, reclaimed=folder.size_of_run(out))
+        starting.take_weights(training, first)
+    _check_disk(training, out, copies=2, reclaimed=folder.size_of_run(out))
     folder.clear(out)
     if first is not None:  # a recipe does not say where weights came from, so a run cannot begin again from it alone
-        sessions.save(session, out, {"step": 0}, card(session, task, None))
+        training_run.save(training, out, {"step": 0}, card(training, task, None))
     write_file_atomic(out / folder.RECIPE, recipe_to_toml(recipe).encode())
-    return session, task
+    return training, task
 
 
-def _check_disk(session: Session, out: Path, copies: int, reclaimed: int = 0) -> None:
+def _check_disk(training: TrainingRun, out: Path, copies: int, reclaimed: int = 0) -> None:
     """`folder.check_disk` for a run that is to write `copies` checkpoints before one is removed."""
-    train = session.recipe.train
-    saves = math.ceil((train.steps - session.step) / train.save_every)
-    whole, best = checkpoint_bytes(session.model, session.recipe.optim)
+    train = training.recipe.train
+    saves = math.ceil((train.steps - training.step) / train.save_every)
+    whole, best = checkpoint_bytes(training.model, training.recipe.optim)
     folder.check_disk(out, min(saves, copies) * (whole + (best if train.patience else 0)), reclaimed)
 
 
@@ -150,9 +149,9 @@ def open_task(recipe: Recipe, device: torch.device, tokenizer: Tokenizer | None 
 
 @dataclass
 class _Run:
-    """A session on its way, and where it leaves its traces."""
+    """A training run on its way, and where it leaves its traces."""
 
-    session: Session
+    training: TrainingRun
     task: Task
     out: Path
     log: MetricsLog
@@ -162,23 +161,23 @@ class _Run:
 
     def go(self, progress: bool) -> bool:
         """Take steps to the end, or until somebody wants to stop; returns whether it is the end."""
-        session, train, device = self.session, self.session.recipe.train, self.session.model.device
-        session.model.train()
-        speed = Speed(session.model, device, train.precision, self.task.unit)
-        bar = progress_bar(train.steps, "step", progress, "training", session.step)
+        training, train, device = self.training, self.training.recipe.train, self.training.model.device
+        training.model.train()
+        speed = Speed(training.model, device, train.precision, self.task.unit)
+        bar = progress_bar(train.steps, "step", progress, "training", training.step)
         with stop_on_signal() as stop, bar:
             total, since = 0.0, 0
-            while session.step < train.steps and not session.out_of_patience and not stop:
+            while training.step < train.steps and not training.out_of_patience and not stop:
                 began = time.perf_counter()
-                batch = self.task.batch(session.step).to(device)
-                nats, norm = training_step(session, batch)
+                batch = self.task.batch(training.step).to(device)
+                nats, norm = training_step(training, batch)
                 elapsed = time.perf_counter() - began
-                session.seconds += elapsed
+                training.seconds += elapsed
                 speed.add(batch, elapsed)
                 total, since = total + nats, since + 1
                 bar.update(1)
                 bar.set_postfix_str(self._shown(nats, speed))
-                if session.step % train.log_every == 0 or session.step == train.steps:
+                if training.step % train.log_every == 0 or training.step == train.steps:
                     self._log_training(total / since, norm, speed)
                     total, since = 0.0, 0
                 self._look(train.eval_every, train.save_every)
@@ -191,38 +190,38 @@ class _Run:
         return f"{self.task.say(self.task.measure(nats))}{held}, {speed.say()}"
 
     def _log_training(self, nats: float, norm: float, speed: Speed) -> None:
-        rate = self.session.optimizers[-1].param_groups[-1]["lr"]
+        rate = self.training.optimizers[-1].param_groups[-1]["lr"]
         row = self._row("train") | {**self.task.measure(nats), "lr": rate, "gradient_norm": norm}
-        self.log.write(row | speed.values() | {"seconds": self.session.seconds})
+        self.log.write(row | speed.values() | {"seconds": self.training.seconds})
         speed.reset()
 
     def _row(self, split: str) -> dict[str, Any]:
-        return {"step": self.session.step, "epoch": self.task.epoch(self.session.step), "split": split}
+        return {"step": self.training.step, "epoch": self.task.epoch(self.training.step), "split": split}
 
     def _look(self, eval_every: int, save_every: int) -> None:
         """Evaluate and save where it is time for that; the last step is, for both."""
-        step, steps = self.session.step, self.session.recipe.train.steps
+        step, steps = self.training.step, self.training.recipe.train.steps
         if step % eval_every == 0 or step == steps:
             self._evaluate()
-        if step % save_every == 0 or step == steps or self.session.out_of_patience:
+        if step % save_every == 0 or step == steps or self.training.out_of_patience:
             self._save()
 
     def _evaluate(self) -> None:
         """Measure the running mean on held-out data, keep it if it is the best, and show what it draws."""
-        session, train = self.session, self.session.recipe.train
-        mean = sessions.mean_model(session)
+        training, train = self.training, self.training.recipe.train
+        mean = training_run.mean_model(training)
         found = self.latest = self.task.evaluate(mean)
         if found is None:
             return
-        self.log.write(self._row("validation") | {**found.values, "seconds": session.seconds})
-        if train.patience and session.best.improved(found.values[self.task.measures[0]], session.step):
-            sessions.save_best(session, mean, self.out, self._metrics(), card(session, self.task, found))
+        self.log.write(self._row("validation") | {**found.values, "seconds": training.seconds})
+        if train.patience and training.best.improved(found.values[self.task.measures[0]], training.step):
+            training_run.save_best(training, mean, self.out, self._metrics(), card(training, self.task, found))
         if self.sampler is not None and train.n_samples:
             drawn = self.sampler(mean, train.n_samples, train.seed)
-            self.task.save_sample(drawn, self.out / folder.SAMPLES_FOLDER / f"step-{session.step:06d}")
+            self.task.save_sample(drawn, self.out / folder.SAMPLES_FOLDER / f"step-{training.step:06d}")
 
     def _metrics(self) -> dict[str, Any]:
-        metrics: dict[str, Any] = {"step": self.session.step, "train_seconds": self.session.seconds}
+        metrics: dict[str, Any] = {"step": self.training.step, "train_seconds": self.training.seconds}
         if self.latest is not None:
             metrics["validation"] = {**self.latest.values, self.task.counted: self.latest.n}
         return metrics
@@ -230,11 +229,11 @@ class _Run:
     def _save(self) -> None:
         """Save the run; where it has ended, with a picture of how it learnt."""
         curve = learning_curve(self.out, self.task.measures[0]) if self._ended() else None
-        text = card(self.session, self.task, self.latest, curve is not None)
-        sessions.save(self.session, self.out, self._metrics(), text, curve)
+        text = card(self.training, self.task, self.latest, curve is not None)
+        training_run.save(self.training, self.out, self._metrics(), text, curve)
 
     def _ended(self) -> bool:
-        return self.session.step == self.session.recipe.train.steps or self.session.out_of_patience
+        return self.training.step == self.training.recipe.train.steps or self.training.out_of_patience
 
     def _end(self) -> bool:
         """Say where the run stands, and return whether that is its end."""
@@ -243,12 +242,12 @@ class _Run:
         return self._ended()
 
     def _said(self) -> str:
-        session, steps = self.session, self.session.recipe.train.steps
+        training, steps = self.training, self.training.recipe.train.steps
         if not self._ended():
-            return f"stopped and saved at step {session.step} of {steps}; go on with: s4gen train --resume {self.out}"
-        if session.best.value is not None:
-            why = f"stopped early at step {session.step}, " if session.out_of_patience else ""
-            found = f"{self.task.measures[0]} {session.best.value:.4f} on held-out data"
-            return f"{why}best at step {session.best.step} of {steps}, {found}: {self.out / folder.BEST}"
+            return f"stopped and saved at step {training.step} of {steps}; go on with: s4gen train --resume {self.out}"
+        if training.best.value is not None:
+            why = f"stopped early at step {training.step}, " if training.out_of_patience else ""
+            found = f"{self.task.measures[0]} {training.best.value:.4f} on held-out data"
+            return f"{why}best at step {training.best.step} of {steps}, {found}: {self.out / folder.BEST}"
         found = f": {self.task.say(self.latest.values)} on held-out data" if self.latest else ""
-        return f"s4gen: trained {session.step} steps{found}; {self.out / folder.CHECKPOINT}"
+        return f"s4gen: trained {training.step} steps{found}; {self.out / folder.CHECKPOINT}"

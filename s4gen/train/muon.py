@@ -1,9 +1,10 @@
 """Muon: momentum whose matrices are made orthogonal before they are applied.
 
 Keller Jordan et al. 2024, https://kellerjordan.github.io/posts/muon, with the step sizes of arXiv 2502.16982. The
-update is that of `torch.optim.Muon` with adjust_lr_fn = "match_rms_adamw", but for two things: the iteration runs in
-float32, since products in bfloat16 are several times slower on a CPU that has none in hardware; and matrices of one
-shape are made orthogonal together, since small models have many small ones.
+update is that of `torch.optim.Muon` with adjust_lr_fn = "match_rms_adamw", but for two things. The iteration runs in
+bfloat16 only where the caller asks for it, because a CPU without instructions for bfloat16 is many times slower at it;
+where there are some, the iteration takes half the time of float32. And matrices of one shape are made orthogonal
+together, because small models have many small ones.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         weight_decay: float,
         momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`weight_decay` is decoupled: a step takes lr * weight_decay of each weight away."""
+        """`weight_decay` is decoupled: a step takes lr * weight_decay of each weight away.
+
+        `dtype` is the precision of the iteration that makes matrices orthogonal; momentum is float32 in any case.
+        """
+        self._dtype = dtype
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})  # type: ignore[arg-type]
         if any(parameter.ndim != 2 for group in self.param_groups for parameter in group["params"]):
             raise ValueError("Muon takes matrices only")
@@ -44,7 +50,8 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
-                updates = orthogonal(torch.stack([self._momentum(p, group["momentum"]) for p in parameters]))
+                smoothed = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
+                updates = orthogonal(smoothed, self._dtype)
                 size = group["lr"] * RMS_OF_ADAMW * max(shape) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -60,15 +67,16 @@ class Muon(torch.optim.Optimizer):
         return gradient.lerp(state["momentum_buffer"], momentum)
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest orthogonal matrices, roughly: r(n, a, b) -> r(n, a, b) with singular values about 1.
+def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return roughly the nearest orthogonal matrices: r(n, a, b) -> r(n, a, b), singular values about 1, in `dtype`.
 
-    A few steps of a Newton-Schulz iteration, X <- a X + b (X X^T) X + c (X X^T)^2 X, whose coefficients are chosen to
-    bring small singular values up fast; they end between 0.7 and 1.2.
+    These are a few steps of a Newton-Schulz iteration, X <- a X + b (X X^T) X + c (X X^T)^2 X. Its coefficients are
+    chosen to bring small singular values up fast; they end between 0.7 and 1.2.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x / x.flatten(1).norm(dim=1).clamp_min(1e-7)[:, None, None]
+    # The iteration converges only from singular values of at most 1, which the norm of all entries bounds.
+    x = (x / x.flatten(1).norm(dim=1).clamp_min(1e-7)[:, None, None]).to(dtype)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = x @ x.mT

@@ -41,10 +41,11 @@ def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
     }
 
 
-def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """AdamW, and before it Muon for the `hidden` matrices where `muon_lr` is set.
+def build_optimizers(model: nn.Module, config: OptimConfig, precision: str = "fp32") -> list[torch.optim.Optimizer]:
+    """Return AdamW and, before it, Muon for the `hidden` matrices if `muon_lr` is set.
 
-    The groups are those of `parameter_groups`; `peak_lr` of a group is what the schedule scales.
+    The groups are those of `parameter_groups`; `peak_lr` of a group is what the schedule scales. With the precision
+    "bf16", in which the run multiplies its matrices, Muon makes them orthogonal in bfloat16.
     """
     parameters, groups = dict(model.named_parameters()), parameter_groups(model)
 
@@ -57,7 +58,9 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
     optimizers: list[torch.optim.Optimizer] = []
     if config.muon_lr and groups["hidden"]:
         rates.pop("hidden")
-        optimizers.append(Muon([group("hidden", config.muon_lr)], config.muon_lr, config.weight_decay))
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        hidden = [group("hidden", config.muon_lr)]
+        optimizers.append(Muon(hidden, config.muon_lr, config.weight_decay, dtype=dtype))
     adamw = torch.optim.AdamW([group(name, lr) for name, lr in rates.items() if groups[name]], fused=True)
     return [*optimizers, adamw]
 

@@ -11,9 +11,9 @@ import torch
 
 from s4gen.config import Recipe
 from s4gen.train.precision import settled
-from s4gen.train.session import start
 from s4gen.train.step import training_step
 from s4gen.train.tasks import Task
+from s4gen.train.training_run import start
 
 WARM_UP, MEASURED = 3, 30
 """Steps before time is taken, and steps that are timed; fewer where they would take a twentieth of the time to fill."""
@@ -51,14 +51,14 @@ def seconds_per_step(recipe: Recipe, task: Task, device: torch.device, budget: f
     The first step, which compiles what is to be compiled, is not counted, and others that warm up only if there is
     time for no more.
     """
-    session = start(settled(recipe, device), task.layout, device, task.tokenizer)
-    session.model.train()
+    training = start(settled(recipe, device), task.layout, device, task.tokenizer)
+    training.model.train()
     times: list[float] = []
     for step in range(1 + WARM_UP + MEASURED):
         if len(times) > 1 and sum(times[1:]) > budget:
             break
         before = time.perf_counter()
-        training_step(session, task.batch(step).to(device))  # it reads the loss, so the device has finished
+        training_step(training, task.batch(step).to(device))  # it reads the loss, so the device has finished
         times.append(time.perf_counter() - before)
     measured = times[1 + WARM_UP :] or times[-1:]
     return sum(measured) / len(measured)

@@ -17,7 +17,7 @@ from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
 from s4gen.train.folder import CHECKPOINT, RECIPE
 from s4gen.train.optim import schedule
-from s4gen.train.session import Session
+from s4gen.train.training_run import TrainingRun
 
 _NAMED = 4
 """Tensors that are named; the others are counted."""
@@ -28,7 +28,7 @@ _SHAPELESS = ("init", "dt_min", "dt_max")
 
 
 def tokenizer_of(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer | None:
-    """Return the tokeniser of a run from this checkpoint, which is the checkpoint's; None where it is not of text.
+    """The tokeniser that a run from this checkpoint has, which is the checkpoint's; None where it is not of text.
 
     Raises:
         UserError: the recipe asks for another kind, or for another number of tokens.
@@ -48,7 +48,7 @@ def tokenizer_of(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer | None:
 
 
 def open_start(path: str | Path) -> Checkpoint:
-    """Load the checkpoint to begin from; the folder of a run stands for the checkpoint in it.
+    """The checkpoint to begin from; the folder of a run stands for the checkpoint in it.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -73,7 +73,7 @@ def check_layout(checkpoint: Checkpoint, layout: Layout) -> None:
         print(f"s4gen: --start: of the sequences, {'; '.join(differences)}", file=sys.stderr)
 
 
-def take_weights(session: Session, checkpoint: Checkpoint) -> None:
+def take_weights(training: TrainingRun, checkpoint: Checkpoint) -> None:
     """Put the checkpoint's tensors in the place of the run's, where name and shape are the same; say what is not.
 
     The running mean starts from them, too. A table of classes is taken only where the classes are the same.
@@ -81,8 +81,8 @@ def take_weights(session: Session, checkpoint: Checkpoint) -> None:
     Raises:
         UserError: next to nothing of the blocks fits, so there would be nothing to start from.
     """
-    found, wanted = checkpoint.model.state_dict(), session.model.state_dict()
-    same_classes = _classes(checkpoint.config.layout) == _classes(session.model.config.layout)
+    found, wanted = checkpoint.model.state_dict(), training.model.state_dict()
+    same_classes = _classes(checkpoint.config.layout) == _classes(training.model.config.layout)
     fits = {
         name: tensor
         for name, tensor in found.items()
@@ -91,7 +91,7 @@ def take_weights(session: Session, checkpoint: Checkpoint) -> None:
         and (same_classes or not name.endswith(".label.weight"))
     }
     if _size_of_blocks(fits) < LEAST * _size_of_blocks(found):
-        settings = _differences(checkpoint.config.model, session.recipe.model)
+        settings = _differences(checkpoint.config.model, training.recipe.model)
         raise UserError(
             f"--start {checkpoint.path}: next to nothing of its blocks fits the recipe's model"
             f"{': ' + '; '.join(settings) if settings else ''}; take the same [model] and [ssm]"
@@ -99,9 +99,9 @@ def take_weights(session: Session, checkpoint: Checkpoint) -> None:
     with torch.no_grad():
         for name, tensor in fits.items():
             wanted[name].copy_(tensor)
-    for name, parameter in session.model.named_parameters():
-        session.mean[name].copy_(parameter.detach())
-    for line in _report(checkpoint, session, set(fits), set(found), set(wanted)):
+    for name, parameter in training.model.named_parameters():
+        training.mean[name].copy_(parameter.detach())
+    for line in _report(checkpoint, training, set(fits), set(found), set(wanted)):
         print(f"s4gen: {line}", file=sys.stderr)
 
 
@@ -109,14 +109,16 @@ def _size_of_blocks(tensors: dict[str, Tensor]) -> int:
     return sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("blocks."))
 
 
-def _report(checkpoint: Checkpoint, session: Session, taken: set[str], there: set[str], needed: set[str]) -> list[str]:
-    """Say what was taken, what was not, and which settings change the meaning of what was taken."""
+def _report(
+    checkpoint: Checkpoint, training: TrainingRun, taken: set[str], there: set[str], needed: set[str]
+) -> list[str]:
+    """What was taken, what was not, and which settings change the meaning of what was taken."""
     lines = [f"--start {checkpoint.path}: {len(taken)} of the model's {len(needed)} tensors taken"]
     if new := sorted(needed - taken):
         lines.append(f"--start: begun anew, because the checkpoint has none of this name and shape: {_named(new)}")
     if unused := sorted(there - needed):
         lines.append(f"--start: not taken, because the model has none of this name: {_named(unused)}")
-    before, now = checkpoint.config, session.model.config
+    before, now = checkpoint.config, training.model.config
     changed = [text for text in _differences(before.ssm, now.ssm) if text.split()[0] not in _SHAPELESS]
     if changed:
         lines.append(f"--start: the layers read their weights in another way: {'; '.join(changed)}")
@@ -133,7 +135,7 @@ def _classes(layout: Layout) -> tuple[str, ...]:
 
 
 def _differences(before: Any, now: Any) -> list[str]:
-    """Name the fields of two dataclasses of one kind that differ: "d_model was 96, is 128"."""
+    """Fields of two dataclasses of one kind that differ: "d_model was 96, is 128"."""
     tables = [dataclasses.asdict(table) for table in (before, now)]
     return [
         f"{key} was {value!r}, is {tables[1][key]!r}"
@@ -142,7 +144,7 @@ def _differences(before: Any, now: Any) -> list[str]:
     ]
 
 
-def lengthen(session: Session, out: Path, steps: int | None) -> None:
+def lengthen(training: TrainingRun, out: Path, steps: int | None) -> None:
     """Give a run that goes on another number of steps: `steps`, or what its folder's recipe has; say what that does.
 
     The number is recorded in the folder at once, so that it holds after any interruption.
@@ -150,27 +152,27 @@ def lengthen(session: Session, out: Path, steps: int | None) -> None:
     Raises:
         UserError: the run has already taken as many steps.
     """
-    recipe = session.recipe
+    recipe = training.recipe
     before = recipe.train.steps
     saved = out / RECIPE
     wanted = steps or (load_recipe(saved).train.steps if saved.is_file() else before)
     if wanted == before:
         return
-    if wanted <= session.step:
-        raise UserError(f"train.steps = {wanted}: the run in {out} has already taken {session.step}; ask for more")
-    session.recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=wanted))
-    write_file_atomic(saved, recipe_to_toml(session.recipe).encode())
-    rates = [schedule(session.step, n, recipe.optim.warmup_steps) for n in (before, wanted)]
-    was = 0.0 if session.step >= before else rates[0]
+    if wanted <= training.step:
+        raise UserError(f"train.steps = {wanted}: the run in {out} has already taken {training.step}; ask for more")
+    training.recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=wanted))
+    write_file_atomic(saved, recipe_to_toml(training.recipe).encode())
+    rates = [schedule(training.step, n, recipe.optim.warmup_steps) for n in (before, wanted)]
+    was = 0.0 if training.step >= before else rates[0]
     print(
         f"s4gen: {wanted:,} steps instead of {before:,}: the learning rate follows the cosine of the new length, so at "
-        f"step {session.step:,} it goes from {was:.0%} of its peak to {rates[1]:.0%}, and to zero at step {wanted:,}",
+        f"step {training.step:,} it goes from {was:.0%} of its peak to {rates[1]:.0%}, and to zero at step {wanted:,}",
         file=sys.stderr,
     )
 
 
 def recipe_again(out: Path, steps: int | None) -> Recipe:
-    """Return the recipe of a run that ended before it had a checkpoint, with another number of `steps` if given.
+    """The recipe of a run that ended before it had a checkpoint, with another number of `steps` if that is given.
 
     Raises:
         UserError: there is no run in the folder.

@@ -9,8 +9,9 @@ from torch import Tensor
 from s4gen.atomic import write_file_atomic
 from s4gen.config import Recipe
 from s4gen.data.text import Tokenizer, TrainStream, layout_of, open_split, prepare_tokenizer
+from s4gen.evaluate.scorers import by_convolution
+from s4gen.evaluate.text import evaluate_stream, perplexities
 from s4gen.models.density import DensityModel
-from s4gen.text_evaluation import evaluate_stream, perplexities
 from s4gen.train.tasks import Batch, Measured, Task, Values
 
 CHUNK = 8192
@@ -51,11 +52,7 @@ class TextTask(Task):
     def evaluate(self, model: DensityModel) -> Measured | None:
         if self._held is None:
             return None
-
-        def score(x: Tensor, y: Tensor, state: object) -> tuple[Tensor, object]:
-            return model.score(x.to(model.device), y.to(model.device), state)  # type: ignore[arg-type]
-
-        found = evaluate_stream(score, self._held, self._layout.start, CHUNK, self._limit)
+        found = evaluate_stream(by_convolution(model), self._held, self._layout.start, CHUNK, self._limit)
         return Measured({name: getattr(found, name) for name in self.measures}, found.n_tokens)
 
     def say(self, values: Values) -> str:

@@ -65,7 +65,7 @@ def _flac_bits(samples: Samples | Codes, rate: int, subtype: str) -> float:
 
 
 def _header_bytes(flac: bytes) -> int:
-    """Count the bytes before the first frame: "fLaC", then blocks of a flag for the last, 24 bits of length, and content."""
+    """Count the bytes before the first frame: "fLaC", then blocks of a flag, 24 bits of length, and content."""
     end, last = 4, False
     while not last:
         last = bool(flac[end] & 0x80)

@@ -1,12 +1,15 @@
 // Generates without Python: ./generate [SEQUENCES] [TOKENS] [SEED] [TEMPERATURE] [TOP_K] [TOP_P] [MIN_P] [LABEL]
-// One sequence of tokens per line; the same tokens as `s4gen sample` draws from this model with this seed.
+// It prints one sequence of tokens per line, the same tokens as `s4gen sample` draws from this model with this seed.
+// The plan is the file plan.bin beside the program. The engine is included as source, so there is nothing to link.
 
 #include "engine.cpp"
 
 #include <fstream>
 #include <iterator>
 
-// Philox4x64-10 (Salmon et al. 2011): number t of the stream with this key, in [0, 1).
+// Number t of the random stream (seed, sequence), in [0, 1): Philox4x64-10 (Salmon et al. 2011). A block of four
+// numbers is a function of its counter and the key, so any number can be had without those before it. Counters begin at
+// 1, as in NumPy.
 static double uniform(uint64_t seed, uint64_t sequence, uint64_t t) {
   uint64_t c[4] = {t / 4 + 1, 0, 0, 0}, k[2] = {seed, sequence};
   for (int round = 0; round < 10; ++round) {
@@ -15,7 +18,7 @@ static double uniform(uint64_t seed, uint64_t sequence, uint64_t t) {
     std::copy(next, next + 4, c);
     k[0] += 0x9E3779B97F4A7C15u, k[1] += 0xBB67AE8584CAA73Bu;
   }
-  return (c[t % 4] >> 11) * (1.0 / 9007199254740992.0);
+  return (c[t % 4] >> 11) * (1.0 / 9007199254740992.0);  // the upper 53 bits, divided by 2^53
 }
 
 static int refuse(const char* why) {
@@ -24,21 +27,22 @@ static int refuse(const char* why) {
 }
 
 int main(int argc, char** argv) try {
-  // SEQUENCES, TOKENS, SEED, .., LABEL; a word that is no number, or outside of these bounds, is refused.
+  // By the position of the argument: its default, and its bounds (LENGTH comes from the Makefile). A word that is not a
+  // number inside of the bounds is refused. Doubles hold whole numbers up to 9e15 exactly.
   double value[9] = {0, 1, LENGTH, 0, 1, 0, 1, 0, 0};
   const double least[9] = {0, 1, 1, 0, 0, 0, 0, 0, 0}, most[9] = {0, 1e6, 1e9, 9e15, 1e9, 1e9, 1, 1, 1e9};
   if (argc > 9) return refuse("too many arguments");
   for (int i = 1; i < argc; ++i) {
     char* end = nullptr;
     value[i] = std::strtod(argv[i], &end);
-    if (end == argv[i] || *end || !(value[i] >= least[i] && value[i] <= most[i])) return refuse("not a number that will do");
+    if (end == argv[i] || *end || !(value[i] >= least[i] && value[i] <= most[i])) return refuse("an argument is not a number, or is out of range");
   }
   auto number = [&](int i) { return value[i]; };
   const uint64_t rows = number(1), steps = number(2), seed = number(3);
   if (rows * steps > 1000000000) return refuse("more than 1000000000 tokens in all");
   const std::string folder = std::string(argv[0]).substr(0, std::string(argv[0]).find_last_of('/') + 1);
   std::ifstream file(folder + "plan.bin", std::ios::binary);
-  if (!file) return refuse("plan.bin is not there: it lies beside the program");
+  if (!file) return refuse("plan.bin is not there: keep it beside the program");
   const std::vector<uint8_t> plan{std::istreambuf_iterator<char>(file), {}};
   char error[256] = "";
   Engine* engine = nullptr;

@@ -1,7 +1,7 @@
-"""Engines run a `RecurrentModel` one token at a time; which one is a matter of speed alone.
+"""Engines run a `RecurrentModel` one token at a time. The choice between them is a matter of speed alone.
 
-Every engine, teacher-forced, gives the log-probabilities of the parallel pass. The same seed gives the same samples
-within an engine, in any batches.
+Fed with given tokens, every engine computes the log-probabilities of the parallel pass. Within one engine a seed always
+gives the same samples, however they are split into batches.
 """
 
 from __future__ import annotations
@@ -10,78 +10,82 @@ from typing import Protocol
 
 from torch import Tensor
 
+from s4gen.compiling.compiler import NativeUnavailable
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
 from s4gen.progress import say_once
 from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.engines import native
 from s4gen.sampling.engines.compiled import CompiledEngine
 from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.filters import KEEP_ALL, Filters
-from s4gen.sampling.flatten import NotFlatError, flatten
 
 
 class Session(Protocol):
-    """Rows (sequences) under way in one engine; it owns and changes its state."""
+    """Rows (sequences) under way in one engine. A session owns its state and changes it in place."""
 
     def feed(self, token: Tensor) -> Tensor:
-        """Teacher forcing: token int64 (B,) -> logits of the next (B, V) float32, not filtered."""
+        """Feed token int64 (B,); return logits r(B, V) for the next one, to which no filter is applied."""
         ...
 
     def advance(self, token: Tensor, u: Tensor) -> Tensor:
-        """Feed, filter, draw, and again with what was drawn: token int64 (B,), u (B, S) -> tokens drawn int64 (B, S).
+        """Feed a token, filter, draw, and go on in the same way with the token drawn; return all S tokens drawn.
 
-        u is float64 in [0, 1), on the CPU; column s is spent on token s. The last token drawn has not been fed.
+        token is int64 (B,); the result is int64 (B, S). u is float64 (B, S) in [0, 1), on the CPU; column s is spent on
+        token s. The last token drawn is not fed; the next call has to begin with it.
         """
         ...
 
     def state(self) -> ModelState:
-        """The state after what was fed so far: a copy, that later calls do not change."""
+        """Return the state after all tokens fed so far, as a copy that later calls do not change."""
         ...
 
 
 class Engine(Protocol):
-    """A model, filters, and a way to run them."""
+    """A way to run a model's steps, together with the model and the filters."""
 
     name: str
+    """One of ENGINES, but never auto."""
+    filters: Filters
+    """The filters between the model's output and each draw."""
     row_multiple: int
-    """Rows must be padded to a multiple of this for results that do not depend on the batch."""
+    """Rows must be padded to a multiple of this, so that results do not depend on the size of the batch."""
 
     def begin(self, state: ModelState) -> Session:
-        """A session that starts from `state`, which stays as it is. Rows may stand at different positions."""
+        """Return a session that starts from `state`, which is copied. Its rows may stand at different positions."""
         ...
 
 
 def make_engine(name: str, recurrent: RecurrentModel, filters: Filters = KEEP_ALL, tokens: int = 0) -> Engine:
-    """The engine of that name.
+    """Make the engine of this name, which is one of ENGINES.
 
-    "auto" is the native engine where there is a library or a compiler for it; else compiled, where `tokens` tokens in
-    all earn the compilation back; else eager. Where a native engine asked for by name is not available, one line on
+    "auto" is the native engine if there is a library or a compiler for it; else the compiled one, if drawing `tokens`
+    tokens in all earns back the time of compilation; else the eager one. With filters that only the eager engine has,
+    it is the eager one whatever the name. If a native engine that was asked for by name is not available, one line on
     standard error says why, and the eager engine takes its place.
 
     Raises:
-        UserError: there is no engine of this name, or S4GEN_TARGET names none that this processor runs.
+        UserError: there is no engine of this name, or S4GEN_TARGET names a target that this processor cannot run.
     """
     if name not in ENGINES:
         raise UserError(f"there is no engine {name!r}; the engines are {', '.join(ENGINES)}")
-    pays = name == "auto" and tokens >= CompiledEngine.pays_from_tokens and recurrent.config.model.mixer != "attention"
-    other = CompiledEngine(recurrent, filters) if name == "compiled" or pays else EagerEngine(recurrent, filters)
-    if name.startswith("native") or (name == "auto" and _has_plan(recurrent)):
-        from s4gen.sampling.engines.native import NativeEngine, NativeUnavailable
-
+    if filters.eager_only:
+        return EagerEngine(recurrent, filters)
+    reason: NativeUnavailable | None = None
+    if name == "auto" or name.startswith("native"):
         try:
-            return NativeEngine(recurrent, filters, name.partition("-")[2] or "fp32")
+            return native.NativeEngine(recurrent, filters, name.partition("-")[2] or "fp32")
         except NativeUnavailable as error:
-            say_once(f"s4gen: no native engine ({error}), going on with the {other.name} engine")
-    return other
-
-
-def _has_plan(recurrent: RecurrentModel) -> bool:
-    """Whether the native engine is made for this model, given a compiler."""
-    if recurrent.device.type != "cpu":
-        return False
-    try:
-        flatten(recurrent)
-    except NotFlatError:
-        return False
-    return True
+            reason = error
+    pays = (
+        name == "auto"
+        and tokens >= CompiledEngine.pays_from_tokens
+        and recurrent.config.model.traits.state != "growing"
+    )
+    engine = CompiledEngine(recurrent, filters) if name == "compiled" or pays else EagerEngine(recurrent, filters)
+    # Who left the choice open is told of a missing compiler, which can be installed, but not of a model that the native
+    # engine is not made for, which nothing would help.
+    if reason is not None and (name != "auto" or not isinstance(reason, native.NotForThisModel)):
+        say_once(f"s4gen: no native engine ({reason}), going on with the {engine.name} engine")
+    return engine

@@ -1,4 +1,4 @@
-"""A step on a GPU as one launch: a CUDA graph over tensors that stay where they are, the draw included."""
+"""A step on a GPU as one launch: a CUDA graph, draw included, over tensors that stay at their addresses."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ import torch
 from torch import Tensor
 
 from s4gen.models.density import ModelState
-from s4gen.sampling.states import copied, tensors
+from s4gen.models.states import copied, tensors
 
 STEPS = 256
-"""Random numbers and drawn tokens that the buffers hold for each row."""
+"""How many random numbers and drawn tokens the buffers hold for each row."""
 _WARM_UPS = 3
 
 Capture = Callable[[Callable[[], None]], Callable[[], Any]]
-"""Of a function that works on fixed tensors, one that does the same; the function may run a few times meanwhile."""
+"""A function that takes a function on fixed tensors and returns one that does the same; it may run it a few times."""
 AdvanceInPlace = Callable[[Tensor, ModelState, Tensor], None]
-"""Feed token int64 (B,) and put in its place the one drawn with u (B,); the state moves on in its tensors."""
+"""A step in place: token int64 (B,) is fed, and replaced by the one drawn with u (B,); the state changes in place."""
 
 
 def cuda_graph(function: Callable[[], None]) -> Callable[[], Any]:
-    """The replay of a CUDA graph of the function, after the warm-up in another stream that a capture asks for."""
+    """Capture the function in a CUDA graph and return the replay of that graph.
+
+    PyTorch asks for a few runs in another stream before a capture, in which libraries set themselves up.
+    """
     here, side = torch.cuda.current_stream(), torch.cuda.Stream()
     side.wait_stream(here)
     with torch.cuda.stream(side):
@@ -36,23 +39,25 @@ def cuda_graph(function: Callable[[], None]) -> Callable[[], Any]:
     return graph.replay
 
 
-class GraphedSteps(Protocol):
-    """What is captured: steps that move their arguments on, `due` of which stands for them at a position."""
+class InPlaceStep(Protocol):
+    """A step that can be captured. It may have several forms, of which `due` names the one that a position needs."""
 
     @property
-    def advances_in_place(self) -> Sequence[AdvanceInPlace]: ...
+    def advances_in_place(self) -> Sequence[AdvanceInPlace]:
+        """The forms of the step, all in place."""
+        ...
 
     def due(self, position: Tensor) -> int:
-        """Which step is the one at position int64 (B,)."""
+        """Return the number of the form for the step at position int64 (B,)."""
         ...
 
     def feed(self, token: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        """token int64 (B,) -> logits of the next (B, V), state after it."""
+        """Feed token int64 (B,); return logits (B, V) for the next one, and the state after it."""
         ...
 
 
 def in_place(advance: Callable[..., tuple[Tensor, ModelState]]) -> AdvanceInPlace:
-    """`advance` in place; compiled, it reads and writes the state once."""
+    """Make a step in place from `advance`. Compiled as one, it reads and writes the state only once."""
 
     def advance_in_place(token: Tensor, state: ModelState, u: Tensor) -> None:
         new_token, new_state = advance(token, state, u)
@@ -63,19 +68,20 @@ def in_place(advance: Callable[..., tuple[Tensor, ModelState]]) -> AdvanceInPlac
 
 
 def put(state: ModelState, new: ModelState) -> None:
-    """Write a state into the tensors of another."""
+    """Write the state `new` into the tensors of `state`."""
     for tensor, value in zip(tensors(state), tensors(new), strict=True):
         tensor.copy_(value)
 
 
 class GraphedSession:
-    """A session whose steps are captured once and replayed; tokens, random numbers and state never leave the device.
+    """A session whose steps are captured once and then replayed; tokens and state stay on the device meanwhile.
 
-    An exception in the midst of `advance` leaves a state between the old and the new one.
+    An exception in the middle of `advance` leaves a state between the old one and the new one.
     """
 
-    def __init__(self, steps: GraphedSteps, state: ModelState, capture: Capture = cuda_graph) -> None:
-        self._steps = steps
+    def __init__(self, step: InPlaceStep, state: ModelState, capture: Capture = cuda_graph) -> None:
+        """Start from a copy of `state`. `capture` is another function in tests, which run without a GPU."""
+        self._forms = step
         rows, device = len(state.position), state.position.device
         with torch.inference_mode():
             self._state = copied(state)
@@ -83,11 +89,11 @@ class GraphedSession:
             self._column = torch.zeros(1, dtype=torch.int64, device=device)
             self._u = torch.zeros(rows, STEPS, dtype=torch.float64, device=device)
             self._drawn = torch.zeros(rows, STEPS, dtype=torch.int64, device=device)
-            self._replays = [capture(functools.partial(self._step, each)) for each in steps.advances_in_place]
-            put(self._state, state)  # capturing has moved it
+            self._replays = [capture(functools.partial(self._step, each)) for each in step.advances_in_place]
+            put(self._state, state)  # capturing may have stepped it
 
     def _step(self, advance_in_place: AdvanceInPlace) -> None:
-        """One step from the buffers to the buffers."""
+        """Take one step, from the buffers to the buffers. The column is a tensor, so that the graph can count it up."""
         u = self._u.index_select(1, self._column)[:, 0]
         advance_in_place(self._token, self._state, u)
         self._drawn.index_copy_(1, self._column, self._token[:, None])
@@ -95,7 +101,7 @@ class GraphedSession:
 
     def feed(self, token: Tensor) -> Tensor:
         with torch.inference_mode():
-            logits, state = self._steps.feed(token.clone(), self._state)
+            logits, state = self._forms.feed(token.clone(), self._state)
             put(self._state, state)
         return logits.clone()
 
@@ -103,13 +109,14 @@ class GraphedSession:
         parts = []
         with torch.inference_mode():
             self._token.copy_(token)
+            # Positions are counted here as well: to ask the device for them in each step would wait for it.
             position = self._state.position.to("cpu", copy=True)
             for part in u.split(STEPS, dim=1):
                 steps = part.shape[1]
                 self._u[:, :steps] = part.to(self._u.device)
                 self._column.zero_()
                 for s in range(steps):
-                    self._replays[self._steps.due(position + s)]()
+                    self._replays[self._forms.due(position + s)]()
                 position = position + steps
                 parts.append(self._drawn[:, :steps].clone())
         return torch.cat(parts, dim=1)

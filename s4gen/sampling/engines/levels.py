@@ -1,6 +1,6 @@
-"""A model whose parts run at different rates, as several plain models: none of their steps looks at the position.
+"""A model whose parts run at different rates, as several plain models, one for each choice of parts that are due.
 
-For engines that record steps.
+Engines that record steps need this. A recorded step cannot branch, so it must not look at the position.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from s4gen.sampling.convert import RecurrentModel
 
 
 class Levels:
-    """The models of one model, by how many of the coarser levels are due; of a model of one level, itself alone.
+    """The plain models that a model consists of, and the choice between them.
 
-    Of whole pixels there is one for steps that begin no pixel, and one for those that do.
+    For a multi-scale stack, model number i runs its i first coarser levels. For a model of whole pixels, number 0 takes
+    the steps that begin no pixel, and number 1 those that do. Any other model is the only one itself.
     """
 
     def __init__(self, recurrent: RecurrentModel) -> None:
@@ -34,12 +35,12 @@ class Levels:
             self.models = [_at_due(recurrent, due) for due in range(n_coarser + 1)] if n_coarser else [recurrent]
 
     def due(self, position: Tensor) -> int:
-        """The number of the model that takes the step at position int64 (B,), the tokens that were fed before."""
+        """Return the number of the model that takes the step at position int64 (B,), the tokens fed before it."""
         return 0 if self._due is None else max(map(self._due, set(position.tolist())), default=0)
 
 
 def _due_of(model: DensityModel) -> Callable[[int], int] | None:
-    """How many parts are due at a position, apart from those that always are; None: there are no others."""
+    """Return the function that says how many optional parts are due at a position; None if there are no such parts."""
     if isinstance(model, PixelModel):
         return None if model.channels == 1 else lambda position: int(position % model.channels == 0)
     stack = _stack_of(model)
@@ -51,7 +52,7 @@ def _stack_of(model: DensityModel) -> Sashimi | None:
 
 
 class _Pixels(RecurrentModel):
-    """A model of whole pixels in those steps in which one begins in some row, or in none."""
+    """A model of whole pixels in those steps in which a pixel begins in some row (`due`), or in none."""
 
     def __init__(self, recurrent: RecurrentModel, due: bool) -> None:
         super().__init__(recurrent.source, recurrent.stepper)
@@ -78,7 +79,7 @@ def _coarser(stack: Sashimi) -> int:
 
 
 def _at_due(recurrent: RecurrentModel, due: int) -> RecurrentModel:
-    """The same model for these steps alone, around the same tensors."""
+    """Return the model for these steps alone, built around the same tensors, so that weights are held only once."""
     known: dict[int, Any] = {id(tensor): tensor for tensor in (*recurrent.parameters(), *recurrent.buffers())}
     stepper: DensityModel = copy.deepcopy(recurrent.stepper, known)
     stepper.blocks = nn.ModuleList(_AtDue(stack, due) for stack in stepper.blocks if isinstance(stack, Sashimi))

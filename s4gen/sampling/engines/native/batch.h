@@ -1,4 +1,9 @@
-// The batch form: M rows at a time, vectors run over the rows.
+// The batch form: groups of M rows, and vectors run over the rows.
+//
+// Buffers are [feature][row] ("batch innermost"), and so is the state of a group: [number][row]. A weight is one number
+// for all rows and is copied into all lanes. So nothing is ever moved between lanes, and odd widths need no special
+// care. Each thread has groups of its own and never waits for another. The M rows stand at the same position of every
+// window and image (Plan::together), so the first row's position decides which operations are due.
 
 #pragma once
 
@@ -16,13 +21,16 @@
 namespace {
 
 template <int M> struct Batch {
-  static constexpr int L = std::min(M, LANES), C = M / L;  // rows in a vector, and vectors
+  static constexpr int L = std::min(M, LANES), C = M / L;  // rows in a vector, and vectors that make M rows
   using V = typename VectorOf<L>::type;
-  static constexpr int MANY = std::min(C, LANES < 8 && REGISTERS == 32 ? 4 : 2);  // vectors of rows whose sums are made together
-  static constexpr int TILE = std::min(W, SUMS / MANY);                           // with so many outputs
-  static constexpr int FEW = REGISTERS == 32 ? std::min(C, 2) : 1;                // vectors of rows of a recurrence at a time
+  // A product makes the sums of TILE outputs for MANY vectors of rows at once: as many as the registers hold.
+  static constexpr int MANY = std::min(C, LANES < 8 && REGISTERS == 32 ? 4 : 2);
+  static constexpr int TILE = std::min(W, SUMS / MANY);
+  // A recurrence takes FEW vectors of rows at once.
+  static constexpr int FEW = REGISTERS == 32 ? std::min(C, 2) : 1;
 
-  float *x, *h, *g, *logits, *out, *panel;  // [feature][row]; out: sums; panel: weights as float32
+  // [feature][row]; `out` holds the sums of a linear layer. panel: a block of narrow weights as float32, [input][16].
+  float *x, *h, *g, *logits, *out, *panel;
 
   float* at(const Op& op, uint32_t position, float* state) const {
     return position == X ? x : position == H ? h : position == G ? g : position == LOGITS ? logits : state + op.state * M;
@@ -37,11 +45,12 @@ template <int M> struct Batch {
     }
   }
 
+  // Layer norm. Sums are made in 16 parts, feature i in part i % W, as the solo form's vectors make them.
   static void norm(const Plan& plan, const Op& op, const float* x, float* h) {
     const float *gamma = plan.tensor(op, 0), *beta = plan.tensor(op, 1);
     const float shift = op.modes ? *plan.tensor(op, 2) : 0.0f;
     alignas(64) float part[W][M] = {}, mean[M], scale[M];
-    auto fold = [&](float* to) {
+    auto fold = [&](float* to) {  // the sum of the parts into to[row]; the parts are zero again afterwards
       for (int half = W / 2; half; half /= 2)
         for (int i = 0; i < half; ++i)
           for (int m = 0; m < M; ++m) part[i][m] += part[i + half][m];
@@ -77,7 +86,8 @@ template <int M> struct Batch {
     }
   }
 
-  // `lane`: of the group's states the one to be used.
+  // One step of all heads. `lane` is the state to use, [head][mode][re, im][row]: a layer along columns has one for
+  // each column.
   template <int RANK> void ssm(const Plan& plan, const Op& op, float* state, float* lane) const {
     const float* u = at(op, op.src, state) + (reads_qkv(op) ? 2 * padded(op.in) * M : 0);  // behind q and k
     const int modes = op.modes, rank = RANK < 0 ? static_cast<int>(op.rank) : RANK;
@@ -99,11 +109,12 @@ template <int M> struct Batch {
     }
   }
 
-  // Sums of 16 outputs over K inputs, written to to[16][M] or added to it; weights w[K][16], `stride` floats apart.
-  // Meanwhile the next weights are fetched: `next`, so many words for each input.
+  // Sums of 16 outputs over K inputs, from weights w[K][16] whose inputs are `stride` floats apart. The `first` part of
+  // the inputs writes to[16][M], later parts add to it. Meanwhile the next block of weights, at `next` and
+  // `next_stride` words per input, comes into the cache: a share of it in each pass, not all of it at once.
   static void sums(const float* w, uint64_t stride, uint64_t K, const float* x, float* to, bool first,
                    const uint32_t* next, uint64_t next_stride) {
-    constexpr int PASSES = W / TILE * (C / MANY);  // in each of them, a part of the next weights is fetched
+    constexpr int PASSES = W / TILE * (C / MANY);
     int pass = 0;
     for (int o = 0; o < W; o += TILE)
       for (int m = 0; m < M; m += MANY * L, ++pass) {
@@ -124,7 +135,8 @@ template <int M> struct Batch {
       }
   }
 
-  // K weights of 16 outputs as float32 in the panel; those beyond K that fill a word are zeros.
+  // Writes the weights of 16 outputs for K inputs to the panel as float32, once for all rows. PER need not divide K:
+  // the weights that fill the last word are zeros.
   template <int PER> void widen(Weights w, uint64_t K) const {
     for (uint64_t k = 0; k < K; k += PER)
       UNROLLED for (int j = 0; j < PER; ++j)
@@ -132,6 +144,8 @@ template <int M> struct Batch {
           store(panel + (k + j) * W + p, weight_of<Full, PER>(w.at + k / PER * w.stride + p, j));
   }
 
+  // A linear layer. A block of weights, DEPTH inputs for 16 outputs, is used for all rows while it is in the nearest
+  // cache; the sums of all outputs wait in `out` for the next DEPTH inputs.
   template <int PER> void linear(const Plan& plan, const Op& op, float* state) const {
     const uint64_t K = op.in, blocks = padded(op.out) / W;
     const float *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
@@ -158,7 +172,7 @@ template <int M> struct Batch {
           else if (op.epilogue == GELU) store(to, gelu(v));
           else if (op.epilogue == ADD) store(to, load<V>(to) + v);
           else if (op.epilogue == ADD_GELU) store(to, load<V>(to) + gelu(v));
-          else if (b % 2 == 0) store(out + (b * W + o) * M + m, v);
+          else if (b % 2 == 0) store(out + (b * W + o) * M + m, v);  // values wait for their gates, the next block
           else store(to, fma(load<V>(out + ((b - 1) * W + o) * M + m), sigmoid(v), load<V>(to)));
         }
     }
@@ -173,6 +187,7 @@ template <int M> struct Batch {
     }
   }
 
+  // An adaptive softmax: logits of the parts become log-probabilities of the tokens, in place (see solo_clusters).
   static void clusters(const Plan& plan, const Op& op, float* logits) {
     const Part* parts = plan.tensor<Part>(op, 0);
     uint64_t end = parts[0].count - op.modes;
@@ -200,7 +215,7 @@ template <int M> struct Batch {
     else ssm<-1>(plan, op, state, lane);
   }
 
-  // An operation that only models of whole pixels have.
+  // One operation of those that only models of whole pixels have.
   void of_pixels(const Plan& plan, const Op& op, float* state, const Spot& spot, const Input* input, Uniforms u,
                  int live) const {
     const PixelBatch<M, V> pixels(plan, spot, state);
@@ -213,7 +228,8 @@ template <int M> struct Batch {
     else pixels.mixture(op, out, logits);
   }
 
-  // With `u`, for the `live` first rows, a mixture draws, and its tokens stand in the place of the first logits.
+  // One step of the group: the walk through the operations. With `u`, a mixture draws for the first `live` rows, and
+  // its tokens stand in the place of the first logits; the rows beyond only fill the vectors.
   void step(const Plan& plan, float* state, const Input* input, Uniforms u, int live) const {
     const Spot spot = plan.pixel ? spot_of(*plan.pixel, input[0]) : Spot{};
     for (size_t i = 0; i < plan.ops.size(); ++i) {
@@ -226,13 +242,13 @@ template <int M> struct Batch {
       else if (op.kind == SAMPLES) samples(plan, op, state, input, h);
       else if (op.kind == PIXEL) {
         for (int m = 0; m < M; ++m) state[(op.state + spot.token) * M + m] = input[m].token;
-        if (!spot.begins) i = op.up - 1;
+        if (!spot.begins) i = op.up - 1;  // go on with the head
       } else if (op.kind > PIXEL) {
         of_pixels(plan, op, state, spot, input, u, live);
       } else if (op.kind >= DOWN) {
         const uint64_t phase = op.kind == DOWN ? phase_of(op, input[0].position) : 0;
         cross(op, phase, x, state + op.state * M, padded(op.in) * M, 0, uint64_t(op.in) * M);
-        if (op.kind == DOWN && phase + 1 < op.period) i = op.up - 1;
+        if (op.kind == DOWN && phase + 1 < op.period) i = op.up - 1;  // the window is not full: go on with UP
       } else if (op.weights == FP32) linear<1>(plan, op, state);
       else if (op.weights == BF16) linear<2>(plan, op, state);
       else linear<4>(plan, op, state);

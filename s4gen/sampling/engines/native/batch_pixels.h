@@ -1,4 +1,5 @@
-// The batch form of the operations that only models of whole pixels have: M rows at the same position of their images.
+// The batch form of the operations that only models of whole pixels have, for M rows at the same position of their
+// images. solo_pixels.h says what each of them does.
 
 #pragma once
 
@@ -14,21 +15,21 @@
 
 namespace {
 
-// V: a vector of rows, of which M make C.
+// V is a vector of rows, and C of them make M rows.
 template <int M, class V> struct PixelBatch {
   static constexpr int L = width<V>, C = M / L;
 
   const Plan& plan;
   const Op& pixel;
   const Spot& spot;
-  float* state;  // of the group, [number][row]
+  float* state;  // the group's, [number][row]
 
   PixelBatch(const Plan& plan, const Spot& spot, float* state)
       : plan(plan), pixel(*plan.pixel), spot(spot), state(state) {}
 
   const float* ring(uint64_t slot) const { return state + (pixel.state + slot) * M; }
 
-  // The value of a row in a slot of the ring.
+  // The value of row m in a slot of the ring.
   uint64_t value(uint64_t slot, int m) const { return value_of(pixel, ring(slot)[m]); }
 
   void where(const Op& op, const Input* input, float* x) const {
@@ -94,7 +95,7 @@ template <int M, class V> struct PixelBatch {
         }
   }
 
-  // The mixture for the next channel, into made[part][component][row].
+  // Makes the mixture for the next channel, made[part][component][row].
   void mix(const Op& op, float* made) const {
     const uint64_t K = padded(op.modes);
     const float *base = state + op.state * M, *kept = base + padded(pixel.channels) * M, *edges = plan.tensor(op, 0);
@@ -163,7 +164,7 @@ template <int M, class V> struct PixelBatch {
     }
   }
 
-  // The values drawn with u[row stride], or -1 where a mixture is not made of numbers.
+  // values[row] = the value drawn with u[row stride], or -1 where a mixture holds NaN; rows beyond `live` use 0.
   void drawn(const Op& op, float* made, const double* u, uint64_t stride, int live, float* values) const {
     const uint64_t K = padded(op.modes);
     const float* edges = plan.tensor(op, 0);

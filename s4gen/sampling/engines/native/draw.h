@@ -1,4 +1,4 @@
-// Filters and the draw of one token from its logits.
+// Filters, and the draw of one token from its logits: the same rules, in float64, as filters.py and randomness.py.
 
 #pragma once
 
@@ -11,20 +11,25 @@
 
 namespace {
 
+// The fields of FilterSettings (config/filters.py) that are native, in their order; each is 8 bytes, its default lets all tokens pass.
 struct Filters {
-  double temperature, top_p, min_p;
-  int64_t top_k;
+  double temperature = 1;
+  int64_t top_k = 0;
+  double top_p = 1;
+  double min_p = 0;
 
   bool keep_all() const { return temperature == 1 && top_p >= 1 && min_p <= 0 && top_k <= 0; }
 };
 
-// Random numbers of rows, one for each, for a step that draws without logits; none: it makes logits.
+// One random number per row, for a step whose mixture draws a value without making logits. Where `first` is null, the
+// step makes logits.
 struct Uniforms {
   const double* first = nullptr;
-  uint64_t stride = 0;  // from a row to the next
+  uint64_t stride = 0;  // from the number of one row to that of the next
 };
 
-// The filters of filters.py and the draw of randomness.py for one row; -1: the logits are not finite.
+// Draws a token for one row with the random number u from [0, 1): the first one whose cumulative probability is above
+// u. Returns -1 if a logit is not finite.
 class Draw {
  public:
   explicit Draw(uint64_t vocab) : logit_(vocab), mass_(vocab), order_(vocab) {}
@@ -41,7 +46,7 @@ class Draw {
     if (!finite) return -1;
     if (f.temperature == 0) return best;
     const double top = logit_[best];
-    for (double& l : logit_) l = (l - top) / f.temperature;  // divided by 1: the logits themselves
+    for (double& l : logit_) l = (l - top) / f.temperature;  // at most 0, as `weigh` wants them
     if (f.top_k > 0 && f.top_k < V) keep_top_k(f.top_k);
     if (f.top_p < 1) keep_top_p(f.top_p);
     if (f.min_p > 0) {
@@ -54,7 +59,7 @@ class Draw {
     const double threshold = u * total;
     for (int64_t i = 0; i < V; ++i)
       if (mass_[i] > threshold && logit_[i] > REMOVED) return i;
-    return best;
+    return best;  // u so close to 1 that rounding left no token above it
   }
 
  private:
@@ -62,8 +67,8 @@ class Draw {
   std::vector<double> logit_, mass_;
   std::vector<int32_t> order_;
 
-  // mass = exp(logit), relative error 1e-15; logits are at most 0. A loop that compilers turn into vectors: of a large
-  // vocabulary, one exponential after another would take as long as the model.
+  // mass = exp(logit), relative error 1e-15; logits are at most 0. Compilers turn this loop into vectors. For a large
+  // vocabulary, calling std::exp for one number after another would take as long as the model itself.
   void weigh() {
     const double magic = 6755399441055744.0;  // 1.5 2^52: adding it rounds to an integer
     for (size_t i = 0; i < mass_.size(); ++i) {
@@ -82,7 +87,7 @@ class Draw {
     }
   }
 
-  // More probable first; ties to the lower token.
+  // The order of tokens: the more probable first, and of equal ones the lower.
   auto before() const {
     return [this](int32_t a, int32_t b) { return logit_[a] != logit_[b] ? logit_[a] > logit_[b] : a < b; };
   }
@@ -102,7 +107,7 @@ class Draw {
     double total = 0;
     weigh();
     for (double m : mass_) total += m;
-    // Sorted only as far as the mass needs: all of a large vocabulary is rarely wanted.
+    // Sort only as far as the mass needs: most of a large vocabulary is rarely wanted.
     double mass = 0;
     size_t kept = 0, sorted = 0;
     while (kept < order_.size() && (kept == 0 || mass < p * total)) {

@@ -1,13 +1,40 @@
-// The native engine of s4gen: a whole generation loop (steps, filters, draw, feedback) over a plan, on a CPU.
+// The native engine of s4gen: a whole generation loop (steps, filters, draws, feedback) over a plan, on a CPU.
 //
-// A plan (see pack.py) is a list of operations with packed weights. Two forms of every kernel compute the same sums in
-// the same order, so a sequence comes out bitwise the same however sequences are batched:
-//   solo   1, 2 or 4 rows at a time, vectors run over features; a team of threads shares every operation. Each weight is
-//          read once per step, which is the limit at small batch.
-//   batch  M rows at a time, vectors run over the rows ("batch innermost"); each thread has groups of its own.
-// Sums over inputs go in order through one accumulator per output; every product is a fused multiply-add, or none is.
-// Rows taken together stand at the same position of every window, so that the coarser levels are due for all or for none.
-// C++17, GCC or Clang (vector extensions), no other library than the standard one and POSIX madvise.
+// A *plan* is a converted model as one block of bytes: a header, a flat list of operations, and their tensors (pack.py
+// writes it from s4gen/sampling/plan.py). One step of the model walks once through the list. An *operation* (`Op`)
+// names what it does, the buffer that it reads, the buffer that it writes, its sizes and its tensors. There are four
+// buffers: x, the residual stream; h and g, scratch; and the logits. What outlives a step is *state*: the states of
+// recurrences, rings of past tokens and keys, windows of coarser levels. A *row* is one sequence that is being drawn,
+// and each row has a state.
+//
+// Every kernel exists in two forms:
+//   solo   1, 2 or 4 rows at a time. Vectors run over features, and a team of threads shares every operation. A step
+//          reads each weight once, which is the limit at small batch.
+//   batch  groups of 8, 16 or 32 rows. Vectors run over the rows ("batch innermost"), and each thread has groups of
+//          its own.
+// Both make the same sums in the same order: sums over inputs go through one accumulator per output, other sums through
+// 16, and either every product is a fused multiply-add or none is. So a sequence comes out bitwise the same however
+// sequences are batched. (The library is compiled with -ffp-contract=off, or else the compiler would fuse products in
+// one form and not in the other.)
+//
+// Rows are taken together only where the same operations are due for all of them: at the same position of every window
+// of a multi-scale model, and of the image in a model of whole pixels. One branch then skips a level that is not due.
+//
+// Read the headers in this order:
+//   format.h   the bytes of a plan, and the order in which weights are packed
+//   vectors.h  vectors of float32 for every width of register; exp, log, GELU; aligned memory
+//   plan.h     the plan in memory, and the checks after which it is trusted
+//   steps.h    what both forms share: embedding, levels, one step of a recurrence, where weights lie
+//   team.h     threads, and how they meet
+//   solo.h     the solo form; begin with its last function, solo_step
+//   batch.h    the batch form; begin with its last function, Batch::step
+//   draw.h     filters, and the draw of a token
+//   pace.h     how many threads share a step
+//   session.h  rows under way: their state, and the loop of steps and draws
+// Models of whole pixels have headers of their own, to be read last: pixels.h and mixture.h for both forms, then
+// solo_pixels.h and batch_pixels.h. This file has the entry points at its end; build.py calls them through ctypes.
+//
+// It is C++17 for GCC or Clang (vector extensions), and needs only the standard library and POSIX madvise.
 
 #include <algorithm>
 #include <cstdint>
@@ -29,7 +56,7 @@ namespace {
 
 // ------------------------------------------------------------------------------------- what this machine can do at most
 
-// Bytes per second of reading `bytes` again and again, each thread its share; the best of several passes.
+// Measures bytes per second: threads read a buffer of `bytes` again and again, each its share. The best pass counts.
 double read_bandwidth(uint64_t bytes, int threads, double seconds) {
   Team team(threads);
   const uint64_t n = std::max<uint64_t>(bytes / sizeof(float) / (4 * W) * (4 * W), 4 * W * threads);
@@ -41,7 +68,7 @@ double read_bandwidth(uint64_t bytes, int threads, double seconds) {
     const auto pass = Clock::now();
     team.run(threads, [&](int thread) {
       const Range mine = share(n / (4 * W), thread, threads);
-      Full sum[4 * FULLS] = {};
+      Full sum[4 * FULLS] = {};  // many sums: one would wait for its additions, not for the memory
       for (uint64_t i = mine.begin; i < mine.end; ++i)
         UNROLLED for (int j = 0; j < 4 * FULLS; ++j) sum[j] += load<Full>(buffer.at(i * 4 * W + j * LANES));
       for (int j = FULLS; j < 4 * FULLS; ++j) sum[j % FULLS] += sum[j];
@@ -49,10 +76,11 @@ double read_bandwidth(uint64_t bytes, int threads, double seconds) {
     });
     best = std::max(best, n * sizeof(float) / elapsed(pass));
   } while (elapsed(start) < seconds);
-  return sink[0] == 0 ? best : 0;  // of zeros: the sum is read, so the loop is not left out
+  return sink[0] == 0 ? best : 0;  // always `best`; but since the sum is looked at, the compiler cannot drop the loop
 }
 
-// Floating-point operations per second of the batch form's own product on data in the nearest cache; the best pass.
+// Measures floating-point operations per second of the batch form's own product, on data in the nearest cache. The best
+// pass counts.
 double product_rate(int threads, double seconds) {
   constexpr int M = 32, K = 128, REPEATS = 64;
   Team team(threads);
@@ -76,7 +104,7 @@ struct Engine {
   std::shared_ptr<const Plan> plan;
 };
 
-// Every entry point returns 0, or -1 with one line in `error`.
+// Runs the body of an entry point. Exceptions must not reach C: they become one line in `error`, and the result -1.
 template <class Body> int guarded(char* error, uint64_t size, Body body) {
   try {
     body();
@@ -91,6 +119,13 @@ template <class Body> int guarded(char* error, uint64_t size, Body body) {
 
 }  // namespace
 
+// The entry points. Those with `error` (`size` bytes) return 0, or -1 with one line in it. Tensors are contiguous.
+//   s4_open, s4_close       an engine from a plan, which is copied; sessions keep it alive after it is closed
+//   s4_begin, s4_end        a session of `rows` rows: `lanes` 8, 16 or 32 for the batch form, 0 for the solo form
+//   s4_places, s4_labels    positions (rows) in or out; labels (rows) in. Positions come before states
+//   s4_state                the state of one operation in or out, see Session::exchange
+//   s4_advance, s4_feed     steps that draw tokens; one step that gives logits. See Session::run
+//   s4_read_bandwidth, s4_product_rate   what this machine can do at most
 extern "C" {
 
 int s4_open(const uint8_t* plan, uint64_t bytes, Engine** engine, char* error, uint64_t size) {
@@ -123,10 +158,12 @@ int s4_labels(Session* session, const int64_t* labels, char* error, uint64_t siz
   return guarded(error, size, [&] { session->set_labels(labels); });
 }
 
-int s4_advance(Session* session, const int64_t* token, const double* u, uint64_t steps, double temperature, int64_t top_k,
-               double top_p, double min_p, int64_t* out, char* error, uint64_t size) {
+int s4_advance(Session* session, const int64_t* token, const double* u, uint64_t steps, const void* packed,
+               uint64_t packed_bytes, int64_t* out, char* error, uint64_t size) {
   return guarded(error, size, [&] {
-    const Filters filters{temperature, top_p, min_p, top_k};
+    Filters filters;
+    if (packed_bytes != sizeof filters) throw std::invalid_argument("the filters are not those that the engine knows");
+    std::memcpy(&filters, packed, sizeof filters);
     if (!session->run(token, u, steps, &filters, out, nullptr))
       throw std::runtime_error("the model's output is not a finite number; its training must have diverged");
   });

@@ -1,4 +1,4 @@
-"""How the rows of a session are laid out in the engine: one after another, or so many side by side in vectors."""
+"""The choice between two layouts of a session's rows: one after another, or several side by side in vectors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 LANES = (8, 16, 32)
-"""The numbers of rows that the engine can put side by side."""
+"""How many rows the engine can put side by side."""
 SOLO = 4
-"""Rows that it takes together, at most, when they lie one after another."""
+"""The most rows that the engine takes together when they lie one after another."""
 WAITING = 1.25
-"""How many times as long as their share of the work threads take that wait for each other in every operation."""
+"""Threads that share a step wait for each other in every operation, so they take this many times their share."""
 
 Index = Tensor | slice
 ALL = slice(None)
@@ -24,20 +24,23 @@ class StepTimes:
     """Seconds of one thread for one step of a model on this machine."""
 
     one: float
-    """Of a row alone."""
+    """Seconds for a single row."""
     solo: float
-    """Of `SOLO` rows one after another."""
+    """Seconds for `SOLO` rows one after another."""
     group: Mapping[int, float]
-    """Of a group of rows side by side, by its size, however many of them are live."""
+    """Seconds for a group of rows side by side, by the size of the group; they do not depend on how many are live."""
 
 
 def lanes_for(rows: Sequence[int], threads: int, times: StepTimes) -> int:
-    """Choose how many rows lie side by side in one vector; 0: one after another, shared by all threads.
+    """Choose the fastest layout: return how many rows lie side by side in a vector, or 0 for one after another.
 
-    It is what takes the least time. All rows give the same results either way.
+    Rows one after another are shared by all threads; a group of rows side by side belongs to one thread. All rows give
+    the same results either way.
 
     Args:
-        rows: how many rows there are of each phase, as only rows of one phase can lie side by side.
+        rows: how many rows there are of each phase, because only rows of one phase can lie side by side.
+        threads: how many threads there are.
+        times: measured times of a step.
     """
     alone = sum(n // SOLO * times.solo + n % SOLO * times.one for n in rows) / threads
     if threads > 1:
@@ -48,9 +51,10 @@ def lanes_for(rows: Sequence[int], threads: int, times: StepTimes) -> int:
 
 
 def arranged(phase: Tensor, lanes: int) -> tuple[Index, Index]:
-    """Find which row stands in every slot, and in which slot every row: rows of one phase form groups of their own.
+    """Return which row stands in each slot, and the slot in which each row is found.
 
-    A row may stand in more than one slot, to fill its group.
+    Rows of one phase form groups of their own. A row may stand in more than one slot, to fill its group. If all rows
+    have the same phase, they stay in their order, without copies.
     """
     if (phase == phase[:1]).all():
         return ALL, ALL

@@ -1,10 +1,14 @@
-"""A model's state as the tensors that engine.cpp keeps, in the order of a plan's operations, and back.
+"""A model's state, taken apart into the tensors that engine.cpp keeps, and put together again.
 
-Of each state space layer r(B, H, N), as it is, and before it, of H3, the keys r(B, taps - 1, H). Of each level with a
-coarser one r(B, 2 p, H): a ring of the last p inputs, the one at position t in row t mod p, and what is pending for the
-window under way. Of whole pixels the last tokens come first, then of each layer the last features that its taps read,
-if any, and its state, of all columns where it has one for each; what is kept of the pixel under way comes last. Of
-sound, the last tokens come first where the embedding reads them.
+The tensors are in the order of the plan's operations:
+
+- A state space layer has its state r(B, H, N). In H3, the last keys r(B, taps - 1, H) come before it.
+- A level with a coarser one inside has r(B, 2 p, H), where p is the stride: a ring of the last p inputs, with the input
+  at position t in row t mod p, and then the pending outputs for the window under way.
+- A model of whole pixels begins with its last tokens. Then come, for each layer, the last features that its taps read,
+  if it has taps, and its state, which is one for each column if it runs down columns. The numbers that are kept of the
+  pixel under way come last.
+- A model of sound whose embedding reads several samples begins with the last tokens.
 """
 
 from __future__ import annotations
@@ -27,10 +31,10 @@ from s4gen.models.taps import TapsState
 
 
 def taken_apart(model: DensityModel, state: ModelState) -> list[Tensor]:
-    """The tensors, float32, in memory of their own or the state's.
+    """Return the tensors of a state as float32; they may share the memory of the state.
 
     Raises:
-        UserError: a part stands at another position than the model's tells, or the last tokens are none.
+        UserError: a part stands at another position than the model, or the last tokens are not in the vocabulary.
     """
     if isinstance(model, PixelModel):
         layers = [*_pixels_apart(model, state)]
@@ -44,7 +48,7 @@ def taken_apart(model: DensityModel, state: ModelState) -> list[Tensor]:
 
 
 def rebuilt(model: DensityModel, position: Tensor, label: Tensor | tuple[()], layers: Iterable[Tensor]) -> ModelState:
-    """Make the state of the model, which is at `position` int64 (B,), from the tensors."""
+    """Put the state of a model together from the tensors, for rows at `position` int64 (B,)."""
     left = iter(layers)
     recent = next(left).to(torch.int64) if model.config.model.recent else ()
     return ModelState(position, _blocks_together(model, position, left), label, recent)
@@ -85,7 +89,7 @@ def _check_place(own: Tensor, position: Tensor) -> None:
 
 
 def _mixer_apart(own: Any, position: Tensor) -> Iterator[Tensor]:
-    """Of a state space layer, H3, or none: a state without tensors."""
+    """Yield the tensors of a mixer's state: one for a state space layer, two for H3, none for a block of taps alone."""
     if isinstance(own, AxialState):
         _check_place(own.position, position)
         yield own.ssm
@@ -96,7 +100,7 @@ def _mixer_apart(own: Any, position: Tensor) -> Iterator[Tensor]:
 
 
 def _block_together(block: nn.Module, position: Tensor, layers: Iterator[Tensor]) -> Any:
-    """The state of a block whose layers are at `position`."""
+    """Put the state of a block together from the next tensors, for layers that are at `position`."""
     assert isinstance(block, Block)
     taps = None if block.taps is None else TapsState(position.clone(), next(layers))
     mixer: Any = ()
@@ -110,13 +114,15 @@ def _block_together(block: nn.Module, position: Tensor, layers: Iterator[Tensor]
 
 
 def _apart(stack: Sashimi, state: SashimiState, position: Tensor) -> Iterator[Tensor]:
+    """Yield the tensors of a level and of all that are coarser."""
     if not torch.equal(state.position, position):
         raise UserError("a level stands at another position than the model; the state is damaged")
     yield from state.blocks[: len(stack.down)]
     if stack.pool is not None and stack.inner is not None and state.coarser:
         (last, pending), inner = state.coarser
         stride = stack.pool.stride
-        oldest = last.new_zeros(len(last), 1, last.shape[2])  # overwritten before it is read
+        # The model keeps p - 1 inputs in order, the engine p in a ring, in which the next input overwrites this one.
+        oldest = last.new_zeros(len(last), 1, last.shape[2])
         ring = _rolled(torch.cat((oldest, last), dim=1), -position)
         yield torch.cat((ring, pending), dim=1)
         yield from _apart(stack.inner, inner, position // stride)
@@ -124,6 +130,7 @@ def _apart(stack: Sashimi, state: SashimiState, position: Tensor) -> Iterator[Te
 
 
 def _together(stack: Sashimi, position: Tensor, layers: Iterator[Tensor]) -> SashimiState:
+    """Invert `_apart` for a level and all that are coarser."""
     down = [next(layers) for _ in stack.down]
     coarser: tuple[PoolState, SashimiState] | tuple[()] = ()
     if stack.pool is not None and stack.inner is not None:
@@ -135,7 +142,7 @@ def _together(stack: Sashimi, position: Tensor, layers: Iterator[Tensor]) -> Sas
 
 
 def _rolled(x: Tensor, by: Tensor) -> Tensor:
-    """x r(B, p, H) -> row b's x[(i + by_b) mod p] at i."""
+    """Roll x r(B, p, H) along its second axis: row b of the result has x[b, (i + by[b]) mod p] at i."""
     stride = x.shape[1]
     index = (torch.arange(stride) + by[:, None]) % stride
     return x.gather(1, index[..., None].expand_as(x))

@@ -1,11 +1,15 @@
-"""A plan as bytes for engine.cpp: a header, fixed-size records, then tensors at multiples of 64 bytes.
+"""A plan as bytes for engine.cpp: a header, records of a fixed size, then tensors at multiples of 64 bytes.
 
-The outputs of a linear layer come in blocks of 16, these in groups of four, its inputs in parts of 128:
-[in / 128][out / 64][128][4][16], in the order in which they are read. Of bf16 two inputs and of int8 four share a word
-of 32 bits: [..][128 / 4][4][16][4]. Heads of state space layers: [heads / 16][mode][coefficient][16]. Rows that fill
-the last block are zeros. Each vector of a window, and of what is pending, and each of q, k and v, fills its last block
-in the same way. The taps of a shift, and those on the pixels around: [tap][heads]. The vectors that are kept of a pixel
-fill their last blocks, too.
+format.h describes the same bytes from the other side. Tensors lie in the order in which the engine reads them:
+
+- Weights of linear layers: outputs in blocks of 16, these in groups of four, and inputs in parts of 128, so
+  [in / 128][out / 64][128][4][16]. Two inputs in bf16, and four in int8, share a word of 32 bits, which for int8 makes
+  [in / 128][out / 64][128 / 4][4][16][4].
+- Coefficients of state space layers: [heads / 16][mode][coefficient][16].
+- Taps of a shift, and taps on the pixels around: [tap][heads].
+
+A last block that is not full is filled up with zeros. This holds for each vector by itself where several stand one
+after another: those of a window, those that are pending, q, k and v, and those that are kept of a pixel.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ GROUP = 4
 WEIGHTS = ("fp32", "bf16", "int8")
 _ALIGNMENT = 64
 _FAR = 1e30
-"""From -1 to 1, in units of any scale: beyond all that can be seen, and finite."""
+"""An edge that is, in units of any scale, beyond all values from -1 to 1, and is still finite."""
 _HEADER = struct.Struct("<8s4IQ32x")
 _RECORD = struct.Struct("<12If3I4Q24xI4x")
 _PLACES = {"x": 0, "h": 1, "g": 2, "logits": 3, "window": 4, "pending": 5, "kept": 6}
@@ -56,11 +60,12 @@ _AXES = {"raster": 0, "row": 1, "column": 2}
 
 
 def pack(plan: Plan, weights: str = "fp32") -> Tensor:
-    """The bytes uint8 (n,) on the CPU.
+    """Return the bytes of a plan, uint8 (n,) on the CPU.
 
     Args:
-        weights: of the linear layers: fp32, bf16 (rounded to nearest), or int8 (each row scaled by its largest weight).
-            Everything else stays float32.
+        plan: the plan to be packed.
+        weights: the format of the weights of linear layers: fp32, bf16 (rounded to nearest), or int8 (each output's
+            weights scaled by the largest of them). Everything else stays float32.
     """
     records = [_record(operation, weights) for operation in plan.operations]
     at = _HEADER.size + len(records) * _RECORD.size
@@ -80,13 +85,14 @@ def pack(plan: Plan, weights: str = "fp32") -> Tensor:
     front = torch.frombuffer(bytearray(header + b"".join(heads)), dtype=torch.uint8)
     packed = torch.zeros(at, dtype=torch.uint8)
     packed[: len(front)] = front
-    # Of a large model every further copy counts: of each tensor there is one here, and one in `packed`.
+    # For a large model every copy of the weights counts. There are two of each tensor, one here and one in `packed`.
     for offset, tensor in places:
         packed[offset : offset + tensor.nbytes] = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
     return packed
 
 
 Record = tuple[tuple[int, ...], float, tuple[Tensor, ...]]
+"""Twelve integers (see `_numbers`), eps, and the tensors of an operation, at most four."""
 
 
 def _numbers(
@@ -103,12 +109,13 @@ def _numbers(
     levels: int = 0,
     period: int = 0,
 ) -> tuple[int, ...]:
+    """Return the integers of a record in the order of the struct `Op` in format.h, which says what each one means."""
     head = (kind, _PLACES[source], _PLACES[target], epilogue, n_in, n_out)
     return (*head, modes, rank, weights, channels, levels, period)
 
 
 def _record(operation: Operation, weights: str) -> Record:
-    """The fields of one record: twelve integers, eps, and the tensors."""
+    """Return the fields of the record of an operation."""
     match operation:
         case Embed(value, place, label, channels, levels):
             width, period, classes = value.shape[1], len(place), len(label)
@@ -151,7 +158,7 @@ def _record(operation: Operation, weights: str) -> Record:
 
 
 def _of_pixels(operation: Pixel | Where | Neighbours | Taps) -> Record:
-    """What only the stack of a model of whole pixels has."""
+    """Return the record of an operation that only the stack of a model of whole pixels has."""
     match operation:
         case Pixel(_, channels, levels, history, kept, classes):
             ring, width = history * channels, sum(map(_filled, kept))
@@ -169,6 +176,7 @@ def _of_pixels(operation: Pixel | Where | Neighbours | Taps) -> Record:
 
 
 def _pixel_head(operation: Components | Mixture | Channel) -> Record:
+    """Return the record of an operation that only the head of a model of whole pixels has."""
     match operation:
         case Components(count, channels):
             width = count * (1 + 2 * channels + channels * (channels - 1) // 2)
@@ -181,9 +189,9 @@ def _pixel_head(operation: Components | Mixture | Channel) -> Record:
 
 
 def _edges(levels: int) -> Tensor:
-    """Where each of the values from -1 to 1 begins, and where the last one ends: r(levels + 1), rounded as the head's.
+    """Return the edges between the values of a channel, from -1 to 1, and the two outer ones: r(levels + 1), padded.
 
-    The first and the last are so far away that all of a component lies between them.
+    They are rounded as in `MixtureHead`. The outer edges are so far away that all of a component lies between them.
     """
     edges = torch.arange(-1, 2 * levels, 2).float() * (1 / (levels - 1)) - 1
     edges[0], edges[-1] = -_FAR, _FAR
@@ -191,7 +199,7 @@ def _edges(levels: int) -> Tensor:
 
 
 def _filled(n: int) -> int:
-    """Numbers in the blocks that n numbers fill."""
+    """Return n rounded up to a number of full blocks."""
     return -(-n // WIDTH) * WIDTH
 
 
@@ -214,28 +222,29 @@ def _linear(linear: Linear, weights: str) -> Record:
         return numbers, 0.0, (_blocks(weight, 1), _columns(bias))
     if weights == "bf16":
         return numbers, 0.0, (_blocks(weight, 2).bfloat16(), _columns(bias))
+    # An output whose weights are all zero has the smallest scale instead of 0, so that 0 / scale is 0 and not NaN.
     scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
     return numbers, 0.0, (_blocks((weight / scale[:, None]).round(), 4).to(torch.int8), _columns(bias), _columns(scale))
 
 
 def _columns(x: Tensor) -> Tensor:
-    """The last axis filled up with zeros to a multiple of 16; the tensor itself where nothing is missing."""
+    """Fill up the last axis with zeros to a multiple of 16; return the tensor itself if nothing is missing."""
     x, missing = x.detach().float(), -x.shape[-1] % WIDTH
     return F.pad(x, (0, missing)) if missing else x
 
 
 def _rows(x: Tensor) -> Tensor:
-    """The first axis filled up and cut: (n, ...) -> (n / 16, 16, ...)."""
+    """Fill up the first axis with zeros and cut it into blocks: (n, ...) -> (n / 16, 16, ...)."""
     x = x.detach().float()
     filled = torch.cat([x, x.new_zeros(-len(x) % WIDTH, *x.shape[1:])])
     return filled.unflatten(0, (-1, WIDTH))
 
 
 def _blocks(weight: Tensor, per: int) -> Tensor:
-    """(out, in) -> [in / DEPTH][out / 64][DEPTH / per][4][16][per], flat; `per` weights make up 32 bits."""
+    """Lay out weights (out, in) as [in / DEPTH][out / 64][DEPTH / per][4][16][per], flat; `per` weights are 32 bits."""
     filled = F.pad(weight, (0, -weight.shape[1] % per))
     parts = [
-        group.unflatten(2, (-1, per)).permute(2, 0, 1, 3).reshape(-1)  # (4, 16, DEPTH / per, per) before
+        group.unflatten(2, (-1, per)).permute(2, 0, 1, 3).reshape(-1)  # from (4, 16, DEPTH / per, per)
         for part in filled.split(DEPTH, dim=1)
         for group in _rows(part).split(GROUP)
     ]
@@ -243,18 +252,21 @@ def _blocks(weight: Tensor, per: int) -> Tensor:
 
 
 def _paired(x: Tensor) -> Tensor:
-    """Values, then gates -> blocks of 16 values, each followed by the block of their gates."""
+    """Reorder values, then gates, into blocks of 16 values, each of them followed by the block of their gates.
+
+    The engine can then multiply a block as soon as it has both parts.
+    """
     value, gate = (_rows(half) for half in x.chunk(2))
     return torch.stack((value, gate), dim=1).flatten(0, 2)
 
 
 def _coefficients(ssm: SSM) -> Tensor:
-    """[heads / 16][mode][a, B, C: real, imaginary][16]."""
+    """Lay out the diagonal, B and C as [heads / 16][mode][a, B, C: real, imaginary][16]."""
     parts = torch.stack([half for vector in (ssm.a, ssm.B, ssm.C) for half in vector.chunk(2, dim=-1)], dim=-1)
-    return _rows(parts).permute(0, 2, 3, 1).contiguous()  # (blocks, 16, modes, 6) before
+    return _rows(parts).permute(0, 2, 3, 1).contiguous()  # from (blocks, 16, modes, 6)
 
 
 def _low_rank(ssm: SSM) -> Tensor:
-    """[heads / 16][mode][rank][p, q: real, imaginary][16]."""
+    """Lay out the correction to the diagonal as [heads / 16][mode][rank][p, q: real, imaginary][16]."""
     parts = torch.stack([half for vector in (ssm.p, ssm.q) for half in vector.chunk(2, dim=-1)], dim=-1)
-    return _rows(parts.transpose(0, 1)).permute(0, 3, 2, 4, 1).contiguous()  # (blocks, 16, R, modes, 4) before
+    return _rows(parts.transpose(0, 1)).permute(0, 3, 2, 4, 1).contiguous()  # from (blocks, 16, R, modes, 4)

@@ -1,4 +1,10 @@
-// The plan as it is in memory: checked once, trusted afterwards.
+// The plan in memory: checked once, trusted afterwards.
+//
+// A plan may come from a damaged file or from somebody else, so nothing in it is believed: the constructor walks
+// through the operations as a step would and keeps account of what each buffer holds (`content_`), which levels are
+// open (`levels_`) and how much state there is (`state`). An operation that reads what no operation before it has
+// written, or a tensor outside of the file, is refused with one line. The kernels then index without any check of their
+// own. (The tests damage plans at random and run them under sanitizers.)
 
 #pragma once
 
@@ -18,10 +24,11 @@ struct Plan {
   Bytes memory;
   Header header;
   std::vector<Op> ops;
-  uint64_t wide = 0;   // floats of the widest buffer, padded
-  uint64_t state = 0;  // floats of state per row, heads padded
-  const Op* pixel = nullptr;  // PIXEL, which is the first operation, or there is none
+  uint64_t wide = 0;   // floats per row of the widest buffer, padded to whole blocks
+  uint64_t state = 0;  // floats of state per row, with the heads padded to whole blocks
+  const Op* pixel = nullptr;  // the operation PIXEL, for models of whole pixels; it is always the first one
 
+  // Tensor number i of an operation; which one that is, pack.py says.
   template <class T = float> const T* tensor(const Op& op, int i) const {
     return reinterpret_cast<const T*>(memory.get() + op.at[i]);
   }
@@ -46,38 +53,41 @@ struct Plan {
   }
   Plan(const Plan&) = delete;
 
-  // Whether the same operations are due in both positions.
+  // Whether the same operations are due at both positions. Only rows for which this holds are computed together: then
+  // whether a level is due, or a pixel lies at a border, is one branch for all of them, and no kernel needs a mask.
   bool together(uint64_t position, uint64_t other) const {
     for (const Op& op : ops)
       if (op.kind == DOWN && position % (op.every * op.period) != other % (op.every * op.period)) return false;
     return !pixel || position % image() == other % image();
   }
-  // Tokens of an image.
+  // How many tokens an image has.
   uint64_t image() const { return uint64_t(pixel->height) * pixel->width * pixel->channels; }
-  // States of a state space layer: of each column one, where it runs down the columns.
+  // How many states a state space layer has: one per column where it runs down the columns, else one.
   uint64_t lanes(const Op& op) const { return op.axis == COLUMN ? pixel->width : 1; }
-  // Floats of state before those that the head keeps of a pixel.
+  // Where the numbers begin that the head keeps of a pixel: behind the ring of tokens.
   uint64_t kept() const { return pixel->state + padded(pixel->in); }
-  // Of a mixture: the vectors kept of a pixel, of numbers for each component. They stand behind the prediction.
+  // How many vectors a mixture keeps of a pixel, each with a number per component: log-weights, C means, C log-scales
+  // and C (C - 1) / 2 couplings. They stand behind the prediction.
   uint64_t parts() const {
     const uint64_t C = pixel->channels;
     return 1 + 2 * C + C * (C - 1) / 2;
   }
 
  private:
-  // From KEEP, or from DOWN, whose level runs up to UP, to ADD_KEPT.
+  // A level that is open: from KEEP, or DOWN, to ADD_KEPT. What stands between DOWN and UP runs when a window is full.
   struct Level {
     bool runs;
     uint64_t width, every, down, window, pending, kept;
-    bool returned;  // something pending has been written
-    std::array<uint64_t, N_PLACES> before;  // contents at DOWN
+    bool returned;  // whether the coarser level has written its output to what is pending
+    std::array<uint64_t, N_PLACES> before;  // content_ at DOWN
   };
   std::vector<Level> levels_;
-  std::array<uint64_t, N_PLACES> content_{};  // numbers in each buffer as the operations go by; 0: nothing yet
+  std::array<uint64_t, N_PLACES> content_{};  // numbers in each buffer at this point of the walk; 0: nothing yet
   int n_levels_ = 0;
-  bool predicts_ = false;           // whether there is a prediction for each channel
+  bool predicts_ = false;           // whether NEIGHBOURS has kept a prediction for each channel
   const Op* components_ = nullptr;  // COMPONENTS, once it has been seen
 
+  // Checks one operation of a plan of n bytes, and takes account of what it writes and keeps.
   void check(size_t number, uint64_t n) {
     Op& op = ops[number];
     const bool first = number == 0;
@@ -101,7 +111,7 @@ struct Plan {
       case NORM:
         if (op.src != X || (op.dst != H && op.dst != X) || op.in != op.out || !(op.eps >= 0)) reject("a norm is wrong");
         tensor_at(op, 0, out * 4, n), tensor_at(op, 1, out * 4, n);
-        if (op.modes) tensor_at(op, 2, 4, n);  // what is added to the centred numbers
+        if (op.modes) tensor_at(op, 2, 4, n);  // a number that is added after the mean was taken away
         break;
       case SSM:
         if ((op.epilogue == GATE ? op.src != G : op.src != H && op.src != X) || op.dst != G || op.in != op.out || op.modes > (1u << 16) ||
@@ -131,7 +141,7 @@ struct Plan {
         if (op.src != LOGITS || op.dst != LOGITS || op.modes > MAX_CLUSTERS) reject("the clusters are wrong");
         tensor_at(op, 0, (op.modes + 1) * sizeof(Part), n);
         const Part* parts = tensor<Part>(op, 0);
-        uint64_t end = 0;  // of the tokens so far: each part is moved down to there
+        uint64_t end = 0;  // of the tokens so far. Each part moves down to there, and so must not begin before it.
         for (uint32_t i = 0; i <= op.modes; ++i) {
           const Part part = parts[i];
           if (part.at > op.in || part.count > op.in - part.at || part.at < end || part.count <= (i ? 0 : op.modes))
@@ -189,18 +199,19 @@ struct Plan {
     content_[op.dst] = op.out;
   }
 
-  // Whether its input is in a buffer that an operation before it must have filled.
+  // Whether an operation reads a buffer that one before it must have filled. The others read tokens or state.
   static bool reads(const Op& op) {
     return op.kind != EMBED && op.kind != SAMPLES && op.kind != UP && op.kind != PIXEL && op.kind != WHERE && op.kind != NEIGHBOURS &&
            op.kind != MIXTURE;
   }
+  // PIXEL, WHERE, NEIGHBOURS and TAPS.
   void of_pixels(Op& op, uint64_t n) {
     const uint64_t in = padded(op.in), out = padded(op.out);
     if (op.kind == PIXEL) {
       if (op.dst != KEPT || op.channels < 1 || op.channels > MAX_CHANNELS || op.levels < 2 || op.height < 1 ||
           op.width < 1 || op.height > (1u << 16) || op.width > (1u << 16) || op.levels != header.vocab)
         reject("its pixels are wrong");
-      // The neighbours at left, above and above left are known in any case.
+      // The ring must reach back to the pixel above left, which is width + 1 pixels ago: predictions read it.
       if (op.period <= op.width || op.in != product({op.period, op.channels})) reject("too few pixels are known");
       op.state = state;
       state += in + out;
@@ -229,7 +240,7 @@ struct Plan {
     }
   }
 
-  // COMPONENTS, and the two with which a step goes on that begins no pixel: MIXTURE and CHANNEL.
+  // COMPONENTS, and the two heads, MIXTURE and CHANNEL. A step that begins no pixel leaps to the head.
   void head(Op& op, size_t number, uint64_t n) {
     op.state = kept();
     if (op.kind == COMPONENTS) {
@@ -237,18 +248,18 @@ struct Plan {
           op.in != product({parts(), op.modes}) || !predicts_ || components_ ||
           pixel->out != padded(pixel->channels) + product({parts(), padded(op.modes)}))
         reject("the components of a mixture are wrong");
-      wide = std::max(wide, padded(op.in) + W);  // the last ones are read with what stands behind them
+      wide = std::max(wide, padded(op.in) + W);  // vectors loaded from the last numbers read past them
       components_ = &op;
       return;
     }
     if (pixel->up) reject("its pixels have more than one head");
     ops[0].up = number;
-    content_[X] = content_[H] = content_[G] = 0;  // no pixel may have begun, so there may be other things there
+    content_[X] = content_[H] = content_[G] = 0;  // a step that leapt here finds the numbers of an earlier one
     if (op.kind == MIXTURE) {
       if (op.dst != LOGITS || !components_ || op.modes != components_->modes || op.out != pixel->levels)
         reject("a mixture is wrong");
       tensor_at(op, 0, product({op.out + uint64_t(W) + 1, 4}), n);
-      // Room for its components, and for both sides of all edges; see solo_mixture.
+      // Scratch for the mixture's parts, and for both sides of all edges; see solo_mixture.
       wide = std::max(wide, MIXTURE_PARTS * padded(op.modes) + 2 * padded(op.out) + 4 * W);
       content_[LOGITS] = op.out;
       return;
@@ -261,6 +272,8 @@ struct Plan {
     content_[H] = content_[G] = op.out;
   }
 
+  // KEEP and DOWN open a level, UP and ADD_KEPT end it. The state of a level is its window, `period` inputs; then what
+  // is pending, as many outputs of the coarser level; then what is kept.
   void level(Op& op, size_t number) {
     if (op.kind == KEEP || op.kind == DOWN) {
       if (++n_levels_ > MAX_LEVELS) reject("it has too many levels");
@@ -287,16 +300,19 @@ struct Plan {
     if (op.kind == ADD_KEPT) return levels_.pop_back();
     ends.runs = false;
     ops[ends.down].up = number;
-    content_ = ends.before;  // the level may not have run, and where it has, it has left other things in h and g
+    // The level may not have run, so x is as it was at DOWN. If it has run, h and g hold something else now.
+    content_ = ends.before;
     content_[H] = content_[G] = 0;
   }
 
+  // Tensor i of the operation must lie in the plan of n bytes, behind the records. All tensors together must not be
+  // longer than the plan, so that a small file cannot make operations claim huge buffers that share the same bytes.
   void tensor_at(const Op& op, int i, uint64_t bytes, uint64_t n) {
     const uint64_t first = sizeof(Header) + ops.size() * sizeof(Op);
     if (op.at[i] % 64 || op.at[i] < first || op.at[i] > n || bytes > n - op.at[i])
       reject("a tensor lies outside of it or is not aligned");
     used_ += bytes;
-    if (used_ > n) reject("its tensors overlap");  // each bounds the memory that its operation needs
+    if (used_ > n) reject("its tensors overlap");
   }
   uint64_t used_ = 0;
 };

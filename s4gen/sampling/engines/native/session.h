@@ -1,4 +1,9 @@
-// Rows under way: their state, and the loop of steps and draws.
+// A session: rows under way, their state, and the loop of steps and draws.
+//
+// A row is one sequence that is being drawn. Each has an Input (token, position, label) and `plan.state` floats of
+// state. A session is made for one form. Solo: the state of a row is contiguous, and all threads work on a few rows at
+// a time, step by step. Batch: the states of M rows are interleaved, and a thread takes a group through all of its
+// steps before it takes the next one, so that the group's state stays in its cache and no thread waits.
 
 #pragma once
 
@@ -24,7 +29,7 @@ namespace {
 
 class Session {
  public:
-  // lanes 0: solo; else rows per group of the batch form.
+  // lanes: rows per group of the batch form, 8, 16 or 32; 0: the solo form.
   Session(std::shared_ptr<const Plan> plan, uint64_t rows, int lanes, int threads)
       : plan_(std::move(plan)), rows_(rows), lanes_(lanes), team_(std::max(1, threads)),
         pace_(team_.size()), input_(padded_rows(), Input{plan_->header.bos, 0, 0, 0}), state_(product({plan_->state, padded_rows()})) {
@@ -35,15 +40,20 @@ class Session {
     }
   }
 
-  // Canonical state of one operation, float32: rows times its `outer` times its `inner`. SSM: (lanes heads, 2 modes), real
-  // parts before imaginary ones. DOWN: (2 stride, width), the window before what is pending. Oldest first are SHIFT: (taps
-  // - 1, heads), PIXEL and SAMPLES: the last tokens, all but one of the ring, and TAPS: (ring, width). COMPONENTS and CHANNEL: what is
-  // kept of a pixel; of a mixture all numbers of a component side by side, and the prediction behind all of them.
-  // Rings begin anew with the positions: those come in first.
+  // Copies the state of one operation in or out, in the layout of layers.py: float32 (rows, outer, inner), which is
+  //   SSM                 (lanes heads, 2 modes), real parts before imaginary ones
+  //   DOWN                (2 stride, width), the window before what is pending
+  //   SHIFT               (taps - 1, heads), the oldest first
+  //   PIXEL, SAMPLES      (ring - 1, 1), the last tokens, the oldest first
+  //   TAPS                (ring, width), the oldest first
+  //   COMPONENTS, CHANNEL (1, kept); of a mixture all numbers of a component side by side, then the prediction
+  // Rings are counted from the position at which a state comes in, so set the positions first.
   void exchange(size_t layer, float* canonical, bool inward) {
     const Op& op = stateful(layer);
     const uint64_t size = outer(op) * inner(op), M = lanes_ ? lanes_ : 1;
-    constexpr uint64_t BLOCK = 64;  // numbers at a time, of all rows of a group: states are large, and rows far apart
+    // Numbers per turn, for all rows of a group. States are large and rows lie far apart in `canonical`, so it is
+    // not walked through one number of each row at a time.
+    constexpr uint64_t BLOCK = 64;
     uint64_t at[BLOCK];
     for (uint64_t row = 0; row < rows_; row += M)
       for (uint64_t first = 0; first < size; first += BLOCK) {
@@ -72,8 +82,9 @@ class Session {
     for (uint64_t r = 0; r < rows_; ++r) input_[r].label = labels[r];
   }
 
-  // Feed `first`, draw, feed what was drawn, ..: `steps` draws per row, out (rows, steps), uniforms (rows, steps).
-  // Without `filters` one step whose logits go to `logits` (rows, vocab). Returns false for logits that are not finite.
+  // Feeds `first`, draws, feeds what was drawn, and so on: `steps` draws per row, from u (rows, steps) into out of the
+  // same shape. Without `filters` it makes one step and writes its logits (rows, vocab). Returns false if logits were
+  // not finite.
   bool run(const int64_t* first, const double* u, uint64_t steps, const Filters* filters, int64_t* out, float* logits) {
     for (uint64_t r = 0; r < rows_; ++r) {
       if (first[r] != plan_->header.bos && (first[r] < 0 || first[r] >= plan_->header.vocab))
@@ -100,11 +111,12 @@ class Session {
 
   uint64_t rows() const { return rows_; }
 
+  // Whether an operation has state that lasts from step to step.
   static bool lasts(const Op& op) {
     return (op.kind == SSM && op.modes) || op.kind == SHIFT || op.kind == SAMPLES || op.kind == DOWN || op.kind == PIXEL || op.kind == TAPS ||
            op.kind == COMPONENTS || op.kind == CHANNEL;
   }
-  // The operations with a state that lasts, in their order; `outer` and `inner`: its shape, without the rows.
+  // Operation number `layer` of those with a state that lasts; `outer` and `inner` are its shape, without the rows.
   const Op& stateful(size_t layer) const {
     for (const Op& op : plan_->ops)
       if (lasts(op) && layer-- == 0) return op;
@@ -133,7 +145,7 @@ class Session {
     const Filters* filters;
     int64_t* out;
     float* logits;
-    bool quick;  // steps draw by themselves
+    bool quick;  // steps draw by themselves: the head is a mixture and no filter needs its probabilities
 
     Uniforms uniforms(uint64_t row, uint64_t step) const {
       return quick ? Uniforms{u + row * steps + step, steps} : Uniforms{};
@@ -150,11 +162,11 @@ class Session {
   std::vector<Floats> scratch_;
   std::vector<Draw> draws_;
   std::atomic<bool> failed_{false};
-  std::atomic<uint64_t> next_{0};
+  std::atomic<uint64_t> next_{0};  // the next group that no thread has taken yet
 
   uint64_t padded_rows() const { return lanes_ ? (rows_ + lanes_ - 1) / lanes_ * lanes_ : rows_; }
 
-  // Where in an operation's state of a row the canonical number j of i is; of all rows of a group in the same position.
+  // Where the canonical number (i, j) stands in an operation's state; the same for all rows of a group.
   uint64_t number(const Op& op, uint64_t row, uint64_t i, uint64_t j) const {
     const uint64_t N = op.modes, D = padded(op.in);
     if (op.kind == SSM) {
@@ -170,6 +182,7 @@ class Session {
     return i * D + j;
   }
 
+  // The end of a step of one row: hands out its logits, or draws its token.
   void finish(const Work& work, uint64_t row, uint64_t step, const float* logits, int thread) {
     ++input_[row].position;
     if (!work.filters) {
@@ -182,7 +195,7 @@ class Session {
     work.out[row * work.steps + step] = input_[row].token = std::max<int64_t>(drawn, 0);
   }
 
-  // In parts, between which the number of threads can change.
+  // The steps in parts, between which the number of threads may change.
   void solo(const Work& work) {
     for (uint64_t step = 0, n; step < work.steps; step += n) {
       n = std::min<uint64_t>(work.steps - step, pace_.steps());
@@ -198,7 +211,7 @@ class Session {
     for (uint64_t step = first; step < last; ++step)
       for (uint64_t row = 0, n; row < rows_; row += n) {
         for (n = 1; n < SOLO && row + n < rows_ && plan_->together(input_[row].position, input_[row + n].position);) ++n;
-        n = n == 3 ? 2 : n;
+        n = n == 3 ? 2 : n;  // the kernels are made for 1, 2 and 4 rows
         for (uint64_t r = 0; r < n; ++r) buffers.state[r] = state_.at((row + r) * plan_->state);
         const Uniforms u = work.uniforms(row, step);
         if (n == 1) solo_step<1>(*plan_, buffers, &input_[row], u, thread, threads, team_);

@@ -1,4 +1,9 @@
-// The solo form: 1, 2 or 4 rows at a time, vectors run over features, a team of threads shares every operation.
+// The solo form: 1, 2 or 4 rows at a time, vectors run over features, and a team of threads shares every operation.
+//
+// Buffers are [row][width], so features are contiguous; the state of a recurrence is [heads / 16][mode][re, im][16]. Of
+// most operations each thread takes a range of blocks of 16 features, does them for all rows, and meets the others
+// (`team.barrier()`). Reading the weights is what takes the time, so a weight in a register is used for all rows before
+// the next one is loaded.
 
 #pragma once
 
@@ -17,19 +22,20 @@
 
 namespace {
 
-constexpr int SOLO = 4;  // rows at a time, at most
+constexpr int SOLO = 4;  // rows at a time, at most: their sums have to fit into the registers
 
 struct SoloBuffers {  // [row][width]
-  float *x, *h, *g, *logits, *out;  // h, and out, a layer's sums, are each thread's own
+  float *x, *h, *g, *logits, *out;  // h and out (the sums of a linear layer) are each thread's own, the others shared
   uint64_t wide;
-  float* state[SOLO];  // of each row
+  float* state[SOLO];  // where the state of each row begins
   float* at(uint32_t position, int row) const {
     return (position == X ? x : position == H ? h : position == G ? g : logits) + row * wide;
   }
   float* at(const Op& op, uint32_t position, int row) const { return position < WINDOW ? at(position, row) : state[row] + op.state; }
 };
 
-// Adds of(x) to 16 partial sums, for all n numbers x from `from`, the last block of them filled up with zeros first.
+// Folds n numbers x into 16 partial sums by sum = of(x, sum), then these into one. The numbers that fill no whole block
+// go in one by one, since what stands behind them in the buffer is not zero.
 template <class Of> inline float summed(const float* from, uint64_t n, Of of) {
   Full sum[FULLS] = {};
   const uint64_t full = n / W * W;
@@ -51,6 +57,7 @@ void solo_norm(const Plan& plan, const Op& op, const float* x, float* h) {
     store(h + i, fma(((load<Full>(x + i) - mean) + shift) * scale, load<Full>(gamma + i), load<Full>(beta + i)));
 }
 
+// v *= the convolution of k, for g = q, k, v; the keys that are kept lie [tap][head].
 void solo_shift(const Plan& plan, const Op& op, float* g, float* state, Range blocks) {
   const uint64_t D = padded(op.in);
   for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += LANES) {
@@ -61,11 +68,12 @@ void solo_shift(const Plan& plan, const Op& op, float* g, float* state, Range bl
   }
 }
 
+// One step of the recurrences of the heads in `blocks`, from u into g.
 void solo_ssm(const Plan& plan, const Op& op, const float* u, float* g, float* lane, Range blocks) {
   const int modes = op.modes, rank = op.rank;
   const uint64_t ahead = uint64_t(modes) * 2 * W;
   for (uint64_t i = blocks.begin * W; i < blocks.end * W; i += LANES) {
-    const uint64_t b = i / W, part = i % W;  // of a block, the heads that fill a register
+    const uint64_t b = i / W, part = i % W;  // heads from `part` on of block b fill a register
     const float* c = plan.tensor(op, 0) + b * modes * 6 * W + part;
     const float* l = rank ? plan.tensor(op, 2) + b * modes * rank * 4 * W + part : nullptr;
     auto get = [&](int n, int j) __attribute__((always_inline)) { return load<Full>(c + (n * 6 + j) * W); };
@@ -75,6 +83,7 @@ void solo_ssm(const Plan& plan, const Op& op, const float* u, float* g, float* l
     float* s = lane + b * ahead + part;
     const Full skip = load<Full>(plan.tensor(op, 1) + i);
     Full y = load<Full>(u + i);
+    // A rank that is a constant lets the compiler unroll, or drop, the loops over it.
     if (rank == 0) ssm_step<Full, 1>(modes, 0, get, low, s, W, &y, skip, ahead);
     else if (rank == 1) ssm_step<Full, 1>(modes, 1, get, low, s, W, &y, skip, ahead);
     else ssm_step<Full, 1>(modes, rank, get, low, s, W, &y, skip, ahead);
@@ -82,9 +91,10 @@ void solo_ssm(const Plan& plan, const Op& op, const float* u, float* g, float* l
   }
 }
 
-// Adds the inputs from k on, DEPTH at most, to the sums of N outputs from `first` on for R rows: each weight is loaded once.
-// Where N is less than what lies side by side, reading leaps, which processors do not foresee: then the weights of `next`,
-// the group of blocks that is read after this one, are fetched meanwhile, as many of them.
+// Adds DEPTH inputs at most, from k0 on, to the sums of N outputs from `first` on, for R rows: each weight is loaded
+// once. If N is less than the 64 outputs that lie side by side, reading leaps over the others. Processors do not
+// foresee such leaps, so the weights of `next`, the group of blocks that is read after this one, are fetched meanwhile,
+// as many as are read here.
 template <int R, int N, int PER>
 void solo_outputs(const Plan& plan, const Op& op, const SoloBuffers& buffers, uint64_t k0, uint64_t first,
                   const uint32_t* next) {
@@ -116,7 +126,7 @@ void solo_outputs(const Plan& plan, const Op& op, const SoloBuffers& buffers, ui
     UNROLLED for (int b = 0; b < B; ++b) store(out + r * buffers.wide + b * LANES, acc[b][r]);
 }
 
-// What becomes of the sums from `begin` to `end`.
+// Scales the sums of the outputs [begin, end), adds the bias, and writes them to y as the epilogue says.
 void solo_epilogue(const Plan& plan, const Op& op, float* out, float* y, uint64_t begin, uint64_t end) {
   const float *bias = plan.tensor(op, 1), *scale = op.weights == INT8 ? plan.tensor(op, 2) : nullptr;
   for (uint64_t o = begin; o < end; o += LANES) {
@@ -125,6 +135,7 @@ void solo_epilogue(const Plan& plan, const Op& op, float* out, float* y, uint64_
     store(out + o, v + load<Full>(bias + o));
   }
   if (op.epilogue == GLU_ADD) {
+    // Blocks of values and of their gates take turns, so after each block of values one is skipped.
     for (uint64_t o = begin; o < end; o += o % W + LANES < W ? LANES : LANES + W) {
       float* to = y + o / (2 * W) * W + o % W;
       store(to, fma(load<Full>(out + o), sigmoid(load<Full>(out + o + W)), load<Full>(to)));
@@ -139,6 +150,7 @@ void solo_epilogue(const Plan& plan, const Op& op, float* out, float* y, uint64_
   }
 }
 
+// A linear layer of R rows; this thread makes a range of the outputs.
 template <int R, int PER>
 void solo_linear(const Plan& plan, const Op& op, const SoloBuffers& buffers, int thread, int threads) {
   constexpr int MOST = std::min<int>(GROUP * W, SUMS / R * LANES);  // outputs whose sums fit into the registers
@@ -148,7 +160,7 @@ void solo_linear(const Plan& plan, const Op& op, const SoloBuffers& buffers, int
   for (uint64_t k = 0; k < op.in; k += DEPTH)
     for (uint64_t o = begin; o < end;) {
       const uint64_t n = std::min(GROUP * W - o % (GROUP * W), end - o), after = o - o % (GROUP * W) + GROUP * W;
-      // `n` goes no further than the group of blocks.
+      // n does not go beyond the group of blocks; `next` is the group behind it, of these inputs or of the next ones.
       const uint32_t* next = after < end        ? weights_at(plan, op, k, after / W).at
                              : k + DEPTH < op.in ? weights_at(plan, op, k + DEPTH, begin / W).at
                                                  : plan.tensor<uint32_t>(op, 0);
@@ -160,7 +172,9 @@ void solo_linear(const Plan& plan, const Op& op, const SoloBuffers& buffers, int
     solo_epilogue(plan, op, buffers.out + r * buffers.wide, buffers.at(op, op.dst, r) + op.offset, begin, end);
 }
 
-// Logits of the parts -> log-probabilities of the tokens, one after another.
+// An adaptive softmax: the logits of the parts become log-probabilities of the tokens, in place. log p of a token in a
+// cluster is that of the cluster plus that of the token inside it. Parts move towards the front, as the clusters' own
+// logits drop out.
 void solo_clusters(const Plan& plan, const Op& op, float* logits) {
   const Part* parts = plan.tensor<Part>(op, 0);
   uint64_t end = parts[0].count - op.modes;
@@ -175,7 +189,8 @@ void solo_clusters(const Plan& plan, const Op& op, float* logits) {
   }
 }
 
-// An operation that only models of whole pixels have.
+// One operation of those that only models of whole pixels have. Where all threads write the same or one row is little
+// work, the rows are shared instead (r % threads).
 template <int R>
 void solo_pixels(const Plan& plan, const Op& op, const SoloBuffers& buffers, const Spot* spots, const Input* input,
                  Uniforms u, int thread, int threads) {
@@ -194,7 +209,8 @@ void solo_pixels(const Plan& plan, const Op& op, const SoloBuffers& buffers, con
   }
 }
 
-// With `u` a mixture draws, and its token stands in the place of the first logit.
+// One step of R rows: the walk through the operations, by every thread of the team. With `u`, a mixture draws by
+// itself, and its token stands in the place of the first logit.
 template <int R>
 void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input, Uniforms u, int thread, int threads,
                Team& team) {
@@ -202,13 +218,13 @@ void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input,
   for (int r = 0; plan.pixel && r < R; ++r) spots[r] = spot_of(*plan.pixel, input[r]);
   for (size_t i = 0; i < plan.ops.size(); ++i) {
     const Op& op = plan.ops[i];
-    if (op.kind == NORM && op.dst == X) {  // which all of them share: some may still read it as it was
+    if (op.kind == NORM && op.dst == X) {  // x is shared, and after a norm into h others may still read it as it was
       team.barrier();
       for (int r = thread; r < R; r += threads) solo_norm(plan, op, buffers.at(X, r), buffers.at(X, r));
       team.barrier();
       continue;
     }
-    if (op.kind == NORM) {  // cheap, so everybody has a copy of its own
+    if (op.kind == NORM) {  // cheap: each thread makes all of it in its own h, and nobody has to wait
       for (int r = 0; r < R; ++r) solo_norm(plan, op, buffers.at(X, r), buffers.at(H, r));
       continue;
     }
@@ -239,7 +255,7 @@ void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input,
       const Range mine = share(padded(op.in) / W, thread, threads);
       for (int r = 0; r < R; ++r) solo_shift(plan, op, buffers.at(G, r), buffers.state[r], mine);
     } else if (op.kind == SAMPLES) {
-      for (int r = 0; r < R; ++r) {  // everybody has a copy of h
+      for (int r = 0; r < R; ++r) {  // each thread makes all of its own h; one of them writes to the ring
         float *ring = buffers.state[r] + op.state, *h = buffers.at(H, r);
         const uint64_t slot = last_samples(
             plan, op, input[r], [&](uint64_t at) { return ring[at]; }, [&](uint64_t i, float x) { h[i] = x; });
@@ -249,7 +265,7 @@ void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input,
       for (int r = thread; r < R; r += threads) solo_clusters(plan, op, buffers.at(LOGITS, r));
     } else if (op.kind == PIXEL) {
       for (int r = thread; r < R; r += threads) buffers.state[r][op.state + spots[r].token] = input[r].token;
-      if (!spots[0].begins) i = op.up - 1;
+      if (!spots[0].begins) i = op.up - 1;  // go on with the head
     } else if (op.kind > PIXEL) {
       solo_pixels<R>(plan, op, buffers, spots, input, u, thread, threads);
     } else if (op.kind >= DOWN) {
@@ -257,7 +273,7 @@ void solo_step(const Plan& plan, const SoloBuffers& buffers, const Input* input,
       const Range mine = share(size / W, thread, threads);
       for (int r = 0; r < R; ++r)
         cross(op, phase, buffers.at(X, r), buffers.state[r] + op.state, size, mine.begin * W, mine.end * W);
-      if (op.kind == DOWN && phase + 1 < op.period) i = op.up - 1;
+      if (op.kind == DOWN && phase + 1 < op.period) i = op.up - 1;  // the window is not full: go on with UP
     } else if (op.weights == FP32) {
       solo_linear<R, 1>(plan, op, buffers, thread, threads);
     } else if (op.weights == BF16) {

@@ -1,4 +1,4 @@
-// The solo form of the operations that only models of whole pixels have: of one row each.
+// The solo form of the operations that only models of whole pixels have. Each function works on one row.
 
 #pragma once
 
@@ -15,6 +15,7 @@
 
 namespace {
 
+// x = the sum of table rows: for row and column, the nearest pixels' values, and the label.
 void solo_where(const Plan& plan, const Op& op, const Spot& spot, int64_t label, const float* state, float* x,
                 Range blocks) {
   const uint64_t D = padded(op.out);
@@ -32,7 +33,8 @@ void solo_where(const Plan& plan, const Op& op, const Spot& spot, int64_t label,
   }
 }
 
-// `predicts`: whether this thread keeps the prediction as well.
+// h = the pixels around, each with a 1, or zeros outside of the image. Each thread fills its own h; the one with
+// `predicts` writes the prediction to the state as well.
 void solo_neighbours(const Plan& plan, const Op& op, const Spot& spot, float* state, float* h, bool predicts) {
   const Op& pixel = *plan.pixel;
   const float* ring = state + pixel.state;
@@ -47,6 +49,7 @@ void solo_neighbours(const Plan& plan, const Op& op, const Spot& spot, float* st
     state[plan.kept() + c] = predicted(spot, at(LEFT, c), at(ABOVE, c), at(ABOVE_LEFT, c));
 }
 
+// g = the taps on the features around; h takes its place in the ring.
 void solo_taps(const Plan& plan, const Op& op, const Spot& spot, const float* h, float* g, float* state, Range blocks) {
   const uint64_t D = padded(op.in);
   const auto slots = taps_at(*plan.pixel, spot);
@@ -60,6 +63,7 @@ void solo_taps(const Plan& plan, const Op& op, const Spot& spot, const float* h,
   }
 }
 
+// Prepares what the linear layer left in g for the channels of the pixel, and keeps it.
 void solo_components(const Plan& plan, const Op& op, const float* g, float* state) {
   const uint64_t C = plan.pixel->channels, K = padded(op.modes);
   const float* base = state + op.state;
@@ -72,7 +76,7 @@ void solo_components(const Plan& plan, const Op& op, const float* g, float* stat
   }
 }
 
-// The mixture for the next channel, into made[part][component].
+// Makes the mixture for the next channel, made[part][component].
 void solo_mix(const Plan& plan, const Op& op, const Spot& spot, const float* state, float* made) {
   const Op& pixel = *plan.pixel;
   const uint64_t K = padded(op.modes);
@@ -97,7 +101,8 @@ void solo_mix(const Plan& plan, const Op& op, const Spot& spot, const float* sta
         [&](int part, Full value) { store(made + part * K + k, value); });
 }
 
-// The value drawn with u, or -1: the mixture is not made of numbers. Of a span 16 parts are looked at together.
+// Returns the value drawn with u, or -1 if the mixture holds NaN. A vector looks at 16 edges of a span at once, of
+// which the search by halves then needs four: with these it has found one of 16 parts, the span of the next turn.
 float solo_drawn(const Plan& plan, const Op& op, const Spot& spot, const float* state, float* made, double u) {
   const uint64_t K = padded(op.modes);
   const float* edges = plan.tensor(op, 0);
@@ -119,7 +124,8 @@ float solo_drawn(const Plan& plan, const Op& op, const Spot& spot, const float* 
   return std::min<uint64_t>(first, op.out - 1);
 }
 
-// Log-probabilities of the values of `blocks`. `scratch`: the mixture, and S(x) and S(-x) at all edges.
+// Log-probabilities of the values of `blocks`. In `scratch` stand the mixture, which each thread makes for itself, then
+// S(x) and S(-x) at the edges: one edge is the upper one of a value and the lower one of the next.
 void solo_mixture(const Plan& plan, const Op& op, const Spot& spot, const float* state, float* scratch, float* logits,
                   Range blocks) {
   const uint64_t K = padded(op.modes), V = op.out, begin = blocks.begin * W, end = blocks.end * W;
@@ -130,12 +136,12 @@ void solo_mixture(const Plan& plan, const Op& op, const Spot& spot, const float*
   for (uint64_t k = 0; k < op.modes; ++k) {
     const Full mean = splat<Full>(made[MEAN * K + k]), inverse = splat<Full>(made[INVERSE * K + k]);
     const Full weight = splat<Full>(made[WEIGHT * K + k] * made[SHARE * K + k]);
-    for (uint64_t v = begin; v < (end < V ? end + LANES : end); v += LANES) {  // of the next block, the first edge
+    for (uint64_t v = begin; v < (end < V ? end + LANES : end); v += LANES) {  // up to the first edge of the next block
       const Sides<Full> sides((load<Full>(edges + v) - mean) * inverse);
       store(below + v, sides.below);
       store(above + v, sides.above);
     }
-    // Beyond the ends there is no value, so these have no share but all that lies there.
+    // The first and the last value have all of the tail: here the share is divided out of their product again.
     if (begin == 0) above[0] = 1.0f / made[SHARE * K + k];
     if (end >= V) below[V] = 1.0f / made[SHARE * K + k];
     for (uint64_t v = begin; v < end; v += LANES) {
@@ -143,7 +149,7 @@ void solo_mixture(const Plan& plan, const Op& op, const Spot& spot, const float*
       store(logits + v, fma(load_anywhere<Full>(below + v + 1) * weight, load<Full>(above + v), sum));
     }
   }
-  for (uint64_t v = V; v < end; ++v) logits[v] = 1;
+  for (uint64_t v = V; v < end; ++v) logits[v] = 1;  // beyond the values: a probability that is not far
   Full least = splat<Full>(1.0f);
   for (uint64_t v = begin; v < end; v += LANES) least = smaller(least, load<Full>(logits + v));
   const bool near = !any_below(least, FAR);
@@ -156,7 +162,8 @@ void solo_mixture(const Plan& plan, const Op& op, const Spot& spot, const float*
           }));
 }
 
-// Writes all of h, which is this thread's own, and `blocks` of g and of what is kept.
+// h = g = what is kept of h, plus table rows for the channel and the values of the channels before. Fills all of h,
+// which is this thread's own, but only `blocks` of g and of what is kept.
 void solo_channel(const Plan& plan, const Op& op, const Spot& spot, float* state, float* h, float* g, Range blocks) {
   const Op& pixel = *plan.pixel;
   const uint64_t D = padded(op.in);

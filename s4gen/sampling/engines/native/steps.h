@@ -1,5 +1,9 @@
-// What both forms do alike: where the embedding's rows are, levels, one step of a
-// recurrence, where the weights of a linear layer are.
+// What both forms do alike: where the rows of the embedding are, levels, one step of a recurrence, where the weights of
+// a linear layer are.
+//
+// A function here is a template over the vector type, and over how numbers are read (`get`, `tap`, ..). The solo form
+// hands in vectors of neighbouring features, the batch form vectors of rows, with weights that are the same in every
+// lane. Since the order of operations stands here once, a row gets the same bits from both.
 
 #pragma once
 
@@ -14,11 +18,13 @@
 
 namespace {
 
-struct Input {  // of one row
+// What is fed to one row. The token and the label are checked by Session, so tables are read without further checks.
+struct Input {
   int64_t token, position, label;
-  int64_t since;  // the position where its state came in
+  int64_t since;  // the position at which its state came in
 };
 
+// The rows of the tables whose sum is the embedding; null where a model has no such table.
 struct Sources {
   const float *value, *position, *label;
 };
@@ -26,27 +32,30 @@ struct Sources {
 Sources sources(const Plan& plan, const Op& op, const Input& input) {
   const int64_t token = input.token, position = input.position, label = input.label;
   const uint64_t D = padded(op.out), at = op.period ? static_cast<uint64_t>(position) % op.period : 0;
+  // A token at position t is fed before value t is drawn, so it is value t - 1 and belongs to the channel of that.
   const uint64_t channel = op.period ? (at + op.period - 1) % op.period % op.channels : 0;
-  // A bos that is none of the tokens has a row of its own, the last.
+  // A bos that is not a token of the vocabulary has a row of its own, the last.
   const bool extra = token >= static_cast<int64_t>(op.levels);
   const uint64_t index = extra ? uint64_t(op.channels) * op.levels : channel * op.levels + static_cast<uint64_t>(token);
   return {plan.tensor(op, 0) + index * D, op.period ? plan.tensor(op, 1) + at * D : nullptr,
           op.modes ? plan.tensor(op, 2) + static_cast<uint64_t>(label) * D : nullptr};
 }
 
-// Of an operation with a ring of tokens: the slot of the one that is fed. Rings begin where the state came in.
+// The slot that the token which is fed takes in an operation's ring of tokens. Slots are counted from where the state
+// came in: rows of a group may be whole images apart, but came in at once, so they all have the same slot.
 inline uint64_t slot_now(const Op& op, const Input& input) {
   return static_cast<uint64_t>(input.position - input.since) % op.in;
 }
 
-// A token from its ring as a value; bos beyond the levels, and what a damaged state holds, as the nearest one.
+// A token from a ring as a value below `levels`. Rings are floats that come from a state, which may be damaged: NaN
+// counts as 0, everything else (bos, too) as the nearest value, so that no table is read outside of its bounds.
 inline uint64_t value_of(const Op& op, float token) {
   const float highest = op.levels - 1;
   return static_cast<uint64_t>(token > 0 ? token < highest ? token : highest : 0);
 }
 
-// The amplitudes of the last tokens, oldest first, to(i, ..): of those in the ring kept(slot), and of the one that is fed,
-// whose slot is returned. In that slot nothing is read, so it may be written meanwhile.
+// Calls to(i, amplitude) for the last tokens, the oldest first: those in the ring, read by kept(slot), and the one that
+// is fed. Returns the slot of that one. Nothing is read from this slot, so another thread may write to it meanwhile.
 template <class Kept, class To> uint64_t last_samples(const Plan& plan, const Op& op, const Input& input, Kept kept, To to) {
   const float* amplitude = plan.tensor(op, 0);
   const uint64_t n = op.in, slot = slot_now(op, input);
@@ -55,8 +64,8 @@ template <class Kept, class To> uint64_t last_samples(const Plan& plan, const Op
   return slot;
 }
 
-// What DOWN, UP, KEEP and ADD_KEPT do with the numbers x[begin..end) of `size` and their level's state; nothing is mixed,
-// so that both forms do it alike.
+// DOWN, UP, KEEP and ADD_KEPT for the numbers x[begin..end) of `size`, with the level's state. Numbers are moved and
+// added one by one, whatever they are numbers of, so the batch form calls it with M times the size.
 void cross(const Op& op, uint64_t phase, float* x, float* state, uint64_t size, uint64_t begin, uint64_t end) {
   float* own = state + begin;
   x += begin;
@@ -73,15 +82,21 @@ void cross(const Op& op, uint64_t phase, float* x, float* state, uint64_t size, 
   }
 }
 
-// One step of a register full of heads (solo, C = 1) or of one head for C vectors of rows (batch): the same sums. get(n, i) is
-// coefficient i of mode n, low(r, n, i) that of the low-rank part; `s` holds 2 parts of each mode, `stride` floats
-// apart; u is replaced by y. `ahead`: the state that comes next is fetched meanwhile.
+// One step of a recurrence, for a register full of heads (solo, C = 1) or one head and C vectors of rows (batch):
+//
+//   s' = diag(a) s - sum_r p_r (q_r . s) + b u,   y = c . s' + skip u
+//
+// s, b and p are complex, one number per mode, and held as real and imaginary parts; c and q hold the factor 2 and the
+// sign that make a real product of conjugate pairs (ssm/realform.py). get(n, i) is coefficient i of mode n: a, b, c,
+// each real, then imaginary; low(r, n, i) likewise of p_r, q_r. The state `s` has two parts per mode, `stride` floats
+// apart. u is replaced by y. States are far larger than weights at large batch, and each is touched once per step: the
+// part that lies `ahead` floats further is fetched meanwhile.
 template <class V, int C, class Get, class Low>
 inline void ssm_step(int modes, int rank, Get get, Low low, float* s, int stride, V* u, V skip, uint64_t ahead) {
   constexpr int L = width<V>;
-  V dot[MAX_RANK][C];
+  V dot[MAX_RANK][C];  // q_r . s, before s changes
   for (int r = 0; r < rank; ++r) {
-    V d[4][C] = {};
+    V d[4][C] = {};  // four sums, of even and odd modes: one alone would wait for each of its additions
     auto add = [&](int n, V* re, V* im) __attribute__((always_inline)) {
       const V qr = low(r, n, 2), qi = low(r, n, 3);
       UNROLLED for (int c = 0; c < C; ++c) {
@@ -121,13 +136,13 @@ inline void ssm_step(int modes, int rank, Get get, Low low, float* s, int stride
   UNROLLED for (int c = 0; c < C; ++c) u[c] = fma(skip, u[c], (y[0][c] + y[1][c]) + (y[2][c] + y[3][c]));
 }
 
-// What a state space layer makes of its output y, and of what is there.
+// What a state space layer writes, from its output y and from what is there (q for GATE, the taps' sum for GELU_SUM).
 template <class V> inline V of_ssm(const Op& op, V y, V there) {
   return op.epilogue == GELU ? gelu(y) : op.epilogue == GELU_SUM ? gelu(there + y) : op.epilogue == GATE ? there * y : y;
 }
 
-// What the last keys and the present one, weighed by their taps, add up to. `kept` are the keys before, oldest first,
-// `stride` floats apart; the present one takes its place there. tap(i) belongs to the key of i inputs ago.
+// The convolution of H3's keys: sum over i of tap(i) times the key of i inputs ago. `kept` holds the keys before this
+// one, the oldest first, `stride` floats apart; they move up by one, and `key` becomes the last of them.
 template <class V, class Tap> inline V shifted(int taps, Tap tap, float* kept, uint64_t stride, V key) {
   V sum = tap(0) * key;
   for (int i = 1; i < taps; ++i) {
@@ -140,19 +155,21 @@ template <class V, class Tap> inline V shifted(int taps, Tap tap, float* kept, u
   return sum;
 }
 
+// The weights of a block of 16 outputs: the words of one input after another (see format.h).
 struct Weights {
   const uint32_t* at;
-  uint64_t stride;  // from one word of an output to its next
+  uint64_t stride;  // words from one input, or PER inputs that share a word, to the next
 };
 
-// The weights of the inputs from k on, a multiple of DEPTH, for a block of 16 outputs.
+// The weights of the inputs from k on, for a block of 16 outputs. k is a multiple of DEPTH.
 Weights weights_at(const Plan& plan, const Op& op, uint64_t k, uint64_t block) {
   const uint64_t blocks = padded(op.out) / W, first = block / GROUP * GROUP, per = PER_WORD[op.weights];
+  // Words before it, in sixteens: whole parts of DEPTH inputs, whole groups of this part, and the blocks beside it.
   const uint64_t before = blocks * k / per + first * words(std::min<uint64_t>(DEPTH, op.in - k), per) + block % GROUP;
   return {plan.tensor<uint32_t>(op, 0) + before * W, std::min(GROUP, blocks - first) * W};
 }
 
-// log(sum(exp(l))) of `count` numbers, in 16 partial sums.
+// log(sum(exp(l))) of `count` numbers, in 16 partial sums: number i belongs to sum i mod 16, as in the batch form.
 float log_sum(const float* l, uint64_t count) {
   const float top = *std::max_element(l, l + count);
   Full sum[FULLS] = {};
@@ -160,7 +177,7 @@ float log_sum(const float* l, uint64_t count) {
     const uint64_t n = std::min<uint64_t>(W, count - i);
     alignas(64) float block[W], share[W];
     std::memcpy(block, l + i, n * sizeof(float));
-    std::fill(block + n, block + W, top);  // left out below
+    std::fill(block + n, block + W, top);  // anything finite: what comes of it is set to zero below
     for (int p = 0; p < W; p += LANES) store(share + p, exponential(load<Full>(block + p) - top));
     std::fill(share + n, share + W, 0.0f);
     UNROLLED for (int p = 0; p < FULLS; ++p) sum[p] += load<Full>(share + p * LANES);
@@ -168,7 +185,7 @@ float log_sum(const float* l, uint64_t count) {
   return top + std::log(folded(sum));
 }
 
-// The same of M rows, V being a vector of them: l[i][row] -> to[row].
+// The same for M rows, l[i][row] -> to[row], with vectors V of rows.
 template <int M, class V> void batch_log_sum(const float* l, uint64_t count, float* to) {
   constexpr int L = width<V>;
   alignas(64) float part[W][M] = {}, top[M];

@@ -1,4 +1,8 @@
-// A team of threads that share the machine with others.
+// A team of threads, for steps of some ten microseconds, and on a machine that does other work, too.
+//
+// In the solo form the threads meet after every operation, dozens of times per step, so a meeting must be short and
+// threads that wait spin. But where others use the processor, spinning threads take it from the very thread that they
+// wait for. So whoever waits spins for a short while only, and then sleeps.
 
 #pragma once
 
@@ -25,8 +29,8 @@ inline void relax() {
 #endif
 }
 
-// Threads wait here for something that another one brings about: awake for a while, as it mostly comes at once, then
-// asleep, so that on a busy machine the one that is waited for gets the processor.
+// A place where threads wait for something that another one brings about: awake at first, since mostly it comes at
+// once, then asleep. `wait` takes the condition and how many seconds to stay awake.
 class Meeting {
  public:
   template <class Done> void wait(Done done, double awake) {
@@ -39,10 +43,12 @@ class Meeting {
     sleepers_.fetch_sub(1);
   }
 
-  // To be called after what the others wait for has come about, by a store in the order that all threads agree on: so
-  // either the sleeper has seen it, or it is counted here.
+  // Call this after the store that makes the condition true. That store and the one that counts sleepers are
+  // sequentially consistent, so all threads agree on their order: either the sleeper sees the condition, or it is
+  // counted here and woken.
   void announce() {
     if (sleepers_.load() == 0) return;
+    // Who has looked at the condition but does not sleep yet still holds the lock; without this it would miss the call.
     { std::lock_guard<std::mutex> lock(mutex_); }
     asleep_.notify_all();
   }
@@ -52,7 +58,7 @@ class Meeting {
   std::condition_variable asleep_;
   std::atomic<int> sleepers_{0};
 
-  // Whether it has come about after the time that reading a clock takes.
+  // Whether the condition comes true within 32 looks, which take about as long as reading the clock once.
   template <class Done> static bool comes(Done done) {
     for (int spins = 0; spins < 32; ++spins) {
       if (done()) return true;
@@ -62,7 +68,8 @@ class Meeting {
   }
 };
 
-// A persistent team: run(n, job) calls job(thread) on its first n threads, the caller being thread 0.
+// Threads that stay. run(n, job) calls job(thread) on the first n of them, of which the caller is number 0, and returns
+// when all are done.
 class Team {
  public:
   explicit Team(int size) : size_(size) {
@@ -76,6 +83,7 @@ class Team {
   int size() const { return size_; }
 
   template <class Job> void run(int n, Job&& job) {
+    // A function pointer and the address of the job, whatever its type is: nothing is allocated.
     job_ = [](void* j, int thread) { (*static_cast<std::remove_reference_t<Job>*>(j))(thread); };
     argument_ = &job;
     active_ = n;
@@ -85,7 +93,8 @@ class Team {
     if (n > 1) end_.wait([this] { return busy_.load() == 0; }, AWAKE);
   }
 
-  // The threads of a run meet here.
+  // The threads of a run meet here: what each wrote before it, all can read afterwards. The last one to arrive begins a
+  // new phase and so lets the others go; it sets the count back first, as they may be here again at once.
   void barrier() {
     const int n = active_;
     if (n == 1) return;
@@ -100,15 +109,17 @@ class Team {
   }
 
  private:
-  static constexpr double AWAKE = 20e-6, AWAKE_BETWEEN_RUNS = 200e-6;  // seconds; streaming asks for one step at a time
+  // Seconds. Between runs threads stay awake longer: who streams asks for one step at a time, at short intervals.
+  static constexpr double AWAKE = 20e-6, AWAKE_BETWEEN_RUNS = 200e-6;
 
   const int size_;
   std::vector<std::thread> threads_;
   void (*job_)(void*, int) = nullptr;
   void* argument_ = nullptr;
-  int active_ = 1;  // read by the threads of a run alone
+  int active_ = 1;  // threads of this run; only these read it, as the others may still be asleep from an earlier one
   std::atomic<bool> stop_{false};
-  alignas(64) std::atomic<uint64_t> run_{0};  // its number, and in the low bits of how many threads it is
+  // Each counter has a cache line of its own, so that writing to one does not disturb who watches another.
+  alignas(64) std::atomic<uint64_t> run_{0};  // the run's number times NEXT, plus how many threads it has
   alignas(64) std::atomic<int> busy_{0};
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
@@ -133,6 +144,7 @@ class Team {
   }
 };
 
+// The part [begin, end) of n things that falls to a thread.
 struct Range {
   uint64_t begin, end;
 };

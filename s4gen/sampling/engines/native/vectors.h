@@ -1,4 +1,9 @@
 // Vectors of float32, functions of them, and the memory that they live in.
+//
+// Every kernel is written once, for a vector type V of 4, 8 or 16 float32 (GCC's and Clang's vector extensions, so +
+// and * work on them). `Full` is the one that fills a register of the target. The layout in memory does not depend on
+// it: it is always made of blocks of W = 16 numbers, which is one AVX-512 register, two of AVX2, or four of SSE or
+// NEON. So a packed plan is the same file for every processor, and so is the order in which partial sums are added.
 
 #pragma once
 
@@ -19,10 +24,10 @@
 
 namespace {
 
-// Accumulators in an array become registers only where every index is known: such loops must be unrolled.
+// An array of accumulators is kept in registers only if every index is a constant, so loops over it must be unrolled.
 #define UNROLLED _Pragma("GCC unroll 16")
 
-constexpr int W = 16;  // features in one block of the layout, the same on every machine
+constexpr int W = 16;  // numbers in one block of the layout, the same on every machine
 
 // What the target's registers hold: how many float32 each, and how many of them there are.
 #if defined(__AVX512F__)
@@ -34,7 +39,7 @@ constexpr int LANES = 4, REGISTERS = 32;
 #else
 constexpr int LANES = 4, REGISTERS = 16;
 #endif
-constexpr int SUMS = REGISTERS / 2;  // registers for sums: the others hold what is multiplied
+constexpr int SUMS = REGISTERS / 2;  // registers that may hold sums: the others hold what is multiplied
 
 template <int N> struct VectorOf;  // of N float32
 template <> struct VectorOf<4> {
@@ -53,12 +58,13 @@ template <> struct VectorOf<16> {
   typedef uint32_t words __attribute__((vector_size(64)));
 };
 using Full = VectorOf<LANES>::type;  // fills a register
-constexpr int FULLS = W / LANES;     // make a block
+constexpr int FULLS = W / LANES;     // so many of them make a block
 
 template <class V> constexpr int width = sizeof(V) / sizeof(float);
 template <class V> using IntegersOf = typename VectorOf<width<V>>::integers;
 
-template <class V, class T> inline V load(const T* p) {  // aligned
+// load and store want an address that is a multiple of the vector's size; load_anywhere takes any.
+template <class V, class T> inline V load(const T* p) {
   V r;
   std::memcpy(&r, __builtin_assume_aligned(p, sizeof(V)), sizeof r);
   return r;
@@ -75,7 +81,8 @@ template <class V> inline V splat(float x) {
   return r;
 }
 
-// a b + c. Compilers mostly turn the loop into one instruction; without hardware for it, nothing is fused anywhere.
+// a b + c, rounded once. Compilers mostly turn the loop into one instruction. Where the hardware has none, a call of
+// the C library for each number would be very slow, so there nothing is fused anywhere: both forms still round alike.
 template <class V> inline V fma(V a, V b, V c) {
 #if defined(__FMA__) || defined(__AVX512F__) || defined(__ARM_FEATURE_FMA)
   V r;
@@ -86,7 +93,7 @@ template <class V> inline V fma(V a, V b, V c) {
 #endif
 }
 
-// Where intrinsics say the same, nothing is left to the compiler's mood (GCC 12 tears long loops of these apart).
+// Intrinsics for the usual widths: GCC 12 takes long loops of the generic functions above apart into single numbers.
 #if defined(__AVX2__) && defined(__FMA__)
 using Eight = VectorOf<8>::type;
 template <> inline Eight splat<Eight>(float x) { return (Eight)_mm256_set1_ps(x); }
@@ -106,46 +113,48 @@ template <> inline Full fma(Full a, Full b, Full c) {
 template <> inline Full splat<Full>(float x) { return (Full)_mm_set1_ps(x); }
 #endif
 
-// c0 x^n + .. + cn.
+// The polynomial c0 x^n + .. + cn by Horner's rule.
 template <class V, class... Rest> inline V polynomial(V x, float c0, Rest... rest) {
   V p = splat<V>(c0);
   ((p = fma(p, x, splat<V>(rest))), ...);
   return p;
 }
 
-// exp(x): 2^k e^r with |r| <= ln 2 / 2 and a Taylor polynomial in r; relative error 2e-7. For x from -87 to 87.
+// exp(x) for x from -87 to 87: 2^k e^r with |r| <= ln 2 / 2, and a Taylor polynomial for e^r. Relative error 2e-7.
 template <class V> inline V bounded_exponential(V x) {
   using I = IntegersOf<V>;
   const V magic = splat<V>(12582912.0f);  // 1.5 2^23: adding it rounds to an integer
   const V shifted = fma(x, splat<V>(1.44269504088896341f), magic);
   const V k = shifted - magic;
+  // r = x - k ln 2, with ln 2 in two parts: k times the first one is exact, so that r keeps its digits.
   V r = fma(k, splat<V>(-0.693145751953125f), x);
   r = fma(k, splat<V>(-1.428606765330187e-6f), r);
   const V p = polynomial(r, 1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f);
   I bits;
   std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits << 23) + 0x3f800000;  // the low bits of `shifted` are k; the magic's own bits leave at the top
+  // 2^k: the low bits of `shifted` are k and move to the exponent; the bits of the magic number leave at the top.
+  bits = (bits << 23) + 0x3f800000;
   V scale;
   std::memcpy(&scale, &bits, sizeof scale);
   return p * scale;
 }
 
-// Where b is not a number, neither is the result: so limits stand first, and hide no fault of what they limit.
+// If b is NaN, so is the result. Callers therefore pass the limit as a and the value as b: a clamp must not hide a NaN.
 template <class V> inline V smaller(V a, V b) { return a < b ? a : b; }
 template <class V> inline V larger(V a, V b) { return a > b ? a : b; }
 
-// exp(x), saturating beyond +-87.
+// exp(x); x beyond +-87 counts as +-87, so nothing overflows or becomes denormal.
 template <class V> inline V exponential(V x) {
   return bounded_exponential(larger(splat<V>(-87.0f), smaller(splat<V>(87.0f), x)));
 }
 
-// log(x) of positive x, none of them denormal: exponent, and a polynomial (Cephes' logf) in the rest; error 1e-7 of the
-// larger one of 1 and the result.
+// log(x) for positive x that are not denormal: the exponent, and a polynomial (that of Cephes' logf) for the rest. The
+// error is 1e-7 times the larger one of 1 and |log(x)|.
 template <class V> inline V logarithm(V x) {
   using I = IntegersOf<V>;
   I bits;
   std::memcpy(&bits, &x, sizeof bits);
-  const I exponent = (bits - 0x3f3504f3) >> 23;  // of which the rest lies between sqrt(1/2) and sqrt(2)
+  const I exponent = (bits - 0x3f3504f3) >> 23;  // chosen so that the rest lies between sqrt(1/2) and sqrt(2)
   bits -= exponent << 23;
   V rest;
   std::memcpy(&rest, &bits, sizeof rest);
@@ -157,6 +166,7 @@ template <class V> inline V logarithm(V x) {
   return fma(k, splat<V>(0.693359375f), r + y);
 }
 
+// tanh(x) from e^(-2 |x|), which cannot overflow.
 template <class V> inline V tanh_of(V x) {
   const V t = exponential((x < 0 ? x : -x) * 2.0f), y = (1.0f - t) / (1.0f + t);
   return x < 0 ? -y : y;
@@ -164,7 +174,7 @@ template <class V> inline V tanh_of(V x) {
 
 template <class V> inline V sigmoid(V x) { return splat<V>(1.0f) / (splat<V>(1.0f) + exponential(-x)); }
 
-// x Phi(x); erf by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7.
+// gelu(x) = x Phi(x), with erf by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7.
 template <class V> inline V gelu(V x) {
   const V z = x * splat<V>(0.70710678118654752f);
   const V a = z < 0 ? -z : z;
@@ -175,14 +185,15 @@ template <class V> inline V gelu(V x) {
   return x * (z < 0 ? half : splat<V>(1.0f) - half);
 }
 
-// Weight j of the PER weights that each of the words holds: a float32, two bfloat16 or four int8, the first one lowest.
+// Weight j of each word. A word of 32 bits holds PER weights of one output, for PER inputs in a row, the first one in
+// the lowest bits: one float32, two bfloat16 or four int8.
 template <class V, int PER> inline V weight_of(const uint32_t* words, int j) {
   using I = IntegersOf<V>;
   auto word = load<typename VectorOf<width<V>>::words>(words);
   V r;
   if (PER == 4) {
     I value;
-    word <<= 24 - 8 * j;
+    word <<= 24 - 8 * j;  // the byte goes to the top, so that the shift below extends its sign
     std::memcpy(&value, &word, sizeof value);
     return __builtin_convertvector(value >> 24, V);
   }
@@ -191,7 +202,7 @@ template <class V, int PER> inline V weight_of(const uint32_t* words, int j) {
   return r;
 }
 
-// The sum of 16 partial sums, in the order that both forms use.
+// The sum of 16 partial sums, by halves. The batch form adds its own in the same order, so both get the same bits.
 inline float folded(const Full* p) {
   float s[W];
   std::memcpy(s, p, sizeof s);
@@ -200,7 +211,8 @@ inline float folded(const Full* p) {
   return s[0];
 }
 
-// Zeroed memory, aligned for vectors; large blocks in huge pages where the system has them.
+// Zeroed memory, aligned for vectors. Large blocks ask for huge pages where the system has them: a step reads all
+// weights from end to end, and small pages would mean one more address to translate every 4 KiB.
 struct Free { void operator()(void* p) const { std::free(p); } };
 using Bytes = std::unique_ptr<uint8_t[], Free>;
 

@@ -1,0 +1,195 @@
+"""What a training run is at one step, and how it is saved and resumed: weights, optimiser, running mean, random state,
+and on text the state that goes on to the next step.
+
+The order of the data is a function of seed and step, so the step alone says where in the data the run is.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s4gen.atomic import current, write_atomic
+from s4gen.checkpoint import (
+    check_target,
+    fill_checkpoint,
+    load_checkpoint,
+    load_tensors,
+    read_json,
+    save_checkpoint,
+    save_tensors,
+)
+from s4gen.config import DensityConfig, Layout, Recipe, TextLayout
+from s4gen.data.text import Tokenizer
+from s4gen.errors import UserError
+from s4gen.fitting import fitting
+from s4gen.models.build import build_model
+from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.states import leaves, rebuilt
+from s4gen.train.compiled import compile_blocks
+from s4gen.train.folder import BEST, CHECKPOINT
+from s4gen.train.optim import build_optimizers
+
+OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+"""What is kept of each parameter: the first three by AdamW, the last one by Muon."""
+
+
+@dataclass
+class Best:
+    """The best evaluation so far."""
+
+    value: float | None = None
+    """The first of the task's measures, of which less is better; None before the first evaluation."""
+    step: int = 0
+    """When it was."""
+    since: int = 0
+    """Evaluations after it, none of which was better."""
+
+    def improved(self, value: float, step: int) -> bool:
+        """Take note of an evaluation, and say whether it is a new best."""
+        if self.value is not None and not value < self.value:
+            self.since += 1
+            return False
+        self.value, self.step, self.since = value, step, 0
+        return True
+
+
+@dataclass
+class TrainingRun:
+    """What a training run is between two steps."""
+
+    recipe: Recipe
+    model: DensityModel
+    mean: dict[str, Tensor]
+    """Running mean of the weights: what is evaluated and published."""
+    optimizers: list[torch.optim.Optimizer]
+    step: int
+    """Optimiser steps done."""
+    seconds: float
+    """Wall time of training so far, over all resumptions."""
+    tokenizer: Tokenizer | None = None
+    """Of text."""
+    carried: list[ModelState] = field(default_factory=list)
+    """On text, the state of the rows of each part of the batch after the last step; empty before the first."""
+    best: Best = field(default_factory=Best)
+    """With `train.patience`: the best evaluation so far."""
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether as many evaluations in a row as the recipe allows were no new best."""
+        return 0 < self.recipe.train.patience <= self.best.since
+
+
+def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Tokenizer | None = None) -> TrainingRun:
+    """A fresh run; seeds torch's global generator, which initialisation and dropout draw from."""
+    torch.manual_seed(recipe.train.seed)
+    model = build_model(DensityConfig(layout, recipe.model, recipe.ssm)).to(device)
+    _prepare(model, recipe)
+    mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return TrainingRun(
+        recipe, model, mean, build_optimizers(model, recipe.optim, recipe.train.precision), 0, 0.0, tokenizer
+    )
+
+
+def _prepare(model: DensityModel, recipe: Recipe) -> None:
+    """Whatever a recipe asks of the model that is no weight."""
+    model.recompute = recipe.train.checkpoint_activations
+    if recipe.train.compile:
+        compile_blocks(model)
+
+
+def mean_model(training: TrainingRun) -> DensityModel:
+    """A copy of the model with the running mean as its weights, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(training.model.config)
+    state = training.model.state_dict() | training.mean  # buffers have no mean
+    model.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, assign=True)
+    return model.eval().to(next(training.model.parameters()).device)
+
+
+def save(training: TrainingRun, out: Path, metrics: dict[str, Any], card: str, curve: bytes | None = None) -> None:
+    """Replace the run's checkpoint; readable by everything that reads checkpoints, and complete to go on from.
+
+    `curve` is a PNG of how the loss went down, which the card may show.
+    """
+
+    def fill(folder: Path) -> None:
+        made: dict[str, Any] = {"recipe": training.recipe, "tokenizer": training.tokenizer}
+        fill_checkpoint(folder, mean_model(training), metrics=metrics, card=card, curve=curve, **made)
+        tensors: dict[str, Tensor] = {f"weights.{name}": p for name, p in training.model.named_parameters()}
+        names = {id(p): name for name, p in training.model.named_parameters()}
+        for optimizer in training.optimizers:
+            for parameter, state in optimizer.state.items():
+                tensors |= {f"optimizer.{key}.{names[id(parameter)]}": value for key, value in state.items()}
+        tensors |= {f"carried.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(leaves(tuple(training.carried)))}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        save_tensors(folder / "training.safetensors", tensors)
+        progress = {"step": training.step, "seconds": training.seconds, "best": asdict(training.best)}
+        (folder / "training.json").write_text(json.dumps(progress) + "\n", encoding="utf-8")
+
+    target = out / CHECKPOINT
+    check_target(target, overwrite=True)
+    write_atomic(target, fill)
+
+
+def save_best(training: TrainingRun, mean: DensityModel, out: Path, metrics: dict[str, Any], card: str) -> None:
+    """Replace the run's best model by this one, an ordinary checkpoint of the running mean."""
+    recipe, tokenizer = training.recipe, training.tokenizer
+    target = out / BEST
+    save_checkpoint(target, mean, recipe=recipe, metrics=metrics, card=card, tokenizer=tokenizer, overwrite=True)
+
+
+def resume(out: Path, device: torch.device) -> TrainingRun:
+    """Read the training run saved in `out`, exactly as it was.
+
+    Raises UserError if there is none or it is damaged.
+    """
+    if not out.is_dir():
+        raise UserError(f"cannot resume {out}: there is no such folder")
+    checkpoint = load_checkpoint(out / CHECKPOINT)
+    folder = current(checkpoint.path) or checkpoint.path
+    if checkpoint.recipe is None or not (folder / "training.json").is_file():
+        raise UserError(f"cannot resume {out}: {folder} holds a model, but no state of a training run")
+    progress = read_json(folder / "training.json")
+    tensors = {name: t.to(device) for name, t in load_tensors(folder / "training.safetensors").items()}
+    model = checkpoint.model.train().to(device)
+    _prepare(model, checkpoint.recipe)
+    mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
+    weights = fitting(weights, mean, folder / "training.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    optimizers = build_optimizers(model, checkpoint.recipe.optim, checkpoint.recipe.train.precision)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for parameter in [p for group in optimizer.param_groups for p in group["params"]]:
+            for key in OPTIMIZER_STATE:
+                if (value := tensors.get(f"optimizer.{key}.{names[id(parameter)]}")) is not None:
+                    optimizer.state[parameter][key] = value.float()
+    if (random := tensors.get("rng.cpu")) is None or random.dtype != torch.uint8 or "step" not in progress:
+        raise UserError(f"cannot resume {out}: the state of the run in {folder} is damaged; start it again")
+    torch.set_rng_state(random.cpu())
+    if "rng.cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["rng.cuda"].cpu())
+    tokenizer = checkpoint.tokenizer() if isinstance(model.config.layout, TextLayout) else None
+    training = TrainingRun(checkpoint.recipe, model, mean, optimizers, progress["step"], progress["seconds"], tokenizer)
+    training.carried = _carried(training, tensors)
+    training.best = Best(**progress.get("best", {}))  # runs of earlier versions have none
+    return training
+
+
+def _carried(training: TrainingRun, tensors: dict[str, Tensor]) -> list[ModelState]:
+    """The state that `save` took apart."""
+    if "carried.0" not in tensors:
+        return []
+    template = (training.model.initial_state(1),) * training.recipe.train.accumulate
+    found = ((tensors[f"carried.{i}"], leaf) for i, leaf in enumerate(leaves(template)))
+    return list(rebuilt(template, (x if isinstance(leaf, Tensor) else int(x) for x, leaf in found)))
