@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from s4gen.config.names import KINDS
+
 _DIAGONAL = ("legs", "lin", "inv", "inv2", "quad", "real", "random")
 _HIPPO = ("legs", "legt", "lagt", "fourier")
-KINDS = ("image", "text", "audio")
 
 
 @dataclass(frozen=True)
