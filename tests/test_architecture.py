@@ -148,6 +148,22 @@ def test_the_mathematics_knows_no_modules_and_no_configuration() -> None:
         assert "nn.Module" not in source, path
 
 
+SETTINGS_OF_TORCH = {"torch._inductor.config"}
+"""PyTorch documents these under a private name; they have no other."""
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_no_private_module_of_torch_is_imported(module: Path) -> None:
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            first, *rest = name.split(".")
+            private = first == "torch" and any(part.startswith("_") for part in rest)
+            assert not private or name in SETTINGS_OF_TORCH, f"{module} imports {name}"
+
+
 def imported_modules(source: str, module: str) -> Iterator[str]:
     """Dotted names of the modules of s4gen that a module imports, at the top or inside functions, but not for types."""
     known = {".".join(["s4gen", *path.with_suffix("").parts]).removesuffix(".__init__") for path in MODULES}
@@ -179,19 +195,3 @@ def test_no_module_needs_itself() -> None:
     while leaves := {module for module, needs in graph.items() if not needs & graph.keys()}:
         graph = {module: needs for module, needs in graph.items() if module not in leaves}
     assert not graph, {module: needs & graph.keys() for module, needs in graph.items()}
-
-
-SETTINGS_OF_TORCH = {"torch._inductor.config"}
-"""PyTorch documents these under a private name; they have no other."""
-
-
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_no_private_module_of_torch_is_imported(module: Path) -> None:
-    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            first, *rest = name.split(".")
-            private = first == "torch" and any(part.startswith("_") for part in rest)
-            assert not private or name in SETTINGS_OF_TORCH, f"{module} imports {name}"

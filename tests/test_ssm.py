@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -378,3 +379,21 @@ def test_autocast_does_not_reach_what_is_made_again() -> None:
         (got,) = torch.autograd.grad(product.square().sum(), x)
     assert product.dtype == torch.float32
     torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dt", [1e-3, 1e-7, 1e-11])
+def test_zero_order_hold_is_exact_for_slow_modes(dt: float) -> None:
+    """B_bar is the integral of exp(Lambda s) B over a step, so nearly dt B if nothing changes in that time."""
+    Lambda, B = torch.tensor([[-0.5 - 1j]], dtype=torch.complex128), torch.ones(1, 1, dtype=torch.complex128)
+    _, B_bar = diagonal.discretize(Lambda, B, torch.tensor([dt], dtype=torch.float64), "zoh")
+    series = sum((Lambda * dt) ** k / math.factorial(k + 1) for k in range(8)) * dt
+    assert ((B_bar - series) / dt).abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-3, 0.01, 0.03, 0.3, 3.0, 30.0])
+def test_the_exponential_of_the_definition(size: float) -> None:
+    """Against eigenvectors, of a skew-Hermitian matrix, whose exponential is unitary."""
+    M = torch.randn(6, 6, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    M = size * (M - M.mH)
+    w, V = torch.linalg.eigh(1j * M)
+    assert (reference.exponential(M) - V @ torch.diag(torch.exp(-1j * w)) @ V.mH).abs().max() < 2e-13

@@ -32,7 +32,7 @@ def discretize(Lambda: Tensor, B: Tensor, dt: Tensor, method: str) -> tuple[Tens
     step = dt.to(torch.float64).view(len(dt), -1)
     z = step * Lambda
     if method == "zoh":
-        return z, torch.exp(z).sub(1) / Lambda * B
+        return z, torch.expm1(z) / Lambda * B  # exp(z) - 1 would lose all digits of a slow mode, |z| << 1
     if method == "bilinear":
         ratio = (1 + z / 2) / (1 - z / 2)
         # At z = -2 the mode is gone after one step, Abar = 0. It becomes next to nothing, since 0 has no logarithm.
