@@ -100,7 +100,8 @@ class _Layer(nn.Module):
         Raises:
             UserError: `path` exists (and `overwrite` is not set, or it is not a layer), or cannot be written.
         """
-        from s4gen.checkpoint import check_target, save_tensors, write_atomic
+        from s4gen.atomic import write_atomic
+        from s4gen.checkpoint import check_target, save_tensors
 
         check_target(path, overwrite)
         config = {"format": FORMAT, "format_version": FORMAT_VERSION, "layer": type(self).__name__}

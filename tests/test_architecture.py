@@ -122,7 +122,7 @@ def test_scorers_know_no_engines_so_that_training_can_use_them() -> None:
 def test_the_benchmark_needs_no_data_and_nothing_needs_the_benchmark() -> None:
     """It measures what others do, so nothing that works may lean on it; only who shows its numbers may."""
     needed = {"bench", "evaluate", "sampling", "models", "ssm", "config", "compiling"}
-    services = {"errors", "memory", "plots", "progress", "timing"}
+    services = {"device", "errors", "memory", "plots", "progress", "timing"}
     for module in MODULES:
         package = ".".join(["s4gen", *module.parent.parts])
         imported = set(imported_rooms((PACKAGE / module).read_text(encoding="utf-8"), package))

@@ -26,6 +26,7 @@ from s4gen.bench.instruments import PeakMemory, machine, machine_line, median_se
 from s4gen.bench.published import BATCH, DIMENSIONS, LENGTH, is_published, published
 from s4gen.bench.tables import aligned, number
 from s4gen.config import SSMConfig
+from s4gen.device import best_device
 from s4gen.memory import keep_freed_memory, lacks_memory
 from s4gen.models.lssl_dss import DSS, LSSL
 from s4gen.models.ssm_layers import S4, S4D
@@ -138,7 +139,7 @@ def run(
         budget: seconds of measuring for each layer and dimension.
         progress: whether to show a bar on standard error, with the time that is left and what is being measured.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     threads = torch.get_num_threads()
     rows = []
     with progress_bar(len(dimensions) * len(TITLES), "row", progress, "measuring") as bar:

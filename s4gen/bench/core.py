@@ -21,6 +21,7 @@ from torch import Tensor
 from s4gen.bench.apart import DiedError, run_apart
 from s4gen.bench.instruments import PeakMemory, machine, machine_line, median_seconds
 from s4gen.config import SSMConfig
+from s4gen.device import best_device
 from s4gen.models.lssl_dss import LSSL
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.progress import progress_bar
@@ -193,7 +194,7 @@ def run(quick: bool = False, *, progress: bool = False) -> CoreResult:
         quick: one small size alone.
         progress: whether to show a bar on standard error, with the time that is left and what is being measured.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     rows = []
     planned = workloads(quick, str(device))
     with progress_bar(len(planned), "row", progress, "measuring") as bar:

@@ -26,6 +26,7 @@ from s4gen.bench.result import GenerationResult
 from s4gen.bench.ways import AGAIN, BASELINES, BATCHES, CACHED, DEFAULT_ENGINES, ENGINES, title_of
 from s4gen.bench.workload import GenerationMeasurement, GenerationWorkload
 from s4gen.config import DensityConfig
+from s4gen.device import best_device
 from s4gen.errors import UserError
 from s4gen.progress import progress_bar
 from s4gen.sampling.engines.native import NativeUnavailable
@@ -70,7 +71,7 @@ def run(
         UserError: an unknown engine or baseline, a size below 1, or a model that is not recurrent.
     """
     lengths = tuple(dict.fromkeys(lengths or (config.layout.length,)))
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(device) if device else best_device()
     _check(config, batches, lengths, engines, baselines, positions)
     transformer = matched_transformer(config)
     ways = [*engines, *(way for baseline in baselines for way in BASELINES[baseline])]

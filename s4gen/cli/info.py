@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def checkpoint_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
-    """Tables of facts about a checkpoint."""
+    """Return tables of facts about a checkpoint."""
     from s4gen.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(name_or_path)
@@ -54,7 +54,7 @@ def checkpoint_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
 
 
 def preset_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
-    """Tables of facts about a preset of any size, since none of its weights is made.
+    """Return tables of facts about a preset of any size, since none of its weights is made.
 
     One without a layout is counted as a model of MNIST's.
     """
@@ -82,7 +82,7 @@ def _model_facts(config: DensityConfig, model: DensityModel) -> dict[str, dict[s
 
 
 def count_operations(model: DensityModel) -> dict[str, int]:
-    """Floating-point operations of scoring a token and a sequence, and of a training step for each sequence in it."""
+    """Count the operations of scoring a token and a sequence, and of a training step for each sequence in it."""
     from s4gen.models.flops import count_flops
 
     layout = model.config.layout
@@ -95,7 +95,7 @@ def count_operations(model: DensityModel) -> dict[str, int]:
 
 
 def _layout_facts(layout: Layout) -> dict[str, Any]:
-    """The fields of a layout; of text, what is rarely so only where it is so."""
+    """Return the fields of a layout; `bare_prompts` of text, which is rare, only where it is set."""
     facts = dataclasses.asdict(layout)
     if not facts.get("bare_prompts", True):
         del facts["bare_prompts"]
@@ -103,7 +103,7 @@ def _layout_facts(layout: Layout) -> dict[str, Any]:
 
 
 def count_parameters(model: DensityModel) -> dict[str, int]:
-    """Number of parameters of each part, and in all."""
+    """Count the parameters of each part, and in all."""
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = _part(name.split("."))
@@ -118,7 +118,7 @@ def _part(path: list[str]) -> str:
 
 
 def count_levels(model: DensityModel) -> dict[str, dict[str, int]]:
-    """Of a multi-scale stack: what each level is, pooling apart, the finest first; it runs once per `stride` tokens."""
+    """Describe each level of a multi-scale stack, pooling apart, the finest first; it runs once per `stride` tokens."""
     config = model.config.model
     levels: dict[str, dict[str, int]] = {}
     for depth in range(len(config.pool) + 1):
@@ -134,7 +134,7 @@ def count_levels(model: DensityModel) -> dict[str, dict[str, int]]:
 
 
 def state_bytes(model: DensityModel) -> int:
-    """What the model remembers of one sequence after all of its tokens; only a KV cache grows on the way."""
+    """Count the bytes that the model remembers of a whole sequence; only a KV cache grows on the way."""
     import torch
 
     from s4gen.models.states import tensors

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Medium(Protocol):
-    """What the command line has to know of one kind of sequence."""
+    """The part of the verbs that differs between kinds of sequences."""
 
     SUFFIXES: tuple[str, ...]
     """Endings of the files that samples are written to."""
     EXPECTED_NAME: str
-    """What such a file may be called, in the words of a message."""
+    """The names that such a file may have, in the words of a message."""
     NOUN: str
-    """What one sequence is called where its operations are counted."""
+    """The word for one sequence where its operations are counted."""
 
     def sample(self, args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         """Run `s4gen sample` and return the exit code."""

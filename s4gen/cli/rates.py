@@ -35,10 +35,10 @@ def at_rate(checkpoint: Checkpoint, factor: float) -> DensityModel:
     """
     from s4gen.models.density import resampled
 
-    mixer = checkpoint.config.model.mixer
-    if mixer in ("wavenet", "attention"):
+    traits = checkpoint.config.model.traits
+    if not traits.has_dt:
         raise UserError(
-            f'--rate changes the step of state space layers, and model.mixer = "{mixer}" has none: leave it out, or '
-            "train at the other rate"
+            f'--rate changes the step of state space layers, and model.mixer = "{traits.name}" has none: leave it out, '
+            "or train at the other rate"
         )
     return resampled(checkpoint.model, 1 / factor)

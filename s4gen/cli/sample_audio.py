@@ -62,7 +62,7 @@ def check_out(args: argparse.Namespace, n: int) -> None:
 
 
 def request_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes: Sequence[int]) -> ClipRequest:
-    """What is to be drawn for n clips that take these classes in turn."""
+    """Return the request for n clips that take these classes in turn."""
     from s4gen.data.audio import format_of
     from s4gen.sampling.audio import ClipRequest, in_turn, with_candidates
     from s4gen.sampling.convert import convert, recurrent_of
@@ -92,12 +92,12 @@ def request_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes
 
 
 def ending_of(checkpoint: Checkpoint, rate: int) -> int:
-    """Samples of silence after which a clip is over: half of what stood behind every clip in training, if anything."""
+    """Return the samples of silence that end a clip: half of those behind every training clip; 0: nothing ends it."""
     return 0 if checkpoint.recipe is None else round(checkpoint.recipe.data.tail / 2 * rate)
 
 
 def what_a_rate_means(checkpoint: Checkpoint, factor: float, rate: int) -> str:
-    """What is done for another rate, and what is not, in one line."""
+    """Say in one line what is done for another rate, and what is not."""
     layout, pool = checkpoint.config.layout, checkpoint.config.model.pool
     pooled = f"; pooling windows hold as many samples as before, {1 / factor:.3g} times as long" if pool else ""
     return (
@@ -107,7 +107,7 @@ def what_a_rate_means(checkpoint: Checkpoint, factor: float, rate: int) -> str:
 
 
 def read_prompts(paths: Sequence[str], format: AudioFormat) -> list[Tensor]:
-    """Recordings as codes int64 (P,); an empty one where there are none. Says what was changed about them.
+    """Read recordings as codes int64 (P,), and say what was changed about them; without paths, return an empty one.
 
     Raises:
         UserError: one of them cannot be used.
@@ -128,7 +128,7 @@ def read_prompts(paths: Sequence[str], format: AudioFormat) -> list[Tensor]:
 
 
 def stream(request: ClipRequest) -> None:
-    """One clip as raw PCM on standard output, and nothing else there."""
+    """Write one clip as raw PCM to standard output, and nothing else there."""
     from s4gen.data.audio.write import write_pcm
 
     print(f"s4gen: signed 16-bit little-endian PCM, mono, {request.format.rate} samples per second", file=sys.stderr)

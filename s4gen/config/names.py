@@ -7,7 +7,7 @@ so the command line has the names before it pays for torch.
 from __future__ import annotations
 
 KINDS = ("image", "text", "audio")
-"""What sequences can be; `Layout.kind` is one of these."""
+"""The kinds of sequences; `Layout.kind` is one of these."""
 
 SPLITS = ("train", "validation", "test")
 """The parts of a data set, in the order in which galleries number them."""
@@ -18,7 +18,7 @@ IMAGE_SET_SPLITS = ("train", "test")
 TEXT_SETS = ("wikitext-2", "wikitext-103", "wikitext-mini")
 AUDIO_SETS = ("fsdd", "fsdd-mini", "sc09", "youtubemix", "beethoven")
 WITHOUT_VALIDATION = ("fsdd", "fsdd-mini")
-"""Those of `AUDIO_SETS` that have no validation split: for validation, training clips are held out."""
+"""The sets of sound that have no validation split: for validation, training clips are held out."""
 MINI_OF = {
     "mnist": "mnist-mini",
     "cifar10": "cifar10-mini",
@@ -29,18 +29,18 @@ MINI_OF = {
 """The part of a data set that comes inside the package, for where a little real data is enough."""
 
 IMAGE_PREFIX = "images:"
-"""What stands before a folder, a file or a name on the hub that holds somebody's own images."""
+"""Stands before a folder, a file or a name on the hub that holds somebody's own images."""
 AUDIO_PREFIX = "audio:"
-"""What stands before a folder of somebody's own recordings."""
+"""Stands before a folder of somebody's own recordings."""
 
 FITS = ("crop", "stretch")
-"""How an image is brought to a size of another shape."""
+"""The ways to bring an image to a size of another shape."""
 TOKENIZERS = ("word", "bpe", "bytes")
 """Tokenisers that can be made of a text."""
 PRECISIONS = ("auto", "fp32", "bf16")
-"""What training computes in."""
+"""The number formats that training computes in."""
 ENGINES = ("auto", "eager", "compiled", "native", "native-bf16", "native-int8")
-"""What runs the steps of a converted model."""
+"""The programs that run the steps of a converted model."""
 
 TEXT_SUFFIXES = tuple(f"{suffix}{packed}" for packed in ("", ".gz") for suffix in (".txt", ".jsonl", ".md", ".text"))
 """Endings of files of text, in capitals or not."""

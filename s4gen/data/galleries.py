@@ -24,7 +24,7 @@ _VERSION = 1
 _NAMED = 5
 """Skipped pictures that are named; the others are counted."""
 HELD_OUT = 0.05
-"""Of a set without splits, the share that is for validation, and that is for the test."""
+"""The share of a set without splits that is held out for validation, and again for the test."""
 NO_SPLIT, NO_LABEL = -1, -1
 
 Pixels = NDArray[np.uint8]
@@ -35,7 +35,7 @@ class Picture:
     """One picture, not decoded yet."""
 
     name: str
-    """What messages call it: its path below the folder that was given."""
+    """Its name in messages: the path below the folder that was given."""
     read: Callable[[ImageFormat], tuple[Pixels, Seen]]
     """Decodes it."""
     label: int = NO_LABEL
@@ -46,14 +46,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Where pictures come from."""
+    """A source of pictures."""
 
     name: str
     """The folder, or the name on the hub."""
     key: Any
     """Fit for JSON; another one where any of the pictures may be another."""
     count: int
-    """How many there are, for the progress bar; 0: unknown."""
+    """Number of pictures, for the progress bar; 0: unknown."""
     pictures: Callable[[], Iterator[Picture]]
     """All of them, in their order."""
     classes: tuple[str, ...] = ()
@@ -64,10 +64,10 @@ class Gallery:
 
 @dataclass
 class _Index:
-    """What is kept beside the pixels."""
+    """The facts that are kept beside the pixels."""
 
     shape: list[int] = field(default_factory=list)
-    """Of all images together: n, rows, pixels of a row, channels."""
+    """The shape of all images together: n, rows, pixels of a row, channels."""
     found: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """(name, why) of pictures that cannot be used."""
@@ -78,7 +78,7 @@ class _Index:
     animated: int = 0
 
     def lines(self) -> list[str]:
-        """What somebody should know, one line for each kind; empty if all pictures went in as they are."""
+        """Return what somebody should know, one line for each kind; empty if all pictures went in as they are."""
         lines = []
         if self.skipped:
             named = [f"{name} {why}" for name, why in self.skipped[:_NAMED]]
@@ -107,11 +107,11 @@ class Decoded:
     splits: NDArray[np.int64]
     """(n,) numbers of SPLITS."""
     lines: list[str]
-    """What became of the pictures, for the user."""
+    """Lines for the user that say what became of the pictures."""
 
 
 def decode(gallery: Gallery, format: ImageFormat, progress: bool = False) -> Decoded:
-    """All images of a gallery in this format, decoded once and kept in the cache.
+    """Decode all images of a gallery in this format, once, and keep them in the cache.
 
     Pictures that cannot be used are skipped, and named in `lines`.
 

@@ -24,7 +24,7 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What every picture of a set is turned into."""
+    """The form that every picture of a set is brought to."""
 
     height: int = 0
     """Rows; 0: they stay as they are, and all pictures must have the same size."""
@@ -38,7 +38,7 @@ class ImageFormat:
 
 @dataclass(frozen=True)
 class Seen:
-    """What was done to a picture, besides scaling it down."""
+    """The things done to a picture besides scaling it down."""
 
     enlarged: bool
     """It was smaller than wanted."""
@@ -49,7 +49,7 @@ class Seen:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a name has an ending of a picture."""
+    """Tell by its ending whether a file counts as a picture."""
     return Path(name).suffix.lower() in _endings()
 
 
@@ -62,7 +62,7 @@ def _endings() -> frozenset[str]:
 
 
 def read_picture(source: Path | BinaryIO, format: ImageFormat) -> tuple[NDArray[np.uint8], Seen]:
-    """The pixels, uint8 (h, w, c), c = 1 where `format.channels` is 1, else 3; and what was done to them.
+    """Read the pixels, uint8 (h, w, c), c = 1 where `format.channels` is 1, else 3; and what was done to them.
 
     It is turned upright where the camera says how, and of several pictures in a file the first one counts. Shades are
     scaled from 16 to 8 bits, and a transparent picture is laid on white. Scaling averages (Lanczos), so nothing is
@@ -102,7 +102,7 @@ def read_bytes(content: bytes | None, format: ImageFormat) -> tuple[NDArray[np.u
 
 
 def _plain(image: Any) -> tuple[Any, bool]:
-    """The image in mode RGB, and whether any of it was transparent."""
+    """Return the image in mode RGB, and whether any of it was transparent."""
     from PIL import Image
 
     if image.mode in _DEEP:
@@ -119,7 +119,7 @@ def _plain(image: Any) -> tuple[Any, bool]:
 
 
 def _fitted(image: Any, format: ImageFormat) -> Any:
-    """The image in the size of the format."""
+    """Return the image in the size of the format."""
     from PIL import Image, ImageOps
 
     wanted = (format.width, format.height)

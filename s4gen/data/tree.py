@@ -97,7 +97,7 @@ class Archive:
 
 
 def names_below(folder: Path) -> list[str]:
-    """Names of all files below a folder, relative to it, with "/" between folders.
+    """Return the names of all files below a folder, relative to it, with "/" between folders.
 
     Links to folders are followed, except to one that they are in. What begins with a dot is left out, and so is
     __MACOSX. A link that leads nowhere counts as a file, so that whoever reads it can say so.
@@ -109,7 +109,7 @@ def names_below(folder: Path) -> list[str]:
 
 
 def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """Files below a folder that lies in the folders `above`, known by device and inode."""
+    """Yield the files below a folder that lies in the folders `above`, known by device and inode."""
     try:
         status = folder.stat()
         here = status.st_dev, status.st_ino
@@ -134,12 +134,12 @@ def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
 
 
 def is_hidden(path: PurePath) -> bool:
-    """Whether it is nothing that a person has put there."""
+    """Tell whether it is nothing that a person has put there."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def natural(name: str) -> tuple[list[tuple[int, str] | str], str]:
-    """Sorts 2.wav before 10.wav, whatever else the names hold; no two names are equal."""
+    """Return a key that sorts 2.wav before 10.wav, whatever else the names hold; no two names are equal."""
     parts: list[tuple[int, str] | str] = list(re.split(r"([0-9]+)", name))  # numbers at 1, 3, ...
     for i in range(1, len(parts), 2):
         digits = str(parts[i]).lstrip("0")
@@ -148,12 +148,12 @@ def natural(name: str) -> tuple[list[tuple[int, str] | str], str]:
 
 
 def readable(name: str) -> str:
-    """The name as text that can be written anywhere; a byte of it that is no UTF-8 becomes U+FFFD."""
+    """Return the name as text that can be written anywhere; a byte of it that is no UTF-8 becomes U+FFFD."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def without_common_folder(names: Iterable[str]) -> dict[str, Parts]:
-    """The parts of every name, without the folders that all of them are in."""
+    """Return the parts of every name, without the folders that all of them are in."""
     parts = {name: tuple(name.split("/")) for name in names}
     while parts and all(len(p) > 1 for p in parts.values()) and len({p[0] for p in parts.values()}) == 1:
         parts = {name: p[1:] for name, p in parts.items()}

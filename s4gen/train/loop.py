@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from s4gen.checkpoint import write_file_atomic
+from s4gen.atomic import write_file_atomic
 from s4gen.config import Recipe, kind_of, recipe_to_toml
 from s4gen.data.text import Tokenizer
 from s4gen.device import best_device

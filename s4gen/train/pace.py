@@ -1,4 +1,4 @@
-"""How long a step takes on this machine, and how many of them fit into a given time."""
+"""The time of a step on this machine, and the number of steps that fit into a given time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from s4gen.train.tasks import Task
 from s4gen.train.training_run import start
 
 WARM_UP, MEASURED = 3, 30
-"""Steps before and while time is taken; fewer where they would use up a twentieth of the time to be filled."""
+"""Steps before time is taken, and steps that are timed; fewer where they would take a twentieth of the time to fill."""
 
 
 def fitted(recipe: Recipe, task: Task, device: torch.device) -> Recipe:
-    """The recipe with the number of steps that `train.minutes` has room for; itself where no minutes are given.
+    """Return the recipe with the number of steps that `train.minutes` has room for; without minutes, the recipe itself.
 
     The warm-up of the learning rate is a tenth of them at most. The steps that are measured are forgotten: the run
     begins from its seed all the same.
@@ -46,7 +46,7 @@ def filling(recipe: Recipe, per_step: float) -> Recipe:
 
 
 def seconds_per_step(recipe: Recipe, task: Task, device: torch.device, budget: float) -> float:
-    """The mean time of a step of a fresh run, in seconds; after the first, no step is begun after `budget` seconds.
+    """Measure the mean seconds of a step of a fresh run; after the first, no step is begun after `budget` seconds.
 
     The first step, which compiles what is to be compiled, is not counted, and others that warm up only if there is
     time for no more.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4gen.atomic import current
+from s4gen.atomic import current, write_atomic
 from s4gen.checkpoint import (
     check_target,
     fill_checkpoint,
@@ -23,7 +23,6 @@ from s4gen.checkpoint import (
     read_json,
     save_checkpoint,
     save_tensors,
-    write_atomic,
 )
 from s4gen.config import DensityConfig, Layout, Recipe, TextLayout
 from s4gen.data.text import Tokenizer

@@ -36,7 +36,7 @@ class ClipBatch:
     """(n,) int64: which clip of the set each row is from."""
 
     def mask(self) -> Tensor:
-        """(n, L) bool: True for samples, False for padding."""
+        """Return (n, L) bool: True for samples, False for padding."""
         import torch
 
         return torch.arange(self.codes.shape[1]) < self.lengths[:, None]
@@ -58,7 +58,7 @@ class Windows:
 
 
 def windows_in_order(audio: AudioSet, crop: int | None) -> Windows:
-    """Every sample of every clip once: whole clips, or cut every `crop` samples, the last piece being what is left."""
+    """Cut clips so that every sample is in one window: whole clips, or pieces of `crop` samples and what is left."""
     lengths = audio.lengths
     size = int(lengths.max()) if crop is None else crop
     pieces = -(-lengths // size)
@@ -68,7 +68,7 @@ def windows_in_order(audio: AudioSet, crop: int | None) -> Windows:
 
 
 def windows_at_random(audio: AudioSet, crop: int | None, seed: int, epoch: int) -> Windows:
-    """As many windows of each clip as `windows_in_order` has, each beginning anywhere in it that leaves it whole.
+    """Draw as many windows of each clip as `windows_in_order` has, each beginning anywhere that leaves it whole.
 
     The beginning of window i is a function of (seed, epoch, i). A clip shorter than `crop` comes whole.
     """
@@ -81,7 +81,7 @@ def windows_at_random(audio: AudioSet, crop: int | None, seed: int, epoch: int) 
 
 
 def gather(audio: AudioSet, windows: Windows, indices: Ints) -> ClipBatch:
-    """The windows of these indices as one batch, as long as the longest of them."""
+    """Gather the windows of these indices into one batch, as long as the longest of them."""
     import torch
 
     lengths = windows.lengths[indices]
@@ -99,7 +99,7 @@ def gather(audio: AudioSet, windows: Windows, indices: Ints) -> ClipBatch:
 
 
 class TrainingBatches:
-    """The batch of every step, for ever. An epoch is a fresh permutation, cut into whole batches of like lengths.
+    """The batches of every step, for ever. An epoch is a fresh permutation, cut into whole batches of like lengths.
 
     Step by step the same for the same arguments, wherever one begins.
 
@@ -118,7 +118,7 @@ class TrainingBatches:
         self._epoch = lru_cache(maxsize=1)(self._make_epoch)
 
     def at(self, step: int) -> ClipBatch:
-        """The batch of step 0, 1, ..."""
+        """Return the batch of step 0, 1, ..."""
         epoch, number = divmod(step, self.per_epoch)
         windows, batches = self._epoch(epoch)
         return gather(self._audio, windows, batches[number])
@@ -129,7 +129,7 @@ class TrainingBatches:
 
 
 def evaluation_batches(audio: AudioSet, crop: int | None, batch_size: int) -> Iterator[ClipBatch]:
-    """All windows in order of length, each exactly once; the last batch may have fewer.
+    """Yield all windows in order of length, each exactly once; the last batch may have fewer.
 
     `ClipBatch.clips` says which clip a row is from. A window knows nothing of what comes before it in its clip.
 
@@ -143,7 +143,7 @@ def evaluation_batches(audio: AudioSet, crop: int | None, batch_size: int) -> It
 
 
 def _bucketed(lengths: Ints, batch_size: int, generator: np.random.Generator) -> list[Ints]:
-    """Whole batches of indices: a permutation, sorted by length within pools of batches, the batches shuffled again."""
+    """Permute the indices, sort them by length within pools of batches, and shuffle the batches, whole ones alone."""
     n = len(lengths) // batch_size * batch_size
     order = generator.permutation(len(lengths))[:n]
     size = batch_size * _POOL

@@ -48,7 +48,7 @@ class Findings:
     broke_off: int = 0
     """Used, although they end before the end that their headers name."""
     notes: tuple[str, ...] = ()
-    """How the set was understood, a line each."""
+    """Lines that say how the set was understood."""
 
     @property
     def used(self) -> int:
@@ -56,7 +56,7 @@ class Findings:
         return self.found - len(self.skipped) - self.too_short - self.too_long
 
     def lines(self) -> list[str]:
-        """What somebody should know, one line for each kind; empty if all went in as they are."""
+        """Return what somebody should know, one line for each kind; empty if all went in as they are."""
         lines = list(self.notes)
         if self.skipped:
             lines.append(f"skipped {len(self.skipped)} of {self.found} recordings: {self.reasons()}")
@@ -74,7 +74,7 @@ class Findings:
         return lines
 
     def reasons(self) -> str:
-        """The first skipped recordings by name."""
+        """Name the first skipped recordings."""
         named = [f"{name} {why}" for name, why in self.skipped[:_NAMED]]
         more = len(self.skipped) - len(named)
         return "; ".join([*named, f"and {more} more"] if more else named)
@@ -97,13 +97,13 @@ class AudioSet:
     classes: tuple[str, ...]
     """Name of each class."""
     format: AudioFormat
-    """What every clip was turned into."""
+    """The format that every clip was turned into."""
     name: str
     """The data set: fsdd, sc09, ..., or the path of a folder."""
     split: str
     """train, validation or test."""
     origin: str
-    """Where it was read from."""
+    """The place that it was read from."""
     findings: Findings
     """What became of the recordings; its `lines` are for the user."""
 
@@ -111,12 +111,12 @@ class AudioSet:
         return len(self.lengths)
 
     def clip(self, index: int) -> Codes:
-        """The codes (lengths[index],) of one clip."""
+        """Return the codes (lengths[index],) of one clip."""
         start = self.starts[index]
         return self.codes[start : start + self.lengths[index]]
 
     def subset(self, indices: NDArray[np.int64]) -> AudioSet:
-        """Some of the clips, in the given order; the codes are shared."""
+        """Return some of the clips, in the given order; the codes are shared."""
         return replace(
             self,
             starts=self.starts[indices],
@@ -133,7 +133,7 @@ def build(
     max_seconds: float = float("inf"),
     progress: bool = False,
 ) -> AudioSet:
-    """Every usable recording of `source` within the limits of length, as codes.
+    """Encode every usable recording of `source` within the limits of length, as codes.
 
     Recordings that cannot be used are skipped, with name and reason in the report.
 

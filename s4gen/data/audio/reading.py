@@ -32,9 +32,9 @@ class Recording:
     """Something that can be decoded to sound."""
 
     name: str
-    """What messages call it: its path below the folder that was given."""
+    """Its name in messages: the path below the folder that was given."""
     open: Callable[[], Path | BinaryIO]
-    """What soundfile is to read; each call starts anew."""
+    """Opens what soundfile is to read; each call starts anew."""
     label: int | None = None
     """Its class, where it has one."""
     span: tuple[float, float] = (0.0, 1.0)
@@ -51,7 +51,7 @@ class Heard:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a recording is before conversion."""
+    """Rate and channels of a recording before conversion."""
 
     rate: int
     """Frames per second."""
@@ -60,7 +60,7 @@ class Origin:
 
 
 def read_origin(recording: Recording) -> Origin:
-    """Rate and channels, from the header alone.
+    """Read rate and channels from the header alone.
 
     Raises:
         UnusableError: it is not there, or no sound file.
@@ -70,7 +70,7 @@ def read_origin(recording: Recording) -> Origin:
 
 
 def read_blocks(recording: Recording, rate: int, heard: Heard | None = None) -> Iterator[NDArray[np.float32]]:
-    """The recording as mono samples (n,) at `rate`, one block after another; together they hold at least one sample.
+    """Yield the recording as mono samples (n,) at `rate`, block by block; together they hold at least one sample.
 
     One that breaks off is read up to there, which `heard` then knows. Channels are averaged. The converter is soxr at
     its high quality; its output does not depend on the blocks.
@@ -105,7 +105,7 @@ def encode_blocks(
     With a normalisation it is read twice: its range comes first.
 
     Raises:
-        UnusableError: as `read_blocks`.
+        UnusableError: as for `read_blocks`.
     """
     quantiser = format.quantiser
     if format.normalise == "none":
@@ -119,7 +119,7 @@ def encode_blocks(
 
 
 def read_prompt(path: str | Path, format: AudioFormat) -> tuple[Codes, list[str]]:
-    """One recording as codes (n,), n >= 1, and one line for each thing that was changed about it.
+    """Read one recording as codes (n,), n >= 1, and one line for each thing that was changed about it.
 
     Raises:
         UserError: it cannot be used; the message says why.
@@ -142,13 +142,13 @@ def read_prompt(path: str | Path, format: AudioFormat) -> tuple[Codes, list[str]
 
 
 def _range(low: float, high: float, normalise: str) -> tuple[float, float]:
-    """Centre and half width of what becomes -1 ... 1; a constant has none, and becomes silence."""
+    """Return centre and half width of what becomes -1 ... 1; a constant has none, and becomes silence."""
     centre = (low + high) / 2 if normalise == "minmax" else 0.0
     return centre, max(high - centre, centre - low) or 1.0
 
 
 def _opened(recording: Recording) -> Any:
-    """An open `soundfile.SoundFile`.
+    """Open a recording as a `soundfile.SoundFile`.
 
     Raises:
         UnusableError: it is not there, or no sound file.
@@ -164,7 +164,7 @@ def _opened(recording: Recording) -> Any:
 
 
 def _frames(file: Any, recording: Recording, heard: Heard) -> Iterator[NDArray[np.float32]]:
-    """Blocks of frames (n, channels), n >= 1, of the recording's part of an open file."""
+    """Yield blocks of frames (n, channels), n >= 1, of the recording's part of an open file."""
     import soundfile
 
     begin, end = (round(file.frames * position) for position in recording.span)
@@ -183,7 +183,7 @@ def _frames(file: Any, recording: Recording, heard: Heard) -> Iterator[NDArray[n
 
 
 def _header_names_more(log: str) -> bool:
-    """Whether libsndfile's log of opening a file says that its header names more bytes of sound than there are.
+    """Tell whether libsndfile's log of opening a file says that its header names more bytes of sound than there are.
 
     Programs that write to a pipe do not know the size and write the largest there is.
     """
@@ -195,7 +195,7 @@ def _header_names_more(log: str) -> bool:
 
 
 def _ogg_breaks_off(recording: Recording, kind: str) -> bool:
-    """Whether the last page of an Ogg file, which libsndfile does not ask for, is none that ends a stream."""
+    """Tell whether an Ogg file lacks the page that ends a stream, for which libsndfile does not ask."""
     if kind != "OGG":
         return False
     source = recording.open()
@@ -205,6 +205,6 @@ def _ogg_breaks_off(recording: Recording, kind: str) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """libsndfile's own words, without the name of the file."""
+    """Return libsndfile's own words, without the name of the file."""
     text = str(getattr(error, "error_string", "") or getattr(error, "strerror", "") or error)
     return text.strip().rstrip(".").removeprefix("Error : ")

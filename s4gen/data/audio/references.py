@@ -1,4 +1,4 @@
-"""What general compressors need for the same clips: numbers to read a model's bits per sample against.
+"""Bits that general compressors need for the same clips: numbers to read a model's bits per sample against.
 
 All of them are lossless on the codes: what they compress decodes to exactly the codes that a model is scored on. The
 clips go into one stream, one after another, so that a file's header is paid once and not once for every clip.
@@ -18,20 +18,23 @@ from s4gen.data.audio.write import to_pcm16
 
 
 def compressed_bits(audio: AudioSet) -> dict[str, float]:
-    """Bits per sample by name of the compressor, over all clips of a set; `flac_codes` for up to 8 bits alone."""
+    """Return bits per sample by compressor, over all clips of a set; `flac_codes` is for codes of at most 8 bits."""
     clips = [audio.clip(index) for index in range(len(audio))]
     bits = {"gzip": gzip_bits(clips), "flac_sound": flac_sound_bits(clips, audio.format)}
     return bits | ({"flac_codes": flac_codes_bits(clips, audio.format)} if audio.format.bits <= 8 else {})
 
 
 def gzip_bits(clips: Sequence[Codes]) -> float:
-    """gzip -9 of the codes as bytes (two little-endian bytes above 8 bits), its header of 18 bytes included."""
+    """Return the bits per sample of the codes as bytes by gzip -9, its 18 bytes of header included.
+
+    Codes of more than 8 bits are two little-endian bytes each.
+    """
     codes = np.concatenate(clips)
     return 8 * len(gzip.compress(codes.astype(codes.dtype.newbyteorder("<")).tobytes(), 9, mtime=0)) / len(codes)
 
 
 def flac_sound_bits(clips: Sequence[Codes], format: AudioFormat) -> float:
-    """FLAC, at its strongest, of the sound that the codes decode to, as 16-bit PCM, without its header.
+    """Return the bits per sample by FLAC, at its strongest, of the codes decoded to 16-bit PCM, without its header.
 
     After mu-law only 2^bits of the 65536 values occur, which FLAC does not know: this is high.
     """
@@ -39,7 +42,7 @@ def flac_sound_bits(clips: Sequence[Codes], format: AudioFormat) -> float:
 
 
 def flac_codes_bits(clips: Sequence[Codes], format: AudioFormat) -> float:
-    """FLAC, at its strongest, of the codes themselves as signed 8-bit PCM, without its header.
+    """Return the bits per sample by FLAC, at its strongest, of the codes as signed 8-bit PCM, without its header.
 
     For linear codes that is the sound; mu-law codes are the sound with its loudness bent.
 
@@ -62,7 +65,7 @@ def _flac_bits(samples: Samples | Codes, rate: int, subtype: str) -> float:
 
 
 def _header_bytes(flac: bytes) -> int:
-    """Bytes before the first frame: "fLaC", then blocks of a flag for the last, a 24-bit length, and the block."""
+    """Count the bytes before the first frame: "fLaC", then blocks of a flag, 24 bits of length, and content."""
     end, last = 4, False
     while not last:
         last = bool(flac[end] & 0x80)

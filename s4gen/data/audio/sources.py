@@ -1,4 +1,4 @@
-"""Where recordings are, in trees of sound files or in Parquet files: which are in a split, and their classes."""
+"""The recordings of a split, from trees of sound files or from Parquet files, and their classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from s4gen.data.tree import Parts, Tree, natural, readable, without_common_folde
 from s4gen.errors import UserError
 
 _PERCENT = {"train": (0, 88), "validation": (88, 94), "test": (94, 100)}
-"""Of the recordings, in natural order: the published split of Beethoven and YouTubeMix."""
+"""Per cent of the recordings in natural order: the published split of Beethoven and YouTubeMix."""
 _LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 """In these files Speech Commands names the recordings of two splits; all others are for training."""
 
@@ -29,7 +29,7 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Source:
-    """Where the recordings of one split come from."""
+    """The source of the recordings of one split."""
 
     name: str
     """The data set, or the folder."""
@@ -50,7 +50,7 @@ class Source:
 
 
 def from_tree(tree: Tree, split: str, name: str, origin: str, classes: tuple[str, ...] = ()) -> Source:
-    """One split of the sound files in a tree.
+    """Find one split of the sound files in a tree.
 
     What is in it, the first of these that applies: what `validation_list.txt` and `testing_list.txt` say; what is in
     the folders of splits (`splits.NAMES`), where there is one to train on and another; of each class, in natural order,
@@ -103,13 +103,13 @@ def from_tree(tree: Tree, split: str, name: str, origin: str, classes: tuple[str
 
 
 def _way_out(split: str) -> str:
-    """What to do where nothing is in a split."""
+    """Say what to do where nothing is in a split."""
     add = "add some, or put them in folders train/, valid/ and test/"
     return f"{add}; or set data.validation = 0 to train without it" if split == "validation" else add
 
 
 def _outside(sound: Mapping[str, Parts]) -> list[str]:
-    """At most one line: recordings beside the folders of splits are in none."""
+    """Return a line about recordings beside the folders of splits, which are in none; no line if there are none."""
     outside = [name for name, p in sound.items() if len(p) == 1 or not split_of(p[0])]
     if not outside:
         return []
@@ -126,7 +126,7 @@ def listed(
     classes: Parts,
     spans: Mapping[str, Span] | None = None,
 ) -> Source:
-    """The named recordings of a tree, with their labels; of those in `spans`, a part."""
+    """Return the named recordings of a tree, with their labels; of those in `spans`, only a part counts."""
     whole: Span = (0.0, 1.0)
 
     def recordings() -> Iterator[Recording]:
@@ -151,7 +151,7 @@ def _by_lists(tree: Tree, parts: Mapping[str, Parts], sound: Mapping[str, Parts]
 
 
 def _groups(sound: Iterable[str], class_of: Mapping[str, str]) -> list[list[str]]:
-    """The recordings of each class, in their order."""
+    """Group the recordings by class, in their order."""
     groups: dict[str, list[str]] = {}
     for name in sound:
         groups.setdefault(class_of.get(name, ""), []).append(name)
@@ -168,13 +168,13 @@ def _by_percent(sound: Iterable[str], class_of: Mapping[str, str]) -> dict[str, 
 
 
 def _part(split: str) -> Span:
-    """What part of a recording that is alone in its class belongs to a split."""
+    """Return the part of a recording, alone in its class, that belongs to a split."""
     begin, end = _PERCENT[split]
     return begin / 100, end / 100
 
 
 def from_parquet(folder: Path, split: str, name: str, origin: str) -> Source:
-    """The rows of the Parquet files in `folder` that are named for the split, such as train-00000-of-00001.parquet.
+    """Find the rows of the Parquet files in `folder` named for the split, such as train-00000-of-00001.parquet.
 
     A column `audio` = struct{`bytes`, `path`} holds sound files of any kind that soundfile reads; a column `label` of
     whole numbers, where there is one, holds their classes. A negative label stands for none.
@@ -209,13 +209,13 @@ def _open_bytes(content: bytes | None) -> BinaryIO:
 
 
 def _features(files: Sequence[Path]) -> Any:
-    """Kinds of the columns by name."""
+    """Return the kinds of the columns by name."""
     with _loaded(files) as rows:
         return rows.features
 
 
 def _rows(files: Sequence[Path], *columns: str) -> Iterator[dict[str, Any]]:
-    """The rows of all files, one after another; sound stays bytes, for decoding by `datasets` wants torchcodec."""
+    """Yield the rows of all files in order; sound stays bytes, because decoding by `datasets` wants torchcodec."""
     from datasets import Audio
 
     with _loaded(files) as rows:
@@ -224,7 +224,7 @@ def _rows(files: Sequence[Path], *columns: str) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _loaded(files: Sequence[Path]) -> Iterator[Any]:
-    """What `datasets` makes of the files, streaming.
+    """Open the files by `datasets`, streaming.
 
     Raises:
         UserError: they are damaged, or have no column of sound files.

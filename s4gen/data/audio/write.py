@@ -22,11 +22,14 @@ from s4gen.errors import UserError, WriteError
 _COLUMNS = 5
 """Clips side by side in a picture."""
 _DECIBELS = 80.0
-"""What lies further below the loudest sound of a picture is black."""
+"""Sound that lies further below the loudest of a picture is black."""
 
 
 def to_pcm16(samples: Samples) -> NDArray[np.int16]:
-    """round(32768 x), clipped to what 16 bits hold. Read back it is x to within 2^-16, and codes of 8 bits exactly."""
+    """Return round(32768 x), clipped to what 16 bits hold.
+
+    Read back it is x to within 2^-16, and codes of 8 bits come back exactly.
+    """
     return np.rint(np.asarray(samples, np.float64) * 32768).clip(-32768, 32767).astype(np.int16)
 
 
@@ -93,13 +96,13 @@ class AudioWriter:
 
 @contextmanager
 def open_writers(paths: Sequence[Path], rate: int) -> Iterator[list[AudioWriter]]:
-    """A writer for each path; all of them end as one does."""
+    """Open a writer for each path; all of them end as one does."""
     with ExitStack() as stack:
         yield [stack.enter_context(AudioWriter(path, rate)) for path in paths]
 
 
 def write_audio(path: str | Path, samples: Samples, rate: int) -> None:
-    """All samples (n,) to one file, whole or not at all.
+    """Write all samples (n,) to one file, whole or not at all.
 
     Raises:
         UserError: as `AudioWriter`.
@@ -109,7 +112,7 @@ def write_audio(path: str | Path, samples: Samples, rate: int) -> None:
 
 
 def write_pcm(stream: BinaryIO, samples: Samples) -> None:
-    """Samples (n,) as raw signed 16-bit little-endian PCM, at once: for a player at the other end of a pipe."""
+    """Write samples (n,) as raw signed 16-bit little-endian PCM, at once: for a player at the other end of a pipe."""
     stream.write(to_pcm16(samples).astype("<i2").tobytes())
     stream.flush()
 
@@ -117,7 +120,7 @@ def write_pcm(stream: BinaryIO, samples: Samples) -> None:
 def sample_paths(
     folder: str | Path, n: int, suffix: str = ".wav", labels: Sequence[object] | None = None
 ) -> list[Path]:
-    """Names for n samples in a folder: 000.wav, 001.wav, ..., or with labels 000-LABEL.wav."""
+    """Return names for n samples in a folder: 000.wav, 001.wav, ..., or with labels 000-LABEL.wav."""
     width = max(3, len(str(n - 1)))
     ends = [suffix] * n if labels is None else [f"-{label}{suffix}" for label in labels]
     return [Path(folder) / f"{index:0{width}d}{end}" for index, end in enumerate(ends)]
@@ -150,7 +153,7 @@ def check_audio_output(out: Path, n: int, force: bool) -> None:
 
 
 def draw_clips(clips: Sequence[Samples], rate: int, titles: Sequence[str]) -> bytes:
-    """A PNG of all clips (n_i,), n_i >= 1, in reading order, five side by side.
+    """Draw a PNG of all clips (n_i,), n_i >= 1, in reading order, five side by side.
 
     All have the scales of the longest and of the loudest, so they can be compared.
     """
@@ -197,7 +200,7 @@ def draw_clips(clips: Sequence[Samples], rate: int, titles: Sequence[str]) -> by
 
 
 def spectrogram(samples: Samples, rate: int) -> NDArray[np.float32]:
-    """Power in decibels, (frequencies 0 to rate / 2, frames), in windows of about 32 ms that overlap by 3/4."""
+    """Return decibels, (frequencies 0 to rate / 2, frames), of windows of about 32 ms that overlap by 3/4."""
     import torch
 
     size = 2 ** max(3, round(math.log2(0.032 * rate)))

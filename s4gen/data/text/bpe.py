@@ -78,7 +78,7 @@ class BPETokenizer(Tokenizer):
 
 
 def _lines(text: str) -> list[str]:
-    """At "\\n" alone, which stays; `str.splitlines` would cut at other characters, too."""
+    """Cut a text at "\\n" alone, which stays; `str.splitlines` would cut at other characters, too."""
     *whole, last = text.split("\n")
     return [*(f"{line}\n" for line in whole), *([last] if last else [])]
 

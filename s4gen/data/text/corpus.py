@@ -1,4 +1,4 @@
-"""Where text comes from: WikiText, and anybody's own files."""
+"""The sources of text: WikiText, and anybody's own files."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class Corpus:
     end: int | None = None
     """Offset after its last byte; None: the end of the file."""
     part: Part | None = None
-    """Of JSON Lines with few records: what part of each record's text."""
+    """The part of each record's text that counts, for JSON Lines with few records."""
 
     def identity(self) -> str:
-        """Changes when the text may have: path, size and time of the file, and the part of it.
+        """Return a text that changes when the corpus may have: path, size and time of the file, and the part of it.
 
         Raises:
             UserError: the file is not there.
@@ -65,7 +65,7 @@ class Corpus:
         )
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
-        """The text as bytes, block by block; `start` is a block's `after`, to go on behind it.
+        """Yield the text as bytes, block by block; `start` is a block's `after`, to go on behind it.
 
         Raises:
             UserError: the file is missing or damaged, or there is no text at all.
@@ -80,10 +80,10 @@ class Corpus:
             )
 
     def texts(self, progress: bool = False) -> Iterator[str]:
-        """The text, block by block, to make a vocabulary from; `progress`: with a progress bar.
+        """Yield the text, block by block, to make a vocabulary from; `progress`: with a progress bar.
 
         Raises:
-            UserError: as `blocks`; or it is binary, or not UTF-8.
+            UserError: as for `blocks`; or the text is binary, or not UTF-8.
         """
         with progress_bar(self.size_estimate() if progress else 0, "B", progress, f"vocabulary of {self.name}") as bar:
             for block in self.blocks():
@@ -103,10 +103,10 @@ class Corpus:
 
 
 def checked_text(block: Block, path: Path) -> str:
-    """The text of a block, if text it is: UTF-8 without zero bytes.
+    """Return the text of a block, which must be UTF-8 without zero bytes.
 
     Raises:
-        UserError: they are not; the message names the byte.
+        UserError: it is not; the message names the byte.
     """
     if not block.start:
         refuse_wide(block.data, path)
@@ -125,7 +125,7 @@ def checked_text(block: Block, path: Path) -> str:
 
 
 def open_corpus(name: str, split: str) -> Corpus:
-    """One split of a corpus: one of `TEXT_SETS`, a folder, or a file.
+    """Open a split of a corpus: one of `TEXT_SETS`, a folder, or a file.
 
     A folder holds a file for each split, by the names of `splits.NAMES` in capitals or not, of plain text or of JSON
     Lines (records with "text"), gzipped or not. Of a single file, the first 90 % are for training, the next 5 % for

@@ -45,7 +45,7 @@ class TokenFile:
     text_bytes: int
     """Bytes of the text itself, unpacked: what bits per byte are normalised by."""
     vocab: int
-    """Of the tokeniser."""
+    """Number of tokens that the tokeniser has."""
     tokenizer: str
     """Fingerprint of the tokeniser."""
     path: Path
@@ -65,12 +65,12 @@ class _Progress:
 
 
 def token_cache() -> Path:
-    """Where token files are kept."""
+    """Return the folder of the cache that keeps token files."""
     return cache_folder() / "tokens"
 
 
 def prepare_tokens(corpus: Corpus, tokenizer: Tokenizer, cache: Path | None = None, progress: bool = True) -> TokenFile:
-    """The tokens of a corpus, from the cache where they were made of the same file by the same tokeniser.
+    """Return the tokens of a corpus, from the cache where they were made of the same file by the same tokeniser.
 
     Several processes may ask at once: one makes the file, the others wait for it. After an interruption, the next call
     goes on. `progress`: with a progress bar.
@@ -105,7 +105,7 @@ def _say_waiting(folder: Path) -> None:
 
 
 def label(corpus: Corpus) -> str:
-    """The name of the corpus as a part of a file's name."""
+    """Return the name of the corpus as a part of a file's name."""
     return re.sub(r"[^A-Za-z0-9]+", "-", Path(corpus.name).name).strip("-")
 
 
@@ -114,7 +114,7 @@ def _dtype(vocab: int) -> np.dtype[Any]:
 
 
 def _read(folder: Path) -> TokenFile | None:
-    """The finished file; None where there is none, or one that is not whole."""
+    """Return the finished file; None where there is none, or one that is not whole."""
     path = folder / "tokens"
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -167,7 +167,7 @@ def _fill(folder: Path, corpus: Corpus, tokenizer: Tokenizer, dtype: np.dtype[An
 
 
 def _encoded(folder: Path, corpus: Corpus, tokenizer: Tokenizer, start: int) -> Iterator[tuple[Block, list[int], int]]:
-    """Blocks with their tokens and their number of words."""
+    """Yield blocks with their tokens and their number of words."""
     try:
         for block in corpus.blocks(start):
             yield block, *_tokens_and_words(block, corpus.path, tokenizer)
@@ -200,7 +200,7 @@ def _save(folder: Path, file: BinaryIO, done: _Progress) -> None:
 
 
 def _resume(folder: Path, itemsize: int) -> _Progress:
-    """How far the last run came; what it wrote beyond its last note is cut off."""
+    """Return how far the last run came, and cut off what it wrote beyond its last note."""
     partial = folder / "partial"
     try:
         done = _Progress(**json.loads((folder / "progress.json").read_text()))

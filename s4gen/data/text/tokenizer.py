@@ -1,4 +1,4 @@
-"""What every tokeniser has: the base class, and the decoder that writes tokens as they come.
+"""The base class of all tokenisers, and the decoder that writes tokens as they come.
 
 Every token stands for bytes that do not depend on its neighbours, so decoding is joining, and text can be streamed.
 A tokeniser is a value: `to_json` is all there is to it, and equal JSON means equal tokens.
@@ -89,9 +89,9 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token: int) -> str:
-        """The text that is complete with this token; often empty for bytes."""
+        """Return the text that is complete with this token; for bytes it is often empty."""
         return self._decoder.decode(self._pieces[token])
 
     def finish(self) -> str:
-        """What was held back, as U+FFFD; the decoder can be used for another text."""
+        """Return what was held back, as U+FFFD; the decoder can then be used for another text."""
         return self._decoder.decode(b"", final=True)

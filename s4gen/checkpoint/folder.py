@@ -1,15 +1,4 @@
-"""Checkpoints: a directory that holds a trained density model and where it came from.
-
-    config.json          format, its version, and the DensityConfig
-    model.safetensors    parameters and buffers, exactly as they were
-    tokenizer.json       of a language model: which text its tokens are
-    recipe.toml          the whole resolved recipe, where a training run made it
-    metrics.json         what was measured
-    README.md            the card
-    curve.png            how a training run learnt; the card shows it
-
-A converted one also holds `recurrent.safetensors` and `certificate.json` (s4gen.sampling.convert).
-"""
+"""A checkpoint as a whole: saving it, finding and loading it, its tokeniser, and what it may not replace."""
 
 from __future__ import annotations
 
@@ -19,18 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 import s4gen
-from s4gen.atomic import current, read_consistent, write_atomic, write_file_atomic
+from s4gen.atomic import current, read_consistent, write_atomic
+from s4gen.checkpoint.files import (
+    CLASSIFIER_FORMAT,
+    CURVE_FILE,
+    EXACT,
+    FORMAT,
+    FORMAT_VERSION,
+    LAYER_FORMAT,
+    TOKENIZER_FILE,
+    config_in,
+    load_tensors,
+    read_bytes,
+    read_json,
+    save_tensors,
+)
 from s4gen.config import (
     DensityConfig,
     Recipe,
     TextLayout,
-    density_config_from_dict,
     density_config_to_dict,
     load_recipe,
     recipe_to_toml,
@@ -43,35 +43,6 @@ from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.shipped import find
 
-__all__ = [
-    "CLASSIFIER_FORMAT",
-    "CURVE_FILE",
-    "TOKENIZER_FILE",
-    "Checkpoint",
-    "check_target",
-    "fill_checkpoint",
-    "load_checkpoint",
-    "load_tensors",
-    "load_tokenizer",
-    "read_json",
-    "resolve_checkpoint",
-    "save_checkpoint",
-    "save_tensors",
-    "write_atomic",
-    "write_file_atomic",
-]
-
-FORMAT = "s4gen-checkpoint"
-CLASSIFIER_FORMAT = "s4gen-classifier"
-"""What stands beside density models without being one (s4gen.evaluate.recognition)."""
-EXACT = "float64"
-"""In config.json: the tensors that are kept in float64 beside a model in float32."""
-LAYER_FORMAT = "s4gen-layer"
-"""The format of a single layer that `s4gen.layers` saved."""
-FORMAT_VERSION = 1
-TOKENIZER_FILE = "tokenizer.json"
-CURVE_FILE = "curve.png"
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -80,16 +51,16 @@ class Checkpoint:
     path: Path
     """Its directory."""
     config: DensityConfig
-    """What the model is."""
+    """The configuration of the model."""
     model: DensityModel
-    """On the CPU, in evaluation mode."""
+    """The model, on the CPU and in evaluation mode."""
     recipe: Recipe | None
     """The recipe that trained it, where one did."""
     metrics: dict[str, Any]
     """What was measured when it was saved."""
 
     def tokenizer(self) -> Tokenizer:
-        """The tokeniser of a language model, read from disk.
+        """Load the tokeniser of a language model.
 
         Raises:
             UserError: the model is of something else; the tokeniser is missing, damaged, or not the model's.
@@ -156,14 +127,14 @@ def fill_checkpoint(
 
 
 def _exact(model: DensityModel) -> list[str]:
-    """Names of the parameters that a model keeps in float64 while it works in float32, as an imported one may."""
+    """Name the parameters that a model keeps in float64 while it works in float32, as an imported one may."""
     if model.dtype != torch.float32:
         return []
     return [name for name, tensor in model.state_dict().items() if tensor.dtype == torch.float64]
 
 
 def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
-    """The checkpoint of this path or shipped name. The global random state is left as it was.
+    """Load the checkpoint of this path or shipped name. The global random state is left as it was.
 
     Raises:
         UserError: there is none, it is damaged, or it is of another format version.
@@ -178,7 +149,7 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
 
 
 def load_tokenizer(path: Path, config: DensityConfig) -> Tokenizer:
-    """The tokeniser in the directory of a checkpoint with this configuration.
+    """Load the tokeniser in the directory of a checkpoint with this configuration.
 
     Raises:
         UserError: the model is of something else; the tokeniser is missing, damaged, or not the model's.
@@ -187,7 +158,7 @@ def load_tokenizer(path: Path, config: DensityConfig) -> Tokenizer:
         raise UserError(f"{path} is a model of {config.layout.kind}s, which has no tokeniser; expected one of text")
     file = (current(path) or path) / TOKENIZER_FILE
     try:
-        text = _read_bytes(file).decode("utf-8-sig")
+        text = read_bytes(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is damaged ({error}); copy or save the checkpoint again") from None
     tokenizer = from_json(text, str(file))
@@ -201,7 +172,7 @@ def load_tokenizer(path: Path, config: DensityConfig) -> Tokenizer:
 
 
 def resolve_checkpoint(name_or_path: str | Path) -> Path:
-    """The directory of a checkpoint given by path or shipped name.
+    """Return the directory of a checkpoint given by path or shipped name.
 
     Raises:
         UserError: there is nothing of that name, or it is not a checkpoint.
@@ -233,25 +204,6 @@ def check_target(path: str | Path, overwrite: bool) -> None:
         raise UserError(f"{path} exists and is not a checkpoint, so it is not replaced; choose another name")
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as safetensors, exactly. A full disk is an OSError, as for every other file."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    path.write_bytes(safetensors.torch.save(plain))
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read what `save_tensors` wrote.
-
-    Raises:
-        UserError: the file is missing, truncated or not safetensors.
-    """
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load(_read_bytes(path))
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged or truncated ({error}); copy or save the checkpoint again") from None
-    return tensors
-
-
 def _read(folder: Path) -> tuple[DensityConfig, dict[str, Tensor], Recipe | None, dict[str, Any], tuple[str, ...]]:
     config = _read_config(folder / "config.json")
     exact = read_json(folder / "config.json").get(EXACT)
@@ -272,44 +224,3 @@ def _read_config(path: Path) -> DensityConfig:
             f'{path}: format = {config.get("format")!r}: expected "{FORMAT}"; this is another program\'s file'
         )
     return config_in(config, "checkpoint", "density", path)
-
-
-def config_in(tables: Mapping[str, Any], what: str, section: str, path: Path) -> DensityConfig:
-    """The model's configuration in the config.json, at `path`, of a checkpoint of one kind or another.
-
-    Raises:
-        UserError: it is of another format version, or damaged.
-    """
-    version = tables.get("format_version")
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: {what} format version {version!r}, but s4gen {s4gen.__version__} reads version "
-            f"{FORMAT_VERSION}; use the s4gen that wrote it ({tables.get('s4gen_version', 'unknown')})"
-        )
-    if not isinstance(tables.get(section), dict):
-        raise UserError(f"{path}: {section} is missing; the file is damaged")
-    return density_config_from_dict(tables[section], source=str(path))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a checkpoint's file.
-
-    Raises:
-        UserError: the file is missing, cannot be read, or holds something else.
-    """
-    try:
-        value = json.loads(_read_bytes(path))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged or truncated ({error}); copy or save the checkpoint again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: expected a JSON object")
-    return value
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing, so {path.parent} is not a complete checkpoint") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None

@@ -1,36 +1,28 @@
-"""Checkpoints to and from the Hugging Face hub, or any folder: `from_pretrained`, `save_pretrained`, `push_to_hub`.
-
-A repository of the hub holds the files of a checkpoint (s4gen.checkpoint) and a model card; nothing in it is a pickle,
-so nothing in it can run. Tokens, revisions, the cache and offline mode are those of `huggingface_hub`.
-"""
+"""Models that load themselves from the hub, and save themselves to a folder or to the hub."""
 
 from __future__ import annotations
 
 import json
-import socket
 import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, constants, snapshot_download
+from huggingface_hub import ModelHubMixin, snapshot_download
 from huggingface_hub.errors import (
-    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 
 from s4gen.checkpoint import CURVE_FILE, LAYER_FORMAT, TOKENIZER_FILE, fill_checkpoint, load_checkpoint, read_json
-from s4gen.config import AudioLayout, DensityConfig, ImageLayout, TextLayout
+from s4gen.config import TextLayout
 from s4gen.data.text import Tokenizer, from_json
 from s4gen.errors import UserError
+from s4gen.hub.card import card_with_metadata
+from s4gen.hub.network import explained, no_name, reachable
 from s4gen.layers import S4, S4D, load_layer
 from s4gen.models.density import DensityModel
 from s4gen.models.pixels import PixelModel
@@ -38,13 +30,8 @@ from s4gen.models.tokens import TokenModel
 from s4gen.shipped import shipped_names
 
 CARRIED = (TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md", CURVE_FILE)
-"""What belongs to a model and is not in it."""
+"""Files of a checkpoint that belong to a model and are not in it."""
 FILES = ("config.json", "model.safetensors", *CARRIED)
-PIPELINES = {"image": "unconditional-image-generation", "text": "text-generation", "audio": None}
-"""Under which the hub lists a model of this kind."""
-UNITS = ("bits_per_dim", "bits_per_sample", "word_perplexity")
-CONNECT_SECONDS = 3
-"""To wait for the hub before it counts as out of reach; huggingface_hub by itself tries for half a minute."""
 
 
 class HubModel(ModelHubMixin, library_name="s4gen"):
@@ -102,7 +89,7 @@ def from_pretrained(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> DensityModel | S4D | S4:
-    """A model, in evaluation mode on the CPU, with the methods `save_pretrained` and `push_to_hub`.
+    """Load a model, in evaluation mode on the CPU, with the methods `save_pretrained` and `push_to_hub`.
 
     Args:
         name_or_folder: a folder with a checkpoint, the name of a shipped one, or user/name on the hub. Of a folder
@@ -128,18 +115,18 @@ def from_pretrained(
             return load_layer(name)
         return _with_hub(Path(name))
     if "/" not in name:
-        raise UserError(_no_name(name))
+        raise UserError(no_name(name))
     try:
         model: DensityModel = HubModel.from_pretrained(  # type: ignore[assignment]
             name,
             revision=revision,
             token=token,
             cache_dir=cache_dir,
-            local_files_only=local_files_only or not _reachable(),
+            local_files_only=local_files_only or not reachable(),
             force_download=force_download,
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise UserError(_explained(error, name, revision)) from None
+        raise UserError(explained(error, name, revision)) from None
     return model
 
 
@@ -174,7 +161,7 @@ def push_to_hub(model: DensityModel, name: str, *, tokenizer: Tokenizer | None =
         assert isinstance(model, HubModel)
         return model.push_to_hub(name, **options)
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
-        raise UserError(_explained(error, name, None)) from None
+        raise UserError(explained(error, name, None)) from None
     finally:
         model.__class__, model.__dict__["beside"] = before, kept
 
@@ -228,72 +215,3 @@ def write_files(folder: Path, model: DensityModel, beside: Mapping[str, bytes]) 
             (folder / name).unlink(missing_ok=True)
             if (Path(made) / name).is_file():
                 (Path(made) / name).rename(folder / name)
-
-
-def card_with_metadata(card: str, config: DensityConfig, metrics: Mapping[str, Any], name: str) -> str:
-    """The card with a head for the hub: library, tags, kind of model, and what was measured. What is there is kept."""
-    given, text = {}, card
-    if card.startswith("---"):
-        parsed = ModelCard(card, ignore_metadata_errors=True)
-        given, text = parsed.data.to_dict(), parsed.text
-    layout = config.layout
-    data: dict[str, Any] = {"library_name": "s4gen", "tags": _tags(config)}
-    if pipeline := PIPELINES[layout.kind]:
-        data["pipeline_tag"] = pipeline
-    if results := _results(metrics, pipeline or "audio-generation"):
-        data |= {"model_name": given.get("model_name", name), "eval_results": results}
-    head = ModelCardData(**{**data, **given}).to_yaml()
-    return f"---\n{head}\n---\n\n{text.lstrip()}"
-
-
-def _tags(config: DensityConfig) -> list[str]:
-    layout, model = config.layout, config.model
-    kinds = {ImageLayout: "image", TextLayout: "text", AudioLayout: "audio"}
-    tags = ["density-estimation", "autoregressive", kinds[type(layout)], model.mixer]
-    return [*tags, "state-space-model", *(["sashimi"] if model.pool else [])]
-
-
-def _results(metrics: Mapping[str, Any], task: str) -> list[EvalResult]:
-    """What a checkpoint's metrics say of a test split, in the units that it was measured in."""
-    tables = [metrics, metrics.get("test", {}), (metrics.get("test") or {}).get("stream", {})]
-    found = {unit: table[unit] for table in tables if isinstance(table, Mapping) for unit in UNITS if unit in table}
-    dataset = str(metrics.get("dataset", "test split"))
-    return [EvalResult(task, dataset, dataset, unit, value) for unit, value in found.items()]
-
-
-def _no_name(name: str) -> str:
-    names = ", ".join(shipped_names("checkpoints"))
-    return f"{name} is no folder, no shipped checkpoint ({names}), and no name on the hub, which is user/name"
-
-
-def _reachable() -> bool:
-    """Whether something answers where the hub is. Behind a proxy that is for the proxy to find out."""
-    if getproxies().keys() - {"no"}:
-        return True
-    address = urlsplit(constants.ENDPOINT)
-    port = address.port or {"http": 80}.get(address.scheme, 443)
-    try:
-        socket.create_connection((address.hostname, port), timeout=CONNECT_SECONDS).close()
-    except OSError:
-        return False
-    return True
-
-
-def _explained(error: Exception, name: str, revision: str | None) -> str:
-    """One sentence about what went wrong on the way to the hub."""
-    if isinstance(error, GatedRepoError):
-        return f"{name} is on the hub, and you have to ask its owner for access; then give a token"
-    if isinstance(error, RevisionNotFoundError):
-        return f"{name} on the hub has no revision {revision!r}: give a branch, a tag or a commit that it has"
-    if isinstance(error, RepositoryNotFoundError):
-        return f"there is no {name} on the hub, or it is private and needs a token; and no folder of that name"
-    if isinstance(error, HFValidationError):
-        return _no_name(name)
-    if isinstance(error, HfHubHTTPError) and error.response is not None:
-        return f"the hub refused {name}: {str(error).strip().splitlines()[0]}"
-    if isinstance(error, UserError):
-        return str(error)
-    return (
-        f"{name} is no folder here and not in the cache, and the hub cannot be reached (no network, or offline mode is "
-        "on): connect, or give the path of a folder"
-    )

@@ -1,0 +1,52 @@
+"""Checkpoints: a directory that holds a trained density model and where it came from.
+
+    config.json          format, its version, and the DensityConfig
+    model.safetensors    parameters and buffers, exactly as they were
+    tokenizer.json       of a language model: which text its tokens are
+    recipe.toml          the whole resolved recipe, where a training run made it
+    metrics.json         what was measured
+    README.md            the card
+    curve.png            how a training run learnt; the card shows it
+
+A converted one also holds `recurrent.safetensors` and `certificate.json` (s4gen.sampling.convert).
+"""
+
+from s4gen.checkpoint.files import (
+    CLASSIFIER_FORMAT,
+    CURVE_FILE,
+    FORMAT_VERSION,
+    LAYER_FORMAT,
+    TOKENIZER_FILE,
+    config_in,
+    load_tensors,
+    read_json,
+    save_tensors,
+)
+from s4gen.checkpoint.folder import (
+    Checkpoint,
+    check_target,
+    fill_checkpoint,
+    load_checkpoint,
+    load_tokenizer,
+    resolve_checkpoint,
+    save_checkpoint,
+)
+
+__all__ = [
+    "CLASSIFIER_FORMAT",
+    "CURVE_FILE",
+    "FORMAT_VERSION",
+    "LAYER_FORMAT",
+    "TOKENIZER_FILE",
+    "Checkpoint",
+    "check_target",
+    "config_in",
+    "fill_checkpoint",
+    "load_checkpoint",
+    "load_tensors",
+    "load_tokenizer",
+    "read_json",
+    "resolve_checkpoint",
+    "save_checkpoint",
+    "save_tensors",
+]
