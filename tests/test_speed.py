@@ -127,7 +127,7 @@ def test_compiled_blocks_take_the_same_steps_under_the_same_names(tmp_path: Path
 def test_the_hours_in_the_head_of_a_recipe_are_those_of_its_operations(name: str) -> None:
     """Where a head says hours that are computed: FLOPs of the model, steps, batch, the card's peak, the utilisation."""
     text = find("train", name).read_text(encoding="utf-8")
-    said = re.search(r"^# hours +([\d.]+) on an H200 at (\d+) % of its bf16 peak; computed", text, re.MULTILINE)
+    said = re.search(r"^# hours +([\d.]+) on an H200 at (\d+) % of its bf16 peak. Computed", text, re.MULTILINE)
     if said is None:
         assert name == "cifar10-small", "it is for a CPU"
         return

@@ -50,12 +50,12 @@ int main(int argc, char** argv) try {
   std::vector<int64_t> token(rows), label(rows, number(8)), out(rows * steps);
   std::vector<double> u(rows * steps);
   for (uint64_t i = 0; i < rows * steps; ++i) u[i] = uniform(seed, i / steps, i % steps);
+  const Filters filters{number(4), static_cast<int64_t>(number(5)), number(6), number(7)};
   bool failed = s4_open(plan.data(), plan.size(), &engine, error, sizeof error);
   if (!failed) std::fill(token.begin(), token.end(), engine->plan->header.bos);
   failed = failed || s4_begin(engine, rows, 0, 1, &session, error, sizeof error) ||
            (argc > 8 && s4_labels(session, label.data(), error, sizeof error)) ||
-           s4_advance(session, token.data(), u.data(), steps, number(4), number(5), number(6), number(7),
-                      out.data(), error, sizeof error);
+           s4_advance(session, token.data(), u.data(), steps, &filters, sizeof filters, out.data(), error, sizeof error);
   if (failed) return std::fprintf(stderr, "%s\n", error), 1;
   for (uint64_t i = 0; i < rows * steps; ++i) std::printf("%lld%c", (long long)out[i], (i + 1) % steps ? ' ' : '\n');
   if (std::fflush(stdout) || std::ferror(stdout)) return std::fprintf(stderr, "the output could not be written\n"), 1;
