@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.models.density import DensityModel
+    from s4gen.train.ranks import Ranks
 
 TEXT_TOKENS = 200
 """Of each text that is shown."""
@@ -51,6 +53,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world == "1":
+        return 0 if train_here(args) else 130
+    from s4gen.train import follow
+    from s4gen.train.joining import joined
+
+    with joined() as ranks:
+        done = train_here(args, ranks) if ranks.leads else follow(ranks)
+    return 0 if done else 130
+
+
+def train_here(args: argparse.Namespace, ranks: Ranks | None = None) -> bool:
+    """Train as the arguments say, in one process or as the first of many `ranks`; returns whether the run has ended.
+
+    Raises:
+        UserError: the arguments, or the recipe, are wrong; and all that `train.run` raises.
+    """
     steps = None
     if args.resume is None:
         if args.recipe is None:
@@ -62,10 +81,18 @@ def run(args: argparse.Namespace) -> int:
         steps = check_resumable(args, out)
     from s4gen import train
 
-    done = train.run(
-        recipe, out, resume=recipe is None, steps=steps, start=args.start, overwrite=args.force, sampler=draw
+    if ranks is not None and ranks.watch is not None:
+        ranks.watch.goes_on(f"go on with s4gen train --resume {out}, by torchrun or without")
+    return train.run(
+        recipe,
+        out,
+        resume=recipe is None,
+        steps=steps,
+        start=args.start,
+        overwrite=args.force,
+        sampler=draw,
+        ranks=ranks,
     )
-    return 0 if done else 130
 
 
 def folder_of_run(path: Path) -> Path:

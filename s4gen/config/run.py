@@ -159,6 +159,9 @@ class TrainConfig:
     """Parts of a batch, computed one after another for less memory; the gradient is that of the whole."""
     checkpoint_activations: bool = False
     """Keep of each block its input alone, and compute the rest again for the gradient: less memory, more time."""
+    shard: bool = False
+    """Started by torchrun: every rank keeps a part of each parameter, of its gradient and of what the optimiser
+    remembers, for models that do not fit into one; more messages, less memory. One process keeps all in any case."""
     seed: int = 0
     """Of initialisation, order of the data and dropout."""
     precision: str = "auto"

@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s4gen.audio_evaluation import by_convolution, evaluate_clips
+from s4gen.audio_evaluation import Score, by_convolution, evaluate_clips
 from s4gen.config import Recipe
+from s4gen.data.audio.batches import Batch as Clips
 from s4gen.data.audio.batches import TrainingBatches, evaluation_batches
+from s4gen.data.audio.clips import AudioSet
 from s4gen.data.audio.opening import crop_of, form_of, layout_of, training_sets
 from s4gen.data.audio.write import sample_paths, write_audio
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
+from s4gen.train.ranks import Ranks, scored_together
 from s4gen.train.tasks import Batch, Measured, Task, Values
 
 
@@ -60,12 +63,25 @@ class AudioTask(Task):
     def measure(self, nats: float) -> Values:
         return {"bits_per_sample": nats / math.log(2)}
 
-    def evaluate(self, model: DensityModel) -> Measured | None:
+    def evaluate(self, model: DensityModel, ranks: Ranks) -> Measured | None:
         if self._held is None:
             return None
+        score = by_convolution(model) if ranks.alone else self._scored_by_all(model, self._held, ranks)
         batches = evaluation_batches(self._held, None, self.rows)
-        found = evaluate_clips(by_convolution(model), batches, len(self._held), "conv")
+        found = evaluate_clips(score, batches, len(self._held), "conv")
         return Measured({"bits_per_sample": found.bits_per_sample, "stderr": found.stderr}, found.n_sequences)
+
+    def _scored_by_all(self, model: DensityModel, held: AudioSet, ranks: Ranks) -> Score:
+        """Let each rank score its batches; return what gives the known -log p of each clip, at its first sample."""
+        score = by_convolution(model)
+
+        def whole_clips(codes: Tensor, batch: Clips) -> Tensor:
+            return torch.where(batch.mask(), score(codes, batch.labels).double().cpu(), 0).sum(-1)
+
+        with torch.inference_mode():
+            batches = ((batch.codes, batch) for batch in evaluation_batches(held, None, self.rows))
+            known = iter(scored_together(ranks, whole_clips, batches))
+        return lambda x, label: F.pad(next(known)[:, None], (0, x.shape[1] - 1))
 
     def say(self, values: Values) -> str:
         return f"{values['bits_per_sample']:.3f} bits/sample"

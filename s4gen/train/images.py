@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from s4gen.data.images import labels_for, layout_of, save_grid, to_sequence
 from s4gen.data.own_images import training_sets
 from s4gen.evaluation import evaluate
 from s4gen.models.density import DensityModel
+from s4gen.train.ranks import Ranks, scored_together
 from s4gen.train.tasks import Batch, Measured, Task, Values
 
 
@@ -57,11 +59,17 @@ class ImageTask(Task):
     def measure(self, nats: float) -> Values:
         return {"bits_per_dim": nats / math.log(2)}
 
-    def evaluate(self, model: DensityModel) -> Measured | None:
+    def evaluate(self, model: DensityModel, ranks: Ranks) -> Measured | None:
         if not len(self._held):
             return None
-        rows, labels = self._config.batch_size, self._held_labels
-        found = evaluate(model.log_prob, self._held.to(model.device), rows, "conv", labels=labels)
+        rows, labels, held = self._config.batch_size, self._held_labels, self._held.to(model.device)
+        score: Callable[..., Tensor] = model.log_prob
+        if not ranks.alone:
+            columns = (held.split(rows),) if labels is None else (held.split(rows), labels.split(rows))
+            with torch.inference_mode():
+                known = iter(scored_together(ranks, model.log_prob, zip(*columns, strict=True)))
+            score = lambda *batch: next(known)  # noqa: E731
+        found = evaluate(score, held, rows, "conv", labels=labels)
         return Measured({"bits_per_dim": found.bits_per_dim, "stderr": found.stderr}, found.n_sequences)
 
     def say(self, values: Values) -> str:

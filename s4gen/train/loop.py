@@ -17,6 +17,7 @@ from s4gen.config import Recipe, kind_of, recipe_to_toml
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
 from s4gen.memory import keep_freed_memory
+from s4gen.models.build import build_shapes
 from s4gen.progress import progress_bar
 from s4gen.train import folder, starting
 from s4gen.train import session as sessions
@@ -27,12 +28,14 @@ from s4gen.train.images import ImageTask
 from s4gen.train.metrics import MetricsLog
 from s4gen.train.pace import fitted
 from s4gen.train.precision import chosen, settled
+from s4gen.train.ranks import Ranks, check_evenly
 from s4gen.train.session import Session
 from s4gen.train.speed import Speed
 from s4gen.train.step import training_step
 from s4gen.train.stop import stop_on_signal
 from s4gen.train.tasks import Measured, Sampler, Task
 from s4gen.train.text import TextTask
+from s4gen.train.together import announced, heard, spread_out
 
 
 @one_writer
@@ -46,12 +49,13 @@ def run(
     overwrite: bool = False,
     sampler: Sampler | None = None,
     progress: bool = True,
+    ranks: Ranks | None = None,
 ) -> bool:
     """Train `recipe` into the folder `out`, or go on with the run there (`resume`: its own recipe, `recipe` is None).
 
     A run goes on from where it was saved last, or begins again where it never was. It can have another number of
     `steps` (starting.lengthen). One that does not go on may begin from the weights of the checkpoint at `start`
-    (starting.take_weights).
+    (starting.take_weights). Of many `ranks` the first one calls this, the others `follow`.
 
     Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.* and checkpoint/ (s4gen.checkpoint), with
     `train.patience` also best/. Returns True when all steps are done or patience has come to its end, False when a
@@ -62,7 +66,7 @@ def run(
         finite; the disk is full.
     """
     keep_freed_memory()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ranks = ranks or Ranks()
     if not resume and not overwrite and not folder.is_free(out):
         raise UserError(
             f"{out} exists; choose another --out, go on with it by --resume {out}, or replace it by --force"
@@ -71,12 +75,12 @@ def run(
         if out.is_dir():
             folder.put_right(out)
         if resume and (out / folder.CHECKPOINT).is_dir():
-            session, task = _gone_on(out, steps, device, progress)
+            session, task = _gone_on(out, steps, ranks, progress)
         elif resume:
-            session, task = _begun(starting.recipe_again(out, steps), out, device, progress)
+            session, task = _begun(starting.recipe_again(out, steps), out, ranks, progress)
         else:
             assert recipe is not None
-            session, task = _begun(recipe, out, device, progress, start, is_fitted=False)
+            session, task = _begun(recipe, out, ranks, progress, start, is_fitted=False)
         log = MetricsLog(out, session.step, task.measures, task.unit)
         try:
             return _Run(session, task, out, log, sampler).go(progress)
@@ -84,35 +88,50 @@ def run(
             log.close()
 
 
-def _gone_on(out: Path, steps: int | None, device: torch.device, progress: bool) -> tuple[Session, Task]:
+def follow(ranks: Ranks) -> bool:
+    """Do what every rank but the first has to do while that one calls `run`; returns the same."""
+    keep_freed_memory()
+    recipe, task, to_fit = heard(ranks, lambda recipe, tokenizer: open_task(recipe, ranks.device, tokenizer, False))
+    if to_fit:
+        recipe = fitted(recipe, task, ranks.device, ranks)
+    session = sessions.start(recipe, task.layout, ranks.cradle, task.tokenizer)
+    return _Run(spread_out(session, ranks), task, Path(), None, None).go(progress=False)
+
+
+def _gone_on(out: Path, steps: int | None, ranks: Ranks, progress: bool) -> tuple[Session, Task]:
     """The run in a folder as its checkpoint has it."""
-    session = sessions.resume(out, device)
-    session.recipe = settled(session.recipe, device, begun=True)
+    session = sessions.resume(out, ranks.cradle)
+    session.recipe = settled(session.recipe, ranks.device, begun=True)
     starting.lengthen(session, out, steps)
-    task = open_task(session.recipe, device, session.tokenizer, progress)
-    check_memory(session.recipe, task, device)
+    task = open_task(session.recipe, ranks.device, session.tokenizer, progress)
+    check_evenly(ranks, task.rows, session.recipe.train.accumulate)
+    check_memory(session.recipe, task, ranks.device, ranks)
     _check_disk(session, out, copies=1)
-    return session, task
+    announced(ranks, session.recipe, task, to_fit=False)
+    return spread_out(session, ranks), task
 
 
 def _begun(
     recipe: Recipe,
     out: Path,
-    device: torch.device,
+    ranks: Ranks,
     progress: bool,
     start: str | Path | None = None,
     is_fitted: bool = True,
 ) -> tuple[Session, Task]:
     """A run at step 0, in the place of whatever run was in the folder. `is_fitted`: it has its number of steps."""
+    device = ranks.device
     first = None if start is None else starting.open_start(start)
     task = open_task(recipe, device, None if first is None else starting.tokenizer_of(first, recipe), progress)
     if first is not None:
         starting.check_layout(first, task.layout)
-    check_memory(chosen(recipe, device), task, device)  # before anything is said: a refusal is one line
+    check_evenly(ranks, task.rows, recipe.train.accumulate)
+    check_memory(chosen(recipe, device), task, device, ranks)  # before anything is said: a refusal is one line
     recipe = settled(recipe, device)
+    announced(ranks, recipe, task, to_fit=not is_fitted)
     if not is_fitted:
-        recipe = fitted(recipe, task, device)
-    session = sessions.start(recipe, task.layout, device, task.tokenizer)
+        recipe = fitted(recipe, task, ranks.device, ranks)
+    session = sessions.start(recipe, task.layout, ranks.cradle, task.tokenizer)
     if first is not None:
         starting.take_weights(session, first)
     _check_disk(session, out, copies=2, reclaimed=folder.size_of_run(out))
@@ -120,7 +139,7 @@ def _begun(
     if first is not None:  # a recipe does not say where weights came from, so a run cannot begin again from it alone
         sessions.save(session, out, {"step": 0}, card(session, task, None))
     write_file_atomic(out / folder.RECIPE, recipe_to_toml(recipe).encode())
-    return session, task
+    return spread_out(session, ranks), task
 
 
 def _check_disk(session: Session, out: Path, copies: int, reclaimed: int = 0) -> None:
@@ -152,36 +171,56 @@ class _Run:
     session: Session
     task: Task
     out: Path
-    log: MetricsLog
+    """Of many ranks only the first one writes there."""
+    log: MetricsLog | None
+    """None at every rank but the first."""
     sampler: Sampler | None
     latest: Measured | None = None
     """The last evaluation."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that take the steps together; by itself a run has one."""
+        return self.session.spread.ranks
 
     def go(self, progress: bool) -> bool:
         """Take steps to the end, or until somebody wants to stop; returns whether it is the end."""
         session, train, device = self.session, self.session.recipe.train, self.session.model.device
         session.model.train()
-        speed = Speed(session.model, device, train.precision, self.task.unit)
+        spread = session.spread
         bar = progress_bar(train.steps, "step", progress, "training", session.step)
-        with stop_on_signal() as stop, bar:
+        with stop_on_signal() as spread.stop, bar:
+            speed, silent = self._speed(device)
             total, since = 0.0, 0
-            while session.step < train.steps and not session.out_of_patience and not stop:
+            while session.step < train.steps and not session.out_of_patience and not spread.stops:
                 began = time.perf_counter()
                 batch = self.task.batch(session.step).to(device)
                 nats, norm = training_step(session, batch)
                 elapsed = time.perf_counter() - began
                 session.seconds += elapsed
-                speed.add(batch, elapsed)
+                self.ranks.reached(session.step)
                 total, since = total + nats, since + 1
+                speed.add(batch, elapsed)
+                speed.exchanged(spread.exchange, None if silent is None else silent * batch.tokens.numel())
                 bar.update(1)
                 bar.set_postfix_str(self._shown(nats, speed))
                 if session.step % train.log_every == 0 or session.step == train.steps:
                     self._log_training(total / since, norm, speed)
                     total, since = 0.0, 0
                 self._look(train.eval_every, train.save_every)
-            if stop:
+            if spread.stops:
                 self._save()
         return self._end()
+
+    def _speed(self, device: torch.device) -> tuple[Speed, float | None]:
+        """Begin to count; the second one is how many seconds a token takes if nothing is sent from rank to rank."""
+        session, train = self.session, self.session.recipe.train
+        # Of a sharded model there are only parts here; its operations are those of one that has shapes alone.
+        model = session.model if self.ranks.alone else build_shapes(session.model.config)
+        speed = Speed(model, device, train.precision, self.task.unit, self.ranks.world)
+        batch = self.task.batch(session.step).to(device)
+        seconds = session.spread.apart_seconds(batch, session.carried, train.accumulate, train.precision)
+        return speed, None if seconds is None else seconds / batch.tokens.numel()
 
     def _shown(self, nats: float, speed: Speed) -> str:
         held = f", held out {self.task.say(self.latest.values)}" if self.latest else ""
@@ -190,7 +229,8 @@ class _Run:
     def _log_training(self, nats: float, norm: float, speed: Speed) -> None:
         rate = self.session.optimizers[-1].param_groups[-1]["lr"]
         row = self._row("train") | {**self.task.measure(nats), "lr": rate, "gradient_norm": norm}
-        self.log.write(row | speed.values() | {"seconds": self.session.seconds})
+        if self.log is not None:
+            self.log.write(row | speed.values() | {"seconds": self.session.seconds})
         speed.reset()
 
     def _row(self, split: str) -> dict[str, Any]:
@@ -200,7 +240,9 @@ class _Run:
         """Evaluate and save where it is time for that; the last step is, for both."""
         step, steps = self.session.step, self.session.recipe.train.steps
         if step % eval_every == 0 or step == steps:
-            self._evaluate()
+            with self.ranks.apart():
+                self._evaluate()
+                self.ranks.wait()
         if step % save_every == 0 or step == steps or self.session.out_of_patience:
             self._save()
 
@@ -208,11 +250,13 @@ class _Run:
         """Measure the running mean on held-out data, keep it if it is the best, and show what it draws."""
         session, train = self.session, self.session.recipe.train
         mean = sessions.mean_model(session)
-        found = self.latest = self.task.evaluate(mean)
+        found = self.latest = self.task.evaluate(mean, self.ranks)
         if found is None:
             return
-        self.log.write(self._row("validation") | {**found.values, "seconds": session.seconds})
-        if train.patience and session.best.improved(found.values[self.task.measures[0]], session.step):
+        if self.log is not None:
+            self.log.write(self._row("validation") | {**found.values, "seconds": session.seconds})
+        is_best = train.patience and session.best.improved(found.values[self.task.measures[0]], session.step)
+        if is_best and self.ranks.leads:
             sessions.save_best(session, mean, self.out, self._metrics(), card(session, self.task, found))
         if self.sampler is not None and train.n_samples:
             drawn = self.sampler(mean, train.n_samples, train.seed)
@@ -226,15 +270,20 @@ class _Run:
 
     def _save(self) -> None:
         """Save the run; where it has ended, with a picture of how it learnt."""
-        curve = learning_curve(self.out, self.task.measures[0]) if self._ended() else None
-        text = card(self.session, self.task, self.latest, curve is not None)
-        sessions.save(self.session, self.out, self._metrics(), text, curve)
+        with self.ranks.apart(), self.ranks.undisturbed():
+            ended = self._ended() and self.ranks.leads
+            curve = learning_curve(self.out, self.task.measures[0]) if ended else None
+            text = card(self.session, self.task, self.latest, curve is not None)
+            sessions.save(self.session, self.out, self._metrics(), text, curve)
+            self.ranks.wait()
 
     def _ended(self) -> bool:
         return self.session.step == self.session.recipe.train.steps or self.session.out_of_patience
 
     def _end(self) -> bool:
         """Say where the run stands, and return whether that is its end."""
+        if not self.ranks.leads:
+            return self._ended()
         with contextlib.suppress(OSError):  # nobody reads it: the terminal may be gone, and the run is saved
             print(self._said(), file=sys.stderr, flush=True)
         return self._ended()

@@ -35,6 +35,8 @@ from s4gen.models.density import DensityModel, ModelState
 from s4gen.train.compiled import compile_blocks
 from s4gen.train.folder import BEST, CHECKPOINT
 from s4gen.train.optim import build_optimizers
+from s4gen.train.ranks import joined_states
+from s4gen.train.spread import Whole
 
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 """What is kept of each parameter: the first three by AdamW, the last one by Muon."""
@@ -79,6 +81,11 @@ class Session:
     """On text, the state of the rows of each part of the batch after the last step; empty before the first."""
     best: Best = field(default_factory=Best)
     """With `train.patience`: the best evaluation so far."""
+    spread: Whole = None  # type: ignore[assignment]
+    """How the work of a step is shared with other ranks; by itself, not at all."""
+
+    def __post_init__(self) -> None:
+        self.spread = self.spread or Whole(self.model)
 
     @property
     def out_of_patience(self) -> bool:
@@ -105,10 +112,15 @@ def _prepare(model: DensityModel, recipe: Recipe) -> None:
 
 
 def mean_model(session: Session) -> DensityModel:
-    """A copy of the model with the running mean as its weights, in evaluation mode."""
+    """A copy of the model with the running mean as its weights, in evaluation mode; to be called by all ranks."""
+    return _published(session, session.spread.whole(session.mean))
+
+
+def _published(session: Session, mean: dict[str, Tensor]) -> DensityModel:
+    """A model with these weights, on the device of the session's."""
     with torch.random.fork_rng(devices=[]):
         model = build_model(session.model.config)
-    state = session.model.state_dict() | session.mean  # buffers have no mean
+    state = session.model.state_dict() | mean  # buffers have no mean
     model.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, assign=True)
     return model.eval().to(next(session.model.parameters()).device)
 
@@ -116,18 +128,22 @@ def mean_model(session: Session) -> DensityModel:
 def save(session: Session, out: Path, metrics: dict[str, Any], card: str, curve: bytes | None = None) -> None:
     """Replace the run's checkpoint; readable by everything that reads checkpoints, and complete to go on from.
 
-    `curve` is a PNG of how the loss went down, which the card may show.
+    All ranks call this, and rank 0 writes what it gathers from them. `curve` is a PNG of how the loss went down, which
+    the card may show.
     """
+    spread, accumulate = session.spread, session.recipe.train.accumulate
+    mean = spread.whole(session.mean, everywhere=False)
+    tensors = {f"weights.{name}": p for name, p in spread.whole(spread.parameters(), everywhere=False).items()}
+    for key, found in moments(session).items():
+        tensors |= {f"optimizer.{key}.{name}": x for name, x in _whole_moments(session, found).items()}
+    carried = joined_states(spread.ranks, session.carried, accumulate)
+    tensors |= {f"carried.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(tree_flatten(carried)[0])}
+    if not spread.ranks.leads:
+        return
 
     def fill(folder: Path) -> None:
         made: dict[str, Any] = {"recipe": session.recipe, "tokenizer": session.tokenizer}
-        fill_checkpoint(folder, mean_model(session), metrics=metrics, card=card, curve=curve, **made)
-        tensors: dict[str, Tensor] = {f"weights.{name}": p for name, p in session.model.named_parameters()}
-        names = {id(p): name for name, p in session.model.named_parameters()}
-        for optimizer in session.optimizers:
-            for parameter, state in optimizer.state.items():
-                tensors |= {f"optimizer.{key}.{names[id(parameter)]}": value for key, value in state.items()}
-        tensors |= {f"carried.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(tree_flatten(session.carried)[0])}
+        fill_checkpoint(folder, _published(session, mean), metrics=metrics, card=card, curve=curve, **made)
         tensors["rng.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -138,6 +154,22 @@ def save(session: Session, out: Path, metrics: dict[str, Any], card: str, curve:
     target = out / CHECKPOINT
     check_target(target, overwrite=True)
     write_atomic(target, fill)
+
+
+def moments(session: Session) -> dict[str, dict[str, Tensor]]:
+    """What the optimisers remember of each parameter, by the key of `OPTIMIZER_STATE` and the parameter's name."""
+    names = {id(parameter): name for name, parameter in session.spread.parameters().items()}
+    found: dict[str, dict[str, Tensor]] = {}
+    for optimizer in session.optimizers:
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                found.setdefault(key, {})[names[id(parameter)]] = value
+    return found
+
+
+def _whole_moments(session: Session, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    counts = {name: x for name, x in found.items() if not x.dim()}  # AdamW's steps, which are the same everywhere
+    return counts | session.spread.whole({name: x for name, x in found.items() if x.dim()}, everywhere=False)
 
 
 def save_best(session: Session, mean: DensityModel, out: Path, metrics: dict[str, Any], card: str) -> None:
@@ -170,11 +202,7 @@ def resume(out: Path, device: torch.device) -> Session:
             parameter.copy_(weights[name])
     optimizers = build_optimizers(model, checkpoint.recipe.optim, checkpoint.recipe.train.precision)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for optimizer in optimizers:
-        for parameter in [p for group in optimizer.param_groups for p in group["params"]]:
-            for key in OPTIMIZER_STATE:
-                if (value := tensors.get(f"optimizer.{key}.{names[id(parameter)]}")) is not None:
-                    optimizer.state[parameter][key] = value.float()
+    remember(optimizers, names, tensors)
     if (random := tensors.get("rng.cpu")) is None or random.dtype != torch.uint8 or "step" not in progress:
         raise UserError(f"cannot resume {out}: the state of the run in {folder} is damaged; start it again")
     torch.set_rng_state(random.cpu())
@@ -185,6 +213,15 @@ def resume(out: Path, device: torch.device) -> Session:
     session.carried = _carried(session, tensors)
     session.best = Best(**progress.get("best", {}))  # runs of earlier versions have none
     return session
+
+
+def remember(optimizers: list[torch.optim.Optimizer], names: dict[int, str], tensors: dict[str, Tensor]) -> None:
+    """Put the tensors "optimizer.KEY.NAME" of a checkpoint into optimisers; `names` are those of parameters by id."""
+    for optimizer in optimizers:
+        for parameter in [p for group in optimizer.param_groups for p in group["params"]]:
+            for key in OPTIMIZER_STATE:
+                if (value := tensors.get(f"optimizer.{key}.{names[id(parameter)]}")) is not None:
+                    optimizer.state[parameter][key] = value.float()
 
 
 def _carried(session: Session, tensors: dict[str, Tensor]) -> list[ModelState]:

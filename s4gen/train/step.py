@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from s4gen.errors import UserError
 from s4gen.train.optim import schedule, set_learning_rate, update_mean
@@ -20,21 +18,20 @@ def training_step(session: Session, batch: Batch) -> tuple[float, float]:
     With a target, the state goes on from where the step before left it, without its gradients.
     Raises UserError if the loss is not finite; the weights are then those of the step before.
     """
-    config, model = session.recipe, session.model
+    config, spread = session.recipe, session.spread
     set_learning_rate(session.optimizers, schedule(session.step, config.train.steps, config.optim.warmup_steps))
-    model.zero_grad(set_to_none=True)
-    nats, carried = 0.0, []
-    for i, part in enumerate(batch.parts(config.train.accumulate)):
-        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-            if part.target is None:
-                found = model.nats(part.tokens, part.label)
-            else:
-                found, state = model.score(part.tokens, part.target, session.carried[i] if session.carried else None)
-                carried.append(tree_map(_detached, state))
-            loss = _mean(found, part, batch)
-        loss.backward()
+    session.model.zero_grad(set_to_none=True)
+    spread.begin(config.train.seed, session.step)
+    nats, carried, parts = 0.0, [], spread.parts(batch, config.train.accumulate)
+    for i, part in enumerate(parts):
+        with spread.exchanging(last=part is parts[-1]):
+            with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+                loss, state = spread.loss(part, session.carried[i] if session.carried else None, batch)
+            spread.backward(loss)
+        carried += [] if state is None else [state]
         nats += loss.item()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip).item()
+    norm = spread.clip(config.optim.grad_clip)
+    nats = spread.agree(nats)
     if not (math.isfinite(nats) and math.isfinite(norm)):
         raise UserError(
             f"the loss is no longer finite at step {session.step + 1}; the last checkpoint is kept: "
@@ -42,18 +39,7 @@ def training_step(session: Session, batch: Batch) -> tuple[float, float]:
         )
     for optimizer in session.optimizers:
         optimizer.step()
-    update_mean(session.mean, model, config.optim.ema_decay, session.step)
+    update_mean(session.mean, spread.parameters(), config.optim.ema_decay, session.step)
     session.carried = carried
     session.step += 1
     return nats, norm
-
-
-def _mean(nats: Tensor, part: Batch, batch: Batch) -> Tensor:
-    """The share that a part has in the mean over the batch's tokens that count."""
-    if part.counted is None or batch.counted is None:
-        return nats.mean() * (len(part.tokens) / len(batch.tokens))
-    return torch.where(part.counted, nats, 0).sum() / batch.counted.sum()
-
-
-def _detached(leaf: object) -> object:
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf

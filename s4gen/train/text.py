@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from s4gen.config import Recipe
 from s4gen.data.text import Tokenizer, TrainStream, layout_of, load_tokens, prepare_tokenizer
 from s4gen.models.density import DensityModel
 from s4gen.text_evaluation import evaluate_stream, perplexities
+from s4gen.train.ranks import Ranks
 from s4gen.train.tasks import Batch, Measured, Task, Values
 
 CHUNK = 8192
@@ -48,9 +50,14 @@ class TextTask(Task):
     def measure(self, nats: float) -> Values:
         return perplexities(nats, self._training)
 
-    def evaluate(self, model: DensityModel) -> Measured | None:
+    def evaluate(self, model: DensityModel, ranks: Ranks) -> Measured | None:
+        """One stream goes on with its state, so rank 0 scores it by itself while the others wait."""
         if self._held is None:
             return None
+        return Measured(**ranks.from_leader(lambda: dataclasses.asdict(self._evaluated(model))))
+
+    def _evaluated(self, model: DensityModel) -> Measured:
+        assert self._held is not None
 
         def score(x: Tensor, y: Tensor, state: object) -> tuple[Tensor, object]:
             return model.score(x.to(model.device), y.to(model.device), state)  # type: ignore[arg-type]

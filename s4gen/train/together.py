@@ -1,0 +1,124 @@
+"""How many ranks begin or go on with one run: rank 0 decides everything, and gives the others what they need for it.
+
+The folder of the run, and whatever a run begins from, is read by rank 0 alone; the others get the recipe, the weights
+and all that a run remembers from it. Data are read by every rank, and prepared by one rank of each host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from s4gen.config import Recipe
+from s4gen.config.recipes import RECIPE_SECTIONS, recipe_to_dict
+from s4gen.config.strict import build_recipe, flatten
+from s4gen.data.text import Tokenizer, from_json
+from s4gen.errors import UserError
+from s4gen.train.ranks import Ranks, own_states
+from s4gen.train.session import Best, Session, moments, remember
+from s4gen.train.spread import Copies, Shards
+from s4gen.train.tasks import Task
+
+OpenTask = Callable[[Recipe, Tokenizer | None], Task]
+
+
+def announced(ranks: Ranks, recipe: Recipe, task: Task, to_fit: bool) -> None:
+    """Let rank 0, which has opened its task, tell the others what the run is, and wait until they have opened theirs.
+
+    `to_fit`: its number of steps is still to be found from `train.minutes`.
+    """
+    if ranks.alone:
+        return
+    tokenizer = None if task.tokenizer is None else task.tokenizer.to_json()
+    plan = {"recipe": recipe_to_dict(recipe), "tokenizer": tokenizer, "to_fit": to_fit}
+    ranks.from_leader(lambda: plan)
+    _in_turn(ranks, lambda: task)
+
+
+def heard(ranks: Ranks, open_task: OpenTask) -> tuple[Recipe, Task, bool]:
+    """Do the part of every other rank in `announced`.
+
+    Returns the recipe, this rank's task, and whether the number of steps is still to be found.
+
+    Raises:
+        UserError: the data on this host are missing, or others than those of rank 0.
+    """
+    plan = ranks.from_leader(dict)
+    recipe: Recipe = build_recipe(flatten(plan["recipe"], RECIPE_SECTIONS, "rank 0"), "rank 0")
+    text = plan["tokenizer"]
+    tokenizer = None if text is None else from_json(text, "the tokeniser of rank 0")
+    return recipe, _in_turn(ranks, lambda: open_task(recipe, tokenizer)), plan["to_fit"]
+
+
+def _in_turn(ranks: Ranks, open_task: Callable[[], Task]) -> Task:
+    """Open the task on one rank of each host, which downloads and prepares, and then on the others."""
+    task = open_task() if ranks.local_rank == 0 else None
+    ranks.wait()
+    task = open_task() if task is None else task
+    ranks.wait()
+    first = task.batch(0).tokens
+    digest = zlib.crc32(first.cpu().numpy().tobytes())
+    if digest != ranks.from_leader(lambda: digest):
+        raise UserError(
+            f"the data on {socket.gethostname()}, rank {ranks.rank}, are others than those of rank 0: give all hosts "
+            "the same data and the same version of s4gen"
+        )
+    return task
+
+
+def spread_out(session: Session, ranks: Ranks) -> Session:
+    """Give all ranks what rank 0's session has, and share the work of its steps among them; returns the session."""
+    if ranks.alone:
+        return session
+    progress = ranks.from_leader(
+        lambda: {"step": session.step, "seconds": session.seconds, "best": dataclasses.asdict(session.best)}
+    )
+    session.step, session.seconds, session.best = progress["step"], progress["seconds"], Best(**progress["best"])
+    _copy_from_leader(session.model.state_dict(), ranks)
+    _copy_from_leader(session.mean, ranks)
+    known = {f"{key}.{name}": x for key, found in moments(session).items() for name, x in found.items()}
+    remembered = ranks.tensors_from_leader(known if ranks.leads else {})
+    states = _states_from_leader(session, ranks)
+    settings = session.recipe
+    if settings.train.shard:
+        spread: Copies = Shards(session.model, ranks)  # which goes to the device part by part
+    else:
+        spread = Copies(session.model.to(ranks.device), ranks)
+    session.spread = spread
+    own = spread.parameters()
+    session.mean = {name: spread.part(name, x).to(own[name].device) for name, x in session.mean.items()}
+    session.optimizers = spread.optimizers(settings.optim, settings.train.precision)
+    parts = {
+        f"optimizer.{name}": spread.part(name.partition(".")[2], x).to(ranks.device) for name, x in remembered.items()
+    }
+    remember(session.optimizers, {id(parameter): name for name, parameter in own.items()}, parts)
+    session.carried = own_states(ranks, states, settings.train.accumulate)
+    return session
+
+
+@torch.no_grad()
+def _copy_from_leader(tensors: dict[str, Tensor], ranks: Ranks) -> None:
+    for name, found in ranks.tensors_from_leader(tensors if ranks.leads else {}).items():
+        if not ranks.leads:
+            tensors[name].copy_(found)
+
+
+def _states_from_leader(session: Session, ranks: Ranks) -> list[Any]:
+    """Return on every rank the states of all rows that rank 0 has."""
+    leaves, structure = tree_flatten(session.carried)
+    plain = {str(i): torch.as_tensor(leaf) for i, leaf in enumerate(leaves)}
+    found = ranks.tensors_from_leader(plain if ranks.leads else {})
+    if ranks.leads or not found:
+        return session.carried
+    template = [session.model.initial_state(1)] * session.recipe.train.accumulate
+    leaves, structure = tree_flatten(template)
+    whole = [x if isinstance(leaf, Tensor) else int(x) for x, leaf in zip(found.values(), leaves, strict=True)]
+    states: list[Any] = tree_unflatten(whole, structure)
+    return states
