@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -146,7 +147,9 @@ class Copies(Whole):
         self._wrap()
 
     def _wrap(self) -> None:
-        self._wrapped = DistributedDataParallel(self._loss, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():  # torch 2.13 has another name for broadcast_buffers, which 2.11 does not know
+            warnings.simplefilter("ignore", FutureWarning)
+            self._wrapped = DistributedDataParallel(self._loss, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     @property
     def stops(self) -> bool:
@@ -212,6 +215,8 @@ class Shards(Copies):
         super().__init__(model, ranks)
 
     def _wrap(self) -> None:
+        # The state that a block returns may be a view, as the warning says; nothing here changes it in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
         mesh = init_device_mesh(self.ranks.device.type, (self.ranks.world,))
         for module in self.model.modules():
             if isinstance(module, Block | GatedConvolution):

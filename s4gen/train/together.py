@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import tomllib
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from s4gen.config import Recipe
-from s4gen.config.recipes import RECIPE_SECTIONS, recipe_to_dict
+from s4gen.config.recipes import RECIPE_SECTIONS, recipe_to_toml
 from s4gen.config.strict import build_recipe, flatten
 from s4gen.data.text import Tokenizer, from_json
 from s4gen.errors import UserError
@@ -37,7 +38,7 @@ def announced(ranks: Ranks, recipe: Recipe, task: Task, to_fit: bool) -> None:
     if ranks.alone:
         return
     tokenizer = None if task.tokenizer is None else task.tokenizer.to_json()
-    plan = {"recipe": recipe_to_dict(recipe), "tokenizer": tokenizer, "to_fit": to_fit}
+    plan = {"recipe": recipe_to_toml(recipe), "tokenizer": tokenizer, "to_fit": to_fit}
     ranks.from_leader(lambda: plan)
     _in_turn(ranks, lambda: task)
 
@@ -51,7 +52,7 @@ def heard(ranks: Ranks, open_task: OpenTask) -> tuple[Recipe, Task, bool]:
         UserError: the data on this host are missing, or others than those of rank 0.
     """
     plan = ranks.from_leader(dict)
-    recipe: Recipe = build_recipe(flatten(plan["recipe"], RECIPE_SECTIONS, "rank 0"), "rank 0")
+    recipe: Recipe = build_recipe(flatten(tomllib.loads(plan["recipe"]), RECIPE_SECTIONS, "rank 0"), "rank 0")
     text = plan["tokenizer"]
     tokenizer = None if text is None else from_json(text, "the tokeniser of rank 0")
     return recipe, _in_turn(ranks, lambda: open_task(recipe, tokenizer)), plan["to_fit"]
