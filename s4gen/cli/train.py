@@ -71,18 +71,18 @@ def train_here(args: argparse.Namespace, ranks: Ranks | None = None) -> bool:
         UserError: the arguments, or the recipe, are wrong; and all that `train.run` raises.
     """
     steps = None
+    if ranks is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        _resume_after_restart(args)
     if args.resume is None:
         if args.recipe is None:
             raise UserError("train needs a RECIPE, or --resume DIR to go on with a run (see s4gen train -h)")
         recipe = load_recipe(args.recipe, args.overrides)
-        out = args.out or Path("runs", Path(args.recipe).stem)
+        out = folder_for(args)
     else:
         recipe, out = None, folder_of_run(args.resume)
         steps = check_resumable(args, out)
     from s4gen import train
 
-    if ranks is not None and ranks.watch is not None:
-        ranks.watch.goes_on(f"go on with s4gen train --resume {out}, by torchrun or without")
     return train.run(
         recipe,
         out,
@@ -93,6 +93,21 @@ def train_here(args: argparse.Namespace, ranks: Ranks | None = None) -> bool:
         sampler=draw,
         ranks=ranks,
     )
+
+
+def folder_for(args: argparse.Namespace) -> Path:
+    """The folder that a new run writes to."""
+    out: Path = args.out or Path("runs", Path(args.recipe).stem)
+    return out
+
+
+def _resume_after_restart(args: argparse.Namespace) -> None:
+    """Go on with the run that these arguments began, since torchrun starts all ranks again after one has failed."""
+    from s4gen.train.folder import recipe_file
+
+    if args.resume is None and args.recipe is not None and recipe_file(folder_for(args)) is not None:
+        args.resume, args.recipe, args.out = folder_for(args), None, None
+        args.overrides, args.force, args.start = [], False, None
 
 
 def folder_of_run(path: Path) -> Path:

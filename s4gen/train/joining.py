@@ -64,19 +64,12 @@ def joined() -> Iterator[Ranks]:
         watch.fail(130)
         raise
     except Exception as error:
-        if _is_between_ranks(error):
-            watch.judge()
+        watch.judge(error)
         watch.fail(1)
         raise
     watch.stop()
     dist.destroy_process_group()
     del store
-
-
-def _is_between_ranks(error: Exception) -> bool:
-    """Whether a message between the ranks has failed. Gloo and NCCL say so by errors of several types."""
-    words = ("gloo", "nccl", "connection", "process group", "collective")
-    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
 
 
 def _place() -> Ranks:

@@ -107,7 +107,7 @@ def _gone_on(out: Path, steps: int | None, ranks: Ranks, progress: bool) -> tupl
     check_evenly(ranks, task.rows, session.recipe.train.accumulate)
     check_memory(session.recipe, task, ranks.device, ranks)
     _check_disk(session, out, copies=1)
-    announced(ranks, session.recipe, task, to_fit=False)
+    announced(ranks, session.recipe, task, out, to_fit=False)
     return spread_out(session, ranks), task
 
 
@@ -128,7 +128,7 @@ def _begun(
     check_evenly(ranks, task.rows, recipe.train.accumulate)
     check_memory(chosen(recipe, device), task, device, ranks)  # before anything is said: a refusal is one line
     recipe = settled(recipe, device)
-    announced(ranks, recipe, task, to_fit=not is_fitted)
+    announced(ranks, recipe, task, out, to_fit=not is_fitted)
     if not is_fitted:
         recipe = fitted(recipe, task, ranks.device, ranks)
     session = sessions.start(recipe, task.layout, ranks.cradle, task.tokenizer)
@@ -189,7 +189,7 @@ class _Run:
         session.model.train()
         spread = session.spread
         bar = progress_bar(train.steps, "step", progress, "training", session.step)
-        with stop_on_signal() as spread.stop, bar:
+        with stop_on_signal() as spread.stop, bar, self.ranks.judged():
             speed, silent = self._speed(device)
             total, since = 0.0, 0
             while session.step < train.steps and not session.out_of_patience and not spread.stops:

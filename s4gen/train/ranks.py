@@ -82,6 +82,19 @@ class Ranks:
         with self.watch.undisturbed():
             yield
 
+    @contextlib.contextmanager
+    def judged(self) -> Iterator[None]:
+        """Where a message between the ranks fails in the block, find out which rank is lost, and end this process.
+
+        torchrun asks the others to end as soon as one has; so the block is where SIGTERM does not end this process.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.watch is not None:
+                self.watch.judge(error)
+            raise
+
     def wait(self) -> None:
         """Wait until every rank is here."""
         self.totals(0.0)

@@ -11,6 +11,7 @@ import socket
 import tomllib
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from s4gen.train.tasks import Task
 OpenTask = Callable[[Recipe, Tokenizer | None], Task]
 
 
-def announced(ranks: Ranks, recipe: Recipe, task: Task, to_fit: bool) -> None:
+def announced(ranks: Ranks, recipe: Recipe, task: Task, out: Path, to_fit: bool) -> None:
     """Let rank 0, which has opened its task, tell the others what the run is, and wait until they have opened theirs.
 
     `to_fit`: its number of steps is still to be found from `train.minutes`.
@@ -38,8 +39,9 @@ def announced(ranks: Ranks, recipe: Recipe, task: Task, to_fit: bool) -> None:
     if ranks.alone:
         return
     tokenizer = None if task.tokenizer is None else task.tokenizer.to_json()
-    plan = {"recipe": recipe_to_toml(recipe), "tokenizer": tokenizer, "to_fit": to_fit}
+    plan = {"recipe": recipe_to_toml(recipe), "tokenizer": tokenizer, "out": str(out), "to_fit": to_fit}
     ranks.from_leader(lambda: plan)
+    _know_how_to_go_on(ranks, str(out))
     _in_turn(ranks, lambda: task)
 
 
@@ -52,10 +54,16 @@ def heard(ranks: Ranks, open_task: OpenTask) -> tuple[Recipe, Task, bool]:
         UserError: the data on this host are missing, or others than those of rank 0.
     """
     plan = ranks.from_leader(dict)
+    _know_how_to_go_on(ranks, plan["out"])
     recipe: Recipe = build_recipe(flatten(tomllib.loads(plan["recipe"]), RECIPE_SECTIONS, "rank 0"), "rank 0")
     text = plan["tokenizer"]
     tokenizer = None if text is None else from_json(text, "the tokeniser of rank 0")
     return recipe, _in_turn(ranks, lambda: open_task(recipe, tokenizer)), plan["to_fit"]
+
+
+def _know_how_to_go_on(ranks: Ranks, out: str) -> None:
+    if ranks.watch is not None:
+        ranks.watch.goes_on(f"go on with s4gen train --resume {out}, by torchrun or without")
 
 
 def _in_turn(ranks: Ranks, open_task: Callable[[], Task]) -> Task:

@@ -22,11 +22,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 TIMEOUT = "S4GEN_RANK_TIMEOUT"
 """The environment variable that says after how many seconds without a sign of life a rank is lost."""
-DEFAULT_TIMEOUT = 40.0
+DEFAULT_TIMEOUT = 30.0
 _PATIENCE = 15
 """A rank that lives, and whose step takes so many times the timeout, hangs all the same."""
 _SOON = 6
@@ -96,11 +97,13 @@ class Watch:
         self._stopped.set()
         return first
 
-    def judge(self) -> None:
+    def judge(self, error: Exception) -> None:
         """Wait a while for the watch to find out which rank is lost; it then ends this process, and this never returns.
 
-        To be called when a message between the ranks has failed: most likely because one of them is lost.
+        Does nothing where the error is not that a message between the ranks has failed.
         """
+        if self._asked or not _is_between_ranks(error):
+            return
         self._asked = True
         time.sleep((_SOON + 10) * self._interval)
 
@@ -193,6 +196,12 @@ class Watch:
                 print(f"\ns4gen: error: {message}{more}", file=sys.stderr, flush=True)
         del held
         os._exit(code)
+
+
+def _is_between_ranks(error: Exception) -> bool:
+    """Whether a message between the ranks has failed. Gloo and NCCL say so by errors of several types."""
+    words = ("gloo", "nccl", "connection", "process group", "collective")
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
 
 
 def _machine() -> str:
