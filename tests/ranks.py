@@ -26,9 +26,10 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def launched(n: int, *command: str | Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
+def launched(n: int, *command: str | Path, restarts: int = 0, **settings: str) -> Iterator[subprocess.Popen[str]]:
     """`torchrun ... -m s4gen train COMMAND` with n ranks on this host, in an environment with these settings."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+    torchrun += ["--max-restarts", str(restarts)]
     with running([*torchrun, "-m", "s4gen", "train", *command], env=environment(**settings)) as process:
         try:
             yield process

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import HERE, by_hand, differ, launched, losses, ranks_of, said_by_us, train, wait_for, written
+from two_hosts import cut_and_go_on, possible
 
 from s4gen.checkpoint import load_tensors
 from s4gen.config import DataConfig, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
@@ -196,6 +197,67 @@ def test_what_fails_at_rank_0_alone_ends_the_others_with_its_line(tmp_path: Path
     assert process.returncode != 0 and "exitcode  : 2" in said
     lines = said_by_us(said)
     assert len(lines) == 1 and "cannot write" in lines[0], said
+
+
+@pytest.mark.slow
+def test_what_a_recipe_and_the_command_line_may_ask_for_goes_with_ranks(tmp_path: Path) -> None:
+    """Minutes, patience, blocks that are computed again, another run's weights, and a run that is replaced."""
+    settings = recipe("sound", minutes=0.03, patience=1, checkpoint_activations=True, eval_every=2, shard=True)
+    first = written(settings, tmp_path)
+    code, said = train(2, first, "--out", tmp_path / "first")
+    assert code == 0 and said.count("s a step, so") == 1 and said.count(" steps in 0.03 minutes") == 1, said
+    assert (tmp_path / "first" / "best" / "model.safetensors").is_file()
+    begun = ("--start", tmp_path / "first", "--set", "train.shard=false", "--force")
+    code, said = train(2, written(recipe("sound"), tmp_path, "second.toml"), "--out", tmp_path / "first", *begun)
+    assert code == 0 and said.count("tensors taken") == 1, said
+    one = tmp_path / "one"
+    code, said = train(1, tmp_path / "second.toml", "--out", one)
+    assert code == 0 and not differ(one, tmp_path / "first") < 0.01, "it began from other weights"
+
+
+@pytest.mark.slow
+def test_torchrun_may_start_all_ranks_again(tmp_path: Path) -> None:
+    """With --max-restarts a killed rank costs the steps since the last checkpoint; the run goes on by itself."""
+    settings, out = written(recipe("text", steps=400, eval_every=400, save_every=20), tmp_path), tmp_path / "out"
+    with launched(2, settings, "--out", out, restarts=1) as process:
+        wait_for(lambda: len(read_metrics(out)) > 30, process)
+        os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
+        _, said = process.communicate(timeout=250)
+    assert process.returncode == 0, said
+    assert [row["step"] for row in read_metrics(out) if row["split"] == "train"] == list(range(1, 401))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not possible(), reason="it takes Linux, root, ip and unshare")
+def test_two_hosts_whose_network_is_cut_end_and_go_on(tmp_path: Path) -> None:
+    settings, out = written(endless("images"), tmp_path), tmp_path / "out"
+    seconds, said = cut_and_go_on(settings, out, 5)
+    assert seconds < 60
+    first, second = ([line for line in said_by_us(text) if "error" in line] for text in said)
+    assert len(first) == 1 and "rank 1 (process " in first[0] and "has not answered for" in first[0]
+    assert len(second) == 1 and "has had no contact with the launcher of rank 0" in second[0]
+
+
+@pytest.mark.slow
+def test_a_picture_of_the_curves_of_1_2_and_4_ranks(tmp_path: Path) -> None:
+    """It is curves.png in the test's folder, and the largest difference is printed."""
+    from matplotlib import pyplot
+
+    settings = recipe("images", batch_size=8, steps=60, eval_every=60, save_every=60)
+    first = written(settings, tmp_path)
+    figure, (above, below) = pyplot.subplots(2, sharex=True, figsize=(6, 6))
+    for n in (1, 2, 4):
+        assert train(n, first, "--out", tmp_path / str(n))[0] == 0
+        found = losses(tmp_path / str(n))
+        above.plot(range(1, 61), found, label=f"{n} ranks", linewidth=5 - n)
+        apart = [abs(x - y) for x, y in zip(found, losses(tmp_path / "1"), strict=True)]
+        below.plot(range(1, 61), apart, label=f"{n} ranks")
+        print(f"{n} ranks: {max(apart):.1e} bits/dim from one process at most")
+        assert max(apart) < CLOSE
+    above.set(ylabel="bits/dim of the batch"), below.set(ylabel="difference from one process", xlabel="step")
+    above.legend(), below.legend()
+    figure.savefig(tmp_path / "curves.png")
+    print(tmp_path / "curves.png")
 
 
 @pytest.mark.slow
