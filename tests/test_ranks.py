@@ -207,7 +207,7 @@ def test_what_a_recipe_and_the_command_line_may_ask_for_goes_with_ranks(tmp_path
     code, said = train(2, first, "--out", tmp_path / "first")
     assert code == 0 and said.count("s a step, so") == 1 and said.count(" steps in 0.03 minutes") == 1, said
     assert (tmp_path / "first" / "best" / "model.safetensors").is_file()
-    begun = ("--start", tmp_path / "first", "--set", "train.shard=false", "--force")
+    begun = ("--start-from", tmp_path / "first", "--set", "train.shard=false", "--force")
     code, said = train(2, written(recipe("sound"), tmp_path, "second.toml"), "--out", tmp_path / "first", *begun)
     assert code == 0 and said.count("tensors taken") == 1, said
     one = tmp_path / "one"

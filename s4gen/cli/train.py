@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--start",
+        "--start-from",  # torchrun takes --start for an abbreviation of its own options, wherever it stands
+        dest="start",
         metavar="CHECKPOINT",
         help="begin from the weights of a checkpoint, not from random ones; what does not fit the model is said",
     )
