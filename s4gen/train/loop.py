@@ -270,7 +270,7 @@ class _Run:
 
     def _save(self) -> None:
         """Save the run; where it has ended, with a picture of how it learnt."""
-        with self.ranks.apart(), self.ranks.undisturbed():
+        with self.ranks.apart():
             ended = self._ended() and self.ranks.leads
             curve = learning_curve(self.out, self.task.measures[0]) if ended else None
             text = card(self.session, self.task, self.latest, curve is not None)

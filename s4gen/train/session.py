@@ -153,7 +153,8 @@ def save(session: Session, out: Path, metrics: dict[str, Any], card: str, curve:
 
     target = out / CHECKPOINT
     check_target(target, overwrite=True)
-    write_atomic(target, fill)
+    with spread.ranks.undisturbed():  # around the writing alone: what is gathered above may wait for a lost rank
+        write_atomic(target, fill)
 
 
 def moments(session: Session) -> dict[str, dict[str, Tensor]]:
