@@ -19,6 +19,7 @@ from s4gen.config import DataConfig, Recipe
 from s4gen.models.density import DensityModel
 from s4gen.train import run
 from s4gen.train.images import ImageTask
+from s4gen.train.ranks import Ranks
 from s4gen.train.tasks import Measured
 from s4gen.train.training_run import Best
 
@@ -31,7 +32,7 @@ def say(monkeypatch: pytest.MonkeyPatch, values: Sequence[float]) -> None:
     """Let evaluation number i, which is at step 2 (i + 1), find values[i]."""
     seen: list[float] = []
 
-    def evaluate(self: ImageTask, model: DensityModel) -> Measured:
+    def evaluate(self: ImageTask, model: DensityModel, ranks: Ranks) -> Measured:
         seen.append(values[len(seen)])
         return Measured({"bits_per_dim": seen[-1], "stderr": 0.0}, 1)
 

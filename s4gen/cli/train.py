@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from s4gen.models.density import DensityModel
+    from s4gen.train.ranks import Ranks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--start",
+        "--start-from",  # torchrun takes --start for an abbreviation of its own options, wherever it stands
+        dest="start",
         metavar="CHECKPOINT",
         help="begin from the weights of a checkpoint, not from random ones; those that do not fit the model are listed",
     )
@@ -49,21 +53,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world == "1":
+        return 0 if train_here(args) else 130
+    from s4gen.train import follow
+    from s4gen.train.joining import joined
+
+    with joined() as ranks:
+        done = train_here(args, ranks) if ranks.leads else follow(ranks)
+    return 0 if done else 130
+
+
+def train_here(args: argparse.Namespace, ranks: Ranks | None = None) -> bool:
+    """Train as the arguments say, in one process or as the first of many `ranks`; returns whether the run has ended.
+
+    Raises:
+        UserError: the arguments, or the recipe, are wrong; and all that `train.run` raises.
+    """
     steps = None
+    if ranks is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        _resume_after_restart(args)
     if args.resume is None:
         if args.recipe is None:
             raise UserError("train needs a RECIPE, or --resume DIR to go on with a run (see s4gen train -h)")
         recipe = load_recipe(args.recipe, args.overrides)
-        out = args.out or Path("runs", Path(args.recipe).stem)
+        out = folder_for(args)
     else:
         recipe, out = None, folder_of_run(args.resume)
         steps = check_resumable(args, out)
     from s4gen import train
 
-    done = train.run(
-        recipe, out, resume=recipe is None, steps=steps, start=args.start, overwrite=args.force, sampler=draw
+    return train.run(
+        recipe,
+        out,
+        resume=recipe is None,
+        steps=steps,
+        start=args.start,
+        overwrite=args.force,
+        sampler=draw,
+        ranks=ranks,
     )
-    return 0 if done else 130
+
+
+def folder_for(args: argparse.Namespace) -> Path:
+    """The folder that a new run writes to."""
+    out: Path = args.out or Path("runs", Path(args.recipe).stem)
+    return out
+
+
+def _resume_after_restart(args: argparse.Namespace) -> None:
+    """Go on with the run that these arguments began, since torchrun starts all ranks again after one has failed."""
+    from s4gen.train.folder import recipe_file
+
+    if args.resume is None and args.recipe is not None and recipe_file(folder_for(args)) is not None:
+        args.resume, args.recipe, args.out = folder_for(args), None, None
+        args.overrides, args.force, args.start = [], False, None
 
 
 def folder_of_run(path: Path) -> Path:

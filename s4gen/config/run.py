@@ -166,6 +166,10 @@ class TrainConfig:
     checkpoint_activations: bool = False
     """Keep only the input of each block, and compute the rest again for the gradient. This takes less memory and more
     time."""
+    shard: bool = False
+    """If torchrun starts several ranks, each keeps only a part of every parameter, its gradient and the optimiser's
+    memory. This is for models that do not fit into one rank: it takes more messages and less memory. A single process
+    keeps everything in any case."""
     seed: int = 0
     """Seed of the initial weights, of the order of the data and of dropout."""
     precision: str = "auto"

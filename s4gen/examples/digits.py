@@ -143,7 +143,7 @@ def train(audio: AudioSet, steps: int, progress: bool = False) -> ClassifierMode
             torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.grad_clip)
             for optimizer in optimizers:
                 optimizer.step()
-            update_mean(mean, model, OPTIM.ema_decay, step)
+            update_mean(mean, dict(model.named_parameters()), OPTIM.ema_decay, step)
             bar.set_postfix_str(f"{loss.item():.3f} nats")
             bar.update(1)
     averaged = copy.deepcopy(model).eval()

@@ -13,14 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s4gen.config import Recipe
-from s4gen.data.audio.batches import TrainingBatches, evaluation_batches
+from s4gen.data.audio.batches import ClipBatch, TrainingBatches, evaluation_batches
+from s4gen.data.audio.clips import AudioSet
 from s4gen.data.audio.format import format_of
 from s4gen.data.audio.opening import layout_of, recipe_crop, training_splits
 from s4gen.data.audio.write import sample_paths, write_audio
 from s4gen.errors import UserError
-from s4gen.evaluate.audio import evaluate_clips
-from s4gen.evaluate.scorers import by_convolution
+from s4gen.evaluate.audio import clip_nats, evaluate_clips
+from s4gen.evaluate.scorers import Scorer, by_convolution
 from s4gen.models.density import DensityModel
+from s4gen.train.ranks import Ranks, known_scores, scored_together
 from s4gen.train.tasks import Batch, Measured, Task, Values
 
 
@@ -62,12 +64,25 @@ class AudioTask(Task):
     def measure(self, nats: float) -> Values:
         return {"bits_per_sample": nats / math.log(2)}
 
-    def evaluate(self, model: DensityModel) -> Measured | None:
+    def evaluate(self, model: DensityModel, ranks: Ranks) -> Measured | None:
         if self._held is None:
             return None
+        score = by_convolution(model) if ranks.alone else self._scored_by_all(model, self._held, ranks)
         batches = evaluation_batches(self._held, None, self.rows)
-        found = evaluate_clips(by_convolution(model), batches, model.bos, len(self._held), "conv")
+        found = evaluate_clips(score, batches, model.bos, len(self._held), "conv")
         return Measured({"bits_per_sample": found.bits_per_sample, "stderr": found.stderr}, found.n_sequences)
+
+    def _scored_by_all(self, model: DensityModel, held: AudioSet, ranks: Ranks) -> Scorer:
+        """Let each rank score its batches, and return a scorer that knows what all of them found."""
+        score = by_convolution(model)
+
+        def whole_clips(codes: Tensor, batch: ClipBatch) -> Tensor:
+            nats = clip_nats(score, codes, model.bos, batch.labels).double().cpu()
+            return torch.where(batch.mask(), nats, 0).sum(-1)
+
+        with torch.inference_mode():
+            batches = ((batch.codes, batch) for batch in evaluation_batches(held, None, self.rows))
+            return known_scores(scored_together(ranks, whole_clips, batches))
 
     def say(self, values: Values) -> str:
         return f"{values['bits_per_sample']:.3f} bits/sample"

@@ -39,13 +39,15 @@ def card(training: TrainingRun, task: Task, latest: Measured | None, with_curve:
     layers = f"{recipe.model.n_layers} layers" + (
         f" of {recipe.model.mixers_per_block}" if recipe.model.mixers_per_block > 1 else ""
     )
+    world = training.spread.ranks.world
+    by = f" in each of {world} processes" if world > 1 else ""
     lines = [
         f"# {recipe.data.dataset}: {recipe.model.mixer} density model",
         "",
         f"{layers}{levels}, d_model {recipe.model.d_model}, {count:,} parameters.",
         f"Trained on {recipe.data.dataset} for {training.step:,} of {recipe.train.steps:,} steps "
         f"in {training.seconds / 60:.1f} minutes on {machine}, "
-        f"{torch.get_num_threads()} threads, precision {recipe.train.precision}, torch {torch.__version__}.",
+        f"{torch.get_num_threads()} threads{by}, precision {recipe.train.precision}, torch {torch.__version__}.",
         *task.card(recipe, latest),
     ]
     if with_curve:

@@ -15,6 +15,7 @@ from s4gen.memory import check_room
 from s4gen.models.build import build_model, build_shapes
 from s4gen.models.density import DensityModel
 from s4gen.train.optim import build_optimizers
+from s4gen.train.ranks import Ranks
 from s4gen.train.tasks import Batch, Task
 
 LIBRARIES = 150_000_000
@@ -42,8 +43,8 @@ class Footprint:
         return self.kept + self.passing
 
 
-def check_memory(recipe: Recipe, task: Task, device: torch.device) -> None:
-    """Refuse a run that cannot fit into the memory of the device.
+def check_memory(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks | None = None) -> None:
+    """Refuse a run that cannot fit into the memory of the device, which all ranks of a host share if it is the CPU.
 
     Raises:
         UserError: one line that says how much it needs, how much there is, and what to change.
@@ -51,29 +52,34 @@ def check_memory(recipe: Recipe, task: Task, device: torch.device) -> None:
     config = DensityConfig(task.layout, recipe.model, recipe.ssm)
     shapes = build_shapes(config)
     count = sum(parameter.numel() for parameter in shapes.parameters())
-    check_room(kept_bytes(shapes, recipe.optim), device, f"training {count:,} parameters", "choose a smaller model")
+    ranks = ranks or Ranks(device=device)
+    sharing = ranks.local_world if device.type == "cpu" else 1
+    kept = kept_bytes(shapes, recipe.optim) // (ranks.world if recipe.train.shard else 1)
+    check_room(sharing * kept, device, f"training {count:,} parameters", "choose a smaller model")
     train = recipe.train
     remedy = (
         f"choose a smaller train.batch_size (now {train.batch_size}), a larger train.accumulate ({train.accumulate})"
     )
     if not train.checkpoint_activations:
         remedy += " or train.checkpoint_activations = true"
-    found = footprint(recipe, task, device)
-    check_room(found.total, device, f"a training step of {part_rows(recipe, task):,} rows at a time", remedy)
+    rows = part_rows(recipe, task, ranks.world)
+    needed = sharing * (kept + footprint(recipe, task, device, ranks.world).passing)
+    by = f" by each of {sharing} ranks" if sharing > 1 else ""
+    check_room(needed, device, f"a training step of {rows:,} rows at a time{by}", remedy)
 
 
-def part_rows(recipe: Recipe, task: Task) -> int:
-    """Rows of a batch whose gradient is computed at once."""
-    return -(-task.rows // recipe.train.accumulate)
+def part_rows(recipe: Recipe, task: Task, world: int = 1) -> int:
+    """Rows of a batch whose gradient is computed at once, by each of `world` ranks."""
+    return -(-task.rows // (recipe.train.accumulate * world))
 
 
-def footprint(recipe: Recipe, task: Task, device: torch.device) -> Footprint:
-    """The estimate; the weights have to fit. The global random state is left as it was."""
+def footprint(recipe: Recipe, task: Task, device: torch.device, world: int = 1) -> Footprint:
+    """The estimate for one of `world` ranks; the weights have to fit. The global random state is left as it was."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = build_model(DensityConfig(task.layout, recipe.model, recipe.ssm)).to(device)
         parameters = sum(parameter.nbytes for parameter in model.parameters())
         one, two = (activations(model, task.example(rows).to(device), recipe) for rows in (1, 2))
-    more = part_rows(recipe, task) - 1
+    more = part_rows(recipe, task, world) - 1
     step, whole = (a + more * max(0, b - a) for a, b in zip(one, two, strict=True))
     saving = 2 * parameters  # the model that is evaluated, and the one it was before it got its weights
     if device.type == "cpu":

@@ -16,8 +16,9 @@ from s4gen.config import ImageLayout, Recipe
 from s4gen.data.images import labels_for, layout_of, save_grid, to_sequence
 from s4gen.data.opening import training_splits
 from s4gen.evaluate.images import evaluate_images
-from s4gen.evaluate.scorers import by_convolution
+from s4gen.evaluate.scorers import Scorer, by_convolution, fed
 from s4gen.models.density import DensityModel
+from s4gen.train.ranks import Ranks, known_scores, scored_together
 from s4gen.train.tasks import Batch, Measured, Task, Values
 
 
@@ -58,12 +59,27 @@ class ImageTask(Task):
     def measure(self, nats: float) -> Values:
         return {"bits_per_dim": nats / math.log(2)}
 
-    def evaluate(self, model: DensityModel) -> Measured | None:
+    def evaluate(self, model: DensityModel, ranks: Ranks) -> Measured | None:
         if not len(self._held):
             return None
-        rows, labels = self._config.batch_size, self._held_labels
-        found = evaluate_images(by_convolution(model), self._held, model.bos, rows, "conv", labels=labels)
+        rows, labels, held = self._config.batch_size, self._held_labels, self._held.to(model.device)
+        score = by_convolution(model)
+        if not ranks.alone:
+            score = self._scored_by_all(model, held, ranks)
+        found = evaluate_images(score, held, model.bos, rows, "conv", labels=labels)
         return Measured({"bits_per_dim": found.bits_per_dim, "stderr": found.stderr}, found.n_sequences)
+
+    def _scored_by_all(self, model: DensityModel, held: Tensor, ranks: Ranks) -> Scorer:
+        """Let each rank score its batches, and return a scorer that knows what all of them found."""
+        score, rows = by_convolution(model), self._config.batch_size
+
+        def whole_images(x: Tensor, label: Tensor | None = None) -> Tensor:
+            return score(fed(x, model.bos), x, None, label)[0].sum(-1)
+
+        columns = (held, *(() if self._held_labels is None else (self._held_labels,)))
+        with torch.inference_mode():
+            batches = zip(*(column.split(rows) for column in columns), strict=True)
+            return known_scores(scored_together(ranks, whole_images, batches))
 
     def say(self, values: Values) -> str:
         return f"{values['bits_per_dim']:.3f} bits/dim"

@@ -15,9 +15,9 @@ import torch
 from s4gen.atomic import write_file_atomic
 from s4gen.config import Recipe, kind_of, recipe_to_toml
 from s4gen.data.text import Tokenizer
-from s4gen.device import best_device
 from s4gen.errors import UserError
 from s4gen.memory import keep_freed_memory
+from s4gen.models.build import build_shapes
 from s4gen.progress import progress_bar
 from s4gen.train import folder, starting, training_run
 from s4gen.train.card import card, learning_curve
@@ -27,11 +27,13 @@ from s4gen.train.images import ImageTask
 from s4gen.train.metrics import MetricsLog
 from s4gen.train.pace import fitted
 from s4gen.train.precision import chosen, settled
+from s4gen.train.ranks import Ranks, check_evenly
 from s4gen.train.speed import Speed
 from s4gen.train.step import training_step
 from s4gen.train.stop import stop_on_signal
 from s4gen.train.tasks import Measured, Sampler, Task
 from s4gen.train.text import TextTask
+from s4gen.train.together import announced, heard, spread_out
 from s4gen.train.training_run import TrainingRun
 
 
@@ -46,12 +48,13 @@ def run(
     overwrite: bool = False,
     sampler: Sampler | None = None,
     progress: bool = True,
+    ranks: Ranks | None = None,
 ) -> bool:
     """Train `recipe` into the folder `out`, or go on with the run there (`resume`: its own recipe, `recipe` is None).
 
     A run goes on from where it was saved last, or begins again where it never was. It can have another number of
     `steps` (starting.lengthen). One that does not go on may begin from the weights of the checkpoint at `start`
-    (starting.take_weights).
+    (starting.take_weights). Of many `ranks` the first one calls this, the others `follow`.
 
     Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.* and checkpoint/ (s4gen.checkpoint), with
     `train.patience` also best/. Returns True when all steps are done or patience has come to its end, False when a
@@ -62,7 +65,7 @@ def run(
         finite; the disk is full.
     """
     keep_freed_memory()
-    device = best_device()
+    ranks = ranks or Ranks()
     if not resume and not overwrite and not folder.is_free(out):
         raise UserError(
             f"{out} exists; choose another --out, go on with it by --resume {out}, or replace it by --force"
@@ -71,12 +74,12 @@ def run(
         if out.is_dir():
             folder.put_right(out)
         if resume and (out / folder.CHECKPOINT).is_dir():
-            training, task = _gone_on(out, steps, device, progress)
+            training, task = _gone_on(out, steps, ranks, progress)
         elif resume:
-            training, task = _begun(starting.recipe_again(out, steps), out, device, progress)
+            training, task = _begun(starting.recipe_again(out, steps), out, ranks, progress)
         else:
             assert recipe is not None
-            training, task = _begun(recipe, out, device, progress, start, is_fitted=False)
+            training, task = _begun(recipe, out, ranks, progress, start, is_fitted=False)
         log = MetricsLog(out, training.step, task.measures, task.unit)
         try:
             return _Run(training, task, out, log, sampler).go(progress)
@@ -84,35 +87,50 @@ def run(
             log.close()
 
 
-def _gone_on(out: Path, steps: int | None, device: torch.device, progress: bool) -> tuple[TrainingRun, Task]:
+def follow(ranks: Ranks) -> bool:
+    """Do what every rank but the first has to do while that one calls `run`; returns the same."""
+    keep_freed_memory()
+    recipe, task, to_fit = heard(ranks, lambda recipe, tokenizer: open_task(recipe, ranks.device, tokenizer, False))
+    if to_fit:
+        recipe = fitted(recipe, task, ranks.device, ranks)
+    training = training_run.start(recipe, task.layout, ranks.cradle, task.tokenizer)
+    return _Run(spread_out(training, ranks), task, Path(), None, None).go(progress=False)
+
+
+def _gone_on(out: Path, steps: int | None, ranks: Ranks, progress: bool) -> tuple[TrainingRun, Task]:
     """The run in a folder as its checkpoint has it."""
-    training = training_run.resume(out, device)
-    training.recipe = settled(training.recipe, device, begun=True)
+    training = training_run.resume(out, ranks.cradle)
+    training.recipe = settled(training.recipe, ranks.device, begun=True)
     starting.lengthen(training, out, steps)
-    task = open_task(training.recipe, device, training.tokenizer, progress)
-    check_memory(training.recipe, task, device)
+    task = open_task(training.recipe, ranks.device, training.tokenizer, progress)
+    check_evenly(ranks, task.rows, training.recipe.train.accumulate)
+    check_memory(training.recipe, task, ranks.device, ranks)
     _check_disk(training, out, copies=1)
-    return training, task
+    announced(ranks, training.recipe, task, out, to_fit=False)
+    return spread_out(training, ranks), task
 
 
 def _begun(
     recipe: Recipe,
     out: Path,
-    device: torch.device,
+    ranks: Ranks,
     progress: bool,
     start: str | Path | None = None,
     is_fitted: bool = True,
 ) -> tuple[TrainingRun, Task]:
     """A run at step 0, in the place of whatever run was in the folder. `is_fitted`: it has its number of steps."""
+    device = ranks.device
     first = None if start is None else starting.open_start(start)
     task = open_task(recipe, device, None if first is None else starting.tokenizer_of(first, recipe), progress)
     if first is not None:
         starting.check_layout(first, task.layout)
-    check_memory(chosen(recipe, device), task, device)  # before anything is said: a refusal is one line
+    check_evenly(ranks, task.rows, recipe.train.accumulate)
+    check_memory(chosen(recipe, device), task, device, ranks)  # before anything is said: a refusal is one line
     recipe = settled(recipe, device)
+    announced(ranks, recipe, task, out, to_fit=not is_fitted)
     if not is_fitted:
-        recipe = fitted(recipe, task, device)
-    training = training_run.start(recipe, task.layout, device, task.tokenizer)
+        recipe = fitted(recipe, task, ranks.device, ranks)
+    training = training_run.start(recipe, task.layout, ranks.cradle, task.tokenizer)
     if first is not None:
         starting.take_weights(training, first)
     _check_disk(training, out, copies=2, reclaimed=folder.size_of_run(out))
@@ -120,7 +138,7 @@ def _begun(
     if first is not None:  # a recipe does not say where weights came from, so a run cannot begin again from it alone
         training_run.save(training, out, {"step": 0}, card(training, task, None))
     write_file_atomic(out / folder.RECIPE, recipe_to_toml(recipe).encode())
-    return training, task
+    return spread_out(training, ranks), task
 
 
 def _check_disk(training: TrainingRun, out: Path, copies: int, reclaimed: int = 0) -> None:
@@ -154,36 +172,56 @@ class _Run:
     training: TrainingRun
     task: Task
     out: Path
-    log: MetricsLog
+    """Of many ranks only the first one writes there."""
+    log: MetricsLog | None
+    """None at every rank but the first."""
     sampler: Sampler | None
     latest: Measured | None = None
     """The last evaluation."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that take the steps together; by itself a run has one."""
+        return self.training.spread.ranks
 
     def go(self, progress: bool) -> bool:
         """Take steps to the end, or until somebody wants to stop; returns whether it is the end."""
         training, train, device = self.training, self.training.recipe.train, self.training.model.device
         training.model.train()
-        speed = Speed(training.model, device, train.precision, self.task.unit)
+        spread = training.spread
         bar = progress_bar(train.steps, "step", progress, "training", training.step)
-        with stop_on_signal() as stop, bar:
+        with stop_on_signal() as spread.stop, bar, self.ranks.judged():
+            speed, silent = self._speed(device)
             total, since = 0.0, 0
-            while training.step < train.steps and not training.out_of_patience and not stop:
+            while training.step < train.steps and not training.out_of_patience and not spread.stops:
                 began = time.perf_counter()
                 batch = self.task.batch(training.step).to(device)
                 nats, norm = training_step(training, batch)
                 elapsed = time.perf_counter() - began
                 training.seconds += elapsed
-                speed.add(batch, elapsed)
+                self.ranks.reached(training.step)
                 total, since = total + nats, since + 1
+                speed.add(batch, elapsed)
+                speed.exchanged(spread.exchange, None if silent is None else silent * batch.tokens.numel())
                 bar.update(1)
                 bar.set_postfix_str(self._shown(nats, speed))
                 if training.step % train.log_every == 0 or training.step == train.steps:
                     self._log_training(total / since, norm, speed)
                     total, since = 0.0, 0
                 self._look(train.eval_every, train.save_every)
-            if stop:
+            if spread.stops:
                 self._save()
         return self._end()
+
+    def _speed(self, device: torch.device) -> tuple[Speed, float | None]:
+        """Begin to count; the second one is how many seconds a token takes if nothing is sent from rank to rank."""
+        training, train = self.training, self.training.recipe.train
+        # Of a sharded model there are only parts here; its operations are those of one that has shapes alone.
+        model = training.model if self.ranks.alone else build_shapes(training.model.config)
+        speed = Speed(model, device, train.precision, self.task.unit, self.ranks.world)
+        batch = self.task.batch(training.step).to(device)
+        seconds = training.spread.apart_seconds(batch, training.carried, train.accumulate, train.precision)
+        return speed, None if seconds is None else seconds / batch.tokens.numel()
 
     def _shown(self, nats: float, speed: Speed) -> str:
         held = f", held out {self.task.say(self.latest.values)}" if self.latest else ""
@@ -192,7 +230,8 @@ class _Run:
     def _log_training(self, nats: float, norm: float, speed: Speed) -> None:
         rate = self.training.optimizers[-1].param_groups[-1]["lr"]
         row = self._row("train") | {**self.task.measure(nats), "lr": rate, "gradient_norm": norm}
-        self.log.write(row | speed.values() | {"seconds": self.training.seconds})
+        if self.log is not None:
+            self.log.write(row | speed.values() | {"seconds": self.training.seconds})
         speed.reset()
 
     def _row(self, split: str) -> dict[str, Any]:
@@ -202,7 +241,9 @@ class _Run:
         """Evaluate and save where it is time for that; the last step is, for both."""
         step, steps = self.training.step, self.training.recipe.train.steps
         if step % eval_every == 0 or step == steps:
-            self._evaluate()
+            with self.ranks.apart():
+                self._evaluate()
+                self.ranks.wait()
         if step % save_every == 0 or step == steps or self.training.out_of_patience:
             self._save()
 
@@ -210,11 +251,13 @@ class _Run:
         """Measure the running mean on held-out data, keep it if it is the best, and show what it draws."""
         training, train = self.training, self.training.recipe.train
         mean = training_run.mean_model(training)
-        found = self.latest = self.task.evaluate(mean)
+        found = self.latest = self.task.evaluate(mean, self.ranks)
         if found is None:
             return
-        self.log.write(self._row("validation") | {**found.values, "seconds": training.seconds})
-        if train.patience and training.best.improved(found.values[self.task.measures[0]], training.step):
+        if self.log is not None:
+            self.log.write(self._row("validation") | {**found.values, "seconds": training.seconds})
+        is_best = train.patience and training.best.improved(found.values[self.task.measures[0]], training.step)
+        if is_best and self.ranks.leads:
             training_run.save_best(training, mean, self.out, self._metrics(), card(training, self.task, found))
         if self.sampler is not None and train.n_samples:
             drawn = self.sampler(mean, train.n_samples, train.seed)
@@ -228,15 +271,20 @@ class _Run:
 
     def _save(self) -> None:
         """Save the run; where it has ended, with a picture of how it learnt."""
-        curve = learning_curve(self.out, self.task.measures[0]) if self._ended() else None
-        text = card(self.training, self.task, self.latest, curve is not None)
-        training_run.save(self.training, self.out, self._metrics(), text, curve)
+        with self.ranks.apart():
+            ended = self._ended() and self.ranks.leads
+            curve = learning_curve(self.out, self.task.measures[0]) if ended else None
+            text = card(self.training, self.task, self.latest, curve is not None)
+            training_run.save(self.training, self.out, self._metrics(), text, curve)
+            self.ranks.wait()
 
     def _ended(self) -> bool:
         return self.training.step == self.training.recipe.train.steps or self.training.out_of_patience
 
     def _end(self) -> bool:
         """Say where the run stands, and return whether that is its end."""
+        if not self.ranks.leads:
+            return self._ended()
         with contextlib.suppress(OSError):  # nobody reads it: the terminal may be gone, and the run is saved
             print(self._said(), file=sys.stderr, flush=True)
         return self._ended()

@@ -11,9 +11,11 @@ from typing import Any
 from s4gen.atomic import write_error, write_file_atomic
 
 BEFORE = ("step", "epoch", "split")
-AFTER = ("lr", "gradient_norm", "tokens_per_second", "utilisation", "seconds")
+AFTER = ("lr", "gradient_norm", "tokens_per_second", "utilisation", "scaling_efficiency", "seconds")
 """Columns of every run; those of its task's measures stand between them, and what it counts per second if that is no
-token. utilisation: of what the processor can do at most, by the operations of the model; left out where unknown."""
+token. Speeds are those of all ranks together. utilisation: of what the processors can do at most, by the operations of
+the model; left out where unknown. scaling_efficiency: of many ranks, the time that a step would take if nothing were
+sent from rank to rank, as measured when training began, over the time that it takes."""
 
 
 class MetricsLog:

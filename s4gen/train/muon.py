@@ -48,14 +48,22 @@ class Muon(torch.optim.Optimizer):
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape.setdefault(parameter.shape, []).append(parameter)
+                    by_shape.setdefault(self._shape(parameter), []).append(parameter)
             for shape, parameters in by_shape.items():
                 smoothed = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
-                updates = orthogonal(smoothed, self._dtype)
+                updates = self._orthogonal(smoothed, shape)
                 size = group["lr"] * RMS_OF_ADAMW * max(shape) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update.to(parameter.dtype), alpha=-size)
+
+    def _shape(self, parameter: Tensor) -> torch.Size:
+        """Return the shape of the whole matrix, of which an optimiser for many ranks may hold some rows."""
+        return parameter.shape
+
+    def _orthogonal(self, matrices: Tensor, shape: torch.Size) -> Tensor:
+        """Make matrices r(n, a, b) orthogonal; (a, b) is their `shape`."""
+        return orthogonal(matrices, self._dtype)
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         """Nesterov's: the running mean of the gradients, looked at one step ahead; float32."""

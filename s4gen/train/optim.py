@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -41,13 +41,21 @@ def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
     }
 
 
-def build_optimizers(model: nn.Module, config: OptimConfig, precision: str = "fp32") -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: nn.Module,
+    config: OptimConfig,
+    precision: str = "fp32",
+    parameters: Mapping[str, Tensor] | None = None,
+    muon: Callable[..., Muon] = Muon,
+) -> list[torch.optim.Optimizer]:
     """Return AdamW and, before it, Muon for the `hidden` matrices if `muon_lr` is set.
 
     The groups are those of `parameter_groups`; `peak_lr` of a group is what the schedule scales. With the precision
-    "bf16", in which the run multiplies its matrices, Muon makes them orthogonal in bfloat16.
+    "bf16", in which the run multiplies its matrices, Muon makes them orthogonal in bfloat16. A run of many ranks gives
+    its own `parameters`, by the names that they have in the model, and its own `muon`.
     """
-    parameters, groups = dict(model.named_parameters()), parameter_groups(model)
+    groups = parameter_groups(model)
+    parameters = dict(model.named_parameters()) if parameters is None else parameters
 
     def group(name: str, lr: float) -> dict[str, Any]:
         decay = config.weight_decay if name in ("hidden", "decay") else 0.0
@@ -60,7 +68,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig, precision: str = "fp
         rates.pop("hidden")
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         hidden = [group("hidden", config.muon_lr)]
-        optimizers.append(Muon(hidden, config.muon_lr, config.weight_decay, dtype=dtype))
+        optimizers.append(muon(hidden, config.muon_lr, config.weight_decay, dtype=dtype))
     adamw = torch.optim.AdamW([group(name, lr) for name, lr in rates.items() if groups[name]], fused=True)
     return [*optimizers, adamw]
 
@@ -81,8 +89,8 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float
 
 
 @torch.no_grad()
-def update_mean(mean: dict[str, Tensor], model: nn.Module, decay: float, step: int) -> None:
+def update_mean(mean: dict[str, Tensor], weights: Mapping[str, Tensor], decay: float, step: int) -> None:
     """mean <- d mean + (1 - d) weights, with d rising to `decay` so that the first steps are soon forgotten."""
     d = min(decay, (1 + step) / (10 + step))
-    for name, parameter in model.named_parameters():
+    for name, parameter in weights.items():
         mean[name].lerp_(parameter, 1 - d)

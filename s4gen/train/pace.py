@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 import time
@@ -11,28 +12,31 @@ import torch
 
 from s4gen.config import Recipe
 from s4gen.train.precision import settled
+from s4gen.train.ranks import Ranks
 from s4gen.train.step import training_step
 from s4gen.train.tasks import Task
+from s4gen.train.together import spread_out
 from s4gen.train.training_run import start
 
 WARM_UP, MEASURED = 3, 30
 """Steps before time is taken, and steps that are timed; fewer where they would take a twentieth of the time to fill."""
 
 
-def fitted(recipe: Recipe, task: Task, device: torch.device) -> Recipe:
-    """Return the recipe with the number of steps that `train.minutes` has room for; without minutes, the recipe itself.
+def fitted(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks | None = None) -> Recipe:
+    """The recipe with the number of steps that `train.minutes` has room for; itself where no minutes are given.
 
     The warm-up of the learning rate is a tenth of them at most. The steps that are measured are forgotten: the run
-    begins from its seed all the same.
+    begins from its seed all the same. All ranks call this, and get the same.
     """
     if recipe.train.minutes is None:
         return recipe
-    per_step = seconds_per_step(recipe, task, device, 60 * recipe.train.minutes / 20)
+    per_step = seconds_per_step(recipe, task, device, 60 * recipe.train.minutes / 20, ranks)
     found = filling(recipe, per_step)
-    print(
-        f"s4gen: {per_step:.3f} s a step, so {found.train.steps:,} steps in {recipe.train.minutes:g} minutes",
-        file=sys.stderr,
-    )
+    if ranks is None or ranks.leads:
+        print(
+            f"s4gen: {per_step:.3f} s a step, so {found.train.steps:,} steps in {recipe.train.minutes:g} minutes",
+            file=sys.stderr,
+        )
     return found
 
 
@@ -45,13 +49,16 @@ def filling(recipe: Recipe, per_step: float) -> Recipe:
     return dataclasses.replace(recipe, train=train, optim=dataclasses.replace(recipe.optim, warmup_steps=warmup))
 
 
-def seconds_per_step(recipe: Recipe, task: Task, device: torch.device, budget: float) -> float:
-    """Measure the mean seconds of a step of a fresh run; after the first, no step is begun after `budget` seconds.
+def seconds_per_step(
+    recipe: Recipe, task: Task, device: torch.device, budget: float, ranks: Ranks | None = None
+) -> float:
+    """The mean time of a step of a fresh run, in seconds; after the first, no step is begun after `budget` seconds.
 
     The first step, which compiles what is to be compiled, is not counted, and others that warm up only if there is
-    time for no more.
+    time for no more. With many ranks it is the time of rank 0, so that all of them take as many steps.
     """
-    training = start(settled(recipe, device), task.layout, device, task.tokenizer)
+    ranks = ranks or Ranks(device=device)
+    training = spread_out(start(settled(recipe, device), task.layout, ranks.cradle, task.tokenizer), ranks)
     training.model.train()
     times: list[float] = []
     for step in range(1 + WARM_UP + MEASURED):
@@ -59,6 +66,7 @@ def seconds_per_step(recipe: Recipe, task: Task, device: torch.device, budget: f
             break
         before = time.perf_counter()
         training_step(training, task.batch(step).to(device))  # it reads the loss, so the device has finished
-        times.append(time.perf_counter() - before)
+        seconds = time.perf_counter() - before
+        times.append(float(ranks.from_leader(functools.partial(float, seconds))))
     measured = times[1 + WARM_UP :] or times[-1:]
     return sum(measured) / len(measured)

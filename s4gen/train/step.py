@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from s4gen.errors import UserError
-from s4gen.models.states import detached
 from s4gen.train.optim import schedule, set_learning_rate, update_mean
 from s4gen.train.tasks import Batch
 from s4gen.train.training_run import TrainingRun
@@ -20,21 +18,20 @@ def training_step(training: TrainingRun, batch: Batch) -> tuple[float, float]:
     With a target, the state goes on from where the step before left it, without its gradients.
     Raises UserError if the loss is not finite; the weights are then those of the step before.
     """
-    config, model = training.recipe, training.model
+    config, spread = training.recipe, training.spread
     set_learning_rate(training.optimizers, schedule(training.step, config.train.steps, config.optim.warmup_steps))
-    model.zero_grad(set_to_none=True)
-    nats, carried = 0.0, []
-    for i, part in enumerate(batch.parts(config.train.accumulate)):
-        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-            if part.target is None:
-                found = model.nats(part.tokens, part.label)
-            else:
-                found, state = model.score(part.tokens, part.target, training.carried[i] if training.carried else None)
-                carried.append(detached(state))
-            loss = _mean(found, part, batch)
-        loss.backward()
+    training.model.zero_grad(set_to_none=True)
+    spread.begin(config.train.seed, training.step)
+    nats, carried, parts = 0.0, [], spread.parts(batch, config.train.accumulate)
+    for i, part in enumerate(parts):
+        with spread.exchanging(last=part is parts[-1]):
+            with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+                loss, state = spread.loss(part, training.carried[i] if training.carried else None, batch)
+            spread.backward(loss)
+        carried += [] if state is None else [state]
         nats += loss.item()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip).item()
+    norm = spread.clip(config.optim.grad_clip)
+    nats = spread.agree(nats)
     if not (math.isfinite(nats) and math.isfinite(norm)):
         raise UserError(
             f"the loss is no longer finite at step {training.step + 1}; the last checkpoint is kept: "
@@ -42,14 +39,7 @@ def training_step(training: TrainingRun, batch: Batch) -> tuple[float, float]:
         )
     for optimizer in training.optimizers:
         optimizer.step()
-    update_mean(training.mean, model, config.optim.ema_decay, training.step)
+    update_mean(training.mean, spread.parameters(), config.optim.ema_decay, training.step)
     training.carried = carried
     training.step += 1
     return nats, norm
-
-
-def _mean(nats: Tensor, part: Batch, batch: Batch) -> Tensor:
-    """The share that a part has in the mean over the batch's tokens that count."""
-    if part.counted is None or batch.counted is None:
-        return nats.mean() * (len(part.tokens) / len(batch.tokens))
-    return torch.where(part.counted, nats, 0).sum() / batch.counted.sum()

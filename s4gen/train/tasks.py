@@ -13,6 +13,7 @@ from torch import Tensor
 from s4gen.config import Layout, Recipe
 from s4gen.data.text import Tokenizer
 from s4gen.models.density import DensityModel
+from s4gen.train.ranks import Ranks
 
 Sampler = Callable[[DensityModel, int, int], Tensor]
 """(model, number of sequences, seed) -> int64 (n, L). Handed in, because training does not depend on sampling."""
@@ -90,8 +91,8 @@ class Task(ABC):
         """A mean training loss in nats per token, as `measures` name it."""
 
     @abstractmethod
-    def evaluate(self, model: DensityModel) -> Measured | None:
-        """Of held-out data; None where there are none."""
+    def evaluate(self, model: DensityModel, ranks: Ranks) -> Measured | None:
+        """Of held-out data; None where there are none. All ranks call this and get the same, that of one process."""
 
     @abstractmethod
     def say(self, values: Values) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from s4gen.data.text import Tokenizer, TrainStream, layout_of, open_split, prepa
 from s4gen.evaluate.scorers import by_convolution
 from s4gen.evaluate.text import evaluate_stream, perplexities
 from s4gen.models.density import DensityModel
+from s4gen.train.ranks import Ranks
 from s4gen.train.tasks import Batch, Measured, Task, Values
 
 CHUNK = 8192
@@ -49,9 +51,14 @@ class TextTask(Task):
     def measure(self, nats: float) -> Values:
         return perplexities(nats, self._training)
 
-    def evaluate(self, model: DensityModel) -> Measured | None:
+    def evaluate(self, model: DensityModel, ranks: Ranks) -> Measured | None:
+        """One stream goes on with its state, so rank 0 scores it by itself while the others wait."""
         if self._held is None:
             return None
+        return Measured(**ranks.from_leader(lambda: dataclasses.asdict(self._evaluated(model))))
+
+    def _evaluated(self, model: DensityModel) -> Measured:
+        assert self._held is not None
         found = evaluate_stream(by_convolution(model), self._held, self._layout.start, CHUNK, self._limit)
         return Measured({name: getattr(found, name) for name in self.measures}, found.n_tokens)
 

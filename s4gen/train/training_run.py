@@ -34,6 +34,8 @@ from s4gen.models.states import leaves, rebuilt
 from s4gen.train.compiled import compile_blocks
 from s4gen.train.folder import BEST, CHECKPOINT
 from s4gen.train.optim import build_optimizers
+from s4gen.train.ranks import joined_states
+from s4gen.train.spread import Whole
 
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 """What is kept of each parameter: the first three by AdamW, the last one by Muon."""
@@ -78,6 +80,11 @@ class TrainingRun:
     """On text, the state of the rows of each part of the batch after the last step; empty before the first."""
     best: Best = field(default_factory=Best)
     """With `train.patience`: the best evaluation so far."""
+    spread: Whole = None  # type: ignore[assignment]
+    """How the work of a step is shared with other ranks; by itself, not at all."""
+
+    def __post_init__(self) -> None:
+        self.spread = self.spread or Whole(self.model)
 
     @property
     def out_of_patience(self) -> bool:
@@ -104,10 +111,15 @@ def _prepare(model: DensityModel, recipe: Recipe) -> None:
 
 
 def mean_model(training: TrainingRun) -> DensityModel:
-    """A copy of the model with the running mean as its weights, in evaluation mode."""
+    """A copy of the model with the running mean as its weights, in evaluation mode; to be called by all ranks."""
+    return _published(training, training.spread.whole(training.mean))
+
+
+def _published(training: TrainingRun, mean: dict[str, Tensor]) -> DensityModel:
+    """A model with these weights, on the device of the training's."""
     with torch.random.fork_rng(devices=[]):
         model = build_model(training.model.config)
-    state = training.model.state_dict() | training.mean  # buffers have no mean
+    state = training.model.state_dict() | mean  # buffers have no mean
     model.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, assign=True)
     return model.eval().to(next(training.model.parameters()).device)
 
@@ -115,18 +127,22 @@ def mean_model(training: TrainingRun) -> DensityModel:
 def save(training: TrainingRun, out: Path, metrics: dict[str, Any], card: str, curve: bytes | None = None) -> None:
     """Replace the run's checkpoint; readable by everything that reads checkpoints, and complete to go on from.
 
-    `curve` is a PNG of how the loss went down, which the card may show.
+    All ranks call this, and rank 0 writes what it gathers from them. `curve` is a PNG of how the loss went down, which
+    the card may show.
     """
+    spread, accumulate = training.spread, training.recipe.train.accumulate
+    mean = spread.whole(training.mean, everywhere=False)
+    tensors = {f"weights.{name}": p for name, p in spread.whole(spread.parameters(), everywhere=False).items()}
+    for key, found in moments(training).items():
+        tensors |= {f"optimizer.{key}.{name}": x for name, x in _whole_moments(training, found).items()}
+    carried = joined_states(spread.ranks, training.carried, accumulate)
+    tensors |= {f"carried.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(leaves(tuple(carried)))}
+    if not spread.ranks.leads:
+        return
 
     def fill(folder: Path) -> None:
         made: dict[str, Any] = {"recipe": training.recipe, "tokenizer": training.tokenizer}
-        fill_checkpoint(folder, mean_model(training), metrics=metrics, card=card, curve=curve, **made)
-        tensors: dict[str, Tensor] = {f"weights.{name}": p for name, p in training.model.named_parameters()}
-        names = {id(p): name for name, p in training.model.named_parameters()}
-        for optimizer in training.optimizers:
-            for parameter, state in optimizer.state.items():
-                tensors |= {f"optimizer.{key}.{names[id(parameter)]}": value for key, value in state.items()}
-        tensors |= {f"carried.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(leaves(tuple(training.carried)))}
+        fill_checkpoint(folder, _published(training, mean), metrics=metrics, card=card, curve=curve, **made)
         tensors["rng.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -136,7 +152,24 @@ def save(training: TrainingRun, out: Path, metrics: dict[str, Any], card: str, c
 
     target = out / CHECKPOINT
     check_target(target, overwrite=True)
-    write_atomic(target, fill)
+    with spread.ranks.undisturbed():  # around the writing alone: what is gathered above may wait for a lost rank
+        write_atomic(target, fill)
+
+
+def moments(training: TrainingRun) -> dict[str, dict[str, Tensor]]:
+    """What the optimisers remember of each parameter, by the key of `OPTIMIZER_STATE` and the parameter's name."""
+    names = {id(parameter): name for name, parameter in training.spread.parameters().items()}
+    found: dict[str, dict[str, Tensor]] = {}
+    for optimizer in training.optimizers:
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                found.setdefault(key, {})[names[id(parameter)]] = value
+    return found
+
+
+def _whole_moments(training: TrainingRun, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    counts = {name: x for name, x in found.items() if not x.dim()}  # AdamW's steps, which are the same everywhere
+    return counts | training.spread.whole({name: x for name, x in found.items() if x.dim()}, everywhere=False)
 
 
 def save_best(training: TrainingRun, mean: DensityModel, out: Path, metrics: dict[str, Any], card: str) -> None:
@@ -169,11 +202,7 @@ def resume(out: Path, device: torch.device) -> TrainingRun:
             parameter.copy_(weights[name])
     optimizers = build_optimizers(model, checkpoint.recipe.optim, checkpoint.recipe.train.precision)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for optimizer in optimizers:
-        for parameter in [p for group in optimizer.param_groups for p in group["params"]]:
-            for key in OPTIMIZER_STATE:
-                if (value := tensors.get(f"optimizer.{key}.{names[id(parameter)]}")) is not None:
-                    optimizer.state[parameter][key] = value.float()
+    remember(optimizers, names, tensors)
     if (random := tensors.get("rng.cpu")) is None or random.dtype != torch.uint8 or "step" not in progress:
         raise UserError(f"cannot resume {out}: the state of the run in {folder} is damaged; start it again")
     torch.set_rng_state(random.cpu())
@@ -184,6 +213,15 @@ def resume(out: Path, device: torch.device) -> TrainingRun:
     training.carried = _carried(training, tensors)
     training.best = Best(**progress.get("best", {}))  # runs of earlier versions have none
     return training
+
+
+def remember(optimizers: list[torch.optim.Optimizer], names: dict[int, str], tensors: dict[str, Tensor]) -> None:
+    """Put the tensors "optimizer.KEY.NAME" of a checkpoint into optimisers; `names` are those of parameters by id."""
+    for optimizer in optimizers:
+        for parameter in [p for group in optimizer.param_groups for p in group["params"]]:
+            for key in OPTIMIZER_STATE:
+                if (value := tensors.get(f"optimizer.{key}.{names[id(parameter)]}")) is not None:
+                    optimizer.state[parameter][key] = value.float()
 
 
 def _carried(training: TrainingRun, tensors: dict[str, Tensor]) -> list[ModelState]:

@@ -33,8 +33,10 @@ _BUDGET = 0.4  # seconds of measuring a CPU
 class Utilisation:
     """What share of the peak a number of steps has reached."""
 
-    def __init__(self, model: DensityModel, device: torch.device, precision: str) -> None:
-        self._model, self._peak = model, peak_rate(device, precision)
+    def __init__(self, model: DensityModel, device: torch.device, precision: str, world: int = 1) -> None:
+        """Measure, or look up, the peak of a device; `world` ranks have one each."""
+        peak = peak_rate(device, precision)
+        self._model, self._peak = model, None if peak is None else world * peak
         self._flops: dict[int, int] = {}
 
     def flops(self, rows: int, length: int) -> int:
