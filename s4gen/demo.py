@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from s4gen import plots, train
+from s4gen import train
 from s4gen.bench import generation
 from s4gen.bench import plots as bench_plots
 from s4gen.bench.instruments import machine
@@ -26,16 +26,17 @@ from s4gen.checkpoint import Checkpoint, load_checkpoint
 from s4gen.config import DensityConfig, ImageLayout, Recipe, load_recipe
 from s4gen.data import open_split
 from s4gen.data.images import save_grid, to_sequence
-from s4gen.device import best_device
 from s4gen.evaluate.images import ImageEvaluation, evaluate_images
 from s4gen.evaluate.scorers import by_convolution, by_recurrence
+from s4gen.files.shipped import shipped_names
+from s4gen.machine.device import best_device
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
-from s4gen.report import Picture, Section, Table, Text, write_report
 from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurrent
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
-from s4gen.shipped import shipped_names
+from s4gen.showing import plots
+from s4gen.showing.report import Picture, Section, Table, Text, write_report
 from s4gen.train.loop import open_task
 from s4gen.train.metrics import read_metrics
 from s4gen.train.pace import seconds_per_step

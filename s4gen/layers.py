@@ -100,8 +100,8 @@ class _Layer(nn.Module):
         Raises:
             UserError: `path` exists (and `overwrite` is not set, or it is not a layer), or cannot be written.
         """
-        from s4gen.atomic import write_atomic
         from s4gen.checkpoint import check_target, save_tensors
+        from s4gen.files.atomic import write_atomic
 
         check_target(path, overwrite)
         config = {"format": FORMAT, "format_version": FORMAT_VERSION, "layer": type(self).__name__}
@@ -217,7 +217,7 @@ def load_layer(path: str | Path) -> S4D | S4:
         UserError: there is no layer at `path`, or it is damaged.
     """
     from s4gen.checkpoint import load_tensors, read_json
-    from s4gen.fitting import fitting
+    from s4gen.checkpoint.fitting import fitting
 
     folder = Path(path)
     config = read_json(folder / "config.json")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from s4gen.folders import cache_folder
+from s4gen.files.folders import cache_folder
 from s4gen.sampling.engines.native import NativeUnavailable
 from s4gen.sampling.engines.native.build import library
 

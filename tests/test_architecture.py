@@ -15,29 +15,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "s4gen"
 
 FLOORS = [
     {"errors"},
-    {
-        "compiling",
-        "config",
-        "device",
-        "shipped",
-        "atomic",
-        "unfinished",
-        "fitting",
-        "folders",
-        "progress",
-        "memory",
-        "timing",
-    },
+    {"files", "machine", "showing", "config", "compiling"},
     {"ssm"},
     {"models"},
-    {
-        "data",
-        "checkpoint",
-        "plots",
-        "report",
-        "layers",
-        "hub",
-    },
+    {"data", "checkpoint", "layers", "hub"},
     {"evaluate"},
     {"train", "sampling", "importing"},
     {"bench"},
@@ -74,14 +55,15 @@ def imported_rooms(source: str, package: str) -> Iterator[str]:
 def test_the_reader_of_imports_sees_every_form() -> None:
     source = """
 import s4gen.ssm.hippo, torch
-from s4gen import __version__, plots
+from s4gen import __version__
+from s4gen.showing import plots
 from s4gen.data.images import to_image
 from . import store
 from ..train import loop
 def f():
     from s4gen.cli import main
 """
-    assert list(imported_rooms(source, "s4gen.data")) == ["ssm", "plots", "data", "data", "train", "cli"]
+    assert list(imported_rooms(source, "s4gen.data")) == ["ssm", "showing", "data", "data", "train", "cli"]
 
 
 def test_every_module_is_in_a_room_and_no_room_is_empty() -> None:
@@ -122,7 +104,7 @@ def test_scorers_know_no_engines_so_that_training_can_use_them() -> None:
 def test_the_benchmark_needs_no_data_and_nothing_needs_the_benchmark() -> None:
     """It measures what others do, so nothing that works may lean on it; only who shows its numbers may."""
     needed = {"bench", "evaluate", "sampling", "models", "ssm", "config", "compiling"}
-    services = {"device", "errors", "memory", "plots", "progress", "timing"}
+    services = {"errors", "machine", "showing"}
     for module in MODULES:
         package = ".".join(["s4gen", *module.parent.parts])
         imported = set(imported_rooms((PACKAGE / module).read_text(encoding="utf-8"), package))

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from faults import dies, points
 
-from s4gen.atomic import current, discard, read_consistent, recover, write_atomic, write_file_atomic
 from s4gen.cli.output import check_file
 from s4gen.errors import UserError, WriteError
-from s4gen.unfinished import remove_leftovers, unfinished
+from s4gen.files.atomic import current, discard, read_consistent, recover, write_atomic, write_file_atomic
+from s4gen.files.unfinished import remove_leftovers, unfinished
 
 
 def fill_with(text: str) -> Callable[[Path], None]:
@@ -121,10 +121,10 @@ def test_a_write_that_really_runs_out_of_room_leaves_the_old_content(tmp_path: P
     program = f"""
 import io, resource, torch
 from pathlib import Path
-from s4gen.atomic import write_atomic, write_file_atomic
+from s4gen.files.atomic import write_atomic, write_file_atomic
 from s4gen.cli.output import check_file
 from s4gen.errors import UserError, WriteError
-from s4gen.unfinished import remove_leftovers, unfinished
+from s4gen.files.unfinished import remove_leftovers, unfinished
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 path = Path({str(tmp_path / "x")!r})
 def torch_fill(folder):
@@ -182,7 +182,7 @@ def test_a_process_killed_between_the_renames_loses_nothing(tmp_path: Path) -> N
     program = f"""
 import os
 from pathlib import Path
-from s4gen.atomic import write_atomic
+from s4gen.files.atomic import write_atomic
 rename = os.rename
 def killed(source, target):
     rename(source, target)

@@ -21,7 +21,7 @@ from s4gen.data.audio.mini import make
 from s4gen.data.audio.published import PUBLISHED
 from s4gen.data.tree import Archive, natural
 from s4gen.errors import UserError
-from s4gen.folders import cache_folder
+from s4gen.files.folders import cache_folder
 
 FORMAT = AudioFormat(8000, "linear", 16)
 FSDD = PUBLISHED["fsdd"].format

@@ -26,9 +26,9 @@ from s4gen.config import (
     TrainConfig,
 )
 from s4gen.errors import UserError
+from s4gen.files.shipped import find, shipped_names
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
-from s4gen.shipped import find, shipped_names
 
 MODEL = ModelConfig(d_model=8, n_layers=2, d_ff=8, n_heads=2)
 SSM = SSMConfig(d_state=4)

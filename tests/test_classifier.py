@@ -22,8 +22,8 @@ from s4gen.errors import UserError
 from s4gen.evaluate import recognition
 from s4gen.evaluate.recognition import Classifier, find_classifier, load_classifier, padded, save_classifier
 from s4gen.examples import digits
+from s4gen.files.shipped import shipped_folder
 from s4gen.models.classifier import ClassifierModel, log_spectrum
-from s4gen.shipped import shipped_folder
 from s4gen.train.optim import parameter_groups
 
 SHIPPED = "fsdd-digits"

@@ -21,7 +21,7 @@ from s4gen.cli import main, sample_images, sample_text
 from s4gen.compiling import compiler, loading, targets, waiting
 from s4gen.compiling.compiler import Compiler, NativeUnavailable, find_compiler
 from s4gen.errors import UserError
-from s4gen.folders import stranger_of
+from s4gen.files.folders import stranger_of
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
 from s4gen.sampling.engines.eager import EagerEngine
@@ -310,7 +310,7 @@ def test_a_cache_that_cannot_be_written_is_a_reason(
 def test_no_code_is_run_from_a_folder_that_others_write_to(
     mode: int, who: str, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("s4gen.folders._is_private", lambda *_: False)
+    monkeypatch.setattr("s4gen.files.folders._is_private", lambda *_: False)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(mode)
     with pytest.raises(NativeUnavailable, match=f"not safe to run code from, {who} can write to it; set S4GEN_CACHE"):

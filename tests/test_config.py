@@ -31,8 +31,8 @@ from s4gen.config import (
 from s4gen.config.mixers import MIXERS
 from s4gen.config.schema import DISCRETIZATIONS, GOES_WITH, INITS
 from s4gen.errors import UserError
+from s4gen.files.shipped import shipped_names
 from s4gen.models.build import build_shapes
-from s4gen.shipped import shipped_names
 
 DEFAULT = Recipe(ModelConfig(), SSMConfig(), DataConfig(), OptimConfig(), TrainConfig())
 

@@ -21,7 +21,7 @@ from s4gen.data import cifar10, mnist, open_split
 from s4gen.data.mini.make import COUNTS
 from s4gen.data.vision import import_torchvision
 from s4gen.errors import UserError
-from s4gen.folders import cache_folder
+from s4gen.files.folders import cache_folder
 
 MNIST_RAW = Path("mnist") / "MNIST" / "raw"
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from s4gen.cli import sample
 from s4gen.errors import UserError
 from s4gen.models.states import chosen_rows, tensors
-from s4gen.progress import say_once
 from s4gen.sampling import engines
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import ENGINES, Engine, eager, graphed, make_engine, native
@@ -24,6 +23,7 @@ from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.engines.graphed import GraphedSession
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.randomness import draw
+from s4gen.showing.progress import say_once
 
 FILTERS = Filters(temperature=0.9, top_k=9, top_p=0.95, min_p=0.01)
 

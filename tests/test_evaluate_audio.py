@@ -34,11 +34,11 @@ from s4gen.config import (
 from s4gen.data.audio import AudioFormat, hold_out, open_split
 from s4gen.data.audio.references import compressed_bits
 from s4gen.errors import UserError
+from s4gen.files.shipped import find
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, resampled
 from s4gen.sampling.convert import certify, convert
 from s4gen.sampling.engines import make_engine
-from s4gen.shipped import find
 
 MODEL = ModelConfig(d_model=8, n_layers=1, d_ff=8, pool=(2, 3))
 SSM = SSMConfig(d_state=4, dt_min=0.05, dt_max=0.5)

@@ -21,7 +21,6 @@ import torch
 from faults import Disk, dies, disk_that_fails, points
 from refusals import assert_refused_in_one_line
 
-from s4gen import atomic
 from s4gen.checkpoint import load_checkpoint
 from s4gen.cli import main
 from s4gen.cli.train import folder_of_run
@@ -31,11 +30,12 @@ from s4gen.data.audio import open_split as open_audio
 from s4gen.data.text import open_split as open_text
 from s4gen.data.text import prepare_tokenizer, token_file
 from s4gen.errors import UserError
+from s4gen.files import atomic
+from s4gen.files.unfinished import is_leftover
 from s4gen.sampling.convert import certify, convert, load_recurrent, save_converted
 from s4gen.train import folder, loop, run, training_run
 from s4gen.train.loop import open_task
 from s4gen.train.tasks import Batch
-from s4gen.unfinished import is_leftover
 
 CPU = torch.device("cpu")
 DATA = {

@@ -11,12 +11,12 @@ import torch
 from refusals import assert_refused_in_one_line
 from test_train import CPU, recipe
 
-from s4gen import memory
 from s4gen.bench.apart import run_apart
 from s4gen.bench.instruments import PeakMemory
 from s4gen.cli import main
 from s4gen.config import ModelConfig, Recipe, SSMConfig
-from s4gen.memory import available_bytes, check_room, in_words, keep_freed_memory
+from s4gen.machine import memory
+from s4gen.machine.memory import available_bytes, check_room, in_words, keep_freed_memory
 from s4gen.models.build import build_shapes
 from s4gen.train import footprint, loop, training_run
 from s4gen.train.step import training_step

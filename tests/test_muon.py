@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from s4gen.config import DensityConfig, OptimConfig, load_preset, load_recipe
+from s4gen.files.shipped import shipped_names
 from s4gen.models.build import build_shapes
-from s4gen.shipped import shipped_names
 from s4gen.train.muon import Muon, orthogonal
 from s4gen.train.optim import build_optimizers
 

@@ -18,7 +18,7 @@ import pytest
 
 import s4gen
 from s4gen.compiling.shipping import tag_of
-from s4gen.shipped import KINDS, shipped_names
+from s4gen.files.shipped import KINDS, shipped_names
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -84,7 +84,7 @@ def test_the_wheel_ships_every_file_that_a_person_edits(kind: str, unpacked_whee
 
 def test_the_installed_package_finds_what_it_ships_and_its_images(unpacked_wheel: Path, tmp_path: Path) -> None:
     code = (
-        "import s4gen; from s4gen.shipped import KINDS, shipped_names; from s4gen.data import open_split\n"
+        "import s4gen; from s4gen.files.shipped import KINDS, shipped_names; from s4gen.data import open_split\n"
         "shipped = [shipped_names(kind) for kind in KINDS]\n"
         "print(s4gen.__file__, shipped, len(open_split('mnist-mini', 'test')))"
     )
@@ -117,7 +117,7 @@ def test_every_dependency_is_pinned_for_the_set_up() -> None:
     assert sorted(pinned) == sorted(re.split(r"[^\w-]", requirement)[0] for requirement in wanted)
 
 
-@pytest.mark.parametrize("module", ["s4gen", "s4gen.shipped", "s4gen.config", "s4gen.data"])
+@pytest.mark.parametrize("module", ["s4gen", "s4gen.files.shipped", "s4gen.config", "s4gen.data"])
 def test_light_modules_do_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert run(sys.executable, "-c", code, cwd=ROOT).returncode == 0

@@ -10,7 +10,7 @@ import torch
 
 from s4gen import train
 from s4gen.config import Recipe, load_recipe
-from s4gen.progress import say_once
+from s4gen.showing.progress import say_once
 from s4gen.train import precision
 from s4gen.train.precision import bf16_ratio, settled
 

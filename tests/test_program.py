@@ -16,7 +16,7 @@ import torch
 from processes import running
 from refusals import assert_refused_in_one_line
 
-from s4gen import cli, folders
+from s4gen import cli
 from s4gen.checkpoint import save_checkpoint
 from s4gen.cli import main
 from s4gen.cli.sample_text import decoded, read_prompts, unescaped
@@ -34,7 +34,8 @@ from s4gen.config import (
 from s4gen.data.store import data_folder
 from s4gen.data.text import token_file
 from s4gen.errors import UserError
-from s4gen.folders import cache_folder, user_path
+from s4gen.files import folders
+from s4gen.files.folders import cache_folder, user_path
 from s4gen.models.build import build_model
 from s4gen.sampling.convert import convert
 from s4gen.sampling.filters import Filters

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from s4gen.cli import make_parser
-from s4gen.shipped import find, shipped_names
+from s4gen.files.shipped import find, shipped_names
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from s4gen import plots
 from s4gen.bench import plots as bench_plots
 from s4gen.errors import UserError
-from s4gen.report import Code, Picture, Section, Table, Text, render, write_report
+from s4gen.showing import plots
+from s4gen.showing.report import Code, Picture, Section, Table, Text, render, write_report
 
 VOID = {"meta", "img"}  # elements of ours without an end tag
 

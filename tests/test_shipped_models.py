@@ -13,7 +13,7 @@ import pytest
 
 from s4gen.checkpoint import load_checkpoint
 from s4gen.cli import main
-from s4gen.shipped import find
+from s4gen.files.shipped import find
 
 Capture = pytest.CaptureFixture[str]
 

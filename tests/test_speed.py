@@ -13,9 +13,9 @@ from test_train import CPU, recipe
 
 from s4gen.checkpoint import load_tensors
 from s4gen.config import DataConfig, DensityConfig, ImageLayout, load_preset, load_recipe
+from s4gen.files.shipped import find, shipped_names
 from s4gen.models.build import build_shapes
 from s4gen.models.flops import count_flops
-from s4gen.shipped import find, shipped_names
 from s4gen.train import run, training_run, utilisation
 from s4gen.train.metrics import read_metrics
 from s4gen.train.speed import Speed

@@ -26,14 +26,14 @@ from s4gen.bench.instruments import PeakMemory, machine, machine_line, median_se
 from s4gen.bench.published import BATCH, DIMENSIONS, LENGTH, is_published, published
 from s4gen.bench.tables import aligned, number
 from s4gen.config import SSMConfig
-from s4gen.device import best_device
-from s4gen.memory import keep_freed_memory, lacks_memory
+from s4gen.machine.device import best_device
+from s4gen.machine.memory import keep_freed_memory, lacks_memory
+from s4gen.machine.timing import seconds
 from s4gen.models.lssl_dss import DSS, LSSL
 from s4gen.models.ssm_layers import S4, S4D
-from s4gen.progress import progress_bar
+from s4gen.showing.progress import progress_bar
 from s4gen.ssm import dplr
 from s4gen.ssm.block_form import fft_convolve
-from s4gen.timing import seconds
 
 BUDGET = 0.5
 """Seconds of measuring for each workload; a step that takes more than ten times that is taken once."""

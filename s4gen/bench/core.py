@@ -3,8 +3,8 @@
 Beside our ways stand the plain ones that do the same: the kernel materialised (all H x N/2 x L exponentials at once),
 and the convolution by FFT. A kernel is timed alone, a layer on a batch of random inputs; each forward without gradients
 and forward with backward, the median over calls. Peak memory is that of the first forward and backward. Every workload
-runs in a process of its own, with the allocator as it comes: `s4gen.memory` would make all of them faster, those that
-allocate most the most.
+runs in a process of its own, with the allocator as it comes: `s4gen.machine.memory` would make all of them faster,
+and most of all those that allocate most.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch import Tensor
 from s4gen.bench.apart import DiedError, run_apart
 from s4gen.bench.instruments import PeakMemory, machine, machine_line, median_seconds
 from s4gen.config import SSMConfig
-from s4gen.device import best_device
+from s4gen.machine.device import best_device
+from s4gen.machine.timing import seconds
 from s4gen.models.lssl_dss import LSSL
 from s4gen.models.ssm_layers import S4, S4D
-from s4gen.progress import progress_bar
+from s4gen.showing.progress import progress_bar
 from s4gen.ssm import block_form, diagonal, dplr
-from s4gen.timing import seconds
 
 Kernel = Callable[[Any, int], Tensor]
 """A way to make a kernel: (layer, L) -> r(H, L)."""

@@ -26,11 +26,11 @@ from s4gen.bench.result import GenerationResult
 from s4gen.bench.ways import AGAIN, BASELINES, BATCHES, CACHED, DEFAULT_ENGINES, ENGINES, title_of
 from s4gen.bench.workload import GenerationMeasurement, GenerationWorkload
 from s4gen.config import DensityConfig
-from s4gen.device import best_device
 from s4gen.errors import UserError
-from s4gen.progress import progress_bar
+from s4gen.machine.device import best_device
 from s4gen.sampling.engines.native import NativeUnavailable
 from s4gen.sampling.engines.native.build import library, made_for
+from s4gen.showing.progress import progress_bar
 
 
 def run(

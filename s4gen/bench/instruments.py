@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from s4gen.timing import seconds
+from s4gen.machine.timing import seconds
 
 _GROUP_SECONDS = 5e-3
 """Calls are timed in groups at least this long, so that neither the clock nor a GPU synchronisation shows."""

@@ -27,14 +27,14 @@ from s4gen.bench.timed_generation import TimedGeneration, ms_in_turn, states_at,
 from s4gen.bench.ways import AGAIN, CACHED, LOSSY
 from s4gen.bench.workload import GenerationMeasurement, GenerationWorkload, without_numbers
 from s4gen.config import DensityConfig
-from s4gen.memory import keep_freed_memory, lacks_memory
+from s4gen.machine.memory import keep_freed_memory, lacks_memory
+from s4gen.machine.timing import seconds
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.models.kept_kernels import keep_kernels, ssm_layers
 from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
 from s4gen.sampling.engines import make_engine
 from s4gen.ssm.block_form import block_lengths
-from s4gen.timing import seconds
 
 
 def measure_apart(workload: GenerationWorkload) -> list[GenerationMeasurement]:

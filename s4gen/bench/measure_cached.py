@@ -19,9 +19,9 @@ from s4gen.bench.cached_transformer import LARGEST_CACHE, CachedTransformer
 from s4gen.bench.instruments import MB, PeakMemory, captured, median_seconds
 from s4gen.bench.timed_generation import ms_in_turn, repeated
 from s4gen.bench.workload import GenerationMeasurement, GenerationWorkload, without_numbers
+from s4gen.machine.timing import seconds
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
-from s4gen.timing import seconds
 
 _TRIAL_SECONDS = 0.5
 """Seconds for choosing between two forms of the same step."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from s4gen.bench.result import GenerationResult
 from s4gen.bench.ways import CACHED, title_of
-from s4gen.plots import OURS, Point, new_axes, new_figure, png_of
+from s4gen.showing.plots import OURS, Point, new_axes, new_figure, png_of
 
 Curves = dict[str, list[Point]]
 """Points (x, y) in the order of x, by the name of the curve."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from s4gen.machine.timing import best_seconds, product_rate
 from s4gen.models.density import DensityModel
 from s4gen.sampling.plan import (
     SSM,
@@ -40,7 +41,6 @@ from s4gen.sampling.plan import (
     Taps,
     Up,
 )
-from s4gen.timing import best_seconds, product_rate
 
 PRECISIONS = {"fp32": 4, "bf16": 2, "int8": 1}
 """Bytes of a weight, by precision."""

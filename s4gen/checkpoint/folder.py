@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 import s4gen
-from s4gen.atomic import current, read_consistent, write_atomic
 from s4gen.checkpoint.files import (
     CLASSIFIER_FORMAT,
     CURVE_FILE,
@@ -27,6 +26,7 @@ from s4gen.checkpoint.files import (
     read_json,
     save_tensors,
 )
+from s4gen.checkpoint.fitting import fitting
 from s4gen.config import (
     DensityConfig,
     Recipe,
@@ -37,11 +37,11 @@ from s4gen.config import (
 )
 from s4gen.data.text import Tokenizer, from_json
 from s4gen.errors import UserError
-from s4gen.fitting import fitting
-from s4gen.folders import user_path
+from s4gen.files.atomic import current, read_consistent, write_atomic
+from s4gen.files.folders import user_path
+from s4gen.files.shipped import find
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
-from s4gen.shipped import find
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from s4gen.cli import bench, cache, convert, demo, evaluate, export, import_, in
 from s4gen.cli.parser import Parser
 from s4gen.cli.process import Interrupts, flush_output, forget, prepare_streams, watched_interrupts
 from s4gen.errors import UserError
-from s4gen.folders import says_why
+from s4gen.files.folders import says_why
 
 VERBS = {
     "demo": demo,

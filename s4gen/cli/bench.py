@@ -14,7 +14,7 @@ from s4gen.cli.parser import Parser
 from s4gen.cli.presets import is_preset
 from s4gen.config import DensityConfig, load_preset
 from s4gen.errors import UserError
-from s4gen.folders import user_path
+from s4gen.files.folders import user_path
 
 SUMMARY = "Measure speed and memory: generation with a model, the state space core, or S4 beside its ancestors."
 """The command line shows this sentence for `-h`."""
@@ -155,8 +155,8 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.plot, args.force)
     config, checkpoint = find_model(args.subject)
     check_size(args.subject, config)
-    from s4gen.atomic import write_file_atomic
     from s4gen.bench import generation, plots
+    from s4gen.files.atomic import write_file_atomic
 
     result = generation.run(
         args.subject,
@@ -180,8 +180,8 @@ def run_core(args: argparse.Namespace) -> int:
     """Measure kernels and layers: `s4gen bench core`."""
     if args.out is not None:
         check_file(args.out, args.force)
-    from s4gen.atomic import write_file_atomic
     from s4gen.bench import core
+    from s4gen.files.atomic import write_file_atomic
 
     result = core.run(args.quick, progress=True)
     show(result, args.json)  # first, so that nothing is lost where the file cannot be written
@@ -217,8 +217,8 @@ def check_size(name: str, config: DensityConfig) -> None:
     Raises:
         UserError: it says how much they need.
     """
-    from s4gen.device import best_device
-    from s4gen.memory import check_room
+    from s4gen.machine.device import best_device
+    from s4gen.machine.memory import check_room
     from s4gen.models.build import build_shapes
 
     needed = 2 * sum(parameter.nbytes for parameter in build_shapes(config).parameters())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s4gen.cli.output import print_json
-from s4gen.folders import cache_folder
+from s4gen.files.folders import cache_folder
 
 SUMMARY = "List what is in the cache (downloads, prepared data, the compiled engine), or remove it."
 """The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""

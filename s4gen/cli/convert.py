@@ -9,7 +9,7 @@ from s4gen.cli.arguments import number, whole
 from s4gen.cli.dataset import add_dataset_argument, dataset_of
 from s4gen.cli.media import MEDIA
 from s4gen.config.names import MINI_OF
-from s4gen.folders import user_path
+from s4gen.files.folders import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor

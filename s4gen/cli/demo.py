@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from s4gen.folders import user_path
+from s4gen.files.folders import user_path
 
 SUMMARY = "Train, convert, sample and measure in a few minutes, on images that come with s4gen."
 """The command line shows this sentence for `-h`."""

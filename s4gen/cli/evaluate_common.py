@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from s4gen.device import best_device
+from s4gen.machine.device import best_device
 
 if TYPE_CHECKING:
     from s4gen.evaluate.scorers import Scorer

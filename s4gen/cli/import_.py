@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from s4gen.cli.output import print_json
-from s4gen.folders import user_path
+from s4gen.files.folders import user_path
 
 if TYPE_CHECKING:
     from s4gen.importing import Imported

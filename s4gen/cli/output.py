@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from s4gen.atomic import destination
 from s4gen.config.names import REFUSED_IMAGES, WRITTEN_IMAGES
 from s4gen.errors import UserError
+from s4gen.files.atomic import destination
 
 
 def print_json(values: Mapping[str, Any]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from s4gen.atomic import current
 from s4gen.errors import UserError
-from s4gen.shipped import shipped_names
+from s4gen.files.atomic import current
+from s4gen.files.shipped import shipped_names
 
 
 def is_preset(name_or_path: str) -> bool:

@@ -12,7 +12,7 @@ from s4gen.cli.media import MEDIA, kind_of_file
 from s4gen.cli.output import check_file, check_output
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
-from s4gen.folders import user_path
+from s4gen.files.folders import user_path
 
 SUMMARY = "Draw images, texts or sound, or complete given ones."
 """The command line shows this sentence for `-h`."""

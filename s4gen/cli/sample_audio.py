@@ -15,8 +15,8 @@ from s4gen.cli.filters import filters_of
 from s4gen.cli.rates import at_rate, rate_of
 from s4gen.cli.sample_audio_files import is_file, picture_of, write_clips
 from s4gen.config import AudioLayout
-from s4gen.device import best_device
 from s4gen.errors import UserError
+from s4gen.machine.device import best_device
 
 if TYPE_CHECKING:
     from torch import Tensor

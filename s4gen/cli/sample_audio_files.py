@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.output import shows_progress
 from s4gen.config.names import WRITTEN_SOUND
-from s4gen.progress import progress_bar
+from s4gen.showing.progress import progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,8 +121,8 @@ def recognised(request: ClipRequest, sounds: Sequence[NDArray[np.float32]]) -> l
 def _write_about(
     request: ClipRequest, records: Sequence[dict[str, Any]], sounds: Sequence[NDArray[np.float32]], out: Path
 ) -> None:
-    from s4gen.atomic import write_file_atomic
     from s4gen.data.audio.write import draw_clips
+    from s4gen.files.atomic import write_file_atomic
 
     titles = [_title(record) for record in records[:PICTURED]]
     write_file_atomic(picture_of(out), draw_clips(sounds[:PICTURED], request.format.rate, titles))

@@ -12,8 +12,8 @@ from s4gen.cli.dataset import dataset_of, open_images
 from s4gen.cli.filters import filters_of
 from s4gen.cli.output import shows_progress
 from s4gen.config import ImageLayout
-from s4gen.device import best_device
 from s4gen.errors import UserError
+from s4gen.machine.device import best_device
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from s4gen.cli.filters import filters_of
 from s4gen.cli.output import shows_progress
 from s4gen.data.text.reading import WIDE_MARKS
-from s4gen.device import best_device
 from s4gen.errors import UserError
-from s4gen.progress import progress_bar
+from s4gen.machine.device import best_device
+from s4gen.showing.progress import progress_bar
 
 if TYPE_CHECKING:
     from s4gen.checkpoint import Checkpoint
@@ -167,7 +167,7 @@ def _say_what_is_unknown(tokenizer: Tokenizer, prompts: list[str]) -> None:
 
 
 def _save(out: Path, recurrent: RecurrentModel, tokenizer: Tokenizer, texts: list[Text], seed: int) -> None:
-    from s4gen.atomic import write_file_atomic
+    from s4gen.files.atomic import write_file_atomic
     from s4gen.sampling.text import log_probabilities
 
     if out.suffix.lower() == ".txt":

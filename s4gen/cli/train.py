@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from s4gen.cli.media import MEDIA
 from s4gen.config import Recipe, load_recipe
 from s4gen.errors import UserError
-from s4gen.folders import user_path
+from s4gen.files.folders import user_path
 
 SUMMARY = "Train a density model from a recipe."
 """The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
@@ -112,7 +112,7 @@ def _resume_after_restart(args: argparse.Namespace) -> None:
 
 def folder_of_run(path: Path) -> Path:
     """Return the folder of a run; the user may have named the folder of its checkpoint instead."""
-    from s4gen.atomic import current
+    from s4gen.files.atomic import current
 
     state = (current(path) or path) / "training.json"
     return path.parent if state.is_file() and (path.parent / "recipe.toml").is_file() else path

@@ -30,8 +30,8 @@ from s4gen.compiling.compiler import (
     find_compiler,
 )
 from s4gen.compiling.shipping import shipped_library
-from s4gen.folders import cache_folder, stranger_of
-from s4gen.unfinished import remove
+from s4gen.files.folders import cache_folder, stranger_of
+from s4gen.files.unfinished import remove
 
 _ABANDONED_AFTER_SECONDS = 3600.0
 """Age at which an unfinished file counts as left by a killed process, far longer than any compilation."""

@@ -14,7 +14,7 @@ from s4gen.config.run import Recipe, kind_of
 from s4gen.config.schema import GOES_WITH, DensityConfig, ModelConfig, SSMConfig, check_pair
 from s4gen.config.strict import SECTIONS, Setting, build, build_layout, build_recipe, flatten, located
 from s4gen.errors import UserError
-from s4gen.shipped import find, shipped_folder
+from s4gen.files.shipped import find, shipped_folder
 
 RECIPE_SECTIONS = tuple(field.name for field in dataclasses.fields(Recipe))
 PRESET_SECTIONS = ("model", "ssm", "layout")

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from s4gen.atomic import write_file_atomic
 from s4gen.data.store import data_folder
 from s4gen.errors import UserError
-from s4gen.folders import cache_folder
+from s4gen.files.atomic import write_file_atomic
+from s4gen.files.folders import cache_folder
 
 SIZES = {"train": 50_000, "test": 10_000}
 

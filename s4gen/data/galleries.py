@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s4gen.atomic import read_consistent, write_atomic
 from s4gen.config.names import SPLITS
 from s4gen.data.pictures import ImageFormat, Seen, UnusableError
 from s4gen.errors import UserError
-from s4gen.folders import cache_folder
-from s4gen.progress import progress_bar
+from s4gen.files.atomic import read_consistent, write_atomic
+from s4gen.files.folders import cache_folder
+from s4gen.showing.progress import progress_bar
 
 _VERSION = 1
 _NAMED = 5

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from s4gen.atomic import write_file_atomic
 from s4gen.config import ImageLayout
 from s4gen.errors import UserError
+from s4gen.files.atomic import write_file_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor

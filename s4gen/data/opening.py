@@ -21,7 +21,7 @@ from s4gen.data.images import ImageSet, split_validation
 from s4gen.data.pictures import ImageFormat
 from s4gen.data.table_images import from_hub, from_parquet
 from s4gen.errors import UserError
-from s4gen.folders import user_path
+from s4gen.files.folders import user_path
 
 
 @dataclass(frozen=True)

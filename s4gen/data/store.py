@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from s4gen.errors import UserError
-from s4gen.folders import user_path
+from s4gen.files.folders import user_path
 
 
 def data_folder() -> Path | None:

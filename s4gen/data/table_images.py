@@ -20,7 +20,7 @@ from s4gen.data.galleries import NO_LABEL, NO_SPLIT, Gallery, Picture
 from s4gen.data.pictures import read_bytes
 from s4gen.data.splits import split_of_file
 from s4gen.errors import UserError
-from s4gen.folders import cache_folder
+from s4gen.files.folders import cache_folder
 
 LABELS = ("label", "labels", "class", "fine_label", "category", "digit")
 """Columns that hold the class of a picture; the first one that a table has."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4gen.errors import UserError
-from s4gen.folders import cache_folder
+from s4gen.files.folders import cache_folder
 
 PATIENCE = 10.0
 """Seconds without an answer after which a server counts as out of reach."""

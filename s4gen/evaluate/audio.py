@@ -19,8 +19,8 @@ from torch import Tensor
 from s4gen.data.audio.batches import ClipBatch
 from s4gen.errors import UserError
 from s4gen.evaluate.scorers import Scorer, fed
-from s4gen.memory import keep_freed_memory
-from s4gen.progress import progress_bar
+from s4gen.machine.memory import keep_freed_memory
+from s4gen.showing.progress import progress_bar
 
 SAMPLES = 1 << 18
 """Samples scored at a time, all rows together, so that memory does not grow with the length of a recording."""

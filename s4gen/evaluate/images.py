@@ -17,8 +17,8 @@ from torch import Tensor
 
 from s4gen.errors import UserError
 from s4gen.evaluate.scorers import Scorer, fed
-from s4gen.memory import keep_freed_memory
-from s4gen.progress import progress_bar
+from s4gen.machine.memory import keep_freed_memory
+from s4gen.showing.progress import progress_bar
 
 
 @dataclass(frozen=True)

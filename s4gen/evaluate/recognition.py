@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import s4gen
-from s4gen.atomic import read_consistent, write_atomic
 from s4gen.checkpoint import (
     CLASSIFIER_FORMAT,
     check_target,
@@ -31,12 +30,13 @@ from s4gen.checkpoint import (
     resolve_checkpoint,
     save_tensors,
 )
+from s4gen.checkpoint.fitting import fitting
 from s4gen.config import AudioLayout, DensityConfig, density_config_to_dict
 from s4gen.config.checks import ConfigError
 from s4gen.errors import UserError
-from s4gen.fitting import fitting
+from s4gen.files.atomic import read_consistent, write_atomic
+from s4gen.files.shipped import shipped_folder, shipped_names
 from s4gen.models.classifier import ClassifierModel
-from s4gen.shipped import shipped_folder, shipped_names
 
 FORMAT_VERSION = 1
 SAMPLES = 1 << 19

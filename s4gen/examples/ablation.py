@@ -19,19 +19,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from s4gen import plots, train
-from s4gen.atomic import write_file_atomic
+from s4gen import train
 from s4gen.checkpoint import load_checkpoint
 from s4gen.cli.arguments import number, whole
 from s4gen.cli.output import shows_progress
 from s4gen.config import Recipe, load_recipe
 from s4gen.data import open_split
 from s4gen.data.images import to_sequence
-from s4gen.device import best_device
 from s4gen.errors import UserError
 from s4gen.evaluate.images import evaluate_images
 from s4gen.evaluate.scorers import by_convolution
 from s4gen.examples.arguments import Parser
+from s4gen.files.atomic import write_file_atomic
+from s4gen.machine.device import best_device
+from s4gen.showing import plots
 from s4gen.train.loop import open_task
 from s4gen.train.metrics import read_metrics
 from s4gen.train.pace import filling, seconds_per_step

@@ -33,9 +33,9 @@ from s4gen.data.audio.batches import TrainingBatches
 from s4gen.errors import UserError
 from s4gen.evaluate.recognition import Classifier, save_classifier
 from s4gen.examples.arguments import Parser
-from s4gen.memory import keep_freed_memory
+from s4gen.machine.memory import keep_freed_memory
 from s4gen.models.classifier import ClassifierModel
-from s4gen.progress import progress_bar
+from s4gen.showing.progress import progress_bar
 from s4gen.train.optim import build_optimizers, schedule, set_learning_rate, update_mean
 
 FORMAT = AudioFormat(8000, "linear", 16)

@@ -26,11 +26,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from s4gen.atomic import write_file_atomic
 from s4gen.cli.arguments import whole
 from s4gen.cli.output import check_output
 from s4gen.errors import UserError
 from s4gen.examples.arguments import Parser
+from s4gen.files.atomic import write_file_atomic
 from s4gen.ssm import hippo, reference
 
 SPANS = {"legs": 1.0, "legt": 2.0, "lagt": 150.0, "fourier": 2.0}

@@ -21,13 +21,13 @@ from s4gen.checkpoint import CURVE_FILE, LAYER_FORMAT, TOKENIZER_FILE, fill_chec
 from s4gen.config import TextLayout
 from s4gen.data.text import Tokenizer, from_json
 from s4gen.errors import UserError
+from s4gen.files.shipped import shipped_names
 from s4gen.hub.card import card_with_metadata
 from s4gen.hub.network import explained, no_name, reachable
 from s4gen.layers import S4, S4D, load_layer
 from s4gen.models.density import DensityModel
 from s4gen.models.pixels import PixelModel
 from s4gen.models.tokens import TokenModel
-from s4gen.shipped import shipped_names
 
 CARRIED = (TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md", CURVE_FILE)
 """Files of a checkpoint that belong to a model and are not in it."""

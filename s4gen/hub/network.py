@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from s4gen.errors import UserError
-from s4gen.shipped import shipped_names
+from s4gen.files.shipped import shipped_names
 
 CONNECT_SECONDS = 3
 """How long to wait for the hub before it counts as out of reach; huggingface_hub by itself tries for half a minute."""

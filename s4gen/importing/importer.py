@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from s4gen.checkpoint.fitting import fitting
 from s4gen.config import AudioLayout, DensityConfig, Layout, ModelConfig, SSMConfig, TextLayout
 from s4gen.errors import UserError
-from s4gen.fitting import fitting
 from s4gen.importing.ends import Ends, is_adaptive, read_ends
 from s4gen.importing.kernels import HEAD, TRANSFORMS
 from s4gen.importing.ledger import Ledger

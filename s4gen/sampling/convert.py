@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from s4gen.atomic import current, write_atomic
 from s4gen.checkpoint import (
     CURVE_FILE,
     TOKENIZER_FILE,
@@ -25,10 +24,11 @@ from s4gen.checkpoint import (
     load_tensors,
     save_tensors,
 )
+from s4gen.checkpoint.fitting import fitting
 from s4gen.config import DensityConfig
 from s4gen.errors import UserError
 from s4gen.evaluate.scorers import fed, nats_by_steps
-from s4gen.fitting import fitting
+from s4gen.files.atomic import current, write_atomic
 from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.ssm_layers import SSMLayer

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from s4gen.errors import UserError
-from s4gen.progress import progress_bar
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.generation import ENDLESS, Generation, engine_of
 from s4gen.sampling.prompts import Prompts, Starts, checked_prompt, checked_prompts
+from s4gen.showing.progress import progress_bar
 
 __all__ = ["ENDLESS", "complete", "generate", "stream"]
 

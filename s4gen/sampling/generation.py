@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from s4gen.errors import UserError
+from s4gen.machine.timing import synchronise
 from s4gen.models.states import chosen_rows, padded_rows
 from s4gen.sampling import suspend
 from s4gen.sampling.convert import RecurrentModel
@@ -19,7 +20,6 @@ from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.pacing import Pace, interrupts_held
 from s4gen.sampling.prompts import Start, Starts, checked_prompt
 from s4gen.sampling.randomness import Uniforms
-from s4gen.timing import synchronise
 
 ENDLESS = sys.maxsize
 """A number of tokens that is never reached."""

@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from s4gen.atomic import write_file_atomic
 from s4gen.config import density_config_to_dict
 from s4gen.errors import UserError
+from s4gen.files.atomic import write_file_atomic
 from s4gen.models.density import ModelState
 from s4gen.models.states import from_named, map_tensors, named
 from s4gen.sampling.convert import RecurrentModel

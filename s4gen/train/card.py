@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from s4gen import plots
 from s4gen.checkpoint import CURVE_FILE
 from s4gen.config import recipe_to_toml
+from s4gen.showing import plots
 from s4gen.train.metrics import read_metrics
 from s4gen.train.tasks import Measured, Task
 from s4gen.train.training_run import TrainingRun

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from s4gen.atomic import write_error
 from s4gen.errors import UserError
-from s4gen.folders import locked
+from s4gen.files.atomic import write_error
+from s4gen.files.folders import locked
 
 P = ParamSpec("P")
 First = TypeVar("First")

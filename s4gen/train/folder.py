@@ -15,11 +15,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from s4gen.atomic import current, discard, recover, write_error
 from s4gen.checkpoint import read_json
 from s4gen.errors import UserError, WriteError
-from s4gen.memory import in_words
-from s4gen.unfinished import is_leftover, remove_all_leftovers
+from s4gen.files.atomic import current, discard, recover, write_error
+from s4gen.files.unfinished import is_leftover, remove_all_leftovers
+from s4gen.machine.memory import in_words
 
 CHECKPOINT, BEST, RECIPE, SAMPLES_FOLDER = "checkpoint", "best", "recipe.toml", "samples"
 

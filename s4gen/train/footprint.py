@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import DensityConfig, OptimConfig, Recipe
-from s4gen.memory import check_room
+from s4gen.machine.memory import check_room
 from s4gen.models.build import build_model, build_shapes
 from s4gen.models.density import DensityModel
 from s4gen.train.optim import build_optimizers

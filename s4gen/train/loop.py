@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from s4gen.atomic import write_file_atomic
 from s4gen.config import Recipe, kind_of, recipe_to_toml
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
-from s4gen.memory import keep_freed_memory
+from s4gen.files.atomic import write_file_atomic
+from s4gen.machine.memory import keep_freed_memory
 from s4gen.models.build import build_shapes
-from s4gen.progress import progress_bar
+from s4gen.showing.progress import progress_bar
 from s4gen.train import folder, starting, training_run
 from s4gen.train.card import card, learning_curve
 from s4gen.train.exclusive import one_writer

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from s4gen.atomic import write_error, write_file_atomic
+from s4gen.files.atomic import write_error, write_file_atomic
 
 BEFORE = ("step", "epoch", "split")
 AFTER = ("lr", "gradient_norm", "tokens_per_second", "utilisation", "scaling_efficiency", "seconds")

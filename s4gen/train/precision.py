@@ -8,8 +8,8 @@ import functools
 import torch
 
 from s4gen.config import Recipe
-from s4gen.progress import say_once
-from s4gen.timing import product_rate
+from s4gen.machine.timing import product_rate
+from s4gen.showing.progress import say_once
 
 _MATRICES, _BUDGET = (256,), 0.05
 """The sizes of the matrices whose products are timed, and for how many seconds, in each of the two precisions. They are

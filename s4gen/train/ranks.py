@@ -19,9 +19,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from s4gen.device import best_device
 from s4gen.errors import UserError
 from s4gen.evaluate.scorers import Scorer
+from s4gen.machine.device import best_device
 from s4gen.models.states import joined, leaves, rebuilt
 from s4gen.train.watch import Watch
 

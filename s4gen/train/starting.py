@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4gen.atomic import current, write_file_atomic
 from s4gen.checkpoint import Checkpoint, load_checkpoint
 from s4gen.config import Layout, Recipe, TextLayout, is_text, load_recipe, recipe_to_toml
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
+from s4gen.files.atomic import current, write_file_atomic
 from s4gen.train.folder import CHECKPOINT, RECIPE
 from s4gen.train.optim import schedule
 from s4gen.train.training_run import TrainingRun

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from s4gen.atomic import write_file_atomic
 from s4gen.config import Recipe
 from s4gen.data.text import Tokenizer, TrainStream, layout_of, open_split, prepare_tokenizer
 from s4gen.evaluate.scorers import by_convolution
 from s4gen.evaluate.text import evaluate_stream, perplexities
+from s4gen.files.atomic import write_file_atomic
 from s4gen.models.density import DensityModel
 from s4gen.train.ranks import Ranks
 from s4gen.train.tasks import Batch, Measured, Task, Values

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s4gen.atomic import current, write_atomic
 from s4gen.checkpoint import (
     check_target,
     fill_checkpoint,
@@ -24,10 +23,11 @@ from s4gen.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from s4gen.checkpoint.fitting import fitting
 from s4gen.config import DensityConfig, Layout, Recipe, TextLayout
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
-from s4gen.fitting import fitting
+from s4gen.files.atomic import current, write_atomic
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.states import leaves, rebuilt

@@ -10,9 +10,9 @@ import functools
 
 import torch
 
+from s4gen.machine.timing import product_rate
 from s4gen.models.density import DensityModel
 from s4gen.models.flops import count_flops
-from s4gen.timing import product_rate
 
 PEAKS = {
     "B200": (2250e12, 75e12),

@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from s4gen.atomic import read_consistent, write_atomic
 from s4gen.data.audio.format import AudioFormat, Codes
 from s4gen.data.audio.reading import Heard, Recording, UnusableError, encode_blocks, read_origin
 from s4gen.data.audio.sources import Source
 from s4gen.errors import UserError
-from s4gen.folders import cache_folder
-from s4gen.progress import progress_bar
+from s4gen.files.atomic import read_consistent, write_atomic
+from s4gen.files.folders import cache_folder
+from s4gen.showing.progress import progress_bar
 
 LARGE = 1 << 28
 """Bytes of recordings from which on their codes go to a file in the cache instead of memory."""

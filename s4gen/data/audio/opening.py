@@ -19,7 +19,7 @@ from s4gen.data.audio.published import PUBLISHED
 from s4gen.data.audio.sources import Source, from_parquet, from_tree, is_sound
 from s4gen.data.tree import Folder, OneFile
 from s4gen.errors import UserError
-from s4gen.folders import user_path
+from s4gen.files.folders import user_path
 
 FOLDER_FORMAT = AudioFormat(16_000)
 """The format of a folder of recordings, where the recipe does not say."""

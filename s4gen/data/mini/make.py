@@ -9,10 +9,10 @@ import io
 
 import numpy as np
 
-from s4gen.atomic import write_file_atomic
 from s4gen.data import open_split
 from s4gen.data.mini import FOLDER
 from s4gen.errors import UserError
+from s4gen.files.atomic import write_file_atomic
 
 COUNTS = {"mnist": (2000, 500), "cifar10": (128, 32)}
 """Images taken from the head of the train and of the test split: together under a megabyte."""

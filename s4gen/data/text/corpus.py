@@ -23,8 +23,8 @@ from s4gen.data.text.reading import (
     unpacked_size,
 )
 from s4gen.errors import UserError
-from s4gen.folders import user_path
-from s4gen.progress import progress_bar
+from s4gen.files.folders import user_path
+from s4gen.showing.progress import progress_bar
 
 PORTIONS = {"train": (0.0, 0.9), "validation": (0.9, 0.95), "test": (0.95, 1.0)}
 """The parts of a single file of the user's, in order, cut at line ends where that leaves none of them empty."""

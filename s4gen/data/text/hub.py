@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from s4gen.errors import UserError
-from s4gen.folders import cache_folder
-from s4gen.progress import progress_bar
-from s4gen.unfinished import unfinished
+from s4gen.files.folders import cache_folder
+from s4gen.files.unfinished import unfinished
+from s4gen.showing.progress import progress_bar
 
 REPOSITORY = "Salesforce/wikitext"
 

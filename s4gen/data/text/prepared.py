@@ -6,7 +6,6 @@ import hashlib
 import json
 from pathlib import Path
 
-from s4gen.atomic import write_file_atomic
 from s4gen.config import TextLayout
 from s4gen.data.text.corpus import Corpus, open_corpus
 from s4gen.data.text.kinds import build_tokenizer, from_json
@@ -14,6 +13,7 @@ from s4gen.data.text.plain import ByteTokenizer
 from s4gen.data.text.token_file import TokenFile, label, prepare_tokens, token_cache
 from s4gen.data.text.tokenizer import FORMAT, Tokenizer
 from s4gen.errors import UserError
+from s4gen.files.atomic import write_file_atomic
 
 
 def prepare_tokenizer(dataset: str, kind: str, vocab_size: int = 0, progress: bool = True) -> Tokenizer:

@@ -21,13 +21,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from s4gen.atomic import write_file_atomic
 from s4gen.data.text.corpus import Corpus, checked_text
 from s4gen.data.text.reading import Block
 from s4gen.data.text.tokenizer import Tokenizer
 from s4gen.errors import UserError
-from s4gen.folders import cache_folder, locked
-from s4gen.progress import progress_bar
+from s4gen.files.atomic import write_file_atomic
+from s4gen.files.folders import cache_folder, locked
+from s4gen.showing.progress import progress_bar
 
 FORMAT = 1
 SAVE_EVERY = 1 << 24

@@ -14,12 +14,12 @@ from s4gen.compiling.compiler import NativeUnavailable
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
-from s4gen.progress import say_once
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import native
 from s4gen.sampling.engines.compiled import CompiledEngine
 from s4gen.sampling.engines.eager import EagerEngine
 from s4gen.sampling.filters import KEEP_ALL, Filters
+from s4gen.showing.progress import say_once
 
 
 class Session(Protocol):

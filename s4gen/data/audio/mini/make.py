@@ -9,9 +9,9 @@ import io
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from s4gen.atomic import write_file_atomic
 from s4gen.data.audio.published import FSDD_SIZES, MINI, fsdd
 from s4gen.errors import UserError
+from s4gen.files.atomic import write_file_atomic
 
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 

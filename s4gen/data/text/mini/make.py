@@ -8,8 +8,8 @@ from __future__ import annotations
 import gzip
 import re
 
-from s4gen.atomic import write_file_atomic
 from s4gen.data.text.corpus import MINI, open_corpus
+from s4gen.files.atomic import write_file_atomic
 
 LIMITS = {"validation": {"train": 290_000, "validation": 62_000}, "test": {"test": 60_000}}
 """From each split of WikiText-2, in order: the splits made of it, and the bytes that each of them may have."""

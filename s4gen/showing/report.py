@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from s4gen.atomic import write_file_atomic
+from s4gen.files.atomic import write_file_atomic
 
 _STYLE = """
 :root { color-scheme: light dark;

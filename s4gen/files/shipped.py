@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from s4gen.errors import UserError
-from s4gen.folders import user_path
+from s4gen.files.folders import user_path
 
 KINDS = ("models", "train", "sampling", "checkpoints")
 
 
 def shipped_folder(kind: str) -> Path:
     """Return the folder of the shipped files of one of `KINDS`; it may not exist."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     installed = package / "_shipped"
     return (installed if installed.is_dir() else package.parent) / kind
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from s4gen.errors import UserError, WriteError
-from s4gen.unfinished import remove, remove_leftovers, temporary_name, unfinished
+from s4gen.files.unfinished import remove, remove_leftovers, temporary_name, unfinished
 
 T = TypeVar("T")
 

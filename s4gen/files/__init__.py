@@ -1,0 +1,1 @@
+"""Files and folders: written whole or not at all, found, locked, cleaned up, shipped with the package."""

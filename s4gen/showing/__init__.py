@@ -1,0 +1,1 @@
+"""What is shown to people: progress bars, plots, pages."""
