@@ -36,8 +36,8 @@ from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurr
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
 from s4gen.shipped import shipped_names
-from s4gen.train.loop import open_task
 from s4gen.train.metrics import read_metrics
+from s4gen.train.opening import open_task
 from s4gen.train.pace import seconds_per_step
 
 SHIPPED = "mnist-small"

@@ -33,7 +33,7 @@ from s4gen.data.text import prepare_tokenizer, token_file
 from s4gen.errors import UserError
 from s4gen.sampling.convert import certify, convert, load_recurrent, save_converted
 from s4gen.train import folder, loop, run, training_run
-from s4gen.train.loop import open_task
+from s4gen.train.opening import open_task
 from s4gen.train.tasks import Batch
 from s4gen.unfinished import is_leftover
 

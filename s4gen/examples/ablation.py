@@ -32,8 +32,8 @@ from s4gen.errors import UserError
 from s4gen.evaluate.images import evaluate_images
 from s4gen.evaluate.scorers import by_convolution
 from s4gen.examples.arguments import Parser
-from s4gen.train.loop import open_task
 from s4gen.train.metrics import read_metrics
+from s4gen.train.opening import open_task
 from s4gen.train.pace import filling, seconds_per_step
 
 TEST_IMAGES, BATCH = 500, 20

@@ -17,19 +17,13 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from s4gen.config import OptimConfig
-from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel
 from s4gen.models.states import detached, map_tensors
-from s4gen.models.wavenet import GatedConvolution
-from s4gen.train.muon import Muon, orthogonal
 from s4gen.train.optim import build_optimizers
 from s4gen.train.ranks import Ranks
 from s4gen.train.stop import StopRequest
@@ -202,114 +196,6 @@ class Copies(Whole):
             times.append(time.perf_counter() - began)
         self.model.zero_grad(set_to_none=True)
         return min(times[1:])
-
-
-class Shards(Copies):
-    """Every rank has a part of the rows of each parameter; the whole ones are there for as long as a block computes.
-
-    Optimisers, clipping and running mean work on plain tensors, which share their memory with the parts.
-    """
-
-    def __init__(self, model: DensityModel, ranks: Ranks) -> None:
-        self._sizes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        super().__init__(model, ranks)
-
-    def _wrap(self) -> None:
-        # The state that a block returns may be a view, as the warning says; nothing here changes it in place.
-        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
-        mesh = init_device_mesh(self.ranks.device.type, (self.ranks.world,))
-        for module in self.model.modules():
-            if isinstance(module, Block | GatedConvolution):
-                fully_shard(module, mesh=mesh)
-        fully_shard(self._loss, mesh=mesh)
-        for module in self._loss.modules():
-            if isinstance(module, FSDPModule):  # gloo has no mean, and shares of a mean are to be added
-                module.set_force_sum_reduction_for_comms(True)
-                module.set_gradient_divide_factor(1.0)
-        self._wrapped = self._loss  # type: ignore[assignment]
-        self._own: dict[str, Tensor] = {
-            name: nn.Parameter(parameter.detach().to_local())  # type: ignore[attr-defined]
-            for name, parameter in self.model.named_parameters()
-        }
-
-    def parameters(self) -> dict[str, Tensor]:
-        return self._own
-
-    def optimizers(self, config: OptimConfig, precision: str) -> list[torch.optim.Optimizer]:
-        sizes = {id(self._own[name]): size for name, size in self._sizes.items()}
-
-        def muon(*args: Any, **settings: Any) -> Muon:
-            return _ShardedMuon(self.ranks, sizes, *args, **settings)
-
-        return build_optimizers(self.model, config, precision, self._own, muon)
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-    def _silent(self) -> AbstractContextManager[Any]:
-        # Whole gradients would have to be kept; so every part of a batch sends its own, and they are added as shards.
-        return contextlib.nullcontext()
-
-    def clip(self, most: float) -> float:
-        for name, parameter in self.model.named_parameters():
-            assert isinstance(parameter.grad, DTensor)
-            self._own[name].grad = parameter.grad.to_local()
-        gradients = [own.grad for own in self._own.values() if own.grad is not None]
-        squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
-        dist.all_reduce(squares)
-        norm = squares.sqrt()
-        factor = (most / (norm + 1e-6)).clamp_max(1.0)  # as torch.nn.utils.clip_grad_norm_ has it
-        for gradient in gradients:
-            gradient.mul_(factor)
-        return norm.item()
-
-    def whole(self, parts: Mapping[str, Tensor], everywhere: bool = True) -> dict[str, Tensor]:
-        found = {}
-        for name, part in parts.items():
-            rows = self._sizes[name][0]
-            padded = part.detach().new_zeros(-(-rows // self.ranks.world), *part.shape[1:]).cpu()
-            padded[: len(part)] = part.detach().cpu()
-            if everywhere:
-                gathered = [torch.empty_like(padded) for _ in range(self.ranks.world)]
-                dist.all_gather(gathered, padded)
-                found[name] = torch.cat(gathered)[:rows]
-            elif (joined := self.ranks.joined_rows(padded)) is not None:
-                found[name] = joined[:rows].clone()
-        return found
-
-    def part(self, name: str, tensor: Tensor) -> Tensor:
-        if tensor.shape != self._sizes[name]:  # AdamW's number of steps
-            return tensor
-        return _own_rows(tensor, self.ranks).clone()
-
-    def apart_seconds(self, batch: Batch, states: Sequence[Any], accumulate: int, precision: str) -> float | None:
-        return None  # without messages there would be no whole parameters to compute with
-
-
-class _ShardedMuon(Muon):
-    """Muon of matrices of which each rank has some rows: it makes whole ones orthogonal, and keeps its rows of them."""
-
-    def __init__(self, ranks: Ranks, sizes: Mapping[int, torch.Size], *args: Any, **settings: Any) -> None:
-        self._ranks, self._sizes = ranks, sizes
-        super().__init__(*args, **settings)
-
-    def _shape(self, parameter: Tensor) -> torch.Size:
-        return self._sizes[id(parameter)]
-
-    def _orthogonal(self, matrices: Tensor, shape: torch.Size) -> Tensor:
-        world = self._ranks.world
-        padded = matrices.new_zeros(len(matrices), -(-shape[0] // world), shape[1])
-        padded[:, : matrices.shape[1]] = matrices
-        gathered = [torch.empty_like(padded) for _ in range(world)]
-        dist.all_gather(gathered, padded)
-        whole = orthogonal(torch.cat(gathered, dim=1)[:, : shape[0]], self._dtype)
-        return _own_rows(whole.transpose(0, 1), self._ranks).transpose(0, 1)
-
-
-def _own_rows(tensor: Tensor, ranks: Ranks) -> Tensor:
-    """Return the rows of a rank, as fully_shard deals them out: equally many, but for the last ranks."""
-    size = -(-len(tensor) // ranks.world)
-    return tensor[ranks.rank * size : (ranks.rank + 1) * size]
 
 
 def _whole(x: Tensor) -> Tensor:

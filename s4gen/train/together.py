@@ -24,7 +24,8 @@ from s4gen.data.text import Tokenizer, from_json
 from s4gen.errors import UserError
 from s4gen.models.states import leaves, rebuilt
 from s4gen.train.ranks import Ranks, own_states
-from s4gen.train.spread import Copies, Shards
+from s4gen.train.shards import Shards
+from s4gen.train.spread import Copies
 from s4gen.train.tasks import Task
 from s4gen.train.training_run import Best, TrainingRun, moments, remember
 
