@@ -1,4 +1,4 @@
-"""The training loop: convolutional mode, one step at a time, resumable at any of them."""
+"""The training loop: it takes steps in the parallel view, logs, evaluates and saves, and can stop after any step."""
 
 from __future__ import annotations
 
@@ -43,19 +43,29 @@ def run(
     progress: bool = True,
     ranks: Ranks | None = None,
 ) -> bool:
-    """Train `recipe` into the folder `out`, or go on with the run there (`resume`: its own recipe, `recipe` is None).
+    """Train a recipe into the folder `out`, or resume the run that is there.
 
-    A run goes on from where it was saved last, or begins again where it never was. It can have another number of
-    `steps` (starting.lengthen). One that does not go on may begin from the weights of the checkpoint at `start`
-    (starting.take_weights). Of many `ranks` the first one calls this, the others `follow`.
+    Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.*, checkpoint/ (s4gen.checkpoint) and, with
+    `train.patience`, best/.
 
-    Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.* and checkpoint/ (s4gen.checkpoint), with
-    `train.patience` also best/. Returns True when all steps are done or patience has come to its end, False when a
-    signal ended the run early, saved and ready to be resumed.
+    Args:
+        recipe: what to train; None with `resume`, because a run keeps its own recipe.
+        out: the folder of the run.
+        resume: continue the run in `out` from its last checkpoint. If it never wrote one, it begins again.
+        steps: with `resume`, another number of steps for the whole run (starting.lengthen).
+        start: a checkpoint whose weights a new run begins from (starting.take_weights).
+        overwrite: replace a run that is in `out`.
+        sampler: draws the samples that are shown at each evaluation; None shows none.
+        progress: show bars.
+        ranks: the processes that train together; rank 0 calls this, all others call `follow`. None is this one alone.
+
+    Returns:
+        True if all steps are done or patience has run out; False if a signal stopped the run, which is then saved and
+        can be resumed.
 
     Raises:
-        UserError: `out` holds another run and `overwrite` is not set; no data; too little memory; the loss is not
-        finite; the disk is full.
+        UserError: `out` holds another run and `overwrite` is not set; data are missing; memory or disk is too small;
+        the loss is no longer finite.
     """
     keep_freed_memory()
     ranks = ranks or Ranks()
@@ -81,7 +91,7 @@ def run(
 
 
 def follow(ranks: Ranks) -> bool:
-    """Do what every rank but the first has to do while that one calls `run`; returns the same."""
+    """Take part in a run as any rank but rank 0, which calls `run`; return what that returns."""
     keep_freed_memory()
     recipe, task, to_fit = heard(
         ranks, lambda recipe, tokenizer: opening.open_task(recipe, ranks.device, tokenizer, False)
@@ -94,25 +104,25 @@ def follow(ranks: Ranks) -> bool:
 
 @dataclass
 class _Run:
-    """A training run on its way, and where it leaves its traces."""
+    """A run under way: its steps, its log, its evaluations and checkpoints."""
 
     training: TrainingRun
     task: Task
     out: Path
-    """Of many ranks only the first one writes there."""
+    """The folder of the run; only rank 0 writes there."""
     log: MetricsLog | None
-    """None at every rank but the first."""
+    """None on all ranks but rank 0."""
     sampler: Sampler | None
     latest: Measured | None = None
-    """The last evaluation."""
+    """The last evaluation; None before the first."""
 
     @property
     def ranks(self) -> Ranks:
-        """The processes that take the steps together; by itself a run has one."""
+        """The processes that take the steps together; one, unless torchrun started more."""
         return self.training.spread.ranks
 
     def go(self, progress: bool) -> bool:
-        """Take steps to the end, or until somebody wants to stop; returns whether it is the end."""
+        """Take steps until the run has ended or a signal asks for a stop; return whether the run has ended."""
         training, train, device = self.training, self.training.recipe.train, self.training.model.device
         training.model.train()
         spread = training.spread
@@ -141,9 +151,9 @@ class _Run:
         return self._end()
 
     def _speed(self, device: torch.device) -> tuple[Speed, float | None]:
-        """Begin to count; the second one is how many seconds a token takes if nothing is sent from rank to rank."""
+        """Return a new counter, and the seconds that a token takes if ranks exchange nothing; None if unknown."""
         training, train = self.training, self.training.recipe.train
-        # Of a sharded model there are only parts here; its operations are those of one that has shapes alone.
+        # This rank may hold only parts of the model. Operations are counted from shapes, which need no weights.
         model = training.model if self.ranks.alone else build_shapes(training.model.config)
         speed = Speed(model, device, train.precision, self.task.unit, self.ranks.world)
         batch = self.task.batch(training.step).to(device)
@@ -155,7 +165,7 @@ class _Run:
         return f"{self.task.say(self.task.measure(nats))}{held}, {speed.say()}"
 
     def _log_training(self, nats: float, norm: float, speed: Speed) -> None:
-        rate = self.training.optimizers[-1].param_groups[-1]["lr"]
+        rate = self.training.optimizers[-1].param_groups[-1]["lr"]  # AdamW comes last; its plain group has optim.lr
         row = self._row("train") | {**self.task.measure(nats), "lr": rate, "gradient_norm": norm}
         if self.log is not None:
             self.log.write(row | speed.values() | {"seconds": self.training.seconds})
@@ -165,7 +175,7 @@ class _Run:
         return {"step": self.training.step, "epoch": self.task.epoch(self.training.step), "split": split}
 
     def _look(self, eval_every: int, save_every: int) -> None:
-        """Evaluate and save where it is time for that; the last step is, for both."""
+        """Evaluate and save if either is due after this step; at the last step both are."""
         step, steps = self.training.step, self.training.recipe.train.steps
         if step % eval_every == 0 or step == steps:
             with self.ranks.apart():
@@ -175,7 +185,7 @@ class _Run:
             self._save()
 
     def _evaluate(self) -> None:
-        """Measure the running mean on held-out data, keep it if it is the best, and show what it draws."""
+        """Measure the running mean on held-out data, save it if it is the best so far, and draw samples from it."""
         training, train = self.training, self.training.recipe.train
         mean = training_run.mean_model(training)
         found = self.latest = self.task.evaluate(mean, self.ranks)
@@ -197,7 +207,7 @@ class _Run:
         return metrics
 
     def _save(self) -> None:
-        """Save the run; where it has ended, with a picture of how it learnt."""
+        """Save the run; at its end also a picture of its learning curve."""
         with self.ranks.apart():
             ended = self._ended() and self.ranks.leads
             curve = learning_curve(self.out, self.task.measures[0]) if ended else None
@@ -209,10 +219,10 @@ class _Run:
         return self.training.step == self.training.recipe.train.steps or self.training.out_of_patience
 
     def _end(self) -> bool:
-        """Say where the run stands, and return whether that is its end."""
+        """Print one line about how the run ended or stopped, and return whether it has ended."""
         if not self.ranks.leads:
             return self._ended()
-        with contextlib.suppress(OSError):  # nobody reads it: the terminal may be gone, and the run is saved
+        with contextlib.suppress(OSError):  # the terminal may be gone (SIGHUP); the run is saved all the same
             print(self._said(), file=sys.stderr, flush=True)
         return self._ended()
 

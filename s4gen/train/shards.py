@@ -1,4 +1,4 @@
-"""A run whose model lies in parts on the ranks (`train.shard`): FSDP2's `fully_shard`, and a Muon that goes with it.
+"""Training with a model that is split among the ranks (`train.shard`): FSDP2's `fully_shard`, and a Muon to go with it.
 
 Each rank holds some rows of every parameter, of its gradient, of its running mean and of what the optimisers remember.
 """
@@ -30,9 +30,9 @@ from s4gen.train.tasks import Batch
 
 
 class Shards(Copies):
-    """Every rank has a part of the rows of each parameter; the whole ones are there for as long as a block computes.
+    """Each rank keeps some rows of every parameter; a whole parameter exists only while its block computes.
 
-    Optimisers, clipping and running mean work on plain tensors, which share their memory with the parts.
+    Optimisers, clipping and running mean work on plain tensors that share their memory with this rank's rows.
     """
 
     def __init__(self, model: DensityModel, ranks: Ranks) -> None:
@@ -48,7 +48,8 @@ class Shards(Copies):
                 fully_shard(module, mesh=mesh)
         fully_shard(self._loss, mesh=mesh)
         for module in self._loss.modules():
-            if isinstance(module, FSDPModule):  # gloo has no mean, and shares of a mean are to be added
+            if isinstance(module, FSDPModule):
+                # The loss of a rank is its share of a mean, so gradients are added, not averaged; Gloo cannot average.
                 module.set_force_sum_reduction_for_comms(True)
                 module.set_gradient_divide_factor(1.0)
         self._wrapped = self._loss  # type: ignore[assignment]
@@ -61,6 +62,7 @@ class Shards(Copies):
         return self._own
 
     def optimizers(self, config: OptimConfig, precision: str) -> list[torch.optim.Optimizer]:
+        # Muon needs the size of each whole matrix, and knows a parameter only as an object.
         sizes = {id(self._own[name]): size for name, size in self._sizes.items()}
 
         def muon(*args: Any, **settings: Any) -> Muon:
@@ -69,10 +71,10 @@ class Shards(Copies):
         return build_optimizers(self.model, config, precision, self._own, muon)
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        loss.backward()  # not times the number of ranks, as in Copies: nothing divides the sum here
 
     def _silent(self) -> AbstractContextManager[Any]:
-        # Whole gradients would have to be kept; so every part of a batch sends its own, and they are added as shards.
+        # Holding messages back would mean to keep whole gradients. So each part sends its own, and shards add them up.
         return contextlib.nullcontext()
 
     def clip(self, most: float) -> float:
@@ -80,6 +82,7 @@ class Shards(Copies):
             assert isinstance(parameter.grad, DTensor)
             self._own[name].grad = parameter.grad.to_local()
         gradients = [own.grad for own in self._own.values() if own.grad is not None]
+        # Every rank scales by the norm of the whole gradient, of which it holds a part.
         squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
         dist.all_reduce(squares)
         norm = squares.sqrt()
@@ -92,6 +95,7 @@ class Shards(Copies):
         found = {}
         for name, part in parts.items():
             rows = self._sizes[name][0]
+            # The last ranks may hold fewer rows, or none, but a collective operation takes equal shapes only.
             padded = part.detach().new_zeros(-(-rows // self.ranks.world), *part.shape[1:]).cpu()
             padded[: len(part)] = part.detach().cpu()
             if everywhere:
@@ -103,16 +107,16 @@ class Shards(Copies):
         return found
 
     def part(self, name: str, tensor: Tensor) -> Tensor:
-        if tensor.shape != self._sizes[name]:  # AdamW's number of steps
+        if tensor.shape != self._sizes[name]:  # AdamW's count of steps, a single number
             return tensor
         return _own_rows(tensor, self.ranks).clone()
 
     def apart_seconds(self, batch: Batch, states: Sequence[Any], accumulate: int, precision: str) -> float | None:
-        return None  # without messages there would be no whole parameters to compute with
+        return None  # cannot be measured: without messages there are no whole parameters to compute with
 
 
 class _ShardedMuon(Muon):
-    """Muon of matrices of which each rank has some rows: it makes whole ones orthogonal, and keeps its rows of them."""
+    """Muon for matrices of which each rank holds some rows: it gathers them, makes them orthogonal, keeps its rows."""
 
     def __init__(self, ranks: Ranks, sizes: Mapping[int, torch.Size], *args: Any, **settings: Any) -> None:
         self._ranks, self._sizes = ranks, sizes
@@ -132,6 +136,6 @@ class _ShardedMuon(Muon):
 
 
 def _own_rows(tensor: Tensor, ranks: Ranks) -> Tensor:
-    """Return the rows of a rank, as fully_shard deals them out: equally many, but for the last ranks."""
+    """Return the rows of this rank as `fully_shard` deals them out: equally many, except for the last ranks."""
     size = -(-len(tensor) // ranks.world)
     return tensor[ranks.rank * size : (ranks.rank + 1) * size]

@@ -1,10 +1,10 @@
-"""How the work of a step, and what a run remembers, is spread over the ranks.
+"""Share the work of a step, and what a run remembers, among the ranks. There are three ways:
 
-    Whole     one process: everything here; a step is what it is without this module
-    Copies    every rank has the whole model and a share of the rows; gradients are added up (DistributedDataParallel)
-    Shards    every rank has a part of each parameter, of its gradient, running mean and moments, too (fully_shard)
+    Whole     one process does everything
+    Copies    each rank has the whole model and a share of the rows; gradients are added up (DistributedDataParallel)
+    Shards    each rank also has only a part of each parameter, gradient, running mean and moment (s4gen.train.shards)
 
-In all of them the loss of a step is the mean over the whole batch, and so is its gradient.
+In all three the loss of a step is the mean over the whole batch, and the gradient is that of this mean.
 """
 
 from __future__ import annotations
@@ -30,21 +30,24 @@ from s4gen.train.stop import StopRequest
 from s4gen.train.tasks import Batch
 
 _ROUNDS = 3
-"""Forward and backward passes without messages whose time is measured, after one that warms up; the best one counts."""
+"""How many passes without messages are timed, after one that warms up. The fastest counts."""
 
 
 class Loss(nn.Module):
-    """The share that a part has in the mean over a batch's tokens that count, as a module, which ranks can wrap."""
+    """The loss of a part of a batch: its share in the mean over all tokens of the batch that count.
+
+    It is a module because DistributedDataParallel and fully_shard wrap modules, and their hooks run in `forward`.
+    """
 
     def __init__(self, model: DensityModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, part: Batch, state: Any, share: float | Tensor) -> tuple[Tensor, Any]:
-        """Return the loss and, where the batch has a target, the state after it without its gradients.
+        """Return the loss in nats per token and, if the part has a target, the state after it without its gradients.
 
-        `share` is what the mean over the part counts for; with a mask it is the number of tokens that count in the
-        whole batch.
+        `share` is the part's share in the batch, 0 to 1, by which its mean is weighted. With a mask (`part.counted`) it
+        is the number of tokens that count in the whole batch, because parts may hold unequally many.
         """
         if part.target is None:
             nats, after = self._nats(part), None
@@ -59,81 +62,81 @@ class Loss(nn.Module):
         first = next(iter(self.model.blocks.parameters()), None)
         if part.label is None or not isinstance(first, DTensor):
             return self.model.nats(part.tokens, part.label)
-        # The first state of a sharded model is zeros like its parameters, and thereby sharded as well.
+        # The initial state of a sharded model is made from its parameters, so it is sharded, too: make it whole first.
         state = map_tensors(_whole, self.model.initial_state(len(part.tokens), part.label))
         fed = nn.functional.pad(part.tokens[:, :-1], (1, 0), value=self.model.bos)
         return self.model.score(fed, part.tokens, state)[0]
 
 
 class Whole:
-    """The work of a step in one process."""
+    """The work of a step in one process, and the interface of the other two ways."""
 
     def __init__(self, model: DensityModel, ranks: Ranks | None = None) -> None:
         self.model, self.ranks = model, ranks or Ranks(device=model.device)
         self._loss: nn.Module = Loss(model)
         self.stop: StopRequest | None = None
-        """Whether somebody wants this rank to stop."""
+        """True once a signal has asked this rank to stop; None before the loop."""
         self.exchange = 0.0
-        """Seconds from the first gradient of the last step to its last message."""
+        """Seconds from the beginning of the last step to its last message."""
         self._began = 0.0
 
     @property
     def stops(self) -> bool:
-        """Whether the run is to stop after the steps that are done; the same on all ranks."""
+        """Whether the run is to stop now; all ranks give the same answer."""
         return bool(self.stop)
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return what the optimisers change and what has a running mean, by the model's names."""
+        """Return what the optimisers change, by the model's names; the running mean has the same names and shapes."""
         return dict(self.model.named_parameters())
 
     def optimizers(self, config: OptimConfig, precision: str) -> list[torch.optim.Optimizer]:
-        """Make the optimisers of `parameters`."""
+        """Return the optimisers of `parameters`."""
         return build_optimizers(self.model, config, precision)
 
     def begin(self, seed: int, step: int) -> None:
-        """Prepare for a step. One process goes on with the random numbers where it is."""
+        """Prepare for a step. One process does nothing: its random numbers continue, and are in checkpoints."""
 
     def parts(self, batch: Batch, n: int) -> list[Batch]:
-        """Return the rows of this rank in at most n parts."""
+        """Return this rank's rows of a batch, in at most n parts."""
         return batch.parts(n)
 
     def loss(self, part: Batch, state: Any, batch: Batch) -> tuple[Tensor, Any]:
-        """Return the share of a part in the batch's mean loss, and the state after it."""
+        """Return what a part contributes to the batch's mean loss, and the state after it (None without a target)."""
         share = len(part.tokens) / len(batch.tokens) if batch.counted is None else batch.counted.sum()
         found: tuple[Tensor, Any] = self._loss(part, state, share)
         return found
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of what `loss` returned to that of the parameters."""
+        """Add the gradient of a loss to the gradients of the parameters."""
         loss.backward()
 
     def exchanging(self, last: bool) -> AbstractContextManager[Any]:
-        """Surround `loss` and `backward` of a part; gradients go from rank to rank with the last one."""
+        """Return a context for `loss` and `backward` of a part; ranks exchange gradients only for the last part."""
         return contextlib.nullcontext()
 
     def clip(self, most: float) -> float:
-        """Scale the whole gradient to a norm of at most `most`; return its norm before."""
+        """Scale the gradient to a norm of at most `most`; return the norm that it had."""
         return torch.nn.utils.clip_grad_norm_(self.model.parameters(), most).item()
 
     def agree(self, nats: float) -> float:
-        """Return the loss of all ranks, and let all of them know who wants to stop."""
+        """Return the loss summed over all ranks; the same message tells them whether one is to stop."""
         return nats
 
     def whole(self, parts: Mapping[str, Tensor], everywhere: bool = True) -> dict[str, Tensor]:
-        """Return whole tensors from what this rank has of them; if not `everywhere`, at rank 0 alone, else {}."""
+        """Return whole tensors from the parts on all ranks. Unless `everywhere`, only rank 0 gets any."""
         return dict(parts) if everywhere or self.ranks.leads else {}
 
     def part(self, name: str, tensor: Tensor) -> Tensor:
-        """Return what this rank has of a whole tensor that belongs to the parameter `name`."""
+        """Return this rank's part of a whole tensor that belongs to the parameter `name`."""
         return tensor
 
     def apart_seconds(self, batch: Batch, states: Sequence[Any], accumulate: int, precision: str) -> float | None:
-        """Return how long the gradient of this rank's rows takes without any message; None where that is unknown."""
+        """Measure the seconds that this rank's gradient takes without messages; None if that cannot be measured."""
         return None
 
 
 class Copies(Whole):
-    """Every rank has the whole model and computes the gradient of its rows; the gradients are added up."""
+    """Each rank has the whole model and computes the gradient of its rows; the gradients are added up."""
 
     def __init__(self, model: DensityModel, ranks: Ranks) -> None:
         super().__init__(model, ranks)
@@ -150,7 +153,10 @@ class Copies(Whole):
         return self._stops
 
     def begin(self, seed: int, step: int) -> None:
-        """Seed the random numbers by seed, step and rank, so that dropout is the same however often a run resumes."""
+        """Seed the random numbers from seed, step and rank, so that dropout is the same in a run that was resumed.
+
+        A checkpoint holds the state of rank 0's generators alone, and may be resumed by another number of ranks.
+        """
         # The large odd numbers keep the seeds of neighbouring steps and ranks apart.
         self._began = time.perf_counter()
         torch.manual_seed((seed * 1_000_003 + step) * 1_000_033 + self.ranks.rank & (1 << 63) - 1)
