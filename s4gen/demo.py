@@ -37,8 +37,8 @@ from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
 from s4gen.showing import plots
 from s4gen.showing.report import Picture, Section, Table, Text, write_report
-from s4gen.train.loop import open_task
 from s4gen.train.metrics import read_metrics
+from s4gen.train.opening import open_task
 from s4gen.train.pace import seconds_per_step
 
 SHIPPED = "mnist-small"

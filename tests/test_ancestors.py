@@ -24,7 +24,7 @@ from s4gen.bench.workload import GenerationWorkload
 from s4gen.checkpoint import load_checkpoint, save_checkpoint
 from s4gen.cli import main
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
-from s4gen.config.schema import check_pair
+from s4gen.config.combinations import check_pair
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.models.density import resampled

@@ -28,8 +28,9 @@ from s4gen.config import (
     load_recipe,
     recipe_to_toml,
 )
+from s4gen.config.combinations import GOES_WITH
 from s4gen.config.mixers import MIXERS
-from s4gen.config.schema import DISCRETIZATIONS, GOES_WITH, INITS
+from s4gen.config.schema import DISCRETIZATIONS, INITS
 from s4gen.errors import UserError
 from s4gen.files.shipped import shipped_names
 from s4gen.models.build import build_shapes

@@ -34,7 +34,7 @@ from s4gen.files import atomic
 from s4gen.files.unfinished import is_leftover
 from s4gen.sampling.convert import certify, convert, load_recurrent, save_converted
 from s4gen.train import folder, loop, run, training_run
-from s4gen.train.loop import open_task
+from s4gen.train.opening import open_task
 from s4gen.train.tasks import Batch
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from s4gen.config import ModelConfig, Recipe, SSMConfig
 from s4gen.machine import memory
 from s4gen.machine.memory import available_bytes, check_room, in_words, keep_freed_memory
 from s4gen.models.build import build_shapes
-from s4gen.train import footprint, loop, training_run
+from s4gen.train import footprint, opening, training_run
 from s4gen.train.step import training_step
 
 PIXELS = ModelConfig(d_model=96, n_layers=3, d_ff=192, whole_pixels=True, taps=True, scan=("row", "column"))
@@ -42,7 +42,7 @@ def measured_and_estimated(name: str) -> tuple[float, float]:
     """Peak of two training steps above what the process had before, and the estimate, in bytes."""
     keep_freed_memory()
     settings = of_size(name)
-    task, peak = loop.open_task(settings, CPU), PeakMemory(CPU)
+    task, peak = opening.open_task(settings, CPU), PeakMemory(CPU)
     state = training_run.start(settings, task.layout, CPU)
     state.model.train()
     for step in range(2):
@@ -61,7 +61,7 @@ def test_the_estimate_is_within_a_factor_of_two_of_the_peak(name: str) -> None:
 def test_tensors_are_counted_as_pytorch_counts_them() -> None:
     """Of two linear layers and a product the saved tensors are known: the estimate of a model is made of such."""
     settings = of_size("values")
-    task = loop.open_task(settings, CPU)
+    task = opening.open_task(settings, CPU)
     model = training_run.start(settings, task.layout, CPU).model
     one, two, four = (footprint.activations(model, task.example(rows), settings)[0] for rows in (1, 2, 4))
     assert four - two == 2 * (two - one), "a row more is as much more, whatever the batch"
@@ -72,7 +72,7 @@ def test_tensors_are_counted_as_pytorch_counts_them() -> None:
 def test_computing_blocks_again_keeps_less_and_bf16_keeps_less() -> None:
     def kept(name: str) -> int:
         settings = of_size(name)
-        task = loop.open_task(settings, CPU)
+        task = opening.open_task(settings, CPU)
         model = training_run.start(settings, task.layout, CPU).model
         return footprint.activations(model, task.example(8), settings)[0]
 
@@ -83,7 +83,7 @@ def test_computing_blocks_again_keeps_less_and_bf16_keeps_less() -> None:
 def test_what_stays_is_weights_gradients_mean_and_moments() -> None:
     """Five numbers for each weight; one less where Muon has it, which keeps no squares."""
     settings = of_size("pixels")
-    task = loop.open_task(settings, CPU)
+    task = opening.open_task(settings, CPU)
     state = training_run.start(settings, task.layout, CPU)
     n_bytes = sum(parameter.nbytes for parameter in state.model.parameters())
     assert footprint.kept_bytes(state.model, settings.optim) == 5 * n_bytes
@@ -95,7 +95,7 @@ def test_what_stays_is_weights_gradients_mean_and_moments() -> None:
 
 def test_the_estimate_leaves_the_random_state_alone() -> None:
     settings = of_size("pixels")
-    task = loop.open_task(settings, CPU)
+    task = opening.open_task(settings, CPU)
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)

@@ -8,8 +8,10 @@ import torch
 from reference_numbers import reference_file
 
 from s4gen.config import ModelConfig, SSMConfig
+from s4gen.config.checks import ConfigError
+from s4gen.config.combinations import check_pair
 from s4gen.config.mixers import MIXERS
-from s4gen.config.schema import INITS, ConfigError, check_pair
+from s4gen.config.schema import INITS
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.ssm import hippo, inits, reference
 

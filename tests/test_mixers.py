@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from s4gen.config import DensityConfig, ImageLayout, Layout, ModelConfig, SSMConfig
 from s4gen.config.checks import ConfigError
+from s4gen.config.combinations import check_window
 from s4gen.config.mixers import MIXERS, Mixer
-from s4gen.config.schema import check_window
 from s4gen.models.build import build_model
 from s4gen.models.mixers import BUILDERS, make_mixer
 from s4gen.models.states import leaves

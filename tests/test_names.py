@@ -13,7 +13,6 @@ from PIL import Image
 from s4gen.cli.media import MEDIA, kind_of_file
 from s4gen.config import DataConfig, TrainConfig, kind_of, names
 from s4gen.config.layouts import LAWS, NORMALISATIONS
-from s4gen.config.schema import PLURAL
 from s4gen.config.strict import LAYOUTS
 from s4gen.data import ImageFormat
 from s4gen.data import open_split as open_images
@@ -31,7 +30,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "s4gen"
 
 
 def test_each_kind_has_a_layout_a_plural_and_a_medium() -> None:
-    assert tuple(LAYOUTS) == tuple(MEDIA) == tuple(PLURAL) == names.KINDS
+    assert tuple(LAYOUTS) == tuple(MEDIA) == tuple(names.PLURAL) == names.KINDS
 
 
 def test_each_data_set_has_its_kind_and_a_loader() -> None:

@@ -13,7 +13,7 @@ from test_train import CPU, files, recipe
 
 from s4gen.cli import main
 from s4gen.config import DataConfig, Recipe, load_recipe, recipe_to_toml
-from s4gen.train import loop, pace, run
+from s4gen.train import opening, pace, run
 from s4gen.train.tasks import Batch
 from s4gen.train.training_run import TrainingRun
 
@@ -38,7 +38,7 @@ def with_minutes(minutes: float, **train: Any) -> Recipe:
 
 
 def fitted(settings: Recipe) -> Recipe:
-    return pace.fitted(settings, loop.open_task(settings, CPU), CPU)
+    return pace.fitted(settings, opening.open_task(settings, CPU), CPU)
 
 
 @pytest.mark.parametrize(("each", "steps"), [(0.5, 240), (0.07, 1714), (200.0, 1)])

@@ -77,9 +77,12 @@ def test_what_does_not_fit_is_listed_and_begins_anew(done: Path, tmp_path: Path,
     other = dataclasses.replace(recipe("cifar10-mini", steps=1), ssm=SSMConfig(d_state=4, decay="softplus"))
     run(other, tmp_path / "run", start=done, progress=False)
     said = capsys.readouterr().err
-    assert "--start: of the sequences, height was 28, is 32; width was 28, is 32; channels was 1, is 3" in said
-    assert "begun anew, because the checkpoint has none of this name and shape: embedding.channel.weight, " in said
-    assert "the layers read their weights in another way: decay was 'exp', is 'softplus'" in said
+    assert "--start: the sequences differ: height was 28, is 32; width was 28, is 32; channels was 1, is 3" in said
+    assert (
+        "initialised anew, because the checkpoint has no tensor of this name and shape: embedding.channel.weight, "
+        in said
+    )
+    assert "settings changed that give these weights another meaning: decay was 'exp', is 'softplus'" in said
     assert weights(tmp_path / "run")["embedding.row.weight"].shape == (32, 8)
 
 

@@ -23,7 +23,7 @@ from s4gen.checkpoint import load_checkpoint, load_tensors
 from s4gen.config import DataConfig, ImageLayout, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
 from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
-from s4gen.train import images, loop, optim, run, training_run
+from s4gen.train import images, opening, optim, run, training_run
 from s4gen.train.metrics import read_metrics
 from s4gen.train.stop import stop_on_signal
 
@@ -209,7 +209,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
 ) -> None:
     real = DensityModel.nats
     seen = []
-    monkeypatch.setattr(loop, "check_memory", lambda *_: None)  # which measures on the same function
+    monkeypatch.setattr(opening, "check_memory", lambda *_: None)  # which measures on the same function
 
     def explode(self: DensityModel, x: torch.Tensor, label: None = None) -> torch.Tensor:
         if self.training:

@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 
-from s4gen.config.schema import PLURAL
+from s4gen.config.names import PLURAL
 from s4gen.errors import UserError
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 KINDS = ("image", "text", "audio")
 """The kinds of sequences; `Layout.kind` is one of these."""
+PLURAL = {"image": "images", "text": "text", "audio": "audio"}
+"""What messages call data of each kind."""
 
 SPLITS = ("train", "validation", "test")
 """The parts of a data set, in the order in which galleries number them."""

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from s4gen.config.combinations import GOES_WITH, check_pair
+from s4gen.config.density import DensityConfig
 from s4gen.config.layouts import Layout
 from s4gen.config.run import Recipe, kind_of
-from s4gen.config.schema import GOES_WITH, DensityConfig, ModelConfig, SSMConfig, check_pair
+from s4gen.config.schema import ModelConfig, SSMConfig
 from s4gen.config.strict import SECTIONS, Setting, build, build_layout, build_recipe, flatten, located
 from s4gen.errors import UserError
 from s4gen.files.shipped import find, shipped_folder

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from s4gen.config.checks import ConfigError, at_least, one_of, positive
+from s4gen.config.combinations import check_pair, check_window, refuse_foreign
 from s4gen.config.layouts import check_sound
 from s4gen.config.names import (
     AUDIO_PREFIX,
@@ -18,7 +19,7 @@ from s4gen.config.names import (
     TEXT_SUFFIXES,
     TOKENIZERS,
 )
-from s4gen.config.schema import ModelConfig, SSMConfig, check_pair, check_window, refuse_foreign
+from s4gen.config.schema import ModelConfig, SSMConfig
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from s4gen.config.checks import ConfigError
+from s4gen.config.density import DensityConfig
 from s4gen.config.layouts import AudioLayout, ImageLayout, Layout, TextLayout
 from s4gen.config.run import DataConfig, OptimConfig, Recipe, TrainConfig
-from s4gen.config.schema import DensityConfig, ModelConfig, SSMConfig
+from s4gen.config.schema import ModelConfig, SSMConfig
 from s4gen.errors import UserError
 
 SECTIONS: dict[str, type] = {

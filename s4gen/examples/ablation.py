@@ -33,8 +33,8 @@ from s4gen.examples.arguments import Parser
 from s4gen.files.atomic import write_file_atomic
 from s4gen.machine.device import best_device
 from s4gen.showing import plots
-from s4gen.train.loop import open_task
 from s4gen.train.metrics import read_metrics
+from s4gen.train.opening import open_task
 from s4gen.train.pace import filling, seconds_per_step
 
 TEST_IMAGES, BATCH = 500, 20

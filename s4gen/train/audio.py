@@ -1,4 +1,4 @@
-"""Training on sound: clips of like lengths side by side, padded, measured in bits per sample."""
+"""Training on sound. Clips of similar length are batched together and padded; the loss is in bits per sample."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from s4gen.train.tasks import Batch, Measured, Task, Values
 
 
 class AudioTask(Task):
-    """Clips, and bits per sample."""
+    """A task that reads clips and reports bits per sample."""
 
     measures = ("bits_per_sample", "stderr")
     counted = "n_sequences"
@@ -51,6 +51,7 @@ class AudioTask(Task):
 
     def batch(self, step: int) -> Batch:
         found = self._batches.at(step)
+        # The silence is added here and not to the data, so that evaluation never sees it.
         codes = F.pad(found.codes, (0, self._tail), value=format_of(self._layout).quantiser.silence)
         mask = dataclasses.replace(found, codes=codes, lengths=found.lengths + self._tail).mask()
         return Batch(codes, counted=mask, label=found.labels if self._layout.classes else None)
@@ -73,7 +74,7 @@ class AudioTask(Task):
         return Measured({"bits_per_sample": found.bits_per_sample, "stderr": found.stderr}, found.n_sequences)
 
     def _scored_by_all(self, model: DensityModel, held: AudioSet, ranks: Ranks) -> Scorer:
-        """Let each rank score its batches, and return a scorer that knows what all of them found."""
+        """Let each rank score its share of the batches; return a scorer that replays the scores of all ranks."""
         score = by_convolution(model)
 
         def whole_clips(codes: Tensor, batch: ClipBatch) -> Tensor:
@@ -97,7 +98,9 @@ class AudioTask(Task):
         if layout.classes:
             lines.append(f"Conditional on the label: {', '.join(layout.classes)}.")
         if self._tail:
-            lines.append(f"{recipe.data.tail:g} s of silence behind every clip were learnt, and count nowhere else.")
+            lines.append(
+                f"Every training clip ended in {recipe.data.tail:g} s of added silence, which no evaluation has."
+            )
         if latest is not None:
             bits, stderr = latest.values["bits_per_sample"], latest.values["stderr"]
             lines += ["", f"Held-out clips: {bits:.4f} ± {stderr:.4f} bits/sample over {latest.n}."]

@@ -1,4 +1,4 @@
-"""The card a run writes into its checkpoint: what it is, how it was made, what was measured."""
+"""The card (README.md) in the checkpoint of a run: what the model is, how it was trained, what was measured."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from s4gen.train.training_run import TrainingRun
 
 
 def learning_curve(out: Path, measure: str) -> bytes | None:
-    """A PNG of the run in the folder `out`: `measure` on training batches, smoothed, and on held-out data, by minute.
+    """Plot the learning curve of the run in the folder `out` and return it as a PNG; None if nothing has been logged.
 
-    None where nothing has been logged.
+    It shows `measure` against minutes of training, on training batches (smoothed) and on held-out data.
     """
     curves: dict[str, list[plots.Point]] = {"training": [], "held out": []}
     for row in read_metrics(out):
@@ -30,7 +30,14 @@ def learning_curve(out: Path, measure: str) -> bytes | None:
 
 
 def card(training: TrainingRun, task: Task, latest: Measured | None, with_curve: bool = False) -> str:
-    """Markdown text; `with_curve` puts the picture of the learning curve, which lies beside it, into it."""
+    """Return the card as Markdown.
+
+    Args:
+        training: the run as it is now.
+        task: adds what it knows of data and measures.
+        latest: the last evaluation; None before the first.
+        with_curve: show the picture of the learning curve, which is a file beside the card.
+    """
     recipe, model = training.recipe, training.model
     count = sum(parameter.numel() for parameter in model.parameters())
     device = model.device

@@ -1,6 +1,7 @@
-"""torch.compile for the blocks of a model, in place: names of parameters, checkpoints and resumed runs do not change.
+"""Compile the blocks of a model with torch.compile.
 
-Embedding, head and loss stay as they are, too: they are a few large operations, in which there is nothing to fuse.
+It is done in place, so that parameters keep their names and checkpoints and resumed runs know nothing of it. Embedding,
+head and loss are not compiled: they are a few large operations, in which there is nothing to fuse.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from s4gen.models.wavenet import GatedConvolution
 
 
 def compile_blocks(model: DensityModel) -> None:
-    """Compile every block, also inside of a multi-scale stack, and every layer of a WaveNet, at its first call."""
+    """Have every block, also in a multi-scale stack, and every layer of a WaveNet compiled at its first call."""
     for module in model.modules():
         if isinstance(module, Block | GatedConvolution):
             module.compile()

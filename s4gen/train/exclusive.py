@@ -1,4 +1,4 @@
-"""One writer at a time for the folder of a run."""
+"""Make sure that the folder of a run has one writer at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ First = TypeVar("First")
 
 
 def one_writer(run: Callable[Concatenate[First, Path, P], bool]) -> Callable[Concatenate[First, Path, P], bool]:
-    """`run(x, out, ...)`, refused with a UserError while another run, of this or any other process, writes to `out`."""
+    """Decorate `run(x, out, ...)` so that it holds the lock on the folder `out` while it runs.
+
+    The decorated function raises UserError while another run, in this process or any other, writes to `out`.
+    """
 
     @functools.wraps(run)
     def alone(first: First, out: Path, *args: P.args, **settings: P.kwargs) -> bool:
@@ -29,10 +32,14 @@ def one_writer(run: Callable[Concatenate[First, Path, P], bool]) -> Callable[Con
 
 @contextlib.contextmanager
 def only_writer(out: Path, make: bool) -> Iterator[None]:
-    """Hold the lock on a folder, which is made if missing where `make` says so; a failure leaves none that is empty.
+    """Hold the lock on a folder inside the block. If the block fails, folders that were made for it and are empty go.
+
+    Args:
+        out: the folder. If it is missing and not to be made, nothing is locked.
+        make: make the folder if it is missing.
 
     Raises:
-        UserError: somebody else holds it; or it cannot be made.
+        UserError: another writer holds the lock, or the folder cannot be made.
     """
     missing = [path for path in (out, *out.parents) if not path.exists()]
     if missing and make:
@@ -46,9 +53,10 @@ def only_writer(out: Path, make: bool) -> Iterator[None]:
     with locked(out, lambda: _refuse(out)):
         try:
             yield
-        except BaseException:  # while the lock is held: else the folder could be somebody else's by now
+        except BaseException:
+            # Remove while the lock is held. Once it is released, the folder may belong to another run.
             for path in missing:
-                with contextlib.suppress(OSError):  # it holds something
+                with contextlib.suppress(OSError):  # it is not empty
                     path.rmdir()
             raise
 

@@ -1,11 +1,11 @@
-"""The folder of a run: what is in it, what a killed writer left there, whether its checkpoints fit on the disk.
+"""The folder of a run: its contents, the leftovers of a killed writer, and room for checkpoints on the disk.
 
-    recipe.toml      everything the run was asked for; it is there from the run's first step on
-    checkpoint/      where the run is, and the model that it has so far
-    best/            with `train.patience`, the model that was best on held-out data
-    metrics.jsonl, metrics.csv, samples/    what the run shows of itself
+    recipe.toml      all settings of the run; written before its first step
+    checkpoint/      the state of the run, and its model so far
+    best/            with `train.patience`: the model that was best on held-out data
+    metrics.jsonl, metrics.csv, samples/    the progress of the run
 
-All of this is for who alone writes there (s4gen.train.exclusive).
+Call these functions only while you hold the lock on the folder (s4gen.train.exclusive).
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ CHECKPOINT, BEST, RECIPE, SAMPLES_FOLDER = "checkpoint", "best", "recipe.toml", 
 
 
 def is_free(out: Path) -> bool:
-    """Whether a new run may begin here: nothing is, or nothing but what a killed writer left unfinished."""
+    """Return whether a new run may begin here: there is nothing, or only unfinished files of a killed writer."""
     if not out.exists():
         return True
     return out.is_dir() and all(is_leftover(entry) for entry in out.iterdir())
 
 
 def put_right(out: Path) -> None:
-    """Let the folder of a run be as if its last writer had not been killed in the middle of something.
+    """Repair what a killed writer left: put back a checkpoint that was moved aside, and remove what is unfinished.
 
     Raises:
-        UserError: it cannot be written to.
+        UserError: the folder cannot be written to.
     """
     for name in (CHECKPOINT, BEST):
         recover(out / name)
@@ -46,7 +46,7 @@ def put_right(out: Path) -> None:
 def clear(out: Path) -> None:
     """Remove the run in a folder, before another one takes its place.
 
-    Its recipe goes first: without one nobody takes what is left for a run to go on with.
+    The recipe goes first: if this is interrupted, what is left has no recipe and is not resumed by mistake.
 
     Raises:
         UserError: something cannot be removed.
@@ -60,21 +60,26 @@ def clear(out: Path) -> None:
 
 
 def recipe_file(out: Path) -> Path | None:
-    """The recipe of the run in a folder, or that of its checkpoint; None: there is no run."""
+    """Return the file with the recipe of a run, beside or in its checkpoint; None if there is no run."""
     checkpoint = current(out / CHECKPOINT)
     places = [out / RECIPE, *([] if checkpoint is None else [checkpoint / RECIPE])]
     return next((path for path in places if path.is_file()), None)
 
 
 def check_disk(out: Path, needed: int, reclaimed: int = 0) -> None:
-    """Refuse a run whose checkpoints need more bytes than are free; `reclaimed` more become so before it begins.
+    """Refuse a run whose checkpoints do not fit on the disk.
+
+    Args:
+        out: the folder of the run, which exists.
+        needed: bytes that the run will write.
+        reclaimed: bytes of an older run that are freed before this one begins.
 
     Raises:
-        UserError: it says how much is needed and how much there is.
+        UserError: too little is free; the message says how much is needed and how much there is.
     """
     disk = shutil.disk_usage(out)
     there = disk.free + reclaimed
-    if disk.total and needed > there:  # some file systems do not say how large they are
+    if disk.total and needed > there:  # some file systems report a size of 0
         raise UserError(
             f"the run in {out} needs about {in_words(needed)} more for its checkpoints, of which the last one is kept "
             f"until the next is whole, and there are {in_words(there)} free: make room, or choose another --out"
@@ -82,14 +87,18 @@ def check_disk(out: Path, needed: int, reclaimed: int = 0) -> None:
 
 
 def size_of_run(out: Path) -> int:
-    """Bytes of what `clear` removes."""
+    """Return how many bytes `clear` would free, the recipe aside."""
     folders = [out / name for name in (CHECKPOINT, BEST)]
     return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
 
 
 @contextlib.contextmanager
 def saying_what_is_left(out: Path) -> Iterator[None]:
-    """What cannot be written inside the block is one line, which says also what there is of the run to go on with."""
+    """Add to a WriteError that is raised inside the block what is left of the run and how to resume it.
+
+    Raises:
+        WriteError: the same error, in one longer line.
+    """
     try:
         yield
     except WriteError as error:
@@ -97,6 +106,7 @@ def saying_what_is_left(out: Path) -> Iterator[None]:
 
 
 def _left(out: Path) -> str:
+    """Return what there is of the run in a folder, and the command that resumes it, for the end of a message."""
     checkpoint = current(out / CHECKPOINT)
     if checkpoint is not None:
         with contextlib.suppress(UserError, KeyError):

@@ -1,5 +1,7 @@
-"""How much memory a training run takes, found before it starts: what stays from step to step is counted, and what a
-step keeps for its gradient is measured on one and two sequences.
+"""Estimate how much memory a training run will take, before it begins.
+
+What stays from step to step (weights, gradients, moments) is counted. What a step keeps for its gradient is measured on
+one and on two sequences, and extrapolated to the batch.
 """
 
 from __future__ import annotations
@@ -19,35 +21,38 @@ from s4gen.train.ranks import Ranks
 from s4gen.train.tasks import Batch, Task
 
 LIBRARIES = 150_000_000
-"""Bytes that a process has more after its first step on a CPU, whatever the model: what is loaded when it is used."""
+"""Bytes by which a process grows in its first step on a CPU, whatever the model: libraries are loaded on first use."""
 HOLES = 0.35
-"""Of what all blocks would keep: what the C library's heap loses between tensors, also where blocks are computed again.
-Measured with glibc on 14 models and batches; the estimate was 0.7 to 1.1 times the peak of the process."""
+"""What the C library's heap loses between tensors, as a share of the bytes that all blocks keep.
+
+It loses as much when blocks are computed again. Measured with glibc on 14 models and batches; the estimate was 0.7 to
+1.1 times the peak of the process.
+"""
 
 FEW = 1 << 16
-"""Bytes of the small files of a checkpoint, of the picture of how the run learnt, and of the random state."""
+"""Bytes of everything small in a checkpoint: text files, the picture of the learning curve, the random state."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes on the device that computes."""
+    """The memory that a run needs on its device, in bytes."""
 
     kept: int
-    """From step to step: weights, gradients, their running mean, what the optimisers remember."""
+    """What stays from step to step: weights, gradients, running mean and the moments of the optimisers."""
     passing: int
-    """The most that comes on top: what a part of a batch keeps for its gradient, or the writing of a checkpoint."""
+    """The peak on top of that: what one part of a batch keeps for its gradient, or the writing of a checkpoint."""
 
     @property
     def total(self) -> int:
-        """The peak."""
+        """The peak of the whole run."""
         return self.kept + self.passing
 
 
 def check_memory(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks | None = None) -> None:
-    """Refuse a run that cannot fit into the memory of the device, which all ranks of a host share if it is the CPU.
+    """Refuse a run that cannot fit into the memory of its device. If that is the CPU, all ranks of a host share it.
 
     Raises:
-        UserError: one line that says how much it needs, how much there is, and what to change.
+        UserError: the run does not fit; the message says how much it needs, how much there is, and what to change.
     """
     config = DensityConfig(task.layout, recipe.model, recipe.ssm)
     shapes = build_shapes(config)
@@ -55,6 +60,7 @@ def check_memory(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks 
     ranks = ranks or Ranks(device=device)
     sharing = ranks.local_world if device.type == "cpu" else 1
     kept = kept_bytes(shapes, recipe.optim) // (ranks.world if recipe.train.shard else 1)
+    # First by shapes alone: the measurement below builds the model, for which there may be no room.
     check_room(sharing * kept, device, f"training {count:,} parameters", "choose a smaller model")
     train = recipe.train
     remedy = (
@@ -69,41 +75,45 @@ def check_memory(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks 
 
 
 def part_rows(recipe: Recipe, task: Task, world: int = 1) -> int:
-    """Rows of a batch whose gradient is computed at once, by each of `world` ranks."""
+    """Return how many rows each of `world` ranks computes a gradient of at once."""
     return -(-task.rows // (recipe.train.accumulate * world))
 
 
 def footprint(recipe: Recipe, task: Task, device: torch.device, world: int = 1) -> Footprint:
-    """The estimate for one of `world` ranks; the weights have to fit. The global random state is left as it was."""
+    """Estimate the memory of one of `world` ranks. The model is built, so its weights have to fit.
+
+    The global random state is left as it was. Sharding is not considered.
+    """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = build_model(DensityConfig(task.layout, recipe.model, recipe.ssm)).to(device)
         parameters = sum(parameter.nbytes for parameter in model.parameters())
         one, two = (activations(model, task.example(rows).to(device), recipe) for rows in (1, 2))
+    # A second row adds what every further row will add; the first one alone also pays for what no row adds.
     more = part_rows(recipe, task, world) - 1
     step, whole = (a + more * max(0, b - a) for a, b in zip(one, two, strict=True))
-    saving = 2 * parameters  # the model that is evaluated, and the one it was before it got its weights
+    saving = 2 * parameters  # the copy of the model that is evaluated, freshly initialised and then loaded
     if device.type == "cpu":
         step += LIBRARIES + round(HOLES * whole)
-        saving += 3 * parameters  # the file, which is made of weights and two moments
+        saving += 3 * parameters  # weights and two moments, gathered for the file
     return Footprint(kept_bytes(model, recipe.optim), max(step, saving))
 
 
 def kept_bytes(model: DensityModel, config: OptimConfig) -> int:
-    """Bytes of weights, gradients, running mean and optimiser state of a model, which may be on the meta device."""
+    """Return the bytes of weights, gradients, running mean and moments of a model, which may be on the meta device."""
     return 3 * sum(parameter.nbytes for parameter in model.parameters()) + _moments(model, config)
 
 
 def checkpoint_bytes(model: DensityModel, config: OptimConfig) -> tuple[int, int]:
-    """Bytes of a run's checkpoint of a model, and of those the published weights, which are a checkpoint themselves.
+    """Return the bytes of a run's checkpoint, and the bytes of an ordinary checkpoint (weights alone) of its model.
 
-    What else is in one, the state of text among it, is small beside a model, or a few kilobytes.
+    Everything else, such as the state that a run on text carries along, is small beside a model.
     """
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     return 2 * weights + _moments(model, config) + FEW, weights + FEW
 
 
 def _moments(model: DensityModel, config: OptimConfig) -> int:
-    """Bytes of what the optimisers remember."""
+    """Return the bytes of what the optimisers remember: two numbers per parameter for AdamW, one for Muon."""
     moments = 0
     for optimizer in build_optimizers(model, config):
         size = sum(parameter.nbytes for group in optimizer.param_groups for parameter in group["params"])
@@ -112,9 +122,10 @@ def _moments(model: DensityModel, config: OptimConfig) -> int:
 
 
 def activations(model: DensityModel, batch: Batch, recipe: Recipe) -> tuple[int, int]:
-    """Bytes in use at the peak of forward and backward pass on a batch, and the bytes that all blocks keep together.
+    """Measure the bytes in use at the peak of a training step on a batch, and the bytes that a plain step would keep.
 
-    The two are equal but where blocks are computed again: then the inputs of all are kept, and the rest of one.
+    The two are equal unless blocks are computed again for the gradient (`train.checkpoint_activations`). In that case
+    the peak is the inputs of all blocks and everything inside the largest one.
     """
     model.train()
     model.recompute = False
@@ -126,18 +137,18 @@ def activations(model: DensityModel, batch: Batch, recipe: Recipe) -> tuple[int,
 
 
 def _saved(model: DensityModel, batch: Batch, precision: str) -> tuple[int, list[int]]:
-    """Bytes of the tensors that autograd keeps in a forward pass, in all and inside of each block."""
+    """Return the bytes of the tensors that autograd keeps in a forward pass, in all and inside each block."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, int] = {}
     within: list[int] = []
 
     def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
+        storage = x.untyped_storage()  # views share one, which is counted once
         if storage.data_ptr() not in weights:
             found[storage.data_ptr()] = storage.nbytes()
         return x
 
-    def enter(block: nn.Module, inputs: Any) -> None:
+    def enter(block: nn.Module, inputs: Any) -> None:  # `within` then holds minus the bytes before the block
         within.append(-sum(found.values()))
 
     def leave(block: nn.Module, inputs: Any, output: Any) -> None:

@@ -1,4 +1,4 @@
-"""Training on images: whole ones, in a fresh order for each epoch, measured in bits per dimension."""
+"""Training on images. They are read whole, in a new order in each epoch; the loss is in bits per dimension."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from s4gen.train.tasks import Batch, Measured, Task, Values
 
 
 class ImageTask(Task):
-    """Whole images, and bits per dimension."""
+    """A task that reads whole images and reports bits per dimension."""
 
     measures = ("bits_per_dim", "stderr")
     counted = "n_sequences"
     unit = "images"
 
     def __init__(self, recipe: Recipe, device: torch.device, progress: bool = True) -> None:
-        """The training images lie on `device`, as bytes: 154 MB for those of CIFAR-10."""
+        """Open the data. All training images are kept on `device` as bytes, 154 MB for those of CIFAR-10."""
         training, held_out = training_splits(recipe.data, progress)
         for line in training.notes if progress else []:
             print(f"s4gen: {training.name}: {line}", file=sys.stderr)
@@ -70,7 +70,7 @@ class ImageTask(Task):
         return Measured({"bits_per_dim": found.bits_per_dim, "stderr": found.stderr}, found.n_sequences)
 
     def _scored_by_all(self, model: DensityModel, held: Tensor, ranks: Ranks) -> Scorer:
-        """Let each rank score its batches, and return a scorer that knows what all of them found."""
+        """Let each rank score its share of the batches; return a scorer that replays the scores of all ranks."""
         score, rows = by_convolution(model), self._config.batch_size
 
         def whole_images(x: Tensor, label: Tensor | None = None) -> Tensor:
@@ -102,24 +102,26 @@ def _tensor(labels: NDArray[np.int64] | None, device: torch.device, limit: int |
 
 
 def batch_indices(n: int, batch_size: int, seed: int, step: int, device: torch.device) -> Tensor:
-    """Which of n sequences step `step` reads: every epoch is a fresh permutation, cut into whole batches.
+    """Return which of n sequences a step reads, int64 (batch_size,), or (n,) if n is less.
 
-    It is made on the device by its own generator, so another kind of device reads the images in another order.
+    Every epoch is a new permutation, cut into whole batches; what is left over is not read in that epoch. The order is
+    a function of seed and step, so a resumed run needs to remember nothing. It is drawn on the device by a generator of
+    its own, so another kind of device reads the images in another order.
     """
     batch_size = min(batch_size, n)
     epoch, batch = divmod(step, n // batch_size)
-    order = _permutation(n, seed * 1_000_003 + epoch, device)
+    order = _permutation(n, seed * 1_000_003 + epoch, device)  # no two seeds share an epoch's order
     return order[batch * batch_size : (batch + 1) * batch_size]
 
 
 @functools.lru_cache(maxsize=1)
 def _permutation(n: int, seed: int, device: torch.device) -> Tensor:
-    """The same for all steps of an epoch."""
+    """Return a permutation of n; the cache keeps it for all steps of an epoch."""
     return torch.randperm(n, generator=torch.Generator(device).manual_seed(seed), device=device)
 
 
 def mirrored(sequences: Tensor, layout: ImageLayout, seed: int, step: int) -> Tensor:
-    """Sequences (B, L) of which about half, chosen by seed and step, have left and right exchanged."""
+    """Mirror about half of the images left to right, chosen by seed and step; sequences int64 or uint8 (B, L)."""
     generator = torch.Generator(sequences.device).manual_seed(seed * 1_000_003 + step)
     chosen = torch.rand(len(sequences), generator=generator, device=sequences.device) < 0.5
     images = sequences.unflatten(1, (layout.height, layout.width, layout.channels))

@@ -1,4 +1,4 @@
-"""How a process that torchrun has started becomes one of the ranks, and how all of them end together."""
+"""Make a process that torchrun started one of the ranks, and make all ranks end together."""
 
 from __future__ import annotations
 
@@ -19,27 +19,31 @@ from s4gen.train.stop import HEEDED
 from s4gen.train.watch import DEFAULT_TIMEOUT, TIMEOUT, Watch
 
 _FOREVER = timedelta(days=7)
-"""Collective operations wait as long as rank 0 evaluates and saves; that a rank is lost is for the watch to find."""
+"""The timeout of collective operations. They wait while rank 0 evaluates and saves, which may take any time; the watch,
+and not a timeout, finds out that a rank is lost."""
 _CONNECTING = timedelta(seconds=120)
+"""How long a rank tries to reach the store."""
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
-    """Make this process one of the ranks that the environment speaks of, for the length of the block.
+    """Make this process one of the ranks that torchrun has described in the environment, inside the block.
 
-    Where the block ends with an error, all ranks end: the first one says why, the others end silently, with its code.
+    If the block fails on a rank, all ranks end. The first one to fail says why; the others end silently, with the same
+    exit code.
 
     Raises:
-        UserError: the environment is not what torchrun sets; more ranks on this host than GPUs.
-        SystemExit: a UserError was raised here after another rank had said the same.
+        UserError: the environment is not what torchrun sets, or this host has more ranks than GPUs.
+        SystemExit: a UserError was raised here, but another rank has already reported an error.
     """
     place = _place()
     if place.device.type == "cuda":
         torch.cuda.set_device(place.device)
+    # With --max-restarts all ranks begin again with the same store: old beats and errors must not be read for new ones.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     run_id = f"s4gen/{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{attempt}"
     store = _connected(place.rank, place.world)
-    # Messages of the ranks are on the CPU, gradients where the model is.
+    # What ranks tell each other is on the CPU and goes by Gloo; gradients are on the GPU, if there is one, by NCCL.
     backend = "cpu:gloo,cuda:nccl" if place.device.type == "cuda" else "gloo"
     dist.init_process_group(
         backend, store=PrefixStore(f"{run_id}/group", store), rank=place.rank, world_size=place.world, timeout=_FOREVER
@@ -53,7 +57,8 @@ def joined() -> Iterator[Ranks]:
     ranks = Ranks(place.rank, place.world, place.local_rank, place.local_world, place.device, watch)
     try:
         yield ranks
-        for number in HEEDED:  # torchrun, which sees the first rank end, asks the others to end, who do so anyway
+        # When torchrun sees the first rank end, it asks the others to end. They are about to end anyway: do not listen.
+        for number in HEEDED:
             signal.signal(number, signal.SIG_IGN)
         ranks.wait()
     except UserError:
@@ -69,7 +74,7 @@ def joined() -> Iterator[Ranks]:
         raise
     watch.stop()
     dist.destroy_process_group()
-    del store
+    del store  # only now: at rank 0 it may be the server that the others still talk to
 
 
 def _place() -> Ranks:
@@ -94,13 +99,18 @@ def _place() -> Ranks:
 
 
 def _connected(rank: int, world: int, serve: bool = True) -> TCPStore:
-    """Connect to the store of the launcher; where that has none, rank 0 serves it."""
+    """Connect to the launcher's store, a table of keys and values that all ranks share; rank 0 serves it if need be."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     serves = serve and rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
     return TCPStore(host, port, world, serves, _CONNECTING, wait_for_workers=False)
 
 
 def _timeout() -> float:
+    """Read from the environment after how many seconds without a sign of life a rank is lost.
+
+    Raises:
+        UserError: it is no number of at least 1.
+    """
     text = os.environ.get(TIMEOUT, str(DEFAULT_TIMEOUT))
     try:
         seconds = float(text)

@@ -1,9 +1,8 @@
-"""The training loop: convolutional mode, one step at a time, resumable at any of them."""
+"""The training loop: it takes steps in the parallel view, logs, evaluates and saves, and can stop after any step."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import time
 from dataclasses import dataclass
@@ -12,28 +11,22 @@ from typing import Any
 
 import torch
 
-from s4gen.config import Recipe, kind_of, recipe_to_toml
-from s4gen.data.text import Tokenizer
+from s4gen.config import Recipe
 from s4gen.errors import UserError
-from s4gen.files.atomic import write_file_atomic
 from s4gen.machine.memory import keep_freed_memory
 from s4gen.models.build import build_shapes
 from s4gen.showing.progress import progress_bar
-from s4gen.train import folder, starting, training_run
+from s4gen.train import folder, opening, starting, training_run
 from s4gen.train.card import card, learning_curve
 from s4gen.train.exclusive import one_writer
-from s4gen.train.footprint import check_memory, checkpoint_bytes
-from s4gen.train.images import ImageTask
 from s4gen.train.metrics import MetricsLog
 from s4gen.train.pace import fitted
-from s4gen.train.precision import chosen, settled
-from s4gen.train.ranks import Ranks, check_evenly
+from s4gen.train.ranks import Ranks
 from s4gen.train.speed import Speed
 from s4gen.train.step import training_step
 from s4gen.train.stop import stop_on_signal
 from s4gen.train.tasks import Measured, Sampler, Task
-from s4gen.train.text import TextTask
-from s4gen.train.together import announced, heard, spread_out
+from s4gen.train.together import heard, spread_out
 from s4gen.train.training_run import TrainingRun
 
 
@@ -50,19 +43,29 @@ def run(
     progress: bool = True,
     ranks: Ranks | None = None,
 ) -> bool:
-    """Train `recipe` into the folder `out`, or go on with the run there (`resume`: its own recipe, `recipe` is None).
+    """Train a recipe into the folder `out`, or resume the run that is there.
 
-    A run goes on from where it was saved last, or begins again where it never was. It can have another number of
-    `steps` (starting.lengthen). One that does not go on may begin from the weights of the checkpoint at `start`
-    (starting.take_weights). Of many `ranks` the first one calls this, the others `follow`.
+    Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.*, checkpoint/ (s4gen.checkpoint) and, with
+    `train.patience`, best/.
 
-    Writes recipe.toml, metrics.jsonl, metrics.csv, samples/step-N.* and checkpoint/ (s4gen.checkpoint), with
-    `train.patience` also best/. Returns True when all steps are done or patience has come to its end, False when a
-    signal ended the run early, saved and ready to be resumed.
+    Args:
+        recipe: what to train; None with `resume`, because a run keeps its own recipe.
+        out: the folder of the run.
+        resume: continue the run in `out` from its last checkpoint. If it never wrote one, it begins again.
+        steps: with `resume`, another number of steps for the whole run (starting.lengthen).
+        start: a checkpoint whose weights a new run begins from (starting.take_weights).
+        overwrite: replace a run that is in `out`.
+        sampler: draws the samples that are shown at each evaluation; None shows none.
+        progress: show bars.
+        ranks: the processes that train together; rank 0 calls this, all others call `follow`. None is this one alone.
+
+    Returns:
+        True if all steps are done or patience has run out; False if a signal stopped the run, which is then saved and
+        can be resumed.
 
     Raises:
-        UserError: `out` holds another run and `overwrite` is not set; no data; too little memory; the loss is not
-        finite; the disk is full.
+        UserError: `out` holds another run and `overwrite` is not set; data are missing; memory or disk is too small;
+        the loss is no longer finite.
     """
     keep_freed_memory()
     ranks = ranks or Ranks()
@@ -74,12 +77,12 @@ def run(
         if out.is_dir():
             folder.put_right(out)
         if resume and (out / folder.CHECKPOINT).is_dir():
-            training, task = _gone_on(out, steps, ranks, progress)
+            training, task = opening.go_on(out, steps, ranks, progress)
         elif resume:
-            training, task = _begun(starting.recipe_again(out, steps), out, ranks, progress)
+            training, task = opening.begin(starting.recipe_again(out, steps), out, ranks, progress)
         else:
             assert recipe is not None
-            training, task = _begun(recipe, out, ranks, progress, start, is_fitted=False)
+            training, task = opening.begin(recipe, out, ranks, progress, start, is_fitted=False)
         log = MetricsLog(out, training.step, task.measures, task.unit)
         try:
             return _Run(training, task, out, log, sampler).go(progress)
@@ -88,104 +91,38 @@ def run(
 
 
 def follow(ranks: Ranks) -> bool:
-    """Do what every rank but the first has to do while that one calls `run`; returns the same."""
+    """Take part in a run as any rank but rank 0, which calls `run`; return what that returns."""
     keep_freed_memory()
-    recipe, task, to_fit = heard(ranks, lambda recipe, tokenizer: open_task(recipe, ranks.device, tokenizer, False))
+    recipe, task, to_fit = heard(
+        ranks, lambda recipe, tokenizer: opening.open_task(recipe, ranks.device, tokenizer, False)
+    )
     if to_fit:
         recipe = fitted(recipe, task, ranks.device, ranks)
     training = training_run.start(recipe, task.layout, ranks.cradle, task.tokenizer)
     return _Run(spread_out(training, ranks), task, Path(), None, None).go(progress=False)
 
 
-def _gone_on(out: Path, steps: int | None, ranks: Ranks, progress: bool) -> tuple[TrainingRun, Task]:
-    """The run in a folder as its checkpoint has it."""
-    training = training_run.resume(out, ranks.cradle)
-    training.recipe = settled(training.recipe, ranks.device, begun=True)
-    starting.lengthen(training, out, steps)
-    task = open_task(training.recipe, ranks.device, training.tokenizer, progress)
-    check_evenly(ranks, task.rows, training.recipe.train.accumulate)
-    check_memory(training.recipe, task, ranks.device, ranks)
-    _check_disk(training, out, copies=1)
-    announced(ranks, training.recipe, task, out, to_fit=False)
-    return spread_out(training, ranks), task
-
-
-def _begun(
-    recipe: Recipe,
-    out: Path,
-    ranks: Ranks,
-    progress: bool,
-    start: str | Path | None = None,
-    is_fitted: bool = True,
-) -> tuple[TrainingRun, Task]:
-    """A run at step 0, in the place of whatever run was in the folder. `is_fitted`: it has its number of steps."""
-    device = ranks.device
-    first = None if start is None else starting.open_start(start)
-    task = open_task(recipe, device, None if first is None else starting.tokenizer_of(first, recipe), progress)
-    if first is not None:
-        starting.check_layout(first, task.layout)
-    check_evenly(ranks, task.rows, recipe.train.accumulate)
-    check_memory(chosen(recipe, device), task, device, ranks)  # before anything is said: a refusal is one line
-    recipe = settled(recipe, device)
-    announced(ranks, recipe, task, out, to_fit=not is_fitted)
-    if not is_fitted:
-        recipe = fitted(recipe, task, ranks.device, ranks)
-    training = training_run.start(recipe, task.layout, ranks.cradle, task.tokenizer)
-    if first is not None:
-        starting.take_weights(training, first)
-    _check_disk(training, out, copies=2, reclaimed=folder.size_of_run(out))
-    folder.clear(out)
-    if first is not None:  # a recipe does not say where weights came from, so a run cannot begin again from it alone
-        training_run.save(training, out, {"step": 0}, card(training, task, None))
-    write_file_atomic(out / folder.RECIPE, recipe_to_toml(recipe).encode())
-    return spread_out(training, ranks), task
-
-
-def _check_disk(training: TrainingRun, out: Path, copies: int, reclaimed: int = 0) -> None:
-    """`folder.check_disk` for a run that is to write `copies` checkpoints before one is removed."""
-    train = training.recipe.train
-    saves = math.ceil((train.steps - training.step) / train.save_every)
-    whole, best = checkpoint_bytes(training.model, training.recipe.optim)
-    folder.check_disk(out, min(saves, copies) * (whole + (best if train.patience else 0)), reclaimed)
-
-
-def open_task(recipe: Recipe, device: torch.device, tokenizer: Tokenizer | None = None, progress: bool = True) -> Task:
-    """Open the task of a recipe; `tokenizer` is that of a run to go on with.
-
-    With `progress`, the preparation of the data shows bars.
-
-    Raises:
-        UserError: the data are not there, or not what the recipe says.
-    """
-    kind = kind_of(recipe.data.dataset)
-    if kind == "audio":
-        from s4gen.train.audio import AudioTask
-
-        return AudioTask(recipe, progress)
-    return TextTask(recipe, tokenizer, progress) if kind == "text" else ImageTask(recipe, device, progress)
-
-
 @dataclass
 class _Run:
-    """A training run on its way, and where it leaves its traces."""
+    """A run under way: its steps, its log, its evaluations and checkpoints."""
 
     training: TrainingRun
     task: Task
     out: Path
-    """Of many ranks only the first one writes there."""
+    """The folder of the run; only rank 0 writes there."""
     log: MetricsLog | None
-    """None at every rank but the first."""
+    """None on all ranks but rank 0."""
     sampler: Sampler | None
     latest: Measured | None = None
-    """The last evaluation."""
+    """The last evaluation; None before the first."""
 
     @property
     def ranks(self) -> Ranks:
-        """The processes that take the steps together; by itself a run has one."""
+        """The processes that take the steps together; one, unless torchrun started more."""
         return self.training.spread.ranks
 
     def go(self, progress: bool) -> bool:
-        """Take steps to the end, or until somebody wants to stop; returns whether it is the end."""
+        """Take steps until the run has ended or a signal asks for a stop; return whether the run has ended."""
         training, train, device = self.training, self.training.recipe.train, self.training.model.device
         training.model.train()
         spread = training.spread
@@ -214,9 +151,9 @@ class _Run:
         return self._end()
 
     def _speed(self, device: torch.device) -> tuple[Speed, float | None]:
-        """Begin to count; the second one is how many seconds a token takes if nothing is sent from rank to rank."""
+        """Return a new counter, and the seconds that a token takes if ranks exchange nothing; None if unknown."""
         training, train = self.training, self.training.recipe.train
-        # Of a sharded model there are only parts here; its operations are those of one that has shapes alone.
+        # This rank may hold only parts of the model. Operations are counted from shapes, which need no weights.
         model = training.model if self.ranks.alone else build_shapes(training.model.config)
         speed = Speed(model, device, train.precision, self.task.unit, self.ranks.world)
         batch = self.task.batch(training.step).to(device)
@@ -228,7 +165,7 @@ class _Run:
         return f"{self.task.say(self.task.measure(nats))}{held}, {speed.say()}"
 
     def _log_training(self, nats: float, norm: float, speed: Speed) -> None:
-        rate = self.training.optimizers[-1].param_groups[-1]["lr"]
+        rate = self.training.optimizers[-1].param_groups[-1]["lr"]  # AdamW comes last; its plain group has optim.lr
         row = self._row("train") | {**self.task.measure(nats), "lr": rate, "gradient_norm": norm}
         if self.log is not None:
             self.log.write(row | speed.values() | {"seconds": self.training.seconds})
@@ -238,7 +175,7 @@ class _Run:
         return {"step": self.training.step, "epoch": self.task.epoch(self.training.step), "split": split}
 
     def _look(self, eval_every: int, save_every: int) -> None:
-        """Evaluate and save where it is time for that; the last step is, for both."""
+        """Evaluate and save if either is due after this step; at the last step both are."""
         step, steps = self.training.step, self.training.recipe.train.steps
         if step % eval_every == 0 or step == steps:
             with self.ranks.apart():
@@ -248,7 +185,7 @@ class _Run:
             self._save()
 
     def _evaluate(self) -> None:
-        """Measure the running mean on held-out data, keep it if it is the best, and show what it draws."""
+        """Measure the running mean on held-out data, save it if it is the best so far, and draw samples from it."""
         training, train = self.training, self.training.recipe.train
         mean = training_run.mean_model(training)
         found = self.latest = self.task.evaluate(mean, self.ranks)
@@ -270,7 +207,7 @@ class _Run:
         return metrics
 
     def _save(self) -> None:
-        """Save the run; where it has ended, with a picture of how it learnt."""
+        """Save the run; at its end also a picture of its learning curve."""
         with self.ranks.apart():
             ended = self._ended() and self.ranks.leads
             curve = learning_curve(self.out, self.task.measures[0]) if ended else None
@@ -282,10 +219,10 @@ class _Run:
         return self.training.step == self.training.recipe.train.steps or self.training.out_of_patience
 
     def _end(self) -> bool:
-        """Say where the run stands, and return whether that is its end."""
+        """Print one line about how the run ended or stopped, and return whether it has ended."""
         if not self.ranks.leads:
             return self._ended()
-        with contextlib.suppress(OSError):  # nobody reads it: the terminal may be gone, and the run is saved
+        with contextlib.suppress(OSError):  # the terminal may be gone (SIGHUP); the run is saved all the same
             print(self._said(), file=sys.stderr, flush=True)
         return self._ended()
 

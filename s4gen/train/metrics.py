@@ -1,4 +1,4 @@
-"""The record of a run: metrics.jsonl, the same as metrics.csv for a spreadsheet, and TensorBoard if installed."""
+"""The log of a run: metrics.jsonl, the same in metrics.csv for spreadsheets, and TensorBoard if it is installed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from s4gen.files.atomic import write_error, write_file_atomic
 
 BEFORE = ("step", "epoch", "split")
 AFTER = ("lr", "gradient_norm", "tokens_per_second", "utilisation", "scaling_efficiency", "seconds")
-"""Columns of every run; those of its task's measures stand between them, and what it counts per second if that is no
-token. Speeds are those of all ranks together. utilisation: of what the processors can do at most, by the operations of
-the model; left out where unknown. scaling_efficiency: of many ranks, the time that a step would take if nothing were
-sent from rank to rank, as measured when training began, over the time that it takes."""
+"""The columns of every run. Those of the task stand between them: its measures, and its units per second.
+
+Speeds are those of all ranks together. `utilisation` is the share of the processors' peak that the model's operations
+reach; it is left out where the peak is unknown. `scaling_efficiency` is for many ranks: the time that a step would take
+without messages between ranks, as measured when training began, divided by the time that it takes.
+"""
 
 
 class MetricsLog:
-    """Append-only; opening it to resume drops what was written after the checkpoint, so a step is never there twice."""
+    """A log of rows. A resumed run first drops the rows after its checkpoint, so that no step is there twice."""
 
     def __init__(self, folder: Path, resume_step: int, measures: tuple[str, ...], unit: str = "tokens") -> None:
+        """Open the log in `folder`, keeping rows up to `resume_step`; 0 begins a new one."""
         self._columns = tuple(dict.fromkeys((*BEFORE, *measures, f"{unit}_per_second", *AFTER)))
         self._jsonl, self._csv = folder / "metrics.jsonl", folder / "metrics.csv"
         rows = [row for row in read_metrics(folder) if row["step"] <= resume_step] if resume_step else []
@@ -31,10 +34,10 @@ class MetricsLog:
         self._board = _tensorboard(folder / "tensorboard", resume_step)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add one row; its keys are among the columns.
+        """Append one row, whose keys are among the columns.
 
         Raises:
-            WriteError: the disk is full, or may not be written to.
+            WriteError: the disk is full, or the files may not be written to.
         """
         for path, line in ((self._jsonl, json.dumps(row).encode() + b"\n"), (self._csv, self._csv_line(row))):
             try:
@@ -52,13 +55,13 @@ class MetricsLog:
         return line.getvalue().encode()
 
     def close(self) -> None:
-        """Flush TensorBoard."""
+        """Close TensorBoard's file; the other two are complete after every row."""
         if self._board is not None:
             self._board.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of a run's metrics.jsonl, in order; a half-written last line (a killed run) is left out."""
+    """Return the rows of a run's metrics.jsonl in order, without the half line that a killed run may have left."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []

@@ -1,10 +1,11 @@
-"""Muon: momentum whose matrices are made orthogonal before they are applied.
+"""Muon: an optimiser for matrices that makes its momentum orthogonal before it is applied.
 
 Keller Jordan et al. 2024, https://kellerjordan.github.io/posts/muon, with the step sizes of arXiv 2502.16982. The
-update is that of `torch.optim.Muon` with adjust_lr_fn = "match_rms_adamw", but for two things. The iteration runs in
-bfloat16 only where the caller asks for it, because a CPU without instructions for bfloat16 is many times slower at it;
-where there are some, the iteration takes half the time of float32. And matrices of one shape are made orthogonal
-together, because small models have many small ones.
+update is that of `torch.optim.Muon` with adjust_lr_fn = "match_rms_adamw", with two differences:
+
+- The iteration runs in bfloat16 only if the caller asks for it. It takes half the time of float32 on a CPU with
+  instructions for bfloat16, and many times as long on one without.
+- Matrices of one shape are made orthogonal together, because small models have many small ones.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""a, b, c of the iteration in `orthogonal`, as in Jordan's Muon."""
 ITERATIONS = 5
 RMS_OF_ADAMW = 0.2
-"""An orthogonal (m, n) matrix times 0.2 sqrt(max(m, n)) is about as large as what AdamW adds at the same rate."""
+"""An orthogonal (m, n) matrix times 0.2 sqrt(max(m, n)) has about the size of AdamW's update at the same rate."""
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices only; everything else needs another optimiser beside it."""
+    """The optimiser. It takes matrices only; all other parameters need another one beside it."""
 
     def __init__(
         self,
@@ -32,9 +34,17 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`weight_decay` is decoupled: a step takes lr * weight_decay of each weight away.
+        """Take the parameters, which are matrices.
 
-        `dtype` is the precision of the iteration that makes matrices orthogonal; momentum is float32 in any case.
+        Args:
+            params: parameters, or groups of them, as for any optimiser of torch.
+            lr: learning rate, on the scale of AdamW's.
+            weight_decay: decoupled; a step takes lr * weight_decay of each weight away.
+            momentum: decay of the running mean of the gradients, 0 to 1.
+            dtype: precision of the iteration that makes matrices orthogonal; the momentum is always float32.
+
+        Raises:
+            ValueError: a parameter is not a matrix.
         """
         self._dtype = dtype
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})  # type: ignore[arg-type]
@@ -43,7 +53,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Apply the gradients; parameters without one stay as they are."""
+        """Apply the gradients; a parameter without one stays as it is."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
@@ -58,15 +68,15 @@ class Muon(torch.optim.Optimizer):
                     parameter.add_(update.to(parameter.dtype), alpha=-size)
 
     def _shape(self, parameter: Tensor) -> torch.Size:
-        """Return the shape of the whole matrix, of which an optimiser for many ranks may hold some rows."""
+        """Return the shape of the whole matrix; a subclass for many ranks holds only some rows of it."""
         return parameter.shape
 
     def _orthogonal(self, matrices: Tensor, shape: torch.Size) -> Tensor:
-        """Make matrices r(n, a, b) orthogonal; (a, b) is their `shape`."""
+        """Make matrices r(n, a, b) orthogonal, where (a, b) is their whole `shape`."""
         return orthogonal(matrices, self._dtype)
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
-        """Nesterov's: the running mean of the gradients, looked at one step ahead; float32."""
+        """Update and return Nesterov's momentum, the running mean of the gradients one step ahead, in float32."""
         assert parameter.grad is not None
         gradient, state = parameter.grad.float(), self.state[parameter]
         if "momentum_buffer" not in state:
@@ -81,7 +91,7 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     These are a few steps of a Newton-Schulz iteration, X <- a X + b (X X^T) X + c (X X^T)^2 X. Its coefficients are
     chosen to bring small singular values up fast; they end between 0.7 and 1.2.
     """
-    tall = matrices.shape[1] > matrices.shape[2]
+    tall = matrices.shape[1] > matrices.shape[2]  # transpose tall matrices, so that X X^T is the smaller product
     x = matrices.mT if tall else matrices
     # The iteration converges only from singular values of at most 1, which the norm of all entries bounds.
     x = (x / x.flatten(1).norm(dim=1).clamp_min(1e-7)[:, None, None]).to(dtype)

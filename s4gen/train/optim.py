@@ -1,4 +1,4 @@
-"""Optimisers: parameter groups, learning rate schedule, running mean of the weights."""
+"""The optimisers and their groups of parameters, the schedule of the learning rate, the running mean of the weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from s4gen.train.muon import Muon
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
-    """Names of the parameters by treatment.
+    """Sort the names of a model's parameters into four groups that are trained differently.
 
-    `ssm` has its own learning rate and no decay, `hidden` are the weights of the linear layers inside the blocks, which
-    are what Muon is for, `decay` the other matrices, `plain` the rest. Every parameter is in exactly one group. Raises
-    ValueError if a layer names an SSM parameter it does not have.
+    - ssm: parameters of state space layers; they have a learning rate of their own and no weight decay.
+    - hidden: weights of the linear layers inside blocks, which Muon trains if it is used.
+    - decay: all other matrices; they have weight decay, too.
+    - plain: the rest.
+
+    Every parameter is in exactly one group.
+
+    Raises:
+        ValueError: the `ssm_parameters` of a layer name one that it does not have.
     """
     parameters = dict(model.named_parameters())
     ssm = {f"{name}.{key}" for name, layer in model.named_modules() for key in getattr(layer, "ssm_parameters", ())}
@@ -50,9 +56,12 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Return AdamW and, before it, Muon for the `hidden` matrices if `muon_lr` is set.
 
-    The groups are those of `parameter_groups`; `peak_lr` of a group is what the schedule scales. With the precision
-    "bf16", in which the run multiplies its matrices, Muon makes them orthogonal in bfloat16. A run of many ranks gives
-    its own `parameters`, by the names that they have in the model, and its own `muon`.
+    Args:
+        model: its parameters are sorted by `parameter_groups`.
+        config: learning rates and weight decay. Each group keeps its rate as `peak_lr`, which the schedule scales.
+        precision: that of the run; with bf16, Muon iterates in bfloat16.
+        parameters: what to train instead of the model's parameters, under the same names, such as a rank's parts.
+        muon: the class to use for Muon.
     """
     groups = parameter_groups(model)
     parameters = dict(model.named_parameters()) if parameters is None else parameters
@@ -74,7 +83,7 @@ def build_optimizers(
 
 
 def schedule(step: int, steps: int, warmup_steps: int) -> float:
-    """Factor of the learning rate at step 0 .. steps-1: linear warm-up, then half a cosine to zero."""
+    """Return the factor of the learning rate, 0 to 1, at step 0 .. steps-1: linear warm-up, then half a cosine to 0."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
@@ -82,7 +91,7 @@ def schedule(step: int, steps: int, warmup_steps: int) -> float:
 
 
 def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
-    """Scale every group's peak learning rate."""
+    """Set the learning rate of every group to `factor` times its peak."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
@@ -90,7 +99,10 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float
 
 @torch.no_grad()
 def update_mean(mean: dict[str, Tensor], weights: Mapping[str, Tensor], decay: float, step: int) -> None:
-    """mean <- d mean + (1 - d) weights, with d rising to `decay` so that the first steps are soon forgotten."""
+    """Update the running mean of the weights in place: mean <- d mean + (1 - d) weights, at step 0, 1, ...
+
+    d rises to `decay`, so that a short run does not average over its first, bad weights.
+    """
     d = min(decay, (1 + step) / (10 + step))
     for name, parameter in weights.items():
         mean[name].lerp_(parameter, 1 - d)

@@ -1,4 +1,4 @@
-"""The time of a step on this machine, and the number of steps that fit into a given time."""
+"""Measure how long a step takes on this machine, and find how many steps fit into a given time."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from s4gen.train.together import spread_out
 from s4gen.train.training_run import start
 
 WARM_UP, MEASURED = 3, 30
-"""Steps before time is taken, and steps that are timed; fewer where they would take a twentieth of the time to fill."""
+"""The numbers of steps that warm up and that are timed. There are fewer if they would take more than the budget."""
 
 
 def fitted(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks | None = None) -> Recipe:
-    """The recipe with the number of steps that `train.minutes` has room for; itself where no minutes are given.
+    """Return the recipe with as many steps as fit into `train.minutes`, or the recipe itself if that is not set.
 
-    The warm-up of the learning rate is a tenth of them at most. The steps that are measured are forgotten: the run
-    begins from its seed all the same. All ranks call this, and get the same.
+    The warm-up of the learning rate is at most a tenth of the steps. The measured steps are thrown away, so the run
+    begins from its seed. All ranks call this and get the same recipe. It prints what it found.
     """
     if recipe.train.minutes is None:
         return recipe
-    per_step = seconds_per_step(recipe, task, device, 60 * recipe.train.minutes / 20, ranks)
+    budget = 60 * recipe.train.minutes / 20  # measuring may cost a twentieth of the time that is to be filled
+    per_step = seconds_per_step(recipe, task, device, budget, ranks)
     found = filling(recipe, per_step)
     if ranks is None or ranks.leads:
         print(
@@ -41,7 +42,7 @@ def fitted(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks | None
 
 
 def filling(recipe: Recipe, per_step: float) -> Recipe:
-    """Give the recipe as many steps of `per_step` seconds as fit into its `train.minutes`, which have to be set."""
+    """Return the recipe with as many steps of `per_step` seconds as fit into its `train.minutes`, which must be set."""
     assert recipe.train.minutes is not None
     steps = max(1, round(60 * recipe.train.minutes / per_step))
     train = dataclasses.replace(recipe.train, steps=steps)
@@ -52,10 +53,10 @@ def filling(recipe: Recipe, per_step: float) -> Recipe:
 def seconds_per_step(
     recipe: Recipe, task: Task, device: torch.device, budget: float, ranks: Ranks | None = None
 ) -> float:
-    """The mean time of a step of a fresh run, in seconds; after the first, no step is begun after `budget` seconds.
+    """Return the mean time of a step of a new run, in seconds.
 
-    The first step, which compiles what is to be compiled, is not counted, and others that warm up only if there is
-    time for no more. With many ranks it is the time of rank 0, so that all of them take as many steps.
+    Steps are taken for `budget` seconds, not counting the first one, which may compile. Warm-up steps count only if
+    there is no time for others. With many ranks it is the time on rank 0, so that all of them take equally many steps.
     """
     ranks = ranks or Ranks(device=device)
     training = spread_out(start(settled(recipe, device), task.layout, ranks.cradle, task.tokenizer), ranks)
@@ -65,7 +66,7 @@ def seconds_per_step(
         if len(times) > 1 and sum(times[1:]) > budget:
             break
         before = time.perf_counter()
-        training_step(training, task.batch(step).to(device))  # it reads the loss, so the device has finished
+        training_step(training, task.batch(step).to(device))  # reads the loss, and so waits for the device
         seconds = time.perf_counter() - before
         times.append(float(ranks.from_leader(functools.partial(float, seconds))))
     measured = times[1 + WARM_UP :] or times[-1:]

@@ -1,4 +1,4 @@
-"""Which numbers the projections of a training run are multiplied in, where its recipe leaves that open."""
+"""Choose the number format in which a run multiplies its matrices, if the recipe has `train.precision = "auto"`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from s4gen.machine.timing import product_rate
 from s4gen.showing.progress import say_once
 
 _MATRICES, _BUDGET = (256,), 0.05
-"""The sizes of the matrices whose products are timed, and for how many seconds, in each of the two precisions. They are
-small, because without instructions for bf16 a product can take a hundred times as long as in fp32."""
+"""The sizes of the matrices whose products are timed, and the seconds for each of the two formats.
+
+The matrices are small, because without instructions for bf16 a product can take a hundred times as long as in fp32.
+"""
 
 
 def settled(recipe: Recipe, device: torch.device, begun: bool = False) -> Recipe:
-    """Return the recipe that `chosen` makes of this one, and say on standard error what was taken, and why.
+    """Return the recipe with its precision as `chosen`, and print on standard error what was chosen, and why.
 
-    A recipe that asks for bf16 where that is slow keeps it, with a warning that names the measured ratio, and so does
-    a run that has `begun` elsewhere.
+    A recipe that asks for bf16 where bf16 is slow keeps it, with a warning that names the measured ratio. So does a run
+    that has `begun`, perhaps on another machine.
     """
     found = chosen(recipe, device)
     if found.train.precision == recipe.train.precision == "fp32":
@@ -36,11 +38,7 @@ def settled(recipe: Recipe, device: torch.device, begun: bool = False) -> Recipe
 
 
 def chosen(recipe: Recipe, device: torch.device) -> Recipe:
-    """Return the recipe with fp32 or bf16 in the place of `auto`.
-
-    It is bf16 where this device multiplies matrices faster in it, which processors without instructions for bf16 do
-    many times slower.
-    """
+    """Return the recipe with `auto` replaced by fp32 or bf16, whichever this device multiplies matrices faster in."""
     if recipe.train.precision != "auto":
         return recipe
     precision = "bf16" if bf16_ratio(device) > 1 else "fp32"
@@ -49,6 +47,6 @@ def chosen(recipe: Recipe, device: torch.device) -> Recipe:
 
 @functools.cache
 def bf16_ratio(device: torch.device) -> float:
-    """How many times as many products of matrices a second the device makes in bf16 as in float32, measured once."""
+    """Measure how many times as fast the device multiplies matrices in bf16 as in float32; once in a process."""
     fp32, bf16 = (product_rate(dtype, device, _BUDGET, _MATRICES) for dtype in (torch.float32, torch.bfloat16))
     return bf16 / fp32

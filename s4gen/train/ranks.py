@@ -1,8 +1,8 @@
-"""The processes that train one model together, as `torchrun` starts them, and what they tell each other.
+"""The processes that train one model together, as `torchrun` starts them, and the messages between them.
 
-A rank is one of these processes; rank 0 leads. Every rank makes the same batch and takes its own rows of it, so that
-the mean over all ranks' rows is the mean over the batch. A process that nobody started as a rank is a group of one, for
-which every function here returns at once what it was given.
+Each of these processes is a rank; rank 0 leads. Every rank makes the same batch and takes its own rows of it, so that
+the mean over all ranks' rows is the mean over the batch. A process that was not started by torchrun is a group of one,
+for which every function here returns at once what it was given.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Ranks:
     """This process's place among those that train together."""
 
     rank: int = 0
-    """From 0 to world - 1; 0 leads: it alone writes files and messages."""
+    """0 to world - 1. Rank 0 leads: it alone writes files and prints messages."""
     world: int = 1
     """Number of ranks on all hosts."""
     local_rank: int = 0
-    """From 0 to local_world - 1 on this host; 0 prepares the data of its host."""
+    """0 to local_world - 1 on this host. Local rank 0 prepares the data of its host."""
     local_world: int = 1
     """Number of ranks on this host."""
     device: torch.device = field(default_factory=best_device)
-    """The device that computes; every rank of a host has its own GPU, or all share the CPU."""
+    """The device that computes. Every rank of a host has its own GPU, or all share the CPU."""
     watch: Watch | None = field(default=None, compare=False, repr=False)
     """Finds out which rank is lost; None for a group of one."""
 
@@ -55,15 +55,15 @@ class Ranks:
 
     @property
     def cradle(self) -> torch.device:
-        """Where a model is made or read: with many ranks it goes from there to the device, maybe a part of it alone."""
+        """The device where a model is built or loaded: with many ranks the CPU, as theirs may get only parts of it."""
         return self.device if self.alone else torch.device("cpu")
 
     def rows(self, n: int) -> slice:
-        """Return which of a batch's n rows are this rank's; n is a multiple of the number of ranks."""
+        """Return the slice of a batch's n rows that is this rank's; n must be a multiple of the number of ranks."""
         return slice(self.rank * (n // self.world), (self.rank + 1) * (n // self.world))
 
     def reached(self, step: int) -> None:
-        """Let the others know that this rank has done `step` steps."""
+        """Tell the other ranks that this one has done `step` steps."""
         if self.watch is not None:
             self.watch.reached(step)
 
@@ -78,7 +78,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Keep the watch from ending this process, which writes a checkpoint, because another rank is lost."""
+        """Keep the watch from ending this process inside the block, which writes a checkpoint, if a rank is lost."""
         if self.watch is None:
             yield
             return
@@ -87,9 +87,10 @@ class Ranks:
 
     @contextlib.contextmanager
     def judged(self) -> Iterator[None]:
-        """Where a message between the ranks fails in the block, find out which rank is lost, and end this process.
+        """If a message between ranks fails inside the block, find out which rank is lost and end this process.
 
-        torchrun asks the others to end as soon as one has; so the block is where SIGTERM does not end this process.
+        torchrun sends SIGTERM to all ranks as soon as one has ended. That would kill this process before it can name
+        the lost rank, so use this only where SIGTERM is handled (`stop.stop_on_signal`).
         """
         try:
             yield
@@ -103,7 +104,7 @@ class Ranks:
         self.totals(0.0)
 
     def totals(self, *values: float) -> list[float]:
-        """Return the sums over all ranks of a few numbers, in float64: one small message."""
+        """Return the sums of a few numbers over all ranks, in float64. It is one small message."""
         if self.alone:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
@@ -111,16 +112,16 @@ class Ranks:
         return sums.tolist()
 
     def added(self, tensor: Tensor) -> Tensor:
-        """Return the sum over all ranks of a tensor on the CPU, which has the same shape on each."""
+        """Return the sum over all ranks of a tensor on the CPU, which it overwrites; all ranks have the same shape."""
         if not self.alone:
             dist.all_reduce(tensor)
         return tensor
 
     def from_leader(self, make: Callable[[], Any]) -> Any:
-        """Return on every rank what `make`, which rank 0 alone calls, has returned: plain values that JSON can hold."""
+        """Call `make` on rank 0 alone, and return on every rank what it returned; JSON must be able to hold that."""
         if self.alone:
             return make()
-        # JSON instead of torch's broadcast_object_list, because that unpickles what it receives.
+        # Not torch's broadcast_object_list: it unpickles what it receives, and so could run code from another host.
         content = json.dumps(make()).encode() if self.leads else b""
         size = torch.tensor([len(content)])
         dist.broadcast(size, 0)
@@ -134,7 +135,7 @@ class Ranks:
         return json.loads(found.numpy().tobytes())
 
     def tensors_from_leader(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return on every rank, on the CPU, the tensors that rank 0 was called with; others may give none."""
+        """Return rank 0's tensors on every rank, on the CPU; the other ranks may give none."""
         if self.alone:
             return dict(tensors)
         kinds = {name: (list(x.shape), str(x.dtype).removeprefix("torch.")) for name, x in tensors.items()}
@@ -146,9 +147,9 @@ class Ranks:
         return found
 
     def joined_rows(self, tensor: Tensor) -> Tensor | None:
-        """Return at rank 0, on the CPU, the rows of all ranks' tensors in the order of ranks; None at the others.
+        """Concatenate the rows of all ranks' tensors, which have one shape, in the order of ranks.
 
-        The tensors have the same shape on each rank.
+        Returns the result on rank 0, on the CPU, and None on all others.
         """
         if self.alone:
             return tensor
@@ -159,9 +160,9 @@ class Ranks:
 
 
 def joined_states(ranks: Ranks, parts: Sequence[Any], n: int) -> list[Any]:
-    """Bring the states of all rows together at rank 0, as `n` parts of the whole batch in the order of its rows.
+    """Gather the states of all rows on rank 0, as `n` parts of the whole batch in the order of its rows.
 
-    `parts` are those of this rank's rows. Returns [] at the other ranks, and where there are no states yet.
+    `parts` are the states of this rank's rows. Returns [] on all other ranks, and if there are no states yet.
     """
     if not parts or ranks.alone:
         return list(parts)
@@ -171,7 +172,7 @@ def joined_states(ranks: Ranks, parts: Sequence[Any], n: int) -> list[Any]:
 
 
 def own_states(ranks: Ranks, parts: Sequence[Any], n: int) -> list[Any]:
-    """Take this rank's rows of the states of a whole batch, as `n` parts; the contrary of `joined_states`."""
+    """Return this rank's rows of the states of a whole batch, as `n` parts; the inverse of `joined_states`."""
     if not parts or ranks.alone:
         return list(parts)
     whole = joined(parts)
@@ -187,10 +188,11 @@ def _parted(state: Any, n: int) -> list[Any]:
 
 
 def scored_together(ranks: Ranks, score: Callable[..., Tensor], batches: Iterable[Sequence[Any]]) -> list[Tensor]:
-    """Return what `score(*batch)`, r(B,), is for every batch, each computed by one rank, on the CPU in float64.
+    """Return `score(*batch)` r(B,) for every batch, on the CPU in float64; the ranks share the batches among them.
 
-    A batch is scored whole by one rank, so every number is bit for bit that of one process with as many threads.
+    Each batch is scored whole by one rank, so every number is bit for bit that of one process with as many threads.
     """
+    # Each rank leaves zeros for the batches of the others, so that one sum over the ranks brings all scores everywhere.
     found = [
         score(*batch).double().cpu() if i % ranks.world == ranks.rank else torch.zeros(len(batch[0])).double()
         for i, batch in enumerate(batches)
@@ -201,11 +203,14 @@ def scored_together(ranks: Ranks, score: Callable[..., Tensor], batches: Iterabl
 
 
 def known_scores(known: Iterable[Tensor]) -> Scorer:
-    """Return a scorer that hands out what `scored_together` found: -log p of each row, all of it at the first token."""
+    """Return a scorer that replays the scores of `scored_together`, batch by batch, without any model.
+
+    The whole -log p of a row is at its first token, and the others have 0: only sums over rows are read.
+    """
     rest = iter(known)
 
     def score(tokens: Tensor, target: Tensor, state: Any = None, label: Tensor | None = None) -> tuple[Tensor, Any]:
-        if state is not None:  # a later piece of rows whose sums are out already
+        if state is not None:  # a later piece of long rows, whose sums were returned with the first piece
             return torch.zeros(target.shape, dtype=torch.float64), state
         return F.pad(next(rest)[:, None], (0, target.shape[1] - 1)), "begun"
 
@@ -213,10 +218,10 @@ def known_scores(known: Iterable[Tensor]) -> Scorer:
 
 
 def check_evenly(ranks: Ranks, rows: int, accumulate: int) -> None:
-    """Refuse a batch whose rows cannot be dealt out evenly to all ranks and the parts of each.
+    """Refuse a batch whose rows cannot be shared evenly by all ranks and the `accumulate` parts of each.
 
     Raises:
-        UserError: it says which batch sizes would do.
+        UserError: they cannot; the message names batch sizes that would do.
     """
     share = ranks.world * accumulate
     if ranks.alone or rows % share == 0:

@@ -1,4 +1,4 @@
-"""A run that does not begin from nothing: from the weights of a checkpoint, or one that was done and is lengthened."""
+"""Begin a run from the weights of a checkpoint, or give a run that is resumed another number of steps."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from s4gen.train.optim import schedule
 from s4gen.train.training_run import TrainingRun
 
 _NAMED = 4
-"""Tensors that are named; the others are counted."""
+"""How many tensors a message names; it counts the others."""
 LEAST = 0.1
-"""Share of the numbers in a checkpoint's blocks that has to fit; a few biases always do."""
+"""The share of the numbers in a checkpoint's blocks that must fit. It is not 0, because a few biases always fit."""
 _SHAPELESS = ("init", "dt_min", "dt_max")
-"""Settings of the layers for their first values alone, which a checkpoint replaces."""
+"""The settings of state space layers that decide only their initial values, which a checkpoint replaces."""
 
 
 def tokenizer_of(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer | None:
-    """The tokeniser that a run from this checkpoint has, which is the checkpoint's; None where it is not of text.
+    """Return the checkpoint's tokeniser for a run that begins from it; None if checkpoint or recipe is not of text.
 
     Raises:
-        UserError: the recipe asks for another kind, or for another number of tokens.
+        UserError: the recipe asks for another kind of tokeniser, or for another number of tokens.
     """
     if not isinstance(checkpoint.config.layout, TextLayout) or not is_text(recipe.data.dataset):
-        return None  # that one is of text and the other is not, `check_layout` says
+        return None  # if only one of the two is text, `check_layout` refuses it later
     known, data = checkpoint.tokenizer(), recipe.data
     if known.kind != data.tokenizer or data.vocab_size not in (0, known.vocab):
         size = f" data.vocab_size={known.vocab}" if known.kind == "bpe" else ""
@@ -48,20 +48,20 @@ def tokenizer_of(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer | None:
 
 
 def open_start(path: str | Path) -> Checkpoint:
-    """The checkpoint to begin from; the folder of a run stands for the checkpoint in it.
+    """Load the checkpoint to begin from; the folder of a run stands for the checkpoint in it.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no checkpoint, or it is damaged.
     """
     inside = Path(path) / CHECKPOINT
     return load_checkpoint(path if current(inside) is None else inside)
 
 
 def check_layout(checkpoint: Checkpoint, layout: Layout) -> None:
-    """Refuse to begin from a model of another kind of data, and say what differs where the kind is the same.
+    """Refuse to begin from a model of another kind of data; if the kind is the same, print what differs.
 
     Raises:
-        UserError: images, text and audio do not start from each other.
+        UserError: the checkpoint's model is of another kind (image, text, audio) than the data.
     """
     before = checkpoint.config.layout
     if before.kind != layout.kind:
@@ -70,16 +70,16 @@ def check_layout(checkpoint: Checkpoint, layout: Layout) -> None:
             "checkpoint of the same kind"
         )
     if differences := _differences(before, layout):
-        print(f"s4gen: --start: of the sequences, {'; '.join(differences)}", file=sys.stderr)
+        print(f"s4gen: --start: the sequences differ: {'; '.join(differences)}", file=sys.stderr)
 
 
 def take_weights(training: TrainingRun, checkpoint: Checkpoint) -> None:
-    """Put the checkpoint's tensors in the place of the run's, where name and shape are the same; say what is not.
+    """Copy the checkpoint's tensors into a new run where name and shape are the same, and print what was not taken.
 
-    The running mean starts from them, too. A table of classes is taken only where the classes are the same.
+    The running mean starts from them, too. A table of classes is taken only if the classes are the same.
 
     Raises:
-        UserError: next to nothing of the blocks fits, so there would be nothing to start from.
+        UserError: less than `LEAST` of the checkpoint's blocks fits.
     """
     found, wanted = checkpoint.model.state_dict(), training.model.state_dict()
     same_classes = _classes(checkpoint.config.layout) == _classes(training.model.config.layout)
@@ -112,16 +112,18 @@ def _size_of_blocks(tensors: dict[str, Tensor]) -> int:
 def _report(
     checkpoint: Checkpoint, training: TrainingRun, taken: set[str], there: set[str], needed: set[str]
 ) -> list[str]:
-    """What was taken, what was not, and which settings change the meaning of what was taken."""
+    """Return lines on what was taken, what was not, and which settings change the meaning of what was taken."""
     lines = [f"--start {checkpoint.path}: {len(taken)} of the model's {len(needed)} tensors taken"]
     if new := sorted(needed - taken):
-        lines.append(f"--start: begun anew, because the checkpoint has none of this name and shape: {_named(new)}")
+        lines.append(
+            f"--start: initialised anew, because the checkpoint has no tensor of this name and shape: {_named(new)}"
+        )
     if unused := sorted(there - needed):
-        lines.append(f"--start: not taken, because the model has none of this name: {_named(unused)}")
+        lines.append(f"--start: not taken, because the model has no tensor of this name: {_named(unused)}")
     before, now = checkpoint.config, training.model.config
     changed = [text for text in _differences(before.ssm, now.ssm) if text.split()[0] not in _SHAPELESS]
     if changed:
-        lines.append(f"--start: the layers read their weights in another way: {'; '.join(changed)}")
+        lines.append(f"--start: settings changed that give these weights another meaning: {'; '.join(changed)}")
     return lines
 
 
@@ -135,7 +137,7 @@ def _classes(layout: Layout) -> tuple[str, ...]:
 
 
 def _differences(before: Any, now: Any) -> list[str]:
-    """Fields of two dataclasses of one kind that differ: "d_model was 96, is 128"."""
+    """Return the fields in which two dataclasses of one type differ, as "d_model was 96, is 128"."""
     tables = [dataclasses.asdict(table) for table in (before, now)]
     return [
         f"{key} was {value!r}, is {tables[1][key]!r}"
@@ -145,9 +147,9 @@ def _differences(before: Any, now: Any) -> list[str]:
 
 
 def lengthen(training: TrainingRun, out: Path, steps: int | None) -> None:
-    """Give a run that goes on another number of steps: `steps`, or what its folder's recipe has; say what that does.
+    """Give a resumed run another number of steps: `steps`, or that of recipe.toml in its folder; print what changes.
 
-    The number is recorded in the folder at once, so that it holds after any interruption.
+    The number is written to recipe.toml at once, so that it still holds if this process is killed.
 
     Raises:
         UserError: the run has already taken as many steps.
@@ -172,7 +174,7 @@ def lengthen(training: TrainingRun, out: Path, steps: int | None) -> None:
 
 
 def recipe_again(out: Path, steps: int | None) -> Recipe:
-    """The recipe of a run that ended before it had a checkpoint, with another number of `steps` if that is given.
+    """Return the recipe of a run that ended before its first checkpoint, with another number of `steps` if given.
 
     Raises:
         UserError: there is no run in the folder.

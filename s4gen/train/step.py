@@ -1,4 +1,4 @@
-"""One optimiser step."""
+"""Take one step of the optimisers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from s4gen.train.training_run import TrainingRun
 
 
 def training_step(training: TrainingRun, batch: Batch) -> tuple[float, float]:
-    """One optimiser step on what `Task.batch` gives; returns the loss in nats per token and the norm of the gradient.
+    """Take one optimiser step on a batch; return the loss in nats per token and the gradient's norm before clipping.
 
-    With a target, the state goes on from where the step before left it, without its gradients.
-    Raises UserError if the loss is not finite; the weights are then those of the step before.
+    If the batch has a target, the model's state continues from the step before, without gradients through it.
+
+    Raises:
+        UserError: loss or gradient is not finite; the weights are still those of the step before.
     """
     config, spread = training.recipe, training.spread
     set_learning_rate(training.optimizers, schedule(training.step, config.train.steps, config.optim.warmup_steps))
@@ -32,6 +34,7 @@ def training_step(training: TrainingRun, batch: Batch) -> tuple[float, float]:
         nats += loss.item()
     norm = spread.clip(config.optim.grad_clip)
     nats = spread.agree(nats)
+    # Both numbers are the same on all ranks, so all of them raise the error, or none does.
     if not (math.isfinite(nats) and math.isfinite(norm)):
         raise UserError(
             f"the loss is no longer finite at step {training.step + 1}; the last checkpoint is kept: "

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP end a run after the current step, with everything saved."""
+"""Let Ctrl-C, SIGTERM and SIGHUP end a run after its current step, with everything saved."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, the wish of another program, and the end of the terminal."""
+"""Ctrl-C, a request of another program, and the end of the terminal."""
 
 
 class StopRequest:
-    """Becomes true when somebody asks the run to stop."""
+    """A flag that is false until a signal asks the run to stop."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -22,19 +22,20 @@ class StopRequest:
         return self.requested
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested and signum == signal.SIGINT:  # a second Ctrl-C means now; a system may send its signals twice
+        # A second Ctrl-C means "now". Other signals do not: a system may send the same one twice.
+        if self.requested and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Catch the signals of `HEEDED` inside the block; the earlier handlers come back after it.
+    """Catch the signals of `HEEDED` inside the block; after it, the earlier handlers are in force again.
 
-    A signal that is ignored stays so, as Ctrl-C is by what a script runs in the background, and SIGHUP under nohup.
+    A signal that this process ignores stays ignored, such as Ctrl-C in a script's background, or SIGHUP under nohup.
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers only there
         yield request
         return
     heeded = [number for number in HEEDED if signal.getsignal(number) is not signal.SIG_IGN]

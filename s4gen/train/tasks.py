@@ -1,4 +1,4 @@
-"""What differs between training on images, text and sound; the loop knows nothing else of them."""
+"""The interface `Task`: everything in which training on images, text and sound differs, and that the loop knows of."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ from s4gen.models.density import DensityModel
 from s4gen.train.ranks import Ranks
 
 Sampler = Callable[[DensityModel, int, int], Tensor]
-"""(model, number of sequences, seed) -> int64 (n, L). Handed in, because training does not depend on sampling."""
+"""(model, number of sequences, seed) -> int64 (n, L). It is given, because training must not import sampling."""
 
 Values = dict[str, float]
+"""Measures by name, such as {"bits_per_dim": 3.2, "stderr": 0.01}."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A periodic evaluation."""
+    """The result of one evaluation."""
 
     values: Values
-    """For the metrics, by the names in `Task.measures`."""
+    """The measures, by the names in `Task.measures`."""
     n: int
-    """Sequences, or tokens, that were scored."""
+    """How many sequences, or tokens of text, were scored."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step reads."""
+    """The data that one step reads."""
 
     tokens: Tensor
-    """int64 (B, L): whole sequences; or, with a target, what is fed."""
+    """int64 (B, L): whole sequences or, if there is a target, the tokens that are fed."""
     target: Tensor | None = None
-    """int64 (B, L), what follows each token: rows go on from step to step, and the model's state with them."""
+    """int64 (B, L): the token that follows each token. Rows and model state then continue from step to step."""
     counted: Tensor | None = None
-    """bool (B, L): the tokens whose loss counts; None: all."""
+    """bool (B, L): the tokens whose loss counts; None if all do."""
     label: Tensor | None = None
-    """int64 (B,): classes, of a model that is conditional on them."""
+    """int64 (B,): the classes, for a model that is conditional on them."""
 
     def parts(self, n: int) -> list[Batch]:
-        """The same in at most n parts of equally many rows."""
+        """Cut the batch into at most n parts whose numbers of rows differ by 1 at most."""
         count = min(n, len(self.tokens))
         columns = [
             [None] * count if x is None else x.tensor_split(count) for x in (self.target, self.counted, self.label)
@@ -53,55 +54,58 @@ class Batch:
         return [Batch(*part) for part in zip(self.tokens.tensor_split(count), *columns, strict=True)]
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """Return the batch on a device."""
         rest = (None if x is None else x.to(device) for x in (self.target, self.counted, self.label))
         return Batch(self.tokens.to(device), *rest)
 
 
 class Task(ABC):
-    """The source of the batches, and how what is learnt from them is measured and shown."""
+    """The source of the batches of a run, and the measures in which its loss is reported."""
 
     layout: Layout
     """What the sequences are."""
     rows: int
-    """Sequences in a batch, or rows of text; the batch size of the recipe, but where there are fewer of them."""
+    """Rows of a batch: the batch size of the recipe, or less if there are fewer sequences."""
     unit: str
-    """What is counted in the speed of training, in the plural."""
+    """The plural noun that speed is counted in: images, clips or tokens."""
     tokenizer: Tokenizer | None = None
-    """Of text; it travels in the checkpoint."""
+    """The tokeniser of text, which is saved in the checkpoint."""
     measures: tuple[str, ...]
-    """What the metrics hold of a loss."""
+    """The names of the measures in the metrics. Of the first one, less is better."""
     counted: str
-    """What `Measured.n` counts, as checkpoints name it."""
+    """The name under which a checkpoint records `Measured.n`."""
 
     @abstractmethod
     def batch(self, step: int) -> Batch:
-        """What step 0, 1, ... reads."""
+        """Return the batch of step 0, 1, ...; it depends on seed and step alone, so that runs can be resumed."""
 
     @abstractmethod
     def example(self, rows: int) -> Batch:
-        """A batch of so many rows, each as long as the longest that training reads; its values do not matter."""
+        """Return a batch of `rows` rows of the greatest length that training reads; any values will do."""
 
     @abstractmethod
     def epoch(self, step: int) -> float:
-        """How often the data have been read before this step."""
+        """Return how many times the data have been read before this step."""
 
     @abstractmethod
     def measure(self, nats: float) -> Values:
-        """A mean training loss in nats per token, as `measures` name it."""
+        """Convert a mean training loss in nats per token to the measures that apply to it."""
 
     @abstractmethod
     def evaluate(self, model: DensityModel, ranks: Ranks) -> Measured | None:
-        """Of held-out data; None where there are none. All ranks call this and get the same, that of one process."""
+        """Evaluate on held-out data; return None if there are none.
+
+        All ranks call this and get the same result, which is that of one process.
+        """
 
     @abstractmethod
     def say(self, values: Values) -> str:
-        """The values in a few words."""
+        """Return the values in a few words, for progress bar and messages."""
 
     @abstractmethod
     def card(self, recipe: Recipe, latest: Measured | None) -> list[str]:
-        """Lines of the checkpoint's card: what a step reads, and what was measured."""
+        """Return the lines of the checkpoint's card about data and measures."""
 
     @abstractmethod
     def save_sample(self, sequences: Tensor, path: Path) -> None:
-        """Write drawn sequences int64 (n, L) to a file, or a folder; `path` lacks its ending."""
+        """Write drawn sequences int64 (n, L) to a file, or to several; `path` has no suffix, which the task adds."""

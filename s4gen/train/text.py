@@ -1,4 +1,4 @@
-"""Training on text: rows that go on from step to step with their state, measured in nats, bits per byte, perplexity."""
+"""Training on text. Rows continue from step to step, and the state with them; the loss is in nats and perplexity."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from s4gen.train.ranks import Ranks
 from s4gen.train.tasks import Batch, Measured, Task, Values
 
 CHUNK = 8192
-"""Tokens at a time of an evaluation: their number changes nothing but its speed."""
+"""How many tokens an evaluation scores at a time. This affects only its speed."""
 
 
 class TextTask(Task):
-    """Rows of text, and perplexity. The validation split is scored as one stream, `eval_limit` chunks of it at most."""
+    """A task that reads rows of text and reports perplexity.
+
+    The validation split is scored as one stream, at most `eval_limit` chunks of it.
+    """
 
     measures = ("nats", "perplexity", "word_perplexity", "bits_per_byte")
     counted = "n_tokens"
@@ -52,7 +55,7 @@ class TextTask(Task):
         return perplexities(nats, self._training)
 
     def evaluate(self, model: DensityModel, ranks: Ranks) -> Measured | None:
-        """One stream goes on with its state, so rank 0 scores it by itself while the others wait."""
+        """Score on rank 0 alone, while the others wait: the state of one stream continues, so it cannot be shared."""
         if self._held is None:
             return None
         return Measured(**ranks.from_leader(lambda: dataclasses.asdict(self._evaluated(model))))

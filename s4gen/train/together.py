@@ -1,7 +1,7 @@
-"""How many ranks begin or go on with one run: rank 0 decides everything, and gives the others what they need for it.
+"""Let many ranks begin or resume one run. Rank 0 decides everything and sends the others what they need.
 
-The folder of the run, and whatever a run begins from, is read by rank 0 alone; the others get the recipe, the weights
-and all that a run remembers from it. Data are read by every rank, and prepared by one rank of each host.
+Only rank 0 reads the folder of the run, and whatever the run begins from. It sends the others the recipe, the weights
+and everything that a run remembers. Data are read by every rank, and prepared by one rank of each host.
 """
 
 from __future__ import annotations
@@ -24,17 +24,24 @@ from s4gen.data.text import Tokenizer, from_json
 from s4gen.errors import UserError
 from s4gen.models.states import leaves, rebuilt
 from s4gen.train.ranks import Ranks, own_states
-from s4gen.train.spread import Copies, Shards
+from s4gen.train.shards import Shards
+from s4gen.train.spread import Copies
 from s4gen.train.tasks import Task
 from s4gen.train.training_run import Best, TrainingRun, moments, remember
 
 OpenTask = Callable[[Recipe, Tokenizer | None], Task]
+"""(recipe, tokeniser of a run on text) -> task. Given by the caller, which knows the tasks."""
 
 
 def announced(ranks: Ranks, recipe: Recipe, task: Task, out: Path, to_fit: bool) -> None:
-    """Let rank 0, which has opened its task, tell the others what the run is, and wait until they have opened theirs.
+    """Send the other ranks the recipe of the run, and wait until they have opened their tasks; rank 0 calls this.
 
-    `to_fit`: its number of steps is still to be found from `train.minutes`.
+    Args:
+        ranks: the processes that train together.
+        recipe: what is trained.
+        task: the task of rank 0.
+        out: the folder of the run, for messages.
+        to_fit: the number of steps is still to be found from `train.minutes`.
     """
     if ranks.alone:
         return
@@ -46,12 +53,12 @@ def announced(ranks: Ranks, recipe: Recipe, task: Task, out: Path, to_fit: bool)
 
 
 def heard(ranks: Ranks, open_task: OpenTask) -> tuple[Recipe, Task, bool]:
-    """Do the part of every other rank in `announced`.
+    """Receive what rank 0 sends by `announced`; all other ranks call this.
 
     Returns the recipe, this rank's task, and whether the number of steps is still to be found.
 
     Raises:
-        UserError: the data on this host are missing, or others than those of rank 0.
+        UserError: the data on this host are missing, or differ from those of rank 0.
     """
     plan = ranks.from_leader(dict)
     _know_how_to_go_on(ranks, plan["out"])
@@ -62,12 +69,17 @@ def heard(ranks: Ranks, open_task: OpenTask) -> tuple[Recipe, Task, bool]:
 
 
 def _know_how_to_go_on(ranks: Ranks, out: str) -> None:
+    """Give the watch the command that its line about a lost rank ends with."""
     if ranks.watch is not None:
         ranks.watch.goes_on(f"go on with s4gen train --resume {out}, by torchrun or without")
 
 
 def _in_turn(ranks: Ranks, open_task: Callable[[], Task]) -> Task:
-    """Open the task on one rank of each host, which downloads and prepares, and then on the others."""
+    """Open the task on one rank of each host, which downloads and prepares the data, and then on the others.
+
+    Raises:
+        UserError: the first batch is not that of rank 0.
+    """
     task = open_task() if ranks.local_rank == 0 else None
     ranks.wait()
     task = open_task() if task is None else task
@@ -76,14 +88,17 @@ def _in_turn(ranks: Ranks, open_task: Callable[[], Task]) -> Task:
     digest = zlib.crc32(first.cpu().numpy().tobytes())
     if digest != ranks.from_leader(lambda: digest):
         raise UserError(
-            f"the data on {socket.gethostname()}, rank {ranks.rank}, are others than those of rank 0: give all hosts "
+            f"the data on {socket.gethostname()}, rank {ranks.rank}, differ from those of rank 0: give all hosts "
             "the same data and the same version of s4gen"
         )
     return task
 
 
 def spread_out(training: TrainingRun, ranks: Ranks) -> TrainingRun:
-    """Give all ranks what rank 0's run has, and share the work of its steps among them; return the run."""
+    """Copy the run of rank 0 to all ranks, and share the work of its steps among them; return the run.
+
+    Weights, running mean, moments and states are sent whole, and each rank keeps the part that is its own.
+    """
     if ranks.alone:
         return training
     progress = ranks.from_leader(
@@ -97,12 +112,13 @@ def spread_out(training: TrainingRun, ranks: Ranks) -> TrainingRun:
     states = _states_from_leader(training, ranks)
     settings = training.recipe
     if settings.train.shard:
-        spread: Copies = Shards(training.model, ranks)  # which goes to the device part by part
+        spread: Copies = Shards(training.model, ranks)  # moves the model to the device part by part
     else:
         spread = Copies(training.model.to(ranks.device), ranks)
     training.spread = spread
     own = spread.parameters()
     training.mean = {name: spread.part(name, x).to(own[name].device) for name, x in training.mean.items()}
+    # The optimisers are made anew, since those of `start` and `resume` may hold other tensors than `own`.
     training.optimizers = spread.optimizers(settings.optim, settings.train.precision)
     parts = {
         f"optimizer.{name}": spread.part(name.partition(".")[2], x).to(ranks.device) for name, x in remembered.items()
@@ -114,13 +130,14 @@ def spread_out(training: TrainingRun, ranks: Ranks) -> TrainingRun:
 
 @torch.no_grad()
 def _copy_from_leader(tensors: dict[str, Tensor], ranks: Ranks) -> None:
+    """Overwrite these tensors on every rank with those of rank 0."""
     for name, found in ranks.tensors_from_leader(tensors if ranks.leads else {}).items():
         if not ranks.leads:
             tensors[name].copy_(found)
 
 
 def _states_from_leader(training: TrainingRun, ranks: Ranks) -> list[Any]:
-    """Return on every rank the states of all rows that rank 0 has."""
+    """Return rank 0's states of all rows on every rank; the other ranks hold none before this."""
     plain = {str(i): torch.as_tensor(leaf) for i, leaf in enumerate(leaves(tuple(training.carried)))}
     found = ranks.tensors_from_leader(plain if ranks.leads else {})
     if ranks.leads or not found:

@@ -1,7 +1,7 @@
-"""What a training run is at one step, and how it is saved and resumed: weights, optimiser, running mean, random state,
-and on text the state that goes on to the next step.
+"""The state of a training run between two steps, and how it is started, saved and resumed.
 
-The order of the data is a function of seed and step, so the step alone says where in the data the run is.
+It consists of weights, running mean, moments of the optimisers, random state and, on text, the model's state after the
+last step. The order of the data is a function of seed and step, so the step alone says where in the data the run is.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from s4gen.train.ranks import joined_states
 from s4gen.train.spread import Whole
 
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
-"""What is kept of each parameter: the first three by AdamW, the last one by Muon."""
+"""What the optimisers remember of each parameter: the first three are AdamW's, the last one is Muon's."""
 
 
 @dataclass
@@ -48,12 +48,13 @@ class Best:
     value: float | None = None
     """The first of the task's measures, of which less is better; None before the first evaluation."""
     step: int = 0
-    """When it was."""
+    """The step of the best evaluation."""
     since: int = 0
-    """Evaluations after it, none of which was better."""
+    """How many evaluations there were after the best."""
 
     def improved(self, value: float, step: int) -> bool:
-        """Take note of an evaluation, and say whether it is a new best."""
+        """Record an evaluation, and return whether it is a new best."""
+        # `not <` and not `>=`: NaN is no improvement.
         if self.value is not None and not value < self.value:
             self.since += 1
             return False
@@ -63,37 +64,37 @@ class Best:
 
 @dataclass
 class TrainingRun:
-    """What a training run is between two steps."""
+    """A training run between two steps."""
 
     recipe: Recipe
     model: DensityModel
     mean: dict[str, Tensor]
-    """Running mean of the weights: what is evaluated and published."""
+    """The running mean of the weights, by their names; this is what is evaluated and published."""
     optimizers: list[torch.optim.Optimizer]
     step: int
     """Optimiser steps done."""
     seconds: float
     """Wall time of training so far, over all resumptions."""
     tokenizer: Tokenizer | None = None
-    """Of text."""
+    """The tokeniser of a run on text."""
     carried: list[ModelState] = field(default_factory=list)
-    """On text, the state of the rows of each part of the batch after the last step; empty before the first."""
+    """On text, the state of each part of the batch after the last step; empty before the first step."""
     best: Best = field(default_factory=Best)
-    """With `train.patience`: the best evaluation so far."""
+    """The best evaluation so far; kept only with `train.patience`."""
     spread: Whole = None  # type: ignore[assignment]
-    """How the work of a step is shared with other ranks; by itself, not at all."""
+    """How the work of a step is shared with other ranks; by default it is not."""
 
     def __post_init__(self) -> None:
         self.spread = self.spread or Whole(self.model)
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether as many evaluations in a row as the recipe allows were no new best."""
+        """Whether there were as many evaluations without a new best as `train.patience` allows; 0 allows any number."""
         return 0 < self.recipe.train.patience <= self.best.since
 
 
 def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Tokenizer | None = None) -> TrainingRun:
-    """A fresh run; seeds torch's global generator, which initialisation and dropout draw from."""
+    """Return a new run. It seeds torch's global generator, from which initialisation and dropout draw."""
     torch.manual_seed(recipe.train.seed)
     model = build_model(DensityConfig(layout, recipe.model, recipe.ssm)).to(device)
     _prepare(model, recipe)
@@ -104,20 +105,20 @@ def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Token
 
 
 def _prepare(model: DensityModel, recipe: Recipe) -> None:
-    """Whatever a recipe asks of the model that is no weight."""
+    """Set what a recipe asks of the model beyond its configuration."""
     model.recompute = recipe.train.checkpoint_activations
     if recipe.train.compile:
         compile_blocks(model)
 
 
 def mean_model(training: TrainingRun) -> DensityModel:
-    """A copy of the model with the running mean as its weights, in evaluation mode; to be called by all ranks."""
+    """Return a copy of the model with the running mean as its weights, in evaluation mode; all ranks must call this."""
     return _published(training, training.spread.whole(training.mean))
 
 
 def _published(training: TrainingRun, mean: dict[str, Tensor]) -> DensityModel:
-    """A model with these weights, on the device of the training's."""
-    with torch.random.fork_rng(devices=[]):
+    """Return a model with these weights on the device of the run's model."""
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, but must not change what dropout draws
         model = build_model(training.model.config)
     state = training.model.state_dict() | mean  # buffers have no mean
     model.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, assign=True)
@@ -125,10 +126,19 @@ def _published(training: TrainingRun, mean: dict[str, Tensor]) -> DensityModel:
 
 
 def save(training: TrainingRun, out: Path, metrics: dict[str, Any], card: str, curve: bytes | None = None) -> None:
-    """Replace the run's checkpoint; readable by everything that reads checkpoints, and complete to go on from.
+    """Replace the run's checkpoint by one that holds the running mean as its model, and all that a run resumes from.
 
-    All ranks call this, and rank 0 writes what it gathers from them. `curve` is a PNG of how the loss went down, which
-    the card may show.
+    All ranks call this; rank 0 gathers their parts and writes.
+
+    Args:
+        training: the run.
+        out: the folder of the run.
+        metrics: what was measured, for metrics.json.
+        card: Markdown for README.md.
+        curve: a PNG of the learning curve, which the card may show.
+
+    Raises:
+        WriteError: the checkpoint cannot be written; the one before is then still there.
     """
     spread, accumulate = training.spread, training.recipe.train.accumulate
     mean = spread.whole(training.mean, everywhere=False)
@@ -152,12 +162,13 @@ def save(training: TrainingRun, out: Path, metrics: dict[str, Any], card: str, c
 
     target = out / CHECKPOINT
     check_target(target, overwrite=True)
-    with spread.ranks.undisturbed():  # around the writing alone: what is gathered above may wait for a lost rank
+    # Only the writing is undisturbed. Gathering, above, may wait for a lost rank, and then this process must end.
+    with spread.ranks.undisturbed():
         write_atomic(target, fill)
 
 
 def moments(training: TrainingRun) -> dict[str, dict[str, Tensor]]:
-    """What the optimisers remember of each parameter, by the key of `OPTIMIZER_STATE` and the parameter's name."""
+    """Return what the optimisers remember, by the key of `OPTIMIZER_STATE` and then by the name of the parameter."""
     names = {id(parameter): name for name, parameter in training.spread.parameters().items()}
     found: dict[str, dict[str, Tensor]] = {}
     for optimizer in training.optimizers:
@@ -168,21 +179,23 @@ def moments(training: TrainingRun) -> dict[str, dict[str, Tensor]]:
 
 
 def _whole_moments(training: TrainingRun, found: dict[str, Tensor]) -> dict[str, Tensor]:
-    counts = {name: x for name, x in found.items() if not x.dim()}  # AdamW's steps, which are the same everywhere
+    """Return whole tensors on rank 0 from the parts of one key of `moments`; other ranks get the counts alone."""
+    counts = {name: x for name, x in found.items() if not x.dim()}  # AdamW's counts of steps, the same on all ranks
     return counts | training.spread.whole({name: x for name, x in found.items() if x.dim()}, everywhere=False)
 
 
 def save_best(training: TrainingRun, mean: DensityModel, out: Path, metrics: dict[str, Any], card: str) -> None:
-    """Replace the run's best model by this one, an ordinary checkpoint of the running mean."""
+    """Replace the run's best model by an ordinary checkpoint of `mean`, which `mean_model` has made."""
     recipe, tokenizer = training.recipe, training.tokenizer
     target = out / BEST
     save_checkpoint(target, mean, recipe=recipe, metrics=metrics, card=card, tokenizer=tokenizer, overwrite=True)
 
 
 def resume(out: Path, device: torch.device) -> TrainingRun:
-    """Read the training run saved in `out`, exactly as it was.
+    """Return the training run that was saved in the folder `out`, exactly as it was.
 
-    Raises UserError if there is none or it is damaged.
+    Raises:
+        UserError: there is none, or it is damaged.
     """
     if not out.is_dir():
         raise UserError(f"cannot resume {out}: there is no such folder")
@@ -194,6 +207,7 @@ def resume(out: Path, device: torch.device) -> TrainingRun:
     tensors = {name: t.to(device) for name, t in load_tensors(folder / "training.safetensors").items()}
     model = checkpoint.model.train().to(device)
     _prepare(model, checkpoint.recipe)
+    # The model in a checkpoint is the running mean; the weights that training continues from are beside it.
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
     weights = fitting(weights, mean, folder / "training.safetensors")
@@ -211,12 +225,12 @@ def resume(out: Path, device: torch.device) -> TrainingRun:
     tokenizer = checkpoint.tokenizer() if isinstance(model.config.layout, TextLayout) else None
     training = TrainingRun(checkpoint.recipe, model, mean, optimizers, progress["step"], progress["seconds"], tokenizer)
     training.carried = _carried(training, tensors)
-    training.best = Best(**progress.get("best", {}))  # runs of earlier versions have none
+    training.best = Best(**progress.get("best", {}))  # checkpoints of earlier versions have none
     return training
 
 
 def remember(optimizers: list[torch.optim.Optimizer], names: dict[int, str], tensors: dict[str, Tensor]) -> None:
-    """Put the tensors "optimizer.KEY.NAME" of a checkpoint into optimisers; `names` are those of parameters by id."""
+    """Put the tensors "optimizer.KEY.NAME" of a checkpoint into the optimisers; `names` maps id(parameter) to NAME."""
     for optimizer in optimizers:
         for parameter in [p for group in optimizer.param_groups for p in group["params"]]:
             for key in OPTIMIZER_STATE:
@@ -225,7 +239,7 @@ def remember(optimizers: list[torch.optim.Optimizer], names: dict[int, str], ten
 
 
 def _carried(training: TrainingRun, tensors: dict[str, Tensor]) -> list[ModelState]:
-    """The state that `save` took apart."""
+    """Put together the states that `save` has stored leaf by leaf."""
     if "carried.0" not in tensors:
         return []
     template = (training.model.initial_state(1),) * training.recipe.train.accumulate

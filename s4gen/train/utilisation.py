@@ -1,7 +1,7 @@
-"""Model-FLOPs utilisation: the operations of the model per second, as a share of what the processor can do at most.
+"""Model FLOPs utilisation: the model's operations per second, as a share of the most that the processor can do.
 
-Operations are those of forward pass and gradient (s4gen.models.flops); what is computed a second time to save memory is
-no work of the model and does not count (arXiv 2204.02311, appendix B).
+Operations are those of forward pass and gradient (s4gen.models.flops). What is computed a second time to save memory
+does not count (arXiv 2204.02311, appendix B).
 """
 
 from __future__ import annotations
@@ -25,47 +25,50 @@ PEAKS = {
     "A10": (125e12, 31.2e12),
     "L4": (121e12, 30.3e12),
 }
-"""Operations per second of bf16 matrix products (dense) and of float32, as published by the maker, by what the name of
-the card contains; where several fit, the first one counts."""
-_BUDGET = 0.4  # seconds of measuring a CPU
+"""Operations per second in bf16 (dense matrix products) and in float32, as NVIDIA publishes them.
+
+The key is a part of the name of the card; if several keys fit, the first one counts.
+"""
+_BUDGET = 0.4
+"""Seconds for which the products of a CPU are timed, for each number format."""
 
 
 class Utilisation:
-    """What share of the peak a number of steps has reached."""
+    """The share of the peak that a number of steps has reached."""
 
     def __init__(self, model: DensityModel, device: torch.device, precision: str, world: int = 1) -> None:
-        """Measure, or look up, the peak of a device; `world` ranks have one each."""
+        """Measure or look up the peak of the device, of which `world` ranks have one each."""
         peak = peak_rate(device, precision)
         self._model, self._peak = model, None if peak is None else world * peak
         self._flops: dict[int, int] = {}
 
     def flops(self, rows: int, length: int) -> int:
-        """Operations of a training step on rows of this length."""
+        """Return the operations of a training step on `rows` rows of this length."""
         if length not in self._flops:  # clips of sound have many lengths
             self._flops[length] = count_flops(self._model, length).training
         return rows * self._flops[length]
 
     def of(self, flops: int, seconds: float) -> float | None:
-        """The share of the peak at so many operations in so many seconds; None where the peak is not known."""
+        """Return the share of the peak that `flops` operations in `seconds` seconds are; None if it is unknown."""
         return None if self._peak is None else flops / seconds / self._peak
 
 
 @functools.cache
 def peak_rate(device: torch.device, precision: str) -> float | None:
-    """Operations per second that a device can reach in fp32 or bf16; None for a GPU that is not in the table.
+    """Return the operations per second that a device can reach in fp32 or bf16; None for a GPU that is not in `PEAKS`.
 
-    Of a CPU it is measured, once, in about half a second for each type: matrix products with PyTorch's threads, in that
-    precision or, if it is faster, in float32.
+    The peak of a CPU is measured once, in about half a second for each number format: products of matrices with
+    PyTorch's threads, in that precision or, if it is faster, in float32.
     """
     if device.type == "cuda":
         return published_peak(torch.cuda.get_device_name(device), precision)
-    # Where bf16 is emulated, what is left in float32 is faster than its products, so the peak is that of float32.
+    # Where bf16 is emulated, float32 is faster, and what the model keeps in float32 could exceed the peak of bf16.
     kinds = [torch.float32, torch.bfloat16] if precision == "bf16" else [torch.float32]
     return max(product_rate(kind, device, _BUDGET) for kind in kinds)
 
 
 def published_peak(name: str, precision: str) -> float | None:
-    """The peak of the card with this name; None where it is not in the table."""
+    """Return the peak of the card with this name; None if it is not in `PEAKS`."""
     words = name.replace("-", " ")
     for part, (bf16, fp32) in PEAKS.items():
         if f" {part} " in f" {words} ":

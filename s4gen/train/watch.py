@@ -1,11 +1,11 @@
-"""Who of the ranks is lost: every rank tells the store each second that it lives, and one that does not ends them all.
+"""Find out which rank is lost. Each rank reports every second that it is alive; if one does not, all ranks end.
 
 A collective operation waits for ever for a rank that hangs. So each rank has a thread that counts its *beats* in the
-store of the launcher. Rank 0 looks at the beats of all, the others at that of rank 0, so that a second of many ranks
-costs the store a number of requests in proportion to their number. Whoever finds out that a rank is lost says so in one
-line, once, and ends its own process; `torchrun` ends the others.
+launcher's store. Rank 0 reads the beats of all ranks, and the others read that of rank 0, so the number of requests
+grows only in proportion to the number of ranks. The rank that finds out that another one is lost prints one line and
+ends its own process; `torchrun` then ends the others.
 
-Everything is counted in beats, not in seconds, so that processes which were all stopped and go on do not miss anyone.
+Everything is counted in beats, not in seconds. If all processes are stopped for a while and continued, none is lost.
 """
 
 from __future__ import annotations
@@ -26,29 +26,35 @@ import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 TIMEOUT = "S4GEN_RANK_TIMEOUT"
-"""The environment variable that says after how many seconds without a sign of life a rank is lost."""
+"""The environment variable that sets after how many seconds without a sign of life a rank counts as lost."""
 DEFAULT_TIMEOUT = 30.0
 _PATIENCE = 15
-"""A rank that lives, and whose step takes so many times the timeout, hangs all the same."""
+"""A rank that beats also counts as lost if a step takes this many times the timeout: its main thread hangs."""
 _SOON = 6
-"""Beats that a rank may miss once a message between the ranks has failed, so that one of them is known to be lost."""
+"""How many beats a rank may miss once a message between ranks has failed. They are few, as some rank is then known to be
+lost."""
 _LOST = 2
-"""The exit code: the user can go on from the last checkpoint."""
+"""The exit code of a run that lost a rank, as of any error that the user can act on."""
 
 
 class Watch:
-    """The beats of this rank, and an eye on the others'."""
+    """A watch that beats for this rank and watches the beats of others, in two threads."""
 
     def __init__(self, rank: int, world: int, connect: Callable[[], Store], timeout: float) -> None:
-        """`connect` makes a connection to the store for this object alone, since one that waits blocks its other users.
+        """Prepare the watch of `rank` among `world` ranks.
 
-        `timeout` is in seconds.
+        Args:
+            rank: this rank.
+            world: the number of ranks.
+            connect: opens a connection to the store for the watch alone, because a connection that waits for an answer
+                blocks everyone else who uses it.
+            timeout: seconds without a sign of life after which a rank is lost.
         """
         self._rank, self._world, self._store, self._timeout = rank, world, connect(), timeout
         self._interval = min(1.0, timeout / 8)
         self._limit = timeout / self._interval
         self.step, self._apart, self._beats, self._resume = 0, True, 0, ""
-        self._silent = 0  # beats since the store has answered last
+        self._silent = 0  # beats since the last answer of the store
         self._since_step = 0
         self._seen: dict[int, tuple[dict[str, Any], int]] = {}  # a rank's last beat, and how long ago, in own beats
         self._saving, self._stopped = threading.RLock(), threading.Event()
@@ -61,23 +67,23 @@ class Watch:
             thread.start()
 
     def stop(self) -> None:
-        """End the watch; the others see that this rank has ended by itself."""
+        """End the watch, after telling the others that this rank has ended by itself."""
         self._ended = True
-        with contextlib.suppress(RuntimeError):  # the store may be gone, because the launcher ends
+        with contextlib.suppress(RuntimeError):  # the launcher, and the store with it, may be gone
             self._tell()
         self._stopped.set()
 
     def reached(self, step: int) -> None:
-        """Take note of the number of steps that this rank has done."""
+        """Record how many steps this rank has done, and that it is in the loop."""
         self.step, self._since_step, self._apart = step, 0, False
 
     def goes_on(self, command: str) -> None:
-        """Take note of the command by which the run can go on, for the line about a lost rank."""
+        """Record how the run can be resumed, for the line about a lost rank."""
         self._resume = command
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
-        """Mark work other than steps, which may take longer; as long as the process beats, nobody ends it."""
+        """Mark work inside the block that is no step and may take any time, as long as this rank beats."""
         self._apart = True
         try:
             yield
@@ -86,21 +92,21 @@ class Watch:
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Hold back the end of this process, for `timeout` seconds at most."""
+        """Delay the end of this process until after the block, by at most `timeout` seconds."""
         with self._saving:
             yield
 
     def fail(self, code: int) -> bool:
-        """Tell the others that this rank ends with an error; returns whether it is the first one, which says why."""
+        """Tell the others that this rank ends with an error; return whether it is the first, which may print why."""
         self._failing = True
         first = self._first(code)
         self._stopped.set()
         return first
 
     def judge(self, error: Exception) -> None:
-        """Wait a while for the watch to find out which rank is lost; it then ends this process, and this never returns.
+        """Wait for the watch to find out which rank is lost. It then ends this process, and this does not return.
 
-        Does nothing where the error is not that a message between the ranks has failed.
+        It does nothing if the error is not a failed message between ranks, and returns if no rank turns out to be lost.
         """
         if self._asked or not _is_between_ranks(error):
             return
@@ -108,16 +114,17 @@ class Watch:
         time.sleep((_SOON + 10) * self._interval)
 
     def _first(self, code: int) -> bool:
-        """Let all ranks end with this code; returns whether no other rank has asked for that before."""
+        """Ask all ranks to end with this exit code; return whether no other rank has asked before."""
         try:
-            first = self._store.add("said", 1) == 1
+            first = self._store.add("said", 1) == 1  # atomic: exactly one rank gets 1
             if first:
                 self._store.set("failed", str(code))
             return first
-        except RuntimeError:  # there is no store any more, so that nobody else can say it
+        except RuntimeError:  # the store is gone, so no other rank can have said it
             return True
 
     def _beat(self) -> None:
+        """Beat, read the others' beats and judge them, once in each interval; this is a thread of its own."""
         while not self._stopped.wait(self._interval):
             self._beats += 1
             self._since_step += 1
@@ -135,16 +142,19 @@ class Watch:
             self._judge_others()
 
     def _tell(self) -> None:
+        """Write this rank's beat to the store, with all that a message about it needs if it is lost."""
         beat = {"n": self._beats, "step": self.step, "apart": self._apart, "ended": self._ended}
         place = {"pid": os.getpid(), "parent": os.getppid(), "host": socket.gethostname(), "machine": _machine()}
         self._store.set(f"beat/{self._rank}", json.dumps(beat | place))
 
     def _look(self) -> None:
+        """Read the beats of the ranks that this one watches, and count for how many own beats each has not changed."""
         others = [r for r in (range(self._world) if self._rank == 0 else (0,)) if r != self._rank]
         names = [f"beat/{rank}" for rank in others]
         for rank, name in zip(others, names, strict=True):
             if rank not in self._seen and not self._store.check([name]):
                 names.remove(name)
+        # Above, ranks that have not beaten yet are left out, because this waits for keys that are not there.
         found = self._store.multi_get(names) if names else []
         for name, text in zip(names, found, strict=True):
             rank, beat = int(name.removeprefix("beat/")), json.loads(text)
@@ -153,23 +163,28 @@ class Watch:
             self._seen[rank] = (beat, 0 if fresh else known[1] + 1)  # type: ignore[index]
 
     def _judge_others(self) -> None:
+        """End this process if a rank that it watches has ended, is silent for too long, or hangs in a step."""
         for rank, (beat, age) in self._seen.items():
             if beat["ended"]:
                 continue
             here = beat["machine"] == _machine()
+            # Wait two beats before the process is looked for. A rank that ends in order says so in its last beat, which
+            # may not have been read yet.
             if here and age > 1 and _has_ended(beat["pid"]):
                 self._lost(rank, beat, "has ended without a word, as a killed process does")
             if age > (min(self._limit, _SOON) if self._asked else self._limit):
                 self._lost(rank, beat, f"has not answered for {age * self._interval:.0f} s", here)
         if self._rank == 0 and not self._apart and self._since_step > _PATIENCE * self._limit:
+            # All ranks wait for the one that is furthest behind.
             behind = min((beat["step"], rank) for rank, (beat, _) in self._seen.items())
             if behind[0] <= self.step and not self._seen[behind[1]][0]["apart"]:
                 seconds = _PATIENCE * self._timeout
                 self._lost(behind[1], self._seen[behind[1]][0], f"has not ended its step in {seconds:.0f} s")
 
     def _lost(self, rank: int, beat: dict[str, Any], what: str, hangs_here: bool = False) -> NoReturn:
+        """Say which rank is lost and `what` it did, and end this process; kill one that hangs on this host."""
         if hangs_here and beat["parent"] == os.getppid():
-            # torchrun asks a process politely to end, which one that is stopped does not hear for 30 seconds.
+            # torchrun sends SIGTERM, which a stopped process does not get, and kills it only 30 seconds later.
             with contextlib.suppress(OSError):
                 os.kill(beat["pid"], signal.SIGKILL)
         step = max(self.step, beat["step"])
@@ -177,7 +192,10 @@ class Watch:
         self._end(f"{where} {what}: it had done {beat['step']} steps, and step {step + 1} waits for it", _LOST)
 
     def _listen(self) -> None:
-        """End this process when the store, by which all ranks know of each other, is out of reach."""
+        """End this process when the store does not answer for `timeout` seconds; this is a thread of its own.
+
+        `_beat` cannot do it, because a request to a store out of reach may never return.
+        """
         while not self._stopped.wait(self._interval):
             self._silent += 1
             if self._silent > self._limit + 1:
@@ -188,24 +206,24 @@ class Watch:
                 self._end(message, _LOST, alone=True)
 
     def _end(self, message: str, code: int, alone: bool = False) -> NoReturn:
-        """Say why the run ends, if no other rank has said it, and end this process, whatever it waits for."""
+        """Print why the run ends, unless another rank has, and end this process, whatever its main thread waits for."""
         held = self._saving.acquire(timeout=self._timeout)
         if message and (alone or self._first(code)):
             more = f"; {self._resume}" if self._resume else ""
             with contextlib.suppress(OSError):
                 print(f"\ns4gen: error: {message}{more}", file=sys.stderr, flush=True)
         del held
-        os._exit(code)
+        os._exit(code)  # `sys.exit` would end only this thread, and leave the main thread in its collective operation
 
 
 def _is_between_ranks(error: Exception) -> bool:
-    """Whether a message between the ranks has failed. Gloo and NCCL say so by errors of several types."""
+    """Return whether an error is a failed message between ranks. Gloo and NCCL raise errors of several types for it."""
     words = ("gloo", "nccl", "connection", "process group", "collective")
     return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)
 
 
 def _machine() -> str:
-    """Something that two processes have in common if they can see each other's process numbers."""
+    """Return a name that two processes share exactly if they can see each other's process numbers."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux
@@ -213,6 +231,7 @@ def _machine() -> str:
 
 
 def _has_ended(pid: int) -> bool:
+    """Return whether a process of this machine is gone or a zombie; False where there is no /proc to tell."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except FileNotFoundError:
