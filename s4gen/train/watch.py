@@ -31,8 +31,7 @@ DEFAULT_TIMEOUT = 30.0
 _PATIENCE = 15
 """A rank that beats also counts as lost if a step takes this many times the timeout: its main thread hangs."""
 _SOON = 6
-"""How many beats a rank may miss once a message between ranks has failed. They are few, as some rank is then known to be
-lost."""
+"""How many beats a rank may miss once a message between ranks has failed: few, since then some rank is lost."""
 _LOST = 2
 """The exit code of a run that lost a rank, as of any error that the user can act on."""
 
