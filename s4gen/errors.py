@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """Return a text of at most `most` characters: a longer one without its middle, since its end may say what to do."""
+    if len(text) <= most:
+        return text
+    head = (most - 3) * 2 // 3
+    return f"{text[:head]}...{text[len(text) - (most - 3 - head) :]}"
+
 
 class UserError(Exception):
     """Something that the user can fix: a wrong path, key or value, a full disk.
@@ -11,8 +23,12 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        """Take the message; line breaks in it, as in quoted errors of other programs, become spaces."""
-        super().__init__(" ".join(message.split()))
+        """Take the message; line breaks in it, as in quoted errors of other programs, become spaces.
+
+        A message may quote a file of a stranger. Characters that would command the terminal are written as escapes.
+        """
+        line = " ".join(message.split())
+        super().__init__(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", line))
 
 
 class WriteError(UserError):
