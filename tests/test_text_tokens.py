@@ -241,7 +241,7 @@ found = prepare_tokens(open_corpus("wikitext-mini", "test"), ByteTokenizer(), Pa
     with started(program) as process:
         while process.poll() is None:
             for folder in tmp_path.glob("wikitext-mini-test-*"):
-                found = token_file._read(folder)
+                found = token_file._read(folder, ByteTokenizer())
                 lengths.add(None if found is None else len(found))
             time.sleep(1e-3)
     assert process.returncode == 0

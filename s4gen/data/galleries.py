@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from s4gen.config.names import SPLITS
 from s4gen.data.pictures import ImageFormat, Seen, UnusableError
+from s4gen.data.sealed import OutdatedError, check_digest, digest, kept_or_made, sealed, unsealed
 from s4gen.errors import UserError
-from s4gen.files.atomic import read_consistent, write_atomic
+from s4gen.files.expected import anything, items, table, text, whole
 from s4gen.files.folders import cache_folder
 from s4gen.showing.progress import progress_bar
 
-_VERSION = 1
+_VERSION = 2
 _NAMED = 5
 """Skipped pictures that are named; the others are counted."""
 HELD_OUT = 0.05
@@ -96,6 +97,17 @@ class _Index:
         return lines
 
 
+_NUMBERS = {name: whole() for name in ("found", "enlarged", "transparent", "animated")}
+_INDEX = table(
+    {
+        **{"key": anything, "pixels_sha256": text(64), "shape": items(whole(1), 4, 4), **_NUMBERS},
+        **{"skipped": items(items(text(), 2, 2)), "labels": items(whole(NO_LABEL))},
+        "splits": items(whole(NO_SPLIT, len(SPLITS) - 1)),
+    }
+)
+"""The index of a gallery that is kept in the cache."""
+
+
 @dataclass(frozen=True)
 class Decoded:
     """All images of a gallery."""
@@ -122,21 +134,19 @@ def decode(gallery: Gallery, format: ImageFormat, progress: bool = False) -> Dec
     folder = cache_folder() / "images" / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def read(directory: Path) -> tuple[_Index, Pixels]:
-        kept = json.loads((directory / "index.json").read_text(encoding="utf-8"))
+        kept = unsealed(directory / "index.json", _INDEX)
         if kept.pop("key") != gallery.key:
-            raise ValueError("made of other pictures")
+            raise OutdatedError
+        check_digest(directory / "pixels", kept.pop("pixels_sha256"))
         index = _Index(**kept)
         return index, np.memmap(directory / "pixels", np.uint8, "r", shape=tuple(index.shape))
 
     def fill(directory: Path) -> None:
         index = _write_pixels(gallery, format, directory / "pixels", progress)
-        (directory / "index.json").write_text(json.dumps({"key": gallery.key, **asdict(index)}), encoding="utf-8")
+        facts = {"key": gallery.key, "pixels_sha256": digest(directory / "pixels").hexdigest(), **asdict(index)}
+        (directory / "index.json").write_bytes(sealed(facts))
 
-    try:
-        index, images = read_consistent(folder, read)
-    except (OSError, ValueError, KeyError, TypeError):
-        write_atomic(folder, fill)
-        index, images = read_consistent(folder, read)
+    index, images = kept_or_made(folder, read, fill, f"the images of {gallery.name}")
     splits = assigned(np.array(index.splits, np.int64))
     return Decoded(images, np.array(index.labels, np.int64), splits, [*gallery.notes, *index.lines()])
 

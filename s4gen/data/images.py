@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4gen.config import ImageLayout
+from s4gen.data.pictures import UnusableError, opened, reason
 from s4gen.errors import UserError
 from s4gen.files.atomic import write_file_atomic
 
@@ -141,17 +142,17 @@ def read_image(path: str | Path, layout: ImageLayout) -> NDArray[np.uint8]:
         UserError: the file is missing or damaged, or holds another kind of image; the message says what was
             wanted.
     """
-    from PIL import Image
-
     wanted = f"{layout.width} x {layout.height} pixels, {_colour(layout)}, 8 bits a channel"
     try:
-        with Image.open(path) as image:
+        with opened(Path(path)) as image:
             got = f"{image.width} x {image.height} pixels, mode {image.mode}"
-            if image.size != (layout.width, layout.height) or image.mode not in EXACT_MODES:
-                raise UserError(f"{path} is an image of {got}: expected {wanted}")
-            pixels = np.asarray(image.convert("RGBA"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): expected {wanted}") from error
+            fits = image.size == (layout.width, layout.height) and image.mode in EXACT_MODES
+            pixels = np.asarray(image.convert("RGBA")) if fits else None
+    except UnusableError as error:
+        why = reason(error.__cause__ or error)
+        raise UserError(f"{path} cannot be read as an image ({why}): expected {wanted}") from error
+    if pixels is None:
+        raise UserError(f"{path} is an image of {got}: expected {wanted}")
     if (pixels[..., 3] != 255).any():
         raise UserError(f"{path} is transparent in places: expected {wanted}, opaque")
     if layout.channels == 1 and (pixels[..., :3] != pixels[..., :1]).any():

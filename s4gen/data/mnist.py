@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from s4gen.data.store import data_folder
 from s4gen.errors import UserError
+from s4gen.files.reading import open_regular
 
 SIZES = {"train": 60_000, "test": 10_000}
 
@@ -46,17 +47,18 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     Raises:
         UserError: it is not there, damaged, or holds something else; the message names the file.
     """
+    header = np.array([0x800 + len(shape), *shape], dtype=">i4").tobytes()
+    size = len(header) + math.prod(shape)
     try:
-        with gzip.open(path) as file:
-            content = file.read()
+        with open_regular(path) as packed, gzip.GzipFile(fileobj=packed) as file:
+            content = file.read(size + 1)  # and no more, however much it may unpack to
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing: S4GEN_DATA must hold mnist/MNIST/raw/*-ubyte.gz; unset it to download MNIST"
         ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is damaged or unreadable ({error}): copy or download it again") from error
-    header = np.array([0x800 + len(shape), *shape], dtype=">i4").tobytes()
-    if not content.startswith(header) or len(content) != len(header) + math.prod(shape):
+    if not content.startswith(header) or len(content) != size:
         wanted = " x ".join(map(str, shape))
         raise UserError(f"{path} does not hold {wanted} bytes in IDX format: copy or download it again")
     values = np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)

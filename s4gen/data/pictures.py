@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from s4gen.config.names import UNREADABLE_IMAGES
+from s4gen.data.quiet import quiet
+from s4gen.errors import shortened
+from s4gen.files.reading import LARGE, open_regular
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _DEEP = {"I;16": 257.0, "I;16L": 257.0, "I;16B": 257.0, "I;16N": 257.0}
 """Modes of 16 bits, and what one shade of 8 bits is in them."""
+
+
+LARGEST = 1 << 26
+"""Pixels of a picture, 8192 x 8192. A file of a few kilobytes can claim, and hold, any number of them."""
+RUNS_PROGRAMS = ("EPS", "WMF")
+"""Formats of PIL that are programs, which other software would run to draw the picture; they are not read."""
 
 
 class UnusableError(Exception):
@@ -71,23 +86,60 @@ def read_picture(source: Path | BinaryIO, format: ImageFormat) -> tuple[NDArray[
     Raises:
         UnusableError: it is not there, damaged, no picture, or too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the metadata, and of sizes far below what is too large
-            with Image.open(source) as image:
-                several = getattr(image, "n_frames", 1) > 1
-                if format.height:
-                    # A large JPEG is decoded smaller, and faster.
-                    image.draft("RGB", (4 * format.width, 4 * format.height))
-                plain, transparent = _plain(ImageOps.exif_transpose(image))
-                enlarged = bool(format.height) and (plain.width < format.width or plain.height < format.height)
-                plain = _fitted(plain, format)
-                pixels = np.asarray(plain.convert("L") if format.channels == 1 else plain)
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        raise UnusableError(f"cannot be read ({_reason(error)})") from error
+    with opened(source) as image:
+        several = getattr(image, "n_frames", 1) > 1
+        if format.height:
+            # A large JPEG is decoded smaller, and faster.
+            image.draft("RGB", (4 * format.width, 4 * format.height))
+        check_size(image)
+        plain, transparent = _plain(ImageOps.exif_transpose(image))
+        enlarged = bool(format.height) and (plain.width < format.width or plain.height < format.height)
+        plain = _fitted(plain, format)
+        pixels = np.asarray(plain.convert("L") if format.channels == 1 else plain)
     return pixels.reshape(*pixels.shape[:2], -1), Seen(enlarged, transparent, several)
+
+
+@contextlib.contextmanager
+def opened(source: Path | BinaryIO) -> Iterator[Image]:
+    """Open a picture, of which only the header is read yet; whatever goes wrong while it is decoded is explained, too.
+
+    Raises:
+        UnusableError: it is not there, no regular file, damaged, no picture, or too large.
+    """
+    from PIL import Image
+
+    Image.init()  # so that all formats are known
+    known = [name for name in Image.OPEN if name not in RUNS_PROGRAMS]
+    try:
+        with (
+            warnings.catch_warnings(),
+            quiet(),
+            open_regular(source) if isinstance(source, Path) else source as file,
+        ):
+            warnings.simplefilter("ignore")  # of the metadata, and of sizes far below what is too large
+            size = file.seek(0, os.SEEK_END)
+            if size > LARGE:
+                raise UnusableError(f"has {size:,} bytes: expected at most {LARGE:,}")
+            file.seek(0)
+            with Image.open(file, formats=known) as image:
+                yield image
+    except UnusableError:
+        raise
+    # The decoders of PIL raise whatever their arithmetic does with a damaged file.
+    except Exception as error:
+        raise UnusableError(f"cannot be read ({reason(error)})") from error
+
+
+def check_size(image: Image) -> None:
+    """Refuse a picture with more pixels than fit in memory, before it is decoded.
+
+    Raises:
+        UnusableError: it has more than `LARGEST`, or none.
+    """
+    if not 0 < image.width * image.height <= LARGEST:
+        raise UnusableError(f"has {image.width} x {image.height} pixels: expected 1 to {LARGEST:,} in all")
 
 
 def read_bytes(content: bytes | None, format: ImageFormat) -> tuple[NDArray[np.uint8], Seen]:
@@ -130,6 +182,7 @@ def _fitted(image: Any, format: ImageFormat) -> Any:
     return ImageOps.fit(image, wanted, Image.Resampling.LANCZOS)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Return the words of an error of PIL or of the system, in one line."""
     text = str(getattr(error, "strerror", None) or error or type(error).__name__)
-    return "no picture" if text.startswith("cannot identify image file") else " ".join(text.split())
+    return "no picture" if text.startswith("cannot identify image file") else shortened(" ".join(text.split()))

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO, Protocol
 
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
+from s4gen.files.folders import says_why
+from s4gen.files.reading import LARGE, open_regular, read_bounded
 
 Parts = tuple[str, ...]
 """The folders of a name, and its last part."""
@@ -29,7 +31,11 @@ class Tree(Protocol):
         """Return a path, or the bytes of a file, for a decoder to read. Raises OSError."""
 
     def text(self, name: str) -> str:
-        """Return the text of a small file in UTF-8."""
+        """Return the text of a small file in UTF-8.
+
+        Raises:
+            UserError: it cannot be read, or is no such text.
+        """
 
     def files(self, names: Sequence[str]) -> tuple[Path, ...]:
         """Return the files on disk that hold the named ones."""
@@ -48,7 +54,10 @@ class Folder:
         return self.path / name
 
     def text(self, name: str) -> str:
-        return (self.path / name).read_text(encoding="utf-8-sig")
+        try:
+            return _decoded(read_bounded(self.path / name, LARGE), f"{self.path / name}")
+        except OSError as error:
+            raise UserError(says_why(error)) from error
 
     def files(self, names: Sequence[str]) -> tuple[Path, ...]:
         return tuple(self.path / name for name in names)
@@ -75,25 +84,59 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            open_regular(path).close()
             self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is no readable zip archive ({error}): copy or download it again") from error
+        except UserError:
+            raise
+        except Exception as error:  # zipfile raises whatever reading a damaged directory leads to
+            raise UserError(
+                f"{path} is no readable zip archive ({shortened(str(error))}): copy or download it again"
+            ) from error
 
     def names(self) -> list[str]:
-        files = (info.filename for info in self._zip.infolist() if not info.is_dir())
-        return [name for name in files if not is_hidden(PurePosixPath(name))]
+        """Return the names of all files but of those that would lie outside of a folder that it is unpacked to."""
+        paths = (PurePosixPath(info.filename) for info in self._zip.infolist() if not info.is_dir())
+        return [str(path) for path in paths if not (is_hidden(path) or path.is_absolute() or ".." in path.parts)]
 
     def open(self, name: str) -> BinaryIO:
-        try:
-            return io.BytesIO(self._zip.read(name))
-        except zipfile.BadZipFile as error:
-            raise OSError(str(error)) from error
+        return io.BytesIO(self._read(name))
 
     def text(self, name: str) -> str:
-        return self._zip.read(name).decode("utf-8-sig")
+        where = f"{name} in {self.path}"
+        try:
+            return _decoded(self._read(name), where)
+        except OSError as error:
+            raise UserError(f"{where} cannot be read ({error}): copy or download the archive again") from error
+
+    def _read(self, name: str) -> bytes:
+        """Return the content of a file, which may have `LARGE` bytes at most.
+
+        Raises:
+            OSError: it is damaged, encrypted, packed in an unknown way, or larger, whatever its header says.
+        """
+        try:
+            with self._zip.open(name) as file:
+                content = file.read(LARGE + 1)
+        except Exception as error:  # zipfile and its decoders have no common kind for damaged files
+            raise OSError(shortened(str(error))) from error
+        if len(content) > LARGE:
+            raise OSError(f"more than {LARGE:,} bytes in an archive; unpack it")
+        return content
 
     def files(self, names: Sequence[str]) -> tuple[Path, ...]:
         return (self.path,)
+
+
+def _decoded(content: bytes, where: str) -> str:
+    """Return the text of bytes of UTF-8.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 at byte {error.start}: convert it") from error
 
 
 def names_below(folder: Path) -> list[str]:

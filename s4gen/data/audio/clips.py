@@ -15,16 +15,28 @@ from numpy.typing import NDArray
 from s4gen.data.audio.format import AudioFormat, Codes
 from s4gen.data.audio.reading import Heard, Recording, UnusableError, encode_blocks, read_origin
 from s4gen.data.audio.sources import Source
+from s4gen.data.sealed import OutdatedError, check_digest, digest, kept_or_made, sealed, unsealed
 from s4gen.errors import UserError
-from s4gen.files.atomic import read_consistent, write_atomic
+from s4gen.files.expected import anything, items, optional, table, text, whole
 from s4gen.files.folders import cache_folder
 from s4gen.showing.progress import progress_bar
 
 LARGE = 1 << 28
 """Bytes of recordings from which on their codes go to a file in the cache instead of memory."""
-_VERSION = 2
+_VERSION = 3
 _NAMED = 5
 """Skipped recordings that are named; the others are counted."""
+
+
+_COUNTS = ("found", "too_short", "too_long", "resampled", "mixed", "clipped", "broke_off")
+_REPORT = {"skipped": items(items(text(), 2, 2)), "notes": items(text()), **dict.fromkeys(_COUNTS, whole())}
+_INDEX = table(
+    {
+        **{"key": anything, "codes_sha256": text(64), "lengths": items(whole(1), 1)},
+        **{"labels": optional(items(whole())), "names": items(text()), "report": table(_REPORT)},
+    }
+)
+"""The index of a set that is kept in the cache."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +153,7 @@ def build(
         UserError: no recording is left; the cache cannot be written.
     """
     limits = (round(min_seconds * format.rate), max_seconds * format.rate)
-    if sum(_size_and_time(path)[0] for path in source.files) < LARGE:
-        sink = io.BytesIO()
-        index = _encode_all(source, format, limits, sink, progress)
-        codes = np.frombuffer(sink.getbuffer(), format.quantiser.dtype)
-    else:
-        index, codes = _cached(source, format, limits, progress)
+    index, codes = _in_memory(source, format, limits, progress) or _cached(source, format, limits, progress)
     lengths = np.array(index["lengths"], np.int64)
     return AudioSet(
         codes=codes,
@@ -165,6 +172,33 @@ def build(
     )
 
 
+class _LargeError(Exception):
+    """The codes of a set need more room than it should have in memory."""
+
+
+class _Memory(io.BytesIO):
+    """Bytes in memory, of which there are `LARGE` at most: silence in a FLAC file needs 5,000 times its room."""
+
+    def write(self, content: Any) -> int:
+        if self.tell() + len(content) > LARGE:
+            raise _LargeError
+        return super().write(content)
+
+
+def _in_memory(
+    source: Source, format: AudioFormat, limits: tuple[float, float], progress: bool
+) -> tuple[dict[str, Any], Codes] | None:
+    """Return index and codes of a set that is small; None of one whose recordings or codes are large."""
+    if sum(_size_and_time(path)[0] for path in source.files) >= LARGE:
+        return None
+    sink = _Memory()
+    try:
+        index = _encode_all(source, format, limits, sink, progress)
+    except _LargeError:
+        return None
+    return index, np.frombuffer(sink.getbuffer(), format.quantiser.dtype)
+
+
 def _cached(
     source: Source, format: AudioFormat, limits: tuple[float, float], progress: bool
 ) -> tuple[dict[str, Any], Codes]:
@@ -174,21 +208,20 @@ def _cached(
     key = [[str(path), *_size_and_time(path)] for path in source.files]
 
     def read(directory: Path) -> tuple[dict[str, Any], Codes]:
-        index = json.loads((directory / "index.json").read_text())
+        index = unsealed(directory / "index.json", _INDEX)
         if index["key"] != key:
-            raise ValueError("made of other files")
-        return index, np.memmap(directory / "codes", format.quantiser.dtype, "r", shape=(sum(index["lengths"]),))
+            raise OutdatedError
+        check_digest(directory / "codes", index["codes_sha256"])
+        codes = np.memmap(directory / "codes", format.quantiser.dtype, "r", shape=(sum(index["lengths"]),))
+        return index, codes
 
     def fill(directory: Path) -> None:
         with (directory / "codes").open("w+b") as file:
             index = _encode_all(source, format, limits, file, progress)
-        (directory / "index.json").write_text(json.dumps({"key": key, **index}))
+        checksum = digest(directory / "codes").hexdigest()
+        (directory / "index.json").write_bytes(sealed({"key": key, "codes_sha256": checksum, **index}))
 
-    try:
-        return read_consistent(folder, read)
-    except (OSError, ValueError, KeyError):
-        write_atomic(folder, fill)
-        return read_consistent(folder, read)
+    return kept_or_made(folder, read, fill, f"the codes of {source.name}")
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
@@ -208,9 +241,7 @@ def _encode_all(
     labels: list[int | None] = []
     names: list[str] = []
     skipped: list[tuple[str, str]] = []
-    counts: dict[str, Any] = dict.fromkeys(
-        ("found", "too_short", "too_long", "resampled", "mixed", "clipped", "broke_off"), 0
-    )
+    counts: dict[str, Any] = dict.fromkeys(_COUNTS, 0)
     with progress_bar(0, "recordings", progress, desc=f"reading {source.name}") as bar:
         for recording in source.recordings():
             bar.update(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -13,14 +14,23 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from s4gen.config.layouts import EXPECTED_RATES, RATES
 from s4gen.data.audio.format import AudioFormat, Codes
+from s4gen.data.quiet import quiet
 from s4gen.errors import UserError
+from s4gen.files.reading import open_regular
 
 WANTED = "a wav, flac or ogg file with sound, or another that libsndfile reads"
 UNKNOWN_SIZE = 0x7FFF0000
 """Sizes in a header from here on stand for an unknown one."""
 BLOCK = 1 << 20
-"""Frames decoded at a time, so that memory does not grow with the length of a recording."""
+"""Samples of all channels, before and after conversion, that are in memory at a time, however long a recording is."""
+LONGEST = 1 << 31
+"""Samples of a recording, after conversion: 37 hours at 16 kHz. A header of 100 bytes can ask for more."""
+LONGEST_PROMPT = 1 << 24
+"""Samples of a prompt, after conversion: 17 minutes at 16 kHz. A model has to read all of them."""
+_LAST_PAGES = 1 << 17
+"""Bytes at the end of an Ogg file that hold its last page, which has at most 65,307."""
 
 
 class UnusableError(Exception):
@@ -63,20 +73,22 @@ def read_origin(recording: Recording) -> Origin:
     """Read rate and channels from the header alone.
 
     Raises:
-        UnusableError: it is not there, or no sound file.
+        UnusableError: it is not there, no sound file, or one whose rate no sound has.
     """
     with _opened(recording) as file:
         return Origin(file.samplerate, file.channels)
 
 
-def read_blocks(recording: Recording, rate: int, heard: Heard | None = None) -> Iterator[NDArray[np.float32]]:
-    """Yield the recording as mono samples (n,) at `rate`, block by block; together they hold at least one sample.
+def read_blocks(
+    recording: Recording, rate: int, heard: Heard | None = None, most: int = LONGEST
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the recording as mono samples (n,) at `rate`, block by block; together they hold 1 to `most` samples.
 
     One that breaks off is read up to there, which `heard` then knows. Channels are averaged. The converter is soxr at
     its high quality; its output does not depend on the blocks.
 
     Raises:
-        UnusableError: it cannot be read to its end, has no samples, or one that is NaN or infinite.
+        UnusableError: it cannot be read to its end, has no samples, more than `most`, or one that is NaN or infinite.
     """
     import soxr  # type: ignore[import-untyped]
 
@@ -85,22 +97,29 @@ def read_blocks(recording: Recording, rate: int, heard: Heard | None = None) -> 
         stream = None
         if file.samplerate != rate:
             stream = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32", quality="HQ")
-        for frames in itertools.chain(_frames(file, recording, heard or Heard()), [np.zeros((0, 1), np.float32)]):
-            if not np.isfinite(frames).all():
-                raise UnusableError("has samples that are not finite numbers")
-            block = frames.mean(axis=1, dtype=np.float32) if frames.shape[1] > 1 else frames[:, 0]
+        # A block that is converted from 100 to a million samples per second is ten thousand times as long.
+        size = BLOCK // max(file.channels, -(-rate // file.samplerate))
+        for frames in itertools.chain(_frames(file, recording, heard or Heard(), size), [np.zeros((0, 1), np.float32)]):
+            with np.errstate(over="ignore"):  # of samples near the largest float32, whose sum is infinite
+                block = frames.mean(axis=1, dtype=np.float32) if frames.shape[1] > 1 else frames[:, 0]
             if stream is not None:
                 block = stream.resample_chunk(block, last=not len(block))
+            if not np.isfinite(block).all():
+                raise UnusableError("has samples that are not finite numbers")
             total += len(block)
+            if total > most:
+                raise UnusableError(f"has more than {most:,} samples at {rate} per second")
             yield block
     if not total:
         raise UnusableError("has no samples")
 
 
 def encode_blocks(
-    recording: Recording, format: AudioFormat, heard: Heard | None = None
+    recording: Recording, format: AudioFormat, heard: Heard | None = None, most: int = LONGEST
 ) -> Iterator[tuple[Codes, bool]]:
-    """Yield the codes (n,) of one block after another, and whether some were clipped; `heard` is as in `read_blocks`.
+    """Yield the codes (n,) of one block after another, and whether some were clipped.
+
+    `heard` and `most` are as in `read_blocks`.
 
     With a normalisation it is read twice: its range comes first.
 
@@ -109,12 +128,13 @@ def encode_blocks(
     """
     quantiser = format.quantiser
     if format.normalise == "none":
-        for block in read_blocks(recording, format.rate, heard):
+        for block in read_blocks(recording, format.rate, heard, most):
             yield quantiser.encode(block), bool((np.abs(block) > 1).any())
         return
-    ends = [(float(block.min()), float(block.max())) for block in read_blocks(recording, format.rate) if len(block)]
+    measured = read_blocks(recording, format.rate, most=most)
+    ends = [(float(block.min()), float(block.max())) for block in measured if len(block)]
     centre, half = _range(min(low for low, _ in ends), max(high for _, high in ends), format.normalise)
-    for block in read_blocks(recording, format.rate, heard):
+    for block in read_blocks(recording, format.rate, heard, most):
         yield quantiser.encode((block.astype(np.float64) - centre) / half), False
 
 
@@ -128,7 +148,7 @@ def read_prompt(path: str | Path, format: AudioFormat) -> tuple[Codes, list[str]
     recording = Recording(str(path), lambda: path)
     try:
         origin = read_origin(recording)
-        codes, clipped = zip(*encode_blocks(recording, format, heard), strict=True)
+        codes, clipped = zip(*encode_blocks(recording, format, heard, LONGEST_PROMPT), strict=True)
     except UnusableError as error:
         raise UserError(f"{path} {error}: expected {WANTED}") from error
     notes = [f"{path} ends before the end that its header names: read up to there"] if heard.broke_off else []
@@ -147,32 +167,42 @@ def _range(low: float, high: float, normalise: str) -> tuple[float, float]:
     return centre, max(high - centre, centre - low) or 1.0
 
 
-def _opened(recording: Recording) -> Any:
+@contextlib.contextmanager
+def _opened(recording: Recording) -> Iterator[Any]:
     """Open a recording as a `soundfile.SoundFile`.
 
     Raises:
-        UnusableError: it is not there, or no sound file.
+        UnusableError: it is not there, no sound file, or one whose rate no sound has.
     """
     import soundfile  # type: ignore[import-untyped]
 
     try:
         source = recording.open()
-        # As bytes, because soundfile would encode a name, and not every one can be.
-        return soundfile.SoundFile(os.fsencode(source) if isinstance(source, Path) else source)
-    except (OSError, soundfile.SoundFileError) as error:
+        if isinstance(source, Path):
+            open_regular(source).close()  # libsndfile would wait for somebody who writes to a pipe
+        with quiet():
+            # As bytes, because soundfile would encode a name, and not every one can be.
+            file = soundfile.SoundFile(os.fsencode(source) if isinstance(source, Path) else source)
+    except (OSError, UserError, soundfile.SoundFileError, TypeError, ValueError) as error:
         raise UnusableError(f"cannot be read ({_reason(error)})") from error
+    with file:
+        if file.samplerate not in RATES:
+            raise UnusableError(f"claims {file.samplerate} samples per second: {EXPECTED_RATES}")
+        yield file
 
 
-def _frames(file: Any, recording: Recording, heard: Heard) -> Iterator[NDArray[np.float32]]:
-    """Yield blocks of frames (n, channels), n >= 1, of the recording's part of an open file."""
+def _frames(file: Any, recording: Recording, heard: Heard, size: int) -> Iterator[NDArray[np.float32]]:
+    """Yield blocks of frames (n, channels), 1 <= n <= size, of the recording's part of an open file."""
     import soundfile
 
     begin, end = (round(file.frames * position) for position in recording.span)
     try:
         if begin:
-            file.seek(begin)
+            with quiet():
+                file.seek(begin)
         while begin < end:
-            frames = file.read(min(BLOCK, end - begin), dtype="float32", always_2d=True)
+            with quiet():
+                frames = file.read(min(size, end - begin), dtype="float32", always_2d=True)
             if not len(frames):
                 break
             begin += len(frames)
@@ -199,7 +229,10 @@ def _ogg_breaks_off(recording: Recording, kind: str) -> bool:
     if kind != "OGG":
         return False
     source = recording.open()
-    content = source.read_bytes() if isinstance(source, Path) else source.read()
+    with open_regular(source) if isinstance(source, Path) else source as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LAST_PAGES))
+        content = file.read(_LAST_PAGES)
     page = content.rfind(b"OggS")
     return page < 0 or len(content) < page + 6 or not content[page + 5] & 4
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
-import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
+from s4gen.files.parsing import json_value, reason
+from s4gen.files.reading import open_regular
 
 TEXT_FIELD = "text"
 """The field of a `.jsonl` record that is read."""
@@ -20,6 +22,12 @@ BLOCK = 1 << 18
 """Bytes read at a time."""
 LONGEST_LINE = 1 << 20
 """A longer line is cut at a space, or else between two characters, so that memory stays small."""
+
+
+LONGEST_RECORD = 1 << 26
+"""Bytes of a record of JSON Lines, which is parsed as a whole; a longer one is refused."""
+BOMB_SIZE, BOMB_RATIO = 1 << 28, 200
+"""A gzipped file that unpacks to more bytes than this, and to more than so many times its size, is no text."""
 
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8
@@ -120,9 +128,34 @@ def open_unpacked(path: Path) -> BinaryIO:
         UserError: it cannot be opened.
     """
     try:
-        return cast(BinaryIO, gzip.open(path)) if is_packed(path) else path.open("rb")
+        file = open_regular(path)
     except OSError as error:
         raise unreadable(path, error) from error
+    return cast(BinaryIO, _Unpacked(file)) if is_packed(path) else file
+
+
+class _Unpacked(gzip.GzipFile):
+    """A gzipped file that is closed with the packed one, and is read no further when it turns out to be a bomb."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        super().__init__(fileobj=packed)
+        self._packed = packed
+        self._most = max(BOMB_SIZE, BOMB_RATIO * os.fstat(packed.fileno()).st_size)
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._checked(super().read(size))
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self._checked(super().readline(size))
+
+    def _checked(self, part: bytes) -> bytes:
+        if self.tell() > self._most:
+            raise OSError(f"it unpacks to more than {self._most:,} bytes, which no text of its size does")
+        return part
+
+    def close(self) -> None:
+        super().close()
+        self._packed.close()
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
@@ -173,7 +206,7 @@ def text_start(path: Path, offset: int, width: int) -> int:
     try:
         with open_unpacked(path) as file:
             file.seek(offset)
-            held = file.read(max(width, 4))
+            held = file.read(min(max(width, 4), LONGEST_LINE))
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, error) from error
     return offset + place_to_cut(held, width)
@@ -223,7 +256,11 @@ def _cut(held: bytes) -> int:
 
 def _jsonl_blocks(file: BinaryIO, path: Path, start: int, end: int | None, part: Part | None) -> Iterator[Block]:
     file.seek(start)
-    while (end is None or start < end) and (line := file.readline()):
+    while (end is None or start < end) and (line := file.readline(LONGEST_RECORD + 1)):
+        if len(line) > LONGEST_RECORD:
+            raise UserError(
+                f"{path}: the record at byte {start} has more than {LONGEST_RECORD:,} bytes; cut its text into several"
+            )
         after = start + len(line)
         if line.strip():
             text = _record_text(line, path, start).removeprefix(BYTE_ORDER_MARK)
@@ -241,12 +278,11 @@ def _part_of(text: bytes, part: Part) -> bytes:
 
 def _record_text(line: bytes, path: Path, start: int) -> bytes:
     try:
-        return _text_of(json.loads(line.decode("utf-8"))).encode("utf-8")
-    except (ValueError, RecursionError) as error:  # json's, Unicode's and ours
-        reason = " ".join(str(error).split())
+        return _text_of(json_value(line.decode("utf-8"), LONGEST_RECORD, finite=False)).encode("utf-8")
+    except ValueError as error:  # of the parser, of Unicode, and ours
         raise UserError(
-            f'{path}: the record at byte {start} is not a JSON object with a string "{TEXT_FIELD}" ({reason}); '
-            "correct or remove it"
+            f"{path}: the record at byte {start} is not a JSON object with a string "
+            f'"{TEXT_FIELD}" ({shortened(reason(error))}); correct or remove it'
         ) from error
 
 
