@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4gen.data.store import data_folder
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
 from s4gen.files.atomic import write_file_atomic
 from s4gen.files.folders import cache_folder
 from s4gen.files.reading import open_regular
@@ -90,7 +90,7 @@ def _decode(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             pairs = [(np.asarray(row["img"]), row["label"]) for row in rows]
         except Exception as error:  # Arrow, datasets and PIL each have their own kinds for a damaged file
             raise UserError(
-                f"{file} is damaged or not Parquet with images ({error}): copy or download it again"
+                f"{file} is damaged or not Parquet with images ({shortened(str(error))}): copy or download it again"
             ) from error
     if not pairs or any(image.shape != (32, 32, 3) or image.dtype != np.uint8 for image, _ in pairs):
         raise UserError(f"{file} does not hold 32 x 32 RGB images of 8 bits: copy or download it again")

@@ -19,11 +19,15 @@ from s4gen.config.names import SPLITS
 from s4gen.data.galleries import NO_LABEL, NO_SPLIT, Gallery, Picture
 from s4gen.data.pictures import read_bytes
 from s4gen.data.splits import split_of_file
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
 from s4gen.files.folders import cache_folder
 
 LABELS = ("label", "labels", "class", "fine_label", "category", "digit")
 """Columns that hold the class of a picture; the first one that a table has."""
+
+
+ROWS_AT_A_TIME = 16
+"""Rows that are decoded at a time: a file of a kilobyte can hold a million copies of one large picture."""
 
 
 def from_parquet(folder: Path, files: list[Path], name: str) -> Gallery:
@@ -43,7 +47,9 @@ def from_parquet(folder: Path, files: list[Path], name: str) -> Gallery:
     def open_tables(scratch: str) -> dict[str | None, Any]:
         load = import_datasets().load_dataset
         return {
-            split: load("parquet", data_files=paths, split="train", streaming=True, cache_dir=scratch)
+            split: load(
+                "parquet", data_files=paths, split="train", streaming=True, cache_dir=scratch, batch_size=ROWS_AT_A_TIME
+            )
             for split, paths in groups.items()
         }
 
@@ -141,6 +147,7 @@ def _label(record: Mapping[str, Any], label: str | None, classes: tuple[str, ...
 @contextlib.contextmanager
 def _explained(trouble: str) -> Iterator[str]:
     """A scratch folder for `datasets`, whose failures become one sentence that begins with `trouble`."""
+    import_datasets()  # which would set the levels below to its own
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -153,7 +160,7 @@ def _explained(trouble: str) -> Iterator[str]:
         raise
     except Exception as error:  # Arrow, the hub and the network each have their own kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{trouble} ({reason})") from error
+        raise UserError(f"{trouble} ({shortened(reason)})") from error
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
-import os
+import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from fuzz import seeds
 from fuzz.kinds import KINDS
-from fuzz.runner import PATIENCE, Case, Finding, folder_of, run_cases
+from fuzz.runner import PATIENCE, Case, Finding, folder_of, keep, run_cases
 from fuzz.verdict import GOOD, VERDICTS
 
 SHOWN = 40
@@ -42,26 +41,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     numbers = [number for number, kind in enumerate(KINDS) if args.only in kind.name]
     room = args.keep.absolute()
-    room.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        good = make_seeds(Path(folder) / "seeds")
-        began = time.perf_counter()
-        cases = itertools.chain(undamaged(numbers), spread(numbers, args.files, args.seed))
-        findings = list(watched(run_cases(cases, good, room, args.jobs, args.patience)))
-        seconds = time.perf_counter() - began
-    broken = [each for each in findings if each.case.number < 0 and each.verdict != "accepted"]
-    faults = [each for each in findings if each.verdict not in GOOD]
-    print(table([each for each in findings if each.case.number >= 0], seconds, args.seed))
-    for finding in (broken + faults)[:SHOWN]:
-        print(
-            f"{finding.verdict}: {KINDS[finding.case.kind].name}: {finding.why[:300]}\n    {folder_of(finding.case, room)}/command.txt"
-        )
-    return 1 if broken or faults else 0
+    shutil.rmtree(room, ignore_errors=True)
+    good = make_seeds(room / "seeds")
+    began = time.perf_counter()
+    cases = itertools.chain(undamaged(numbers), spread(numbers, args.files, args.seed))
+    findings = list(watched(run_cases(cases, good, room, args.jobs, args.patience)))
+    print(table([each for each in findings if each.case.number >= 0], time.perf_counter() - began, args.seed))
+    faults = [each for each in findings if each.verdict != "accepted" and (each.case.number < 0 or each.verdict not in GOOD)]
+    for finding in faults:
+        keep(finding, good, room)
+    for finding in faults[:SHOWN]:
+        name, folder = KINDS[finding.case.kind].name, folder_of(finding.case, room)
+        print(f"{finding.verdict}: {name}: {finding.why[:300]}\n    {folder}/command.txt")
+    if not faults:
+        shutil.rmtree(room)
+    return 1 if faults else 0
 
 
 def make_seeds(folder: Path) -> Path:
     """Make the good files, in a process of its own: threads of libraries must not be there when others are forked."""
-    os.environ["FUZZ_SEEDS"] = str(folder)
     process = multiprocessing.get_context("fork").Process(target=seeds.make_quietly, args=(folder,))
     process.start()
     process.join()

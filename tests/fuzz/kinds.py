@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from fuzz.seeds import PICTURES, SOUNDS
 
 Command = tuple[str, ...]
-"""Arguments of s4gen; {seeds} stands for the folder of good files. A first word `resume-generation` is no command: it
-stands for `Generation.load`, which reads a file that no command reads."""
+"""Arguments of s4gen; {seeds} stands for the folder of good files. The first word `resume-generation` is no
+command: it stands for `resume.py`, which reads a file that no command reads."""
 
 PICTURED = "images:{seeds}/pictures"
 FEW = ("--split", "train", "--limit", "2", "--json")
@@ -105,7 +105,7 @@ CHECKPOINTS = (
         "suspended generation",
         ("suspended.safetensors",),
         {"suspended.safetensors": "tensors"},
-        (("resume-generation", "suspended.safetensors"),),
+        (("resume-generation", "{seeds}/image", "suspended.safetensors"),),
         exact=True,
     ),
     Kind(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import multiprocessing
 import os
 import random
@@ -29,6 +28,7 @@ from typing import Any, NoReturn
 
 from fuzz.kinds import KINDS, Kind
 from fuzz.mutators import damage
+from fuzz.resume import resume
 from fuzz.verdict import Outcome, judge, result_of
 
 MEMORY = 2 << 30
@@ -60,6 +60,9 @@ class Finding:
     why: str
     seconds: float
     result: Any = None
+    """The result of a good file."""
+    err: str = ""
+    """What the command wrote to standard error."""
 
 
 @dataclass
@@ -166,7 +169,6 @@ def prepare_process() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         os.environ[name] = "1"
@@ -190,28 +192,40 @@ def folder_of(case: Case, room: Path) -> Path:
 
 def run_case(case: Case, seeds: Path, room: Path, good: dict[tuple[int, int], Any]) -> Finding:
     """Make the damaged file, run the command in a folder of its own, and judge it."""
-    kind, rng, folder = KINDS[case.kind], case.rng(), folder_of(case, room)
+    folder = folder_of(case, room)
+    chosen, command = set_up(case, seeds, folder)
+    kind = KINDS[case.kind]
+    began = time.perf_counter()
+    outcome = execute(command, folder, kind)
+    seconds = time.perf_counter() - began
+    verdict, why = judge(outcome, folder, good.get((case.kind, chosen)), kind.exact)
+    result = result_of(outcome, folder) if case.number < 0 and outcome.code == 0 else None
+    shutil.rmtree(folder)
+    return Finding(case, verdict, why, seconds, result, outcome.err)
+
+
+def set_up(case: Case, seeds: Path, folder: Path) -> tuple[int, list[str]]:
+    """Make the folder of a case with its damaged file; return the number of its command, and the command."""
+    kind, rng = KINDS[case.kind], case.rng()
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
     prepare(kind, seeds, folder)
     chosen = -1 - case.number if case.number < 0 else rng.randrange(len(kind.commands))
     command = [word.replace("{seeds}", str(seeds)) for word in kind.commands[chosen]]
     if case.number >= 0:
         harm(kind, folder, command, rng)
-    (folder / "command.txt").write_text(
-        f"cd {folder} && {' '.join(environment(kind, folder))} s4gen {' '.join(command)}\n"
-    )
-    began = time.perf_counter()
-    outcome = execute(command, folder, kind)
-    seconds = time.perf_counter() - began
-    verdict, why = judge(outcome, folder, good.get((case.kind, chosen)), kind.exact)
-    result = result_of(outcome, folder) if case.number < 0 and outcome.code == 0 else None
-    if verdict in ("refused", "accepted"):
-        shutil.rmtree(folder)
-    else:
-        (folder / "verdict.txt").write_text(f"{verdict}: {why}\n")
-        (folder / "out.txt").write_bytes(outcome.out)
-        (folder / "err.txt").write_text(outcome.err)
-    return Finding(case, verdict, why, seconds, result)
+    return chosen, command
+
+
+def keep(finding: Finding, seeds: Path, room: Path) -> None:
+    """Make the damaged file again, and beside it the command that reads it and what became of that."""
+    folder, kind = folder_of(finding.case, room), KINDS[finding.case.kind]
+    _, command = set_up(finding.case, seeds, folder)
+    program = "s4gen"
+    if command[0] == "resume-generation":
+        program, command = "python -m fuzz.resume", [str(seeds / "image"), *command[1:]]
+    line = " ".join((*environment(kind, folder), program, *command))
+    (folder / "command.txt").write_text(f"cd {folder} && {line}\n")
+    (folder / "verdict.txt").write_text(f"{finding.verdict}: {finding.why}\n\n{finding.err}")
 
 
 def prepare(kind: Kind, seeds: Path, folder: Path) -> None:
@@ -245,12 +259,15 @@ def execute(command: list[str], folder: Path, kind: Kind) -> Outcome:
     before = dict(os.environ), os.getcwd(), {name: getattr(clips, name) for name in kind.settings}
     os.environ.update(text.split("=", 1) for text in environment(kind, folder))
     os.chdir(folder)
+    # A file that is to be damaged may be larger than what a command may write.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY, resource.RLIM_INFINITY))
     for name, value in kind.settings.items():
         setattr(clips, name, value)
     try:
         with _captured(folder) as captured:
             code = _main(command)
     finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         os.chdir(before[1])
         os.environ.clear()
         os.environ.update(before[0])
@@ -264,28 +281,10 @@ def _main(command: list[str]) -> int:
     from s4gen.cli import main
 
     try:
-        return resume_generation(command[1]) if command[0] == "resume-generation" else main(command)
+        return resume(*command[1:]) if command[0] == "resume-generation" else main(command)
     except BaseException:
         traceback.print_exc()
         return 1
-
-
-def resume_generation(path: str) -> int:
-    """Go on with a suspended generation, as a program of the user's own would."""
-    import torch
-
-    from s4gen.errors import UserError
-    from s4gen.sampling.convert import load_recurrent
-    from s4gen.sampling.generation import Generation
-
-    seeds = Path(os.environ["FUZZ_SEEDS"])
-    try:
-        generation = Generation.load(path, load_recurrent(seeds / "image"))
-        print(json.dumps({"tokens": torch.cat(list(generation.chunks(4)), dim=1).tolist()}))
-    except UserError as error:
-        print(f"s4gen: error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 @contextlib.contextmanager

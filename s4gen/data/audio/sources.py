@@ -17,7 +17,7 @@ from s4gen.config.names import SOUND_SUFFIXES, UNREADABLE_SOUND
 from s4gen.data.audio.reading import Recording
 from s4gen.data.splits import are_splits, split_of, split_of_file, warning
 from s4gen.data.tree import Parts, Tree, natural, readable, without_common_folder
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
 
 _PERCENT = {"train": (0, 88), "validation": (88, 94), "test": (94, 100)}
 """Per cent of the recordings in natural order: the published split of Beethoven and YouTubeMix."""
@@ -239,13 +239,22 @@ def _loaded(files: Sequence[Path]) -> Iterator[Any]:
         # Streaming writes nothing but a lock, which goes with the folder.
         with tempfile.TemporaryDirectory() as scratch:
             paths = [glob.escape(str(file)) for file in files]
-            rows = load_dataset("parquet", data_files=paths, split="train", streaming=True, cache_dir=scratch)
+            rows = load_dataset(
+                "parquet",
+                data_files=paths,
+                split="train",
+                streaming=True,
+                cache_dir=scratch,
+                batch_size=16,  # rows decoded at a time: a small file can hold a million copies of one large recording
+            )
             if "audio" not in rows.features:
                 raise UserError(f"{where}: no column audio, but {', '.join(rows.features)}")
             yield rows
     except UserError:
         raise
     except Exception as error:  # Arrow and datasets each have their own kinds for a damaged file
-        raise UserError(f"{where}: damaged, or not Parquet with sound ({error}); copy or download it again") from error
+        raise UserError(
+            f"{where}: damaged, or not Parquet with sound ({shortened(str(error))}); copy or download it again"
+        ) from error
     finally:
         logger.setLevel(before)
