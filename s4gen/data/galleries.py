@@ -16,8 +16,12 @@ from numpy.typing import NDArray
 from s4gen.config.names import SPLITS
 from s4gen.data.pictures import ImageFormat, Seen, UnusableError
 from s4gen.errors import UserError
+from s4gen.files import expected
 from s4gen.files.atomic import read_consistent, write_atomic
 from s4gen.files.folders import cache_folder
+from s4gen.files.parsing import json_value
+from s4gen.files.reading import LARGE as MOST_INDEX
+from s4gen.files.reading import read_bounded
 from s4gen.showing.progress import progress_bar
 
 _VERSION = 1
@@ -96,6 +100,29 @@ class _Index:
         return lines
 
 
+_COUNT = expected.whole()
+_INDEX = expected.table(
+    {
+        "key": expected.anything,
+        "shape": expected.items(expected.whole(1), 4, 4),
+        "labels": expected.items(expected.whole(NO_LABEL)),
+        "splits": expected.items(expected.whole(NO_SPLIT, len(SPLITS) - 1)),
+        "skipped": expected.items(expected.items(expected.text(), 2, 2)),
+        **dict.fromkeys(("found", "enlarged", "transparent", "animated"), _COUNT),
+    }
+)
+"""What is expected of the index beside the pixels, with the key of the pictures."""
+
+
+def _check_index(index: _Index, pixels: int, classes: int) -> None:
+    """Raise ValueError unless the images of an index have `pixels` values in all, each image a label and a split."""
+    count = index.shape[0]
+    if math.prod(index.shape) != pixels or len(index.labels) != count or len(index.splits) != count:
+        raise ValueError("not of these pixels")
+    if max(index.labels) >= max(classes, 1):
+        raise ValueError("not of these classes")
+
+
 @dataclass(frozen=True)
 class Decoded:
     """All images of a gallery."""
@@ -122,11 +149,13 @@ def decode(gallery: Gallery, format: ImageFormat, progress: bool = False) -> Dec
     folder = cache_folder() / "images" / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def read(directory: Path) -> tuple[_Index, Pixels]:
-        kept = json.loads((directory / "index.json").read_text(encoding="utf-8"))
+        kept = _INDEX(json_value(read_bounded(directory / "index.json", MOST_INDEX), MOST_INDEX, surrogates=True), "")
         if kept.pop("key") != gallery.key:
             raise ValueError("made of other pictures")
         index = _Index(**kept)
-        return index, np.memmap(directory / "pixels", np.uint8, "r", shape=tuple(index.shape))
+        pixels = np.memmap(directory / "pixels", np.uint8, "r")
+        _check_index(index, len(pixels), len(gallery.classes))
+        return index, pixels.reshape(index.shape)
 
     def fill(directory: Path) -> None:
         index = _write_pixels(gallery, format, directory / "pixels", progress)
@@ -134,7 +163,7 @@ def decode(gallery: Gallery, format: ImageFormat, progress: bool = False) -> Dec
 
     try:
         index, images = read_consistent(folder, read)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         write_atomic(folder, fill)
         index, images = read_consistent(folder, read)
     splits = assigned(np.array(index.splits, np.int64))

@@ -16,8 +16,12 @@ from s4gen.data.audio.format import AudioFormat, Codes
 from s4gen.data.audio.reading import Heard, Recording, UnusableError, encode_blocks, read_origin
 from s4gen.data.audio.sources import Source
 from s4gen.errors import UserError
+from s4gen.files import expected
 from s4gen.files.atomic import read_consistent, write_atomic
 from s4gen.files.folders import cache_folder
+from s4gen.files.parsing import json_value
+from s4gen.files.reading import LARGE as MOST_INDEX
+from s4gen.files.reading import read_bounded
 from s4gen.showing.progress import progress_bar
 
 LARGE = 1 << 28
@@ -174,10 +178,12 @@ def _cached(
     key = [[str(path), *_size_and_time(path)] for path in source.files]
 
     def read(directory: Path) -> tuple[dict[str, Any], Codes]:
-        index = json.loads((directory / "index.json").read_text())
+        index = _INDEX(json_value(read_bounded(directory / "index.json", MOST_INDEX), MOST_INDEX, surrogates=True), "")
         if index["key"] != key:
             raise ValueError("made of other files")
-        return index, np.memmap(directory / "codes", format.quantiser.dtype, "r", shape=(sum(index["lengths"]),))
+        codes = np.memmap(directory / "codes", format.quantiser.dtype, "r")
+        _check_index(index, len(codes), len(source.classes))
+        return index, codes
 
     def fill(directory: Path) -> None:
         with (directory / "codes").open("w+b") as file:
@@ -186,9 +192,39 @@ def _cached(
 
     try:
         return read_consistent(folder, read)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         write_atomic(folder, fill)
         return read_consistent(folder, read)
+
+
+_COUNTS = ("found", "too_short", "too_long", "resampled", "mixed", "clipped", "broke_off")
+"""The fields of `Findings` that count recordings."""
+_COUNT = expected.whole()
+_INDEX = expected.table(
+    {
+        "key": expected.items(expected.anything),
+        "lengths": expected.items(expected.whole(1), 1),
+        "labels": expected.optional(expected.items(_COUNT)),
+        "names": expected.items(expected.text()),
+        "report": expected.table(
+            {
+                **dict.fromkeys(_COUNTS, _COUNT),
+                "skipped": expected.items(expected.items(expected.text(), 2, 2)),
+                "notes": expected.items(expected.text()),
+            }
+        ),
+    }
+)
+"""What is expected of the index beside the codes."""
+
+
+def _check_index(index: dict[str, Any], codes: int, classes: int) -> None:
+    """Raise ValueError unless the clips of an index are `codes` codes long in all, and have names and labels."""
+    labels = index["labels"]
+    if sum(index["lengths"]) != codes or len(index["names"]) != len(index["lengths"]):
+        raise ValueError("not of these codes")
+    if labels is not None and (len(labels) != len(index["lengths"]) or max(labels) >= classes):
+        raise ValueError("not of these classes")
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
@@ -208,9 +244,7 @@ def _encode_all(
     labels: list[int | None] = []
     names: list[str] = []
     skipped: list[tuple[str, str]] = []
-    counts: dict[str, Any] = dict.fromkeys(
-        ("found", "too_short", "too_long", "resampled", "mixed", "clipped", "broke_off"), 0
-    )
+    counts: dict[str, Any] = dict.fromkeys(_COUNTS, 0)
     with progress_bar(0, "recordings", progress, desc=f"reading {source.name}") as bar:
         for recording in source.recordings():
             bar.update(1)

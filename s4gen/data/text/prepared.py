@@ -14,6 +14,7 @@ from s4gen.data.text.token_file import TokenFile, label, prepare_tokens, token_c
 from s4gen.data.text.tokenizer import FORMAT, Tokenizer
 from s4gen.errors import UserError
 from s4gen.files.atomic import write_file_atomic
+from s4gen.files.reading import LARGE, read_bounded
 
 
 def prepare_tokenizer(dataset: str, kind: str, vocab_size: int = 0, progress: bool = True) -> Tokenizer:
@@ -26,7 +27,7 @@ def prepare_tokenizer(dataset: str, kind: str, vocab_size: int = 0, progress: bo
         return ByteTokenizer()
     path = tokenizer_path(corpus := open_corpus(dataset, "train"), kind, vocab_size)
     if path.is_file():
-        return from_json(path.read_text(encoding="utf-8"), str(path))
+        return from_json(read_bounded(path, LARGE), str(path))
     tokenizer = build_tokenizer(kind, corpus, vocab_size or None, progress)
     write_file_atomic(path, tokenizer.to_json().encode("utf-8"))
     return tokenizer

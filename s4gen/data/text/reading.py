@@ -5,13 +5,13 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
+from s4gen.files.parsing import json_value, reason
 
 TEXT_FIELD = "text"
 """The field of a `.jsonl` record that is read."""
@@ -241,12 +241,11 @@ def _part_of(text: bytes, part: Part) -> bytes:
 
 def _record_text(line: bytes, path: Path, start: int) -> bytes:
     try:
-        return _text_of(json.loads(line.decode("utf-8"))).encode("utf-8")
-    except (ValueError, RecursionError) as error:  # json's, Unicode's and ours
-        reason = " ".join(str(error).split())
+        return _text_of(json_value(line, len(line), finite=False)).encode("utf-8")
+    except ValueError as error:
         raise UserError(
-            f'{path}: the record at byte {start} is not a JSON object with a string "{TEXT_FIELD}" ({reason}); '
-            "correct or remove it"
+            f'{path}: the record at byte {start} is not a JSON object with a string "{TEXT_FIELD}" '
+            f"({shortened(reason(error))}); correct or remove it"
         ) from error
 
 

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,8 +25,11 @@ from s4gen.data.text.corpus import Corpus, checked_text
 from s4gen.data.text.reading import Block
 from s4gen.data.text.tokenizer import Tokenizer
 from s4gen.errors import UserError
+from s4gen.files import expected
 from s4gen.files.atomic import write_file_atomic
 from s4gen.files.folders import cache_folder, locked
+from s4gen.files.parsing import json_value
+from s4gen.files.reading import read_bounded
 from s4gen.showing.progress import progress_bar
 
 FORMAT = 1
@@ -62,6 +65,21 @@ class _Progress:
     tokens: int = 0
     words: int = 0
     text_bytes: int = 0
+
+
+_COUNT = expected.whole()
+_META = expected.table(
+    {
+        "tokens": expected.whole(1),
+        "words": _COUNT,
+        "text_bytes": _COUNT,
+        "vocab": expected.whole(1, 2**32),
+        "tokenizer": expected.text(),
+    },
+    others=expected.anything,
+)
+_PROGRESS = expected.table({each.name: _COUNT for each in fields(_Progress)})
+"""What is expected of the two notes; a folder in which they are something else is made again."""
 
 
 def token_cache() -> Path:
@@ -117,12 +135,12 @@ def _read(folder: Path) -> TokenFile | None:
     """Return the finished file; None where there is none, or one that is not whole."""
     path = folder / "tokens"
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = _META(json_value(read_bounded(folder / "meta.json")), "")
         dtype = _dtype(meta["vocab"])
         if path.stat().st_size != meta["tokens"] * dtype.itemsize:
             return None
         tokens = np.memmap(path, dtype, "r")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
     return TokenFile(tokens, meta["words"], meta["text_bytes"], meta["vocab"], meta["tokenizer"], path)
 
@@ -203,10 +221,10 @@ def _resume(folder: Path, itemsize: int) -> _Progress:
     """Return how far the last run came, and cut off what it wrote beyond its last note."""
     partial = folder / "partial"
     try:
-        done = _Progress(**json.loads((folder / "progress.json").read_text()))
+        done = _Progress(**_PROGRESS(json_value(read_bounded(folder / "progress.json")), ""))
         if partial.stat().st_size < done.tokens * itemsize:
             done = _Progress()
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError):
         done = _Progress()
     if partial.exists():
         os.truncate(partial, done.tokens * itemsize)
