@@ -11,6 +11,7 @@ docs/layers.md for more.
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import SSMConfig
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
+from s4gen.files.expected import shown
 from s4gen.models.blocks import GatedOutput
 from s4gen.models.ssm_layers import S4 as S4Core
 from s4gen.models.ssm_layers import S4D as S4DCore
@@ -216,18 +218,35 @@ def load_layer(path: str | Path) -> S4D | S4:
     Raises:
         UserError: there is no layer at `path`, or it is damaged.
     """
-    from s4gen.checkpoint import load_tensors, read_json
-    from s4gen.checkpoint.fitting import fitting
+    from s4gen.checkpoint import load_model, read_json
 
     folder = Path(path)
     config = read_json(folder / "config.json")
     kinds: dict[str, type[S4D | S4]] = {"S4D": S4D, "S4": S4}
-    if config.get("format") != FORMAT or config.get("layer") not in kinds:
+    name = config.get("layer")
+    if config.get("format") != FORMAT or not isinstance(name, str) or name not in kinds:
         raise UserError(f"{folder / 'config.json'} describes no layer; a whole model is read by s4gen.from_pretrained")
-    # The new layer draws initial weights, which the file's replace: loading must not disturb the random state.
-    with torch.random.fork_rng(devices=[]):
-        layer = kinds[config["layer"]](**config["options"])
-    tensors = load_tensors(folder / "model.safetensors")
-    tensors = fitting(tensors, layer.state_dict(), folder / "model.safetensors")
-    layer.load_state_dict(tensors, assign=True)
-    return layer.eval()
+    options = _checked_options(config.get("options"), kinds[name], folder / "config.json")
+    try:
+        return load_model(folder / "model.safetensors", lambda: kinds[name](**options))
+    except ValueError as error:  # of options that do not fit each other
+        raise UserError(f"{folder / 'config.json'}: {error}; save the layer again") from None
+
+
+def _checked_options(options: Any, kind: type[S4D | S4], path: Path) -> dict[str, Any]:
+    """Return the options of a layer in a file, each of the type of its default in the constructor of `kind`.
+
+    Raises:
+        UserError: an option is unknown, or of another type.
+    """
+    if not isinstance(options, dict):
+        raise UserError(f"{path}: options = {shown(options)}: expected a table; save the layer again")
+    wanted = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
+    wanted["d_model"] = 1
+    for name, value in options.items():
+        numbers = (int, float) if type(wanted.get(name)) is float else (type(wanted.get(name)),)
+        if name not in wanted or type(value) not in numbers:
+            raise UserError(f"{path}: options.{shortened(name, 60)} = {shown(value)}: no such option; save it again")
+    if "d_model" not in options:
+        raise UserError(f"{path}: options.d_model is missing; save the layer again")
+    return options

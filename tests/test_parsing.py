@@ -231,3 +231,56 @@ def test_messages_are_cut_in_the_middle_and_command_no_terminal() -> None:
     cut = shortened("a" * 1000 + "z" * 1000)
     assert len(cut) == 300 and cut.startswith("aaa") and cut.endswith("zzz")
     assert str(UserError("red \x1b[31m and\nnew\x07 lines")) == "red \\x1b[31m and new\\x07 lines"
+
+
+def test_the_parsers_of_pythons_library_are_called_by_the_readers_alone() -> None:
+    calling = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if calls_of_parsers(path.read_text(encoding="utf-8"))
+    }
+    assert calling == set(MAY_PARSE)
+    assert calls_of_parsers("import json\njson.loads(x)\ntomllib.load(f)\nyaml.safe_load(y)\njson.dumps(z)") == [
+        "json.loads",
+        "tomllib.load",
+        "yaml.safe_load",
+    ]
+
+
+def test_no_module_imports_a_parser_under_another_name() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module not in ("json", "tomllib", "yaml"), path
+            elif isinstance(node, ast.Import):
+                assert not any(alias.asname for alias in node.names if alias.name in ("json", "tomllib", "yaml")), path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 5000 + "]" * 5000, "nested more than"),
+        (
+            "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+            + "\n".join(
+                f"{n}: &{n} [{', '.join([f'*{m}'] * 10)}]" for m, n in zip("abcdefgh", "bcdefghi", strict=True)
+            ),
+            "aliases written out",
+        ),
+        ("a: [1", "flow sequence"),
+        ("a: !!python/object/apply:os.system [ls]", "constructor"),
+        ("a: \x00", "unacceptable"),
+    ],
+    ids=["deep", "laughs", "broken", "code", "control"],
+)
+def test_hostile_yaml_is_refused_at_once(text: str, message: str) -> None:
+    from s4gen.importing.reading import yaml_value
+
+    with pytest.raises(ValueError, match=message):
+        yaml_value(text)
+
+
+def test_yaml_with_aliases_is_read() -> None:
+    from s4gen.importing.reading import yaml_value
+
+    assert yaml_value("a: &x {b: 1}\nc: [*x, *x]") == {"a": {"b": 1}, "c": [{"b": 1}, {"b": 1}]}

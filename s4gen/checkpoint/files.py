@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 import s4gen
+from s4gen.checkpoint.fitting import check_fit, fitting
+from s4gen.checkpoint.tensors import Header, check_finite, read_tensors
 from s4gen.config import DensityConfig, density_config_from_dict
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
+from s4gen.files import expected
+from s4gen.files.parsing import read_json as read_parsed
+from s4gen.files.parsing import reason
+from s4gen.files.reading import LARGE, read_bounded
+
+T = TypeVar("T")
 
 FORMAT = "s4gen-checkpoint"
 CLASSIFIER_FORMAT = "s4gen-classifier"
@@ -25,6 +31,7 @@ LAYER_FORMAT = "s4gen-layer"
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
 CURVE_FILE = "curve.png"
+ANY_TABLE = expected.mapping(expected.anything)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -33,17 +40,34 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.write_bytes(safetensors.torch.save(plain))
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read what `save_tensors` wrote.
+def load_tensors(path: Path, check: Callable[[Header], None] = lambda header: None) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote, after `check` has looked at names, types and shapes and raised nothing.
 
     Raises:
-        UserError: the file is missing, truncated or not safetensors.
+        UserError: the file is missing, truncated or not safetensors, or holds numbers that are not finite.
     """
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load(read_bytes(path))
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is damaged or truncated ({error}); copy or save the checkpoint again") from None
-    return tensors
+        return _in_words(path, lambda: read_tensors(path, check))[0]
+    except ValueError as error:
+        problem = shortened(reason(error))
+        raise UserError(f"{path} is damaged or truncated ({problem}); copy or save the checkpoint again") from None
+
+
+def load_fitting(path: Path, wanted: Mapping[str, Tensor], exact: Collection[str] = ()) -> dict[str, Tensor]:
+    """Read the tensors of a model, which is compared with the file before its data are read.
+
+    Args:
+        path: the file.
+        wanted: tensors of the names, types and shapes that the file must have; they may be on the meta device.
+        exact: names of tensors that keep the precision in which they are stored.
+
+    Raises:
+        UserError: as for `load_tensors`, and where the file does not fit.
+    """
+    found = load_tensors(path, lambda header: check_fit(header.tensors, wanted, path, exact))
+    fitted = fitting(found, wanted, path, exact)
+    check_finite(fitted, path)  # a large number in float64 is infinite in float32
+    return fitted
 
 
 def config_in(tables: Mapping[str, Any], what: str, section: str, path: Path) -> DensityConfig:
@@ -53,39 +77,42 @@ def config_in(tables: Mapping[str, Any], what: str, section: str, path: Path) ->
         UserError: it is of another format version, or damaged.
     """
     version = tables.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
+        writer = shortened(str(tables.get("s4gen_version", "unknown")), 60)
         raise UserError(
-            f"{path}: {what} format version {version!r}, but s4gen {s4gen.__version__} reads version "
-            f"{FORMAT_VERSION}; use the s4gen that wrote it ({tables.get('s4gen_version', 'unknown')})"
+            f"{path}: {what} format version {shortened(repr(version), 60)}, but s4gen {s4gen.__version__} reads "
+            f"version {FORMAT_VERSION}; use the s4gen that wrote it ({writer})"
         )
     if not isinstance(tables.get(section), dict):
         raise UserError(f"{path}: {section} is missing; the file is damaged")
     return density_config_from_dict(tables[section], source=str(path))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a checkpoint's file.
+def read_json(path: Path, check: expected.Check = ANY_TABLE, finite: bool = True) -> dict[str, Any]:
+    """Return what `check` makes of the JSON object in a checkpoint's file; by default it may be any object.
 
     Raises:
         UserError: the file is missing, cannot be read, or holds something else.
     """
-    try:
-        value = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged or truncated ({error}); copy or save the checkpoint again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: expected a JSON object")
-    return value
+    advice = "copy or save the checkpoint again"
+    found: dict[str, Any] = _in_words(
+        path, lambda: read_parsed(path, lambda value: check(value, ""), advice=advice, finite=finite)
+    )
+    return found
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a checkpoint's file.
+    """Return the content of a checkpoint's file that is no tensors, such as a tokeniser.
 
     Raises:
-        UserError: the file is missing or cannot be read.
+        UserError: the file is missing, cannot be read, or is too large.
     """
+    return _in_words(path, lambda: read_bounded(path, LARGE))
+
+
+def _in_words(path: Path, read: Callable[[], T]) -> T:
     try:
-        return path.read_bytes()
+        return read()
     except FileNotFoundError:
         raise UserError(f"{path} is missing, so {path.parent} is not a complete checkpoint") from None
     except OSError as error:

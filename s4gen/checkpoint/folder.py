@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import s4gen
 from s4gen.checkpoint.files import (
@@ -26,7 +25,8 @@ from s4gen.checkpoint.files import (
     read_json,
     save_tensors,
 )
-from s4gen.checkpoint.fitting import fitting
+from s4gen.checkpoint.fitting import check_fit, fitting
+from s4gen.checkpoint.tensors import Header, check_finite
 from s4gen.config import (
     DensityConfig,
     Recipe,
@@ -36,11 +36,12 @@ from s4gen.config import (
     recipe_to_toml,
 )
 from s4gen.data.text import Tokenizer, from_json
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
 from s4gen.files.atomic import current, read_consistent, write_atomic
+from s4gen.files.expected import shown
 from s4gen.files.folders import user_path
 from s4gen.files.shipped import find
-from s4gen.models.build import build_model
+from s4gen.models.build import M, TooLargeError, build_model, shapes_alone, with_weights
 from s4gen.models.density import DensityModel
 
 
@@ -140,12 +141,8 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
         UserError: there is none, it is damaged, or it is of another format version.
     """
     path = resolve_checkpoint(name_or_path)
-    config, tensors, recipe, metrics, exact = read_consistent(path, _read)
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(config)
-    tensors = fitting(tensors, model.state_dict(), path / "model.safetensors", exact)
-    model.load_state_dict(tensors, assign=True)
-    return Checkpoint(path, config, model.eval(), recipe, metrics)
+    config, model, recipe, metrics = read_consistent(path, _read)
+    return Checkpoint(path, config, model, recipe, metrics)
 
 
 def load_tokenizer(path: Path, config: DensityConfig) -> Tokenizer:
@@ -157,11 +154,7 @@ def load_tokenizer(path: Path, config: DensityConfig) -> Tokenizer:
     if not isinstance(config.layout, TextLayout):
         raise UserError(f"{path} is a model of {config.layout.kind}s, which has no tokeniser; expected one of text")
     file = (current(path) or path) / TOKENIZER_FILE
-    try:
-        text = read_bytes(file).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is damaged ({error}); copy or save the checkpoint again") from None
-    tokenizer = from_json(text, str(file))
+    tokenizer = from_json(read_bytes(file), str(file))
     layout = config.layout
     if (tokenizer.vocab, tokenizer.eos) != (layout.vocab, layout.start):
         raise UserError(
@@ -204,16 +197,53 @@ def check_target(path: str | Path, overwrite: bool) -> None:
         raise UserError(f"{path} exists and is not a checkpoint, so it is not replaced; choose another name")
 
 
-def _read(folder: Path) -> tuple[DensityConfig, dict[str, Tensor], Recipe | None, dict[str, Any], tuple[str, ...]]:
-    config = _read_config(folder / "config.json")
-    exact = read_json(folder / "config.json").get(EXACT)
-    tensors = load_tensors(folder / "model.safetensors")
+def _read(folder: Path) -> tuple[DensityConfig, DensityModel, Recipe | None, dict[str, Any]]:
+    config, exact = _read_config(folder / "config.json")
+    model = load_model(folder / "model.safetensors", lambda: build_model(config), exact)
     recipe = load_recipe(folder / "recipe.toml") if (folder / "recipe.toml").exists() else None
-    metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
-    return config, tensors, recipe, metrics, tuple(map(str, exact)) if isinstance(exact, list) else ()
+    metrics = read_json(folder / "metrics.json", finite=False) if (folder / "metrics.json").exists() else {}
+    return config, model, recipe, metrics
 
 
-def _read_config(path: Path) -> DensityConfig:
+def load_model(path: Path, build: Callable[[], M], exact: Collection[str] = ()) -> M:
+    """Build a model and give it the weights in a file, in evaluation mode, on the CPU.
+
+    The model is built as shapes alone, and no further than the file has numbers, so a configuration that a stranger has
+    written costs no more than the file that comes with it.
+
+    Args:
+        path: the file.
+        build: makes the model, which has the names and shapes of the file.
+        exact: names of tensors that keep the precision in which they are stored.
+
+    Raises:
+        UserError: the file is missing, damaged or does not fit, or holds numbers that are not finite.
+    """
+    shapes: M | None = None
+
+    def check(header: Header) -> None:
+        nonlocal shapes
+        try:
+            # Some layers make parameters only to replace them, or constants that are not saved; and of a file that
+            # lacks a little, the message is to name what is missing. Hence the factors.
+            with shapes_alone(4 * header.numbers + 100_000, 4 * len(header.tensors) + 400):
+                shapes = build()
+        except TooLargeError:
+            raise UserError(
+                f"{path} does not fit config.json: it holds {len(header.tensors):,} tensors with {header.numbers:,} "
+                "numbers, and the model in config.json has many more"
+            ) from None
+        check_fit(header.tensors, shapes.state_dict(), path, exact)
+
+    found = load_tensors(path, check)
+    assert shapes is not None  # `check` was called, or there would have been an exception
+    tensors = fitting(found, shapes.state_dict(), path, exact)
+    check_finite(tensors, path)
+    return with_weights(shapes, tensors)
+
+
+def _read_config(path: Path) -> tuple[DensityConfig, tuple[str, ...]]:
+    """Return the configuration of the model, and the names of the tensors that are kept in float64."""
     config = read_json(path)
     if config.get("format") == CLASSIFIER_FORMAT:
         raise UserError(f"{path.parent} is a classifier of recordings, not a density model; choose another checkpoint")
@@ -221,6 +251,10 @@ def _read_config(path: Path) -> DensityConfig:
         raise UserError(f"{path.parent} is a single layer, not a density model; s4gen.layers.load_layer reads it")
     if config.get("format") != FORMAT:
         raise UserError(
-            f'{path}: format = {config.get("format")!r}: expected "{FORMAT}"; this is another program\'s file'
+            f'{path}: format = {shortened(repr(config.get("format")), 60)}: expected "{FORMAT}"; this is another '
+            "program's file"
         )
-    return config_in(config, "checkpoint", "density", path)
+    exact = config.get(EXACT, [])
+    if not isinstance(exact, list) or not all(isinstance(name, str) for name in exact):
+        raise UserError(f"{path}: {EXACT} = {shown(exact)}: expected names of tensors; the file is damaged")
+    return config_in(config, "checkpoint", "density", path), tuple(exact)

@@ -16,7 +16,7 @@ from s4gen.cli.output import shows_progress
 from s4gen.data.text.reading import WIDE_MARKS
 from s4gen.errors import UserError, shortened
 from s4gen.files.parsing import json_value, reason
-from s4gen.files.reading import read_bounded
+from s4gen.files.reading import LARGE, read_bounded
 from s4gen.machine.device import best_device
 from s4gen.showing.progress import progress_bar
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 200
 UNKNOWN = "<unk>"
-LONGEST_LIST = 1 << 26
-"""Bytes of a file of prompts."""
 
 
 def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
@@ -109,7 +107,7 @@ def read_prompts(path: Path) -> list[str]:
         UserError: it is not there, not UTF-8, empty, or not such records.
     """
     try:
-        content = decoded(read_bounded(path, LONGEST_LIST, pipes=True))
+        content = decoded(read_bounded(path, LARGE, pipes=True))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -151,9 +149,10 @@ def unescaped(string: str) -> str:
 
 def _prompt_of(line: str, where: str) -> str:
     try:
-        record: Any = json_value(line, LONGEST_LIST, finite=False)
+        record: Any = json_value(line, LARGE, finite=False)
     except ValueError as error:
-        raise UserError(f"{where}: not JSON ({shortened(reason(error))}); correct or remove it") from None
+        problem = shortened(reason(error))
+        raise UserError(f'{where}: expected a JSON object with "prompt" or "text", a string ({problem})') from None
     if isinstance(record, dict):
         for name in ("prompt", "text"):
             if isinstance(found := record.get(name), str):

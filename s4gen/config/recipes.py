@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,14 @@ from s4gen.config.layouts import Layout
 from s4gen.config.run import Recipe, kind_of
 from s4gen.config.schema import ModelConfig, SSMConfig
 from s4gen.config.strict import SECTIONS, Setting, build, build_layout, build_recipe, flatten, located
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
+from s4gen.files.parsing import reason, toml_value
+from s4gen.files.reading import read_bounded
 from s4gen.files.shipped import find, shipped_folder
 
 RECIPE_SECTIONS = tuple(field.name for field in dataclasses.fields(Recipe))
+MOST = 1 << 18
+"""Bytes that a recipe or a preset has at most. Those that ship have less than 3,000."""
 PRESET_SECTIONS = ("model", "ssm", "layout")
 
 
@@ -101,9 +104,9 @@ def _read_preset_settings(preset: Setting, folder: Path) -> dict[str, Setting]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         # utf-8-sig skips the byte order mark that some editors on Windows put in front.
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{_display(path)}: not a TOML file: {error}") from None
+        return toml_value(read_bounded(path, MOST).decode("utf-8-sig"))
+    except ValueError as error:
+        raise UserError(f"{_display(path)}: not a TOML file: {shortened(reason(error))}") from None
     except OSError as error:
         raise UserError(f"{_display(path)}: cannot be read: {error.strerror}") from None
 
@@ -118,8 +121,8 @@ def _parse_override(text: str) -> dict[str, dict[str, Any]]:
 
 def _parse_value(text: str) -> Any:
     try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        parsed = toml_value(f"value = {text}", MOST)
+    except ValueError:
         return text
     return parsed["value"] if len(parsed) == 1 else text  # a text with line breaks could define more keys
 

@@ -49,7 +49,7 @@ def unsealed(path: Path, check: Callable[[Any, str], T]) -> T:
         DamagedError: it cannot be read, its checksum is another one, or the facts are not what is expected.
     """
     try:
-        facts = json_value(read_bounded(path, LARGE), LARGE)
+        facts = json_value(read_bounded(path, LARGE), LARGE, surrogates=True)
         if not isinstance(facts, dict) or facts.pop(SEAL, None) != _seal(facts):
             raise ValueError("its checksum is that of another content")
         return check(facts, "")

@@ -25,15 +25,14 @@ from s4gen.checkpoint import (
     CLASSIFIER_FORMAT,
     check_target,
     config_in,
-    load_tensors,
+    load_model,
     read_json,
     resolve_checkpoint,
     save_tensors,
 )
-from s4gen.checkpoint.fitting import fitting
 from s4gen.config import AudioLayout, DensityConfig, density_config_to_dict
 from s4gen.config.checks import ConfigError
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
 from s4gen.files.atomic import read_consistent, write_atomic
 from s4gen.files.shipped import shipped_folder, shipped_names
 from s4gen.models.classifier import ClassifierModel
@@ -128,15 +127,7 @@ def load_classifier(name_or_path: str | Path) -> Classifier:
         UserError: there is none, it is a density model, damaged, or of another format version.
     """
     path = resolve_checkpoint(name_or_path)
-    config, tensors = read_consistent(path, _read)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model = ClassifierModel(config)
-    except ConfigError as error:
-        raise UserError(f"{path / 'config.json'}: {error}") from None
-    tensors = fitting(tensors, model.state_dict(), path / "model.safetensors")
-    model.load_state_dict(tensors, assign=True)
-    return Classifier(model.eval())
+    return Classifier(read_consistent(path, _read))
 
 
 def find_classifier(classes: Sequence[str], rate: int) -> Classifier | None:
@@ -155,15 +146,20 @@ def find_classifier(classes: Sequence[str], rate: int) -> Classifier | None:
     return None
 
 
-def _read(folder: Path) -> tuple[DensityConfig, dict[str, Tensor]]:
-    return _read_config(folder / "config.json"), load_tensors(folder / "model.safetensors")
+def _read(folder: Path) -> ClassifierModel:
+    config = _read_config(folder / "config.json")
+    try:
+        return load_model(folder / "model.safetensors", lambda: ClassifierModel(config))
+    except ConfigError as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from None
 
 
 def _read_config(path: Path) -> DensityConfig:
     config = read_json(path)
     if config.get("format") != CLASSIFIER_FORMAT:
         raise UserError(
-            f'{path}: format = {config.get("format")!r}: expected "{CLASSIFIER_FORMAT}"; this is no classifier'
+            f'{path}: format = {shortened(repr(config.get("format")), 60)}: expected "{CLASSIFIER_FORMAT}"; this is no '
+            "classifier"
         )
     return config_in(config, "classifier", "classifier", path)
 

@@ -30,7 +30,9 @@ from s4gen.errors import UserError
 from s4gen.evaluate.images import evaluate_images
 from s4gen.evaluate.scorers import by_convolution
 from s4gen.examples.arguments import Parser
+from s4gen.files import expected
 from s4gen.files.atomic import write_file_atomic
+from s4gen.files.parsing import read_json
 from s4gen.machine.device import best_device
 from s4gen.showing import plots
 from s4gen.train.metrics import read_metrics
@@ -104,7 +106,7 @@ def recipe_of(row: str, seed: int, minutes: float, per_step: float) -> Recipe:
 
 def measured_speeds(rows: list[str], path: Path) -> dict[str, float]:
     """Return the seconds per step of every row; those that `path` does not hold are measured and written to it."""
-    speeds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    speeds: dict[str, float] = _read(path, expected.mapping(expected.number(0))) if path.is_file() else {}
     for row in rows:
         if row not in speeds:
             recipe, device = recipe_of(row, 0, 1.0, 1.0), best_device()
@@ -126,8 +128,18 @@ def measured(row: str, seed: int, minutes: float, per_step: float, out: Path) ->
         if not train.run(recipe, folder, resume=resume, overwrite=True, progress=shows_progress()):
             return None
         write_file_atomic(result, (json.dumps(_scored(row, seed, per_step, folder), indent=2) + "\n").encode())
-    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    found: dict[str, Any] = _read(result, expected.mapping(expected.anything))
     return found | {"folder": str(folder)}
+
+
+def _read(path: Path, check: expected.Check) -> dict[str, Any]:
+    """Return what an earlier call has measured and written to a file.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    found: dict[str, Any] = read_json(path, lambda value: check(value, ""), advice="remove it to measure again")
+    return found
 
 
 def _scored(row: str, seed: int, per_step: float, folder: Path) -> dict[str, Any]:

@@ -106,11 +106,10 @@ def mapping(check: Check) -> Check:
     return checked
 
 
-def table(required: Mapping[str, Check], also: Mapping[str, Check] | None = None, others: bool = False) -> Check:
+def table(required: Mapping[str, Check], also: Mapping[str, Check] | None = None, others: Check | None = None) -> Check:
     """Expect a table with all keys of `required`, and perhaps keys of `also`; their values are checked.
 
-    With `others`, the table may have further keys, as files of later versions might; they are left out of what is
-    returned.
+    With `others`, the table may have further keys, as files of later versions might, whose values that check accepts.
     """
     known = {**required, **(also or {})}
 
@@ -120,10 +119,13 @@ def table(required: Mapping[str, Check], also: Mapping[str, Check] | None = None
         for key in required:
             if key not in value:
                 raise ValueError(f"{_joined(name, key)} is missing")
-        for key in value:
-            if key not in known and not others:
+        found = {}
+        for key, item in value.items():
+            checks = known.get(key, others)
+            if checks is None:
                 raise ValueError(f"{_joined(name, shortened(str(key), 60))} is unknown")
-        return {key: known[key](value[key], _joined(name, key)) for key in known if key in value}
+            found[key] = checks(item, _joined(name, shortened(str(key), 60)))
+        return found
 
     return check
 

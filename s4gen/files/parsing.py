@@ -29,13 +29,15 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _DOTTED = re.compile(r"""[\w"'-]\s*+\.(?=\s*[\w"'-])""")
 
 
-def json_value(content: str | bytes, most: int = SMALL, finite: bool = True) -> Any:
+def json_value(content: str | bytes, most: int = SMALL, finite: bool = True, surrogates: bool = False) -> Any:
     """Return the value of a JSON text, given as a string or as bytes of UTF-8.
 
     Args:
         content: the text.
         most: bytes, or characters, that it may have.
         finite: whether NaN and Infinity, which are no JSON but which Python writes, are refused.
+        surrogates: whether half of a pair of surrogates is let through, as in Python's form of a name of a file that is
+            not UTF-8.
 
     Raises:
         ValueError: it is not JSON; it is larger than `most` or nested deeper than `NESTING`; it holds a whole number
@@ -49,7 +51,7 @@ def json_value(content: str | bytes, most: int = SMALL, finite: bool = True) -> 
     _check_depth(text)
     # NaN and Infinity reach _constant, but 1e999 reaches _float.
     value = json.loads(text, parse_int=_int, parse_float=_float, parse_constant=_refused if finite else None)
-    if _SURROGATE.search(text):
+    if not surrogates and _SURROGATE.search(text):
         for inner in _walk(value):
             _check_string(inner)
     return value

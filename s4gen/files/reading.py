@@ -5,6 +5,8 @@ A name is no promise of a file: it may stand for a pipe that nobody writes to, o
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import stat
 from pathlib import Path
@@ -26,7 +28,7 @@ _NOUNS = {
 _CHUNK = 1 << 20
 
 
-def open_regular(path: str | Path, pipes: bool = False) -> BinaryIO:
+def open_regular(path: str | Path, pipes: bool = False) -> io.BufferedReader:
     """Open a regular file, or a link to one, for reading bytes; with `pipes` a pipe will do, such as standard input.
 
     Raises:
@@ -59,6 +61,17 @@ def read_bounded(path: str | Path, most: int = SMALL, pipes: bool = False) -> by
         if max(size, len(content)) > most:
             raise UserError(f"{path} has more than {most:,} bytes, which is too many for a file of its kind")
         return content
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a regular file, in hexadecimal digits.
+
+    Raises:
+        OSError: there is no such file, or it may not be read.
+        UserError: it is no regular file.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(file: BinaryIO, most: int) -> bytes:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,8 @@ from huggingface_hub.errors import (
 from s4gen.checkpoint import CURVE_FILE, LAYER_FORMAT, TOKENIZER_FILE, fill_checkpoint, load_checkpoint, read_json
 from s4gen.config import TextLayout
 from s4gen.data.text import Tokenizer, from_json
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
+from s4gen.files.parsing import json_value, reason, toml_value
 from s4gen.files.shipped import shipped_names
 from s4gen.hub.card import card_with_metadata
 from s4gen.hub.network import explained, no_name, reachable
@@ -189,11 +188,27 @@ def _beside(model: DensityModel, tokenizer: Tokenizer | None) -> dict[str, bytes
     return files
 
 
+def _table_in(beside: Mapping[str, bytes], name: str, parse: Callable[[bytes], Any]) -> dict[str, Any]:
+    """Return the table in the file of this name that came with a model; without the file it is empty.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    try:
+        found = parse(beside.get(name, b"{}" if name.endswith(".json") else b""))
+    except ValueError as error:
+        raise UserError(f"{name} of the model is damaged ({shortened(reason(error))}); load it again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{name} of the model is damaged (expected a table); load it again")
+    return found
+
+
 def write_files(folder: Path, model: DensityModel, beside: Mapping[str, bytes]) -> None:
     """Write the files of a checkpoint into a folder, its card with what the hub shows in its head."""
-    metrics = json.loads(beside.get("metrics.json", b"{}"))
-    if "dataset" not in metrics and (recipe := beside.get("recipe.toml")):
-        dataset = tomllib.loads(recipe.decode("utf-8")).get("data", {}).get("dataset", "")
+    metrics = _table_in(beside, "metrics.json", json_value)
+    if "dataset" not in metrics and "recipe.toml" in beside:
+        data = _table_in(beside, "recipe.toml", lambda content: toml_value(content.decode("utf-8-sig"))).get("data")
+        dataset = str(data.get("dataset", "")) if isinstance(data, dict) else ""
         known: dict[str, Any] = {"dataset": dataset, **metrics}
     else:
         known = metrics

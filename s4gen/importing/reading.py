@@ -8,13 +8,12 @@ by an unpickler that replaces every class by an empty shell and refuses any call
 from __future__ import annotations
 
 import collections
-import json
 import pickle
 import re
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, NamedTuple
@@ -23,8 +22,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
+from s4gen.files.parsing import NESTING, json_value, reason
+from s4gen.files.reading import read_bounded
 
+MOST_CONFIG, MOST_NODES = 1 << 20, 100_000
+"""Bytes of a configuration, and values in it; those of state-spaces/s4 have less than 200."""
 REBUILDS: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
@@ -203,6 +206,47 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else None
 
 
+def yaml_value(text: str) -> Any:
+    """Return the value of a YAML text of plain values.
+
+    Raises:
+        ValueError: it is not YAML, is nested too deep, or has so many aliases of aliases that its value, written out,
+            would have more than `MOST_NODES` parts.
+    """
+    try:
+        _check_events(yaml.parse(text, Loader=yaml.SafeLoader))
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(_first_line(error)) from None
+    return value
+
+
+def _check_events(events: Iterator[Any]) -> None:
+    """Refuse a text by its events, which the parser yields one by one, before anything recurses into what they mean."""
+    sizes: dict[str, int] = {}
+    under_way: list[tuple[str | None, int]] = []  # lists and tables that are not closed: their anchor and size so far
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            under_way.append((event.anchor, 1))
+            if len(under_way) > NESTING:
+                raise ValueError(f"nested more than {NESTING} deep")
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = under_way.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
+        elif isinstance(event, yaml.AliasEvent):
+            anchor, size = None, sizes.get(event.anchor, 1)
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        if under_way:
+            under_way[-1] = (under_way[-1][0], under_way[-1][1] + size)
+        if size > MOST_NODES or (under_way and under_way[-1][1] > MOST_NODES):
+            raise ValueError(f"more than {MOST_NODES:,} values, with its aliases written out")
+
+
 def read_config(path: Path) -> Mapping[str, Any]:
     """Read a configuration from a JSON or YAML file; if it has an object `config`, that object is the configuration.
 
@@ -210,14 +254,14 @@ def read_config(path: Path) -> Mapping[str, Any]:
         UserError: the file does not exist, or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        tables = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+        content = read_bounded(path, MOST_CONFIG)
+        tables = json_value(content) if path.suffix.lower() == ".json" else yaml_value(content.decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is not valid JSON or YAML ({_first_line(error)})") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON or YAML ({shortened(reason(error))})") from None
     if not isinstance(tables, Mapping):
         raise UserError(f"{path}: expected an object of names and values, got a {type(tables).__name__}")
     inner = tables.get("config", tables)

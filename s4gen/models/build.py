@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from s4gen.config import DensityConfig
 from s4gen.models.density import DensityModel
+from s4gen.models.lssl_dss import DSS
 from s4gen.models.pixels import PixelModel
 from s4gen.models.tokens import TokenModel
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def build_model(config: DensityConfig) -> DensityModel:
@@ -15,10 +27,63 @@ def build_model(config: DensityConfig) -> DensityModel:
     return PixelModel(config) if config.model.whole_pixels else TokenModel(config)
 
 
-def build_shapes(config: DensityConfig) -> DensityModel:
+def build_shapes(config: DensityConfig, most: int | None = None, tensors: int | None = None) -> DensityModel:
     """Build the same model on the meta device, where tensors have shapes but no memory, to count what it is made of.
 
-    The global random state is left as it was.
+    The global random state is left as it was. With `most` and `tensors`, building stops as soon as there are more
+    numbers, or tensors, than that.
+
+    Raises:
+        TooLargeError: there are more, or more numbers than torch can count.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with shapes_alone(most, tensors):
         return build_model(config)
+
+
+class TooLargeError(Exception):
+    """A model has more numbers, or tensors, than it may have."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__(f"more than {least:,} numbers")
+        self.least = least
+        """How many numbers it has at least."""
+
+
+@contextlib.contextmanager
+def shapes_alone(most: int | None = None, tensors: int | None = None) -> Iterator[None]:
+    """Make what is built inside the block have shapes but no memory.
+
+    It may have at most `most` numbers, in at most `tensors` parameters and buffers, where these are given.
+
+    Raises:
+        TooLargeError: there are more, or more numbers than torch can count.
+    """
+    numbers = count = 0
+
+    def add(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal numbers, count
+        numbers += 0 if tensor is None else tensor.numel()
+        count += 1
+        if (most is not None and numbers > most) or (tensors is not None and count > tensors):
+            raise TooLargeError(numbers)
+
+    hooks = [register_module_parameter_registration_hook(add), register_module_buffer_registration_hook(add)]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            yield
+    except (RuntimeError, OverflowError):
+        if most is None:
+            raise
+        raise TooLargeError(most) from None  # an axis, or a product of axes, beyond 64 bits
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def with_weights(model: M, tensors: Mapping[str, Tensor]) -> M:
+    """Return a model that was built as shapes alone, with these tensors as its weights, in evaluation mode."""
+    model.load_state_dict(tensors, assign=True)
+    for module in model.modules():
+        if isinstance(module, DSS):
+            module.fill_constants_()
+    return model.eval()

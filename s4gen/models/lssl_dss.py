@@ -30,6 +30,12 @@ class DSS(SSMLayer):
         if length is not None:
             self.raw_decay = nn.Parameter(-Lambda.real.float().expand_as(self.frequency).clone())
 
+    def fill_constants_(self) -> None:
+        """Make B anew beside the other weights, for a layer built as shapes alone that has got weights since."""
+        B = torch.zeros(*self.frequency.shape, 2, dtype=torch.float32, device=self.frequency.device)
+        B[..., 0] = 1
+        self.B = B
+
     def continuous(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return Lambda, B = 1 and C, all c(H, n), and dt r(H)."""
         Lambda, B, C, dt = super().continuous()

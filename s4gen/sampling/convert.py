@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
+import os
 import shutil
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,14 @@ from s4gen.checkpoint import (
     save_tensors,
 )
 from s4gen.checkpoint.fitting import fitting
+from s4gen.checkpoint.tensors import Header, check_finite
 from s4gen.config import DensityConfig
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
 from s4gen.evaluate.scorers import fed, nats_by_steps
+from s4gen.files import expected
 from s4gen.files.atomic import current, write_atomic
+from s4gen.files.parsing import json_value, reason
+from s4gen.files.reading import read_bounded, sha256_of
 from s4gen.models.blocks import Block
 from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.ssm_layers import SSMLayer
@@ -39,6 +44,25 @@ MODEL_FILE = "model.safetensors"
 CHECKPOINT_FILES = ("config.json", MODEL_FILE, TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md", CURVE_FILE)
 CONSTANTS_FILE = "recurrent.safetensors"
 CERTIFICATE_FILE = "certificate.json"
+
+
+_HASH = expected.text(64)
+_CERTIFICATE = expected.table(
+    {
+        "model_sha256": _HASH,
+        "max_abs_logprob_difference": expected.number(0),
+        "worst_sequence": expected.whole(),
+        "worst_position": expected.whole(),
+        "bits_per_dim_convolution": expected.number(),
+        "bits_per_dim_recurrent": expected.number(),
+        "n_sequences": expected.whole(1),
+        "length": expected.whole(1),
+        "tolerance": expected.number(0),
+        "layer_differences": expected.mapping(expected.number(0)),
+    },
+    {"constants_sha256": _HASH},
+)
+"""What is expected of a certificate's file. Those of earlier versions have no hash of the constants."""
 
 
 class RecurrentModel(nn.Module):
@@ -242,8 +266,8 @@ def save_converted(
 ) -> None:
     """Write a converted checkpoint to `out`: the files of the original, the discrete constants and the certificate.
 
-    `recurrent` is the result of `convert` for the checkpoint's model. The certificate holds a hash of the model's file,
-    so that it is noticed if constants and model no longer belong together.
+    `recurrent` is the result of `convert` for the checkpoint's model. The certificate holds the hashes of the model's
+    file and of the constants, so that it is noticed if they no longer belong together.
 
     Raises:
         UserError: `out` exists (and `overwrite` is not set, or it is not a checkpoint), or cannot be written.
@@ -256,7 +280,11 @@ def save_converted(
             if (checkpoint / name).exists():
                 shutil.copyfile(checkpoint / name, folder / name)
         save_tensors(folder / CONSTANTS_FILE, _constants(recurrent))
-        written = {"model_sha256": _sha256(folder / MODEL_FILE), **asdict(certificate)}
+        hashes = {
+            "model_sha256": sha256_of(folder / MODEL_FILE),
+            "constants_sha256": sha256_of(folder / CONSTANTS_FILE),
+        }
+        written = {**hashes, **asdict(certificate)}
         (folder / CERTIFICATE_FILE).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
     write_atomic(out, fill)
@@ -279,24 +307,52 @@ def recurrent_of(checkpoint: Checkpoint) -> RecurrentModel:
     """
     recurrent = convert(checkpoint.model)
     folder = current(checkpoint.path) or checkpoint.path
-    if (folder / CONSTANTS_FILE).exists():
+    if os.path.lexists(folder / CONSTANTS_FILE):
         _restore_constants(recurrent, folder)
+    # Weights that are finite may still have no finite discretisation.
+    check_finite(_constants(recurrent), f"{checkpoint.path}, converted")
     return recurrent
+
+
+def read_certificate(folder: Path) -> dict[str, Any]:
+    """Return what the certificate in the folder of a converted checkpoint says.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path, advice = folder / CERTIFICATE_FILE, "convert the original checkpoint again"
+    try:
+        found = _CERTIFICATE(json_value(read_bounded(path)), "")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else shortened(reason(error))
+        raise UserError(f"{path} is missing or damaged ({why}); {advice}") from None
+    return dict(found)
 
 
 def _restore_constants(recurrent: RecurrentModel, folder: Path) -> None:
     advice = "convert the original checkpoint again"
-    try:
-        certified = json.loads((folder / CERTIFICATE_FILE).read_bytes())["model_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / CERTIFICATE_FILE} is missing or damaged; {advice}") from None
-    if certified != _sha256(folder / MODEL_FILE):
+    certified = read_certificate(folder)
+    if certified["model_sha256"] != sha256_of(folder / MODEL_FILE):
         raise UserError(f"{folder / CONSTANTS_FILE} was not made from the {MODEL_FILE} beside it; {advice}")
-    stored, expected = load_tensors(folder / CONSTANTS_FILE), _constants(recurrent)
-    if {name: value.shape for name, value in stored.items()} != {name: value.shape for name, value in expected.items()}:
-        raise UserError(f"{folder / CONSTANTS_FILE} does not hold the constants of this model; {advice}")
-    for name, value in fitting(stored, expected, folder / CONSTANTS_FILE).items():
-        expected[name].copy_(value)  # `expected` holds the stepper's own tensors, so this changes the stepper
+    path = folder / CONSTANTS_FILE
+    if "constants_sha256" not in certified:
+        print(
+            f"s4gen: {folder / CERTIFICATE_FILE} is of an earlier version, which did not say which constants it is of: "
+            f"they are made again from the model; to keep them, {advice}",
+            file=sys.stderr,
+        )
+        return
+    own = _constants(recurrent)
+
+    def check(header: Header) -> None:
+        if {name: x.shape for name, x in header.tensors.items()} != {name: x.shape for name, x in own.items()}:
+            raise UserError(f"{path} does not hold the constants of this model; {advice}")
+
+    stored = load_tensors(path, check)
+    if certified["constants_sha256"] != sha256_of(path):
+        raise UserError(f"{path} is not what the certificate beside it was given for; {advice}")
+    for name, value in fitting(stored, own, path).items():
+        own[name].copy_(value)  # these are the stepper's own tensors, so this changes the stepper
 
 
 def _constants(recurrent: RecurrentModel) -> dict[str, Tensor]:
@@ -307,8 +363,3 @@ def _constants(recurrent: RecurrentModel) -> dict[str, Tensor]:
         if isinstance(mixer, SSMLayer)
         for key, tensor in recurrent.stepper.get_submodule(name).state_dict().items()
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,13 +11,16 @@ from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from s4gen.checkpoint.tensors import Header, read_tensors
 from s4gen.config import density_config_to_dict
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
+from s4gen.files import expected
 from s4gen.files.atomic import write_file_atomic
+from s4gen.files.parsing import json_value, reason
 from s4gen.models.density import ModelState
+from s4gen.models.plausible import check_range, check_state
 from s4gen.models.states import from_named, map_tensors, named
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.filters import Filters
@@ -26,6 +29,13 @@ from s4gen.sampling.repetition import with_seen
 
 FORMAT = "s4gen-generation"
 FORMAT_VERSION = "1"
+
+
+_FILTERS = expected.table(
+    {},
+    {each.name: expected.whole() if type(each.default) is int else expected.number() for each in fields(Filters)},
+)
+"""What is expected of the filters: any of them, each of the type of its default."""
 
 
 class Suspended(NamedTuple):
@@ -70,21 +80,14 @@ def read(path: str | Path, recurrent: RecurrentModel) -> Suspended:
             model.
     """
     tensors, metadata = _load(path)
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"{path} is not a suspended generation; expected a file that Generation.save wrote")
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format version {metadata.get('format_version')}, this s4gen reads {FORMAT_VERSION}; "
-            "continue it with the s4gen that wrote it"
-        )
     if metadata.pop("sha256", None) != _digest(tensors, metadata):
         raise UserError(f"{path} is damaged: its content is not what was written; start the generation again")
-    if metadata["model"] != fingerprint(recurrent):
+    if metadata.get("model") != fingerprint(recurrent):
         raise UserError(f"{path} was written with another model; give the model that began the generation")
     try:
         return _restored(recurrent, tensors, metadata)
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); start the generation again") from None
+    except (ValueError, UserError) as error:  # the latter from a filter that is out of range
+        raise UserError(f"{path} is damaged ({shortened(str(error))}); start the generation again") from None
 
 
 def _set(filters: Filters) -> dict[str, float]:
@@ -100,28 +103,63 @@ def _set(filters: Filters) -> dict[str, float]:
 
 
 def _load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def check(header: Header) -> None:
+        if header.metadata.get("format") != FORMAT:
+            raise UserError(f"{path} is not a suspended generation; expected a file that Generation.save wrote")
+        version = header.metadata.get("format_version")
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format version {shortened(str(version), 60)}, this s4gen reads {FORMAT_VERSION}; "
+                "continue it with the s4gen that wrote it"
+            )
+
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        return read_tensors(path, check)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged or not a suspended generation ({error})") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged or not a suspended generation ({shortened(reason(error))})") from None
 
 
 def _restored(recurrent: RecurrentModel, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Suspended:
-    """Put the generation together; raise KeyError, ValueError or TypeError for parts that are missing or do not fit."""
-    sequences, token, ready = tensors["sequences"], tensors["token"], tensors["ready"]
-    n = len(sequences)
+    """Put the generation together.
+
+    Raises:
+        ValueError: parts are missing or do not fit the model or each other.
+        UserError: a filter is out of range.
+    """
+    sequences, token, ready = (_integers(tensors, name) for name in ("sequences", "token", "ready"))
+    n = len(sequences) if sequences.ndim == 1 else 0
     if n < 1 or token.shape != (n,) or ready.ndim != 2 or len(ready) != n:
         raise ValueError("its rows do not fit together")
-    filters, template = Filters(**json.loads(metadata["filters"])), recurrent.initial_state(1)
-    template = with_seen(template, recurrent.config.layout.vocab) if filters.remembers else template
+    vocab = recurrent.config.layout.vocab
+    check_range(sequences, expected.LARGEST, "the number of a sequence")
+    check_range(ready, vocab - 1, "a token that is drawn")
+    check_range(token, max(vocab - 1, recurrent.bos), "the last token")
+    seed = metadata.get("seed", "")
+    if not (len(seed) <= 20 and seed.isascii() and seed.isdigit() and int(seed) < 2**64):
+        raise ValueError("its seed is none")
+    filters = Filters(**_FILTERS(json_value(metadata.get("filters", "")), "filters"))
+    template = recurrent.initial_state(1)
+    template = with_seen(template, vocab) if filters.remembers else template
     state: ModelState = from_named(template, tensors, n)
+    check_state(recurrent.source, state)
     start, ready = map_tensors(lambda x: x.to(recurrent.device), (Start(token, state), ready))
-    return Suspended(int(metadata["seed"]), filters, sequences.tolist(), start, ready)
+    return Suspended(int(seed), filters, sequences.tolist(), start, ready)
+
+
+def _integers(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return the tensor of this name.
+
+    Raises:
+        ValueError: it is missing, or is not of int64.
+    """
+    found = tensors.get(name)
+    if found is None or found.dtype != torch.int64:
+        raise ValueError(f"{name} is missing, or holds no whole numbers")
+    return found
 
 
 def fingerprint(recurrent: RecurrentModel) -> str:

@@ -175,8 +175,11 @@ def nplr(measure: str, N: int) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         ValueError: as in `dense`.
     """
-    # The values decide which eigenvectors are kept, so they must exist even if the model is built on the meta device.
     wanted = torch.get_default_device()
+    if wanted.type == "meta":  # where shapes are all that is asked for, nothing is computed, whatever N is
+        rank, n = len(low_rank(measure, 2)), _checked_size(N) // 2
+        Lambda, P, B = (torch.empty(shape, dtype=torch.complex128) for shape in ((n,), (rank, n), (n,)))
+        return Lambda, P, B
     with torch.device("cpu"):
         A, B = dense(measure, N)
         P = low_rank(measure, N)
@@ -220,6 +223,11 @@ def check_state_size(N: int) -> None:
             f"state size N = {N}: expected an even number, at least 2, because eigenvalues come in conjugate pairs; "
             f"use N = {max(2, N + N % 2)}"
         )
+
+
+def _checked_size(N: int) -> int:
+    check_state_size(N)
+    return N
 
 
 def _measure(name: str, N: int) -> Measure:

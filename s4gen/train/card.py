@@ -22,7 +22,8 @@ def learning_curve(out: Path, measure: str) -> bytes | None:
     """
     curves: dict[str, list[plots.Point]] = {"training": [], "held out": []}
     for row in read_metrics(out):
-        curves["training" if row["split"] == "train" else "held out"].append((row["seconds"] / 60, row[measure]))
+        if measure in row:  # the log may be that of another task, which measured something else
+            curves["training" if row["split"] == "train" else "held out"].append((row["seconds"] / 60, row[measure]))
     if not curves["training"]:
         return None
     shown = {name: points for name, points in curves.items() if points}

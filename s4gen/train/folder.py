@@ -15,11 +15,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from s4gen.checkpoint import read_json
 from s4gen.errors import UserError, WriteError
 from s4gen.files.atomic import current, discard, recover, write_error
 from s4gen.files.unfinished import is_leftover, remove_all_leftovers
 from s4gen.machine.memory import in_words
+from s4gen.train.saved import read_progress
 
 CHECKPOINT, BEST, RECIPE, SAMPLES_FOLDER = "checkpoint", "best", "recipe.toml", "samples"
 
@@ -109,8 +109,8 @@ def _left(out: Path) -> str:
     """Return what there is of the run in a folder, and the command that resumes it, for the end of a message."""
     checkpoint = current(out / CHECKPOINT)
     if checkpoint is not None:
-        with contextlib.suppress(UserError, KeyError):
-            step = read_json(checkpoint / "training.json")["step"]
+        with contextlib.suppress(UserError):
+            step = read_progress(checkpoint)["step"]
             return f"the run can go on from step {step}: s4gen train --resume {out}"
     if (out / RECIPE).is_file():
         return f"the run had no checkpoint yet and can begin again: s4gen train --resume {out}"

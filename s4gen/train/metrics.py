@@ -8,7 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from s4gen.files import expected
 from s4gen.files.atomic import write_error, write_file_atomic
+from s4gen.files.parsing import json_value
+from s4gen.files.reading import LARGE, read_bounded
 
 BEFORE = ("step", "epoch", "split")
 AFTER = ("lr", "gradient_norm", "tokens_per_second", "utilisation", "scaling_efficiency", "seconds")
@@ -18,6 +21,13 @@ Speeds are those of all ranks together. `utilisation` is the share of the proces
 reach; it is left out where the peak is unknown. `scaling_efficiency` is for many ranks: the time that a step would take
 without messages between ranks, as measured when training began, divided by the time that it takes.
 """
+
+
+ROW = expected.table(
+    {"step": expected.whole(), "split": expected.text(100), "seconds": expected.number(0)},
+    others=expected.number(finite=False),
+)
+"""What a row of the log is: a step, a split of the data, a time, and any measures, which need not be finite."""
 
 
 class MetricsLog:
@@ -61,14 +71,17 @@ class MetricsLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's metrics.jsonl in order, without the half line that a killed run may have left."""
+    """Return the rows of a run's metrics.jsonl in order, up to the first that is none.
+
+    That is usually the half line that a killed run has left.
+    """
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_bounded(path, LARGE).split(b"\n"):
         try:
-            rows.append(json.loads(line))
+            rows.append(ROW(json_value(line, finite=False), "the row"))
         except ValueError:
             break
     return rows

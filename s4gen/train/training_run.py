@@ -18,8 +18,6 @@ from s4gen.checkpoint import (
     check_target,
     fill_checkpoint,
     load_checkpoint,
-    load_tensors,
-    read_json,
     save_checkpoint,
     save_tensors,
 )
@@ -28,17 +26,28 @@ from s4gen.config import DensityConfig, Layout, Recipe, TextLayout
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
 from s4gen.files.atomic import current, write_atomic
+from s4gen.files.reading import sha256_of
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel, ModelState
-from s4gen.models.states import leaves, rebuilt
+from s4gen.models.states import leaves, map_tensors
 from s4gen.train.compiled import compile_blocks
 from s4gen.train.folder import BEST, CHECKPOINT
 from s4gen.train.optim import build_optimizers
 from s4gen.train.ranks import joined_states
+from s4gen.train.saved import (
+    ADAMW,
+    MUON,
+    STATE_FILE,
+    TENSORS_FILE,
+    carried_states,
+    read_progress,
+    read_state,
+    restore_random,
+)
 from s4gen.train.spread import Whole
 
-OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
-"""What the optimisers remember of each parameter: the first three are AdamW's, the last one is Muon's."""
+OPTIMIZER_STATE = (*ADAMW, *MUON)
+"""What the optimisers remember of each parameter."""
 
 
 @dataclass
@@ -156,9 +165,10 @@ def save(training: TrainingRun, out: Path, metrics: dict[str, Any], card: str, c
         tensors["rng.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
-        save_tensors(folder / "training.safetensors", tensors)
+        save_tensors(folder / TENSORS_FILE, tensors)
         progress = {"step": training.step, "seconds": training.seconds, "best": asdict(training.best)}
-        (folder / "training.json").write_text(json.dumps(progress) + "\n", encoding="utf-8")
+        progress["tensors_sha256"] = sha256_of(folder / TENSORS_FILE)
+        (folder / STATE_FILE).write_text(json.dumps(progress) + "\n", encoding="utf-8")
 
     target = out / CHECKPOINT
     check_target(target, overwrite=True)
@@ -201,31 +211,29 @@ def resume(out: Path, device: torch.device) -> TrainingRun:
         raise UserError(f"cannot resume {out}: there is no such folder")
     checkpoint = load_checkpoint(out / CHECKPOINT)
     folder = current(checkpoint.path) or checkpoint.path
-    if checkpoint.recipe is None or not (folder / "training.json").is_file():
+    if checkpoint.recipe is None or not (folder / STATE_FILE).is_file():
         raise UserError(f"cannot resume {out}: {folder} holds a model, but no state of a training run")
-    progress = read_json(folder / "training.json")
-    tensors = {name: t.to(device) for name, t in load_tensors(folder / "training.safetensors").items()}
+    progress, path = read_progress(folder, checkpoint.recipe), folder / TENSORS_FILE
+    tensors = read_state(folder, checkpoint.model, checkpoint.recipe, progress)
+    carried = carried_states(checkpoint.model, checkpoint.recipe, tensors, path)
     model = checkpoint.model.train().to(device)
+    tensors = {name: t.to(device) for name, t in tensors.items()}
     _prepare(model, checkpoint.recipe)
     # The model in a checkpoint is the running mean; the weights that training continues from are beside it.
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
-    weights = fitting(weights, mean, folder / "training.safetensors")
+    weights = fitting(weights, mean, path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
     optimizers = build_optimizers(model, checkpoint.recipe.optim, checkpoint.recipe.train.precision)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     remember(optimizers, names, tensors)
-    if (random := tensors.get("rng.cpu")) is None or random.dtype != torch.uint8 or "step" not in progress:
-        raise UserError(f"cannot resume {out}: the state of the run in {folder} is damaged; start it again")
-    torch.set_rng_state(random.cpu())
-    if "rng.cuda" in tensors and device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["rng.cuda"].cpu())
     tokenizer = checkpoint.tokenizer() if isinstance(model.config.layout, TextLayout) else None
     training = TrainingRun(checkpoint.recipe, model, mean, optimizers, progress["step"], progress["seconds"], tokenizer)
-    training.carried = _carried(training, tensors)
+    training.carried = [map_tensors(lambda x: x.to(device), state) for state in carried]
     training.best = Best(**progress.get("best", {}))  # checkpoints of earlier versions have none
+    restore_random(tensors, device, path)  # last, since what is above may draw
     return training
 
 
@@ -236,12 +244,3 @@ def remember(optimizers: list[torch.optim.Optimizer], names: dict[int, str], ten
             for key in OPTIMIZER_STATE:
                 if (value := tensors.get(f"optimizer.{key}.{names[id(parameter)]}")) is not None:
                     optimizer.state[parameter][key] = value.float()
-
-
-def _carried(training: TrainingRun, tensors: dict[str, Tensor]) -> list[ModelState]:
-    """Put together the states that `save` has stored leaf by leaf."""
-    if "carried.0" not in tensors:
-        return []
-    template = (training.model.initial_state(1),) * training.recipe.train.accumulate
-    found = ((tensors[f"carried.{i}"], leaf) for i, leaf in enumerate(leaves(template)))
-    return list(rebuilt(template, (x if isinstance(leaf, Tensor) else int(x) for x, leaf in found)))

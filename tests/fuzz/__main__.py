@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = itertools.chain(undamaged(numbers), spread(numbers, args.files, args.seed))
     findings = list(watched(run_cases(cases, good, room, args.jobs, args.patience)))
     print(table([each for each in findings if each.case.number >= 0], time.perf_counter() - began, args.seed))
-    faults = [each for each in findings if each.verdict != "accepted" and (each.case.number < 0 or each.verdict not in GOOD)]
+    faults = [
+        each for each in findings if each.verdict != "accepted" and (each.case.number < 0 or each.verdict not in GOOD)
+    ]
     for finding in faults:
         keep(finding, good, room)
     for finding in faults[:SHOWN]:

@@ -37,6 +37,10 @@ class BPETokenizer(Tokenizer):
         byte_of = _bytes_of_characters()
         numbers = self._backend.get_vocab()
         texts = sorted(numbers, key=lambda text: numbers[text])
+        if [numbers[text] for text in texts] != list(range(len(texts))):
+            raise ValueError("its tokens are not numbered 0, 1, 2, ..")
+        if not all(character in byte_of for text in texts for character in text):
+            raise ValueError("one of its tokens is not of bytes")
         self.pieces = [*(bytes(byte_of[character] for character in text) for text in texts), b""]
         self.eos = len(texts)
 

@@ -11,12 +11,23 @@ from s4gen.data.text.corpus import Corpus
 from s4gen.data.text.plain import EOS, UNK, ByteTokenizer, NumberTokenizer, WordTokenizer
 from s4gen.data.text.tokenizer import FORMAT, Tokenizer
 from s4gen.errors import UserError, shortened
-from s4gen.files.expected import flag, items, text, whole
-from s4gen.files.parsing import json_value
+from s4gen.files import expected
+from s4gen.files.parsing import json_value, reason
 from s4gen.files.reading import LARGE
 
-LARGEST_VOCAB = 1 << 24
-"""Numbers that a vocabulary of numbers has at most; each of them takes about a hundred bytes of memory."""
+MOST_TOKENS = 1 << 24
+"""The largest vocabulary that is read: more than any text has, and little enough to be held."""
+
+_HEAD = expected.table(
+    {"format": expected.whole(1), "kind": expected.one_of([*TOKENIZERS, "numbers"])},
+    others=expected.anything,
+)
+_ALSO = {"format": expected.anything, "kind": expected.anything}
+_WORDS = expected.table({"words": expected.items(expected.text(), 2, MOST_TOKENS)}, _ALSO)
+_BPE = expected.table({"tokenizer": expected.mapping(expected.anything)}, _ALSO)
+_BYTES = expected.table({"eos": expected.flag}, _ALSO)
+_NUMBERS = expected.table({"vocab": expected.whole(1, MOST_TOKENS), "eos": expected.whole()}, _ALSO)
+"""What is expected of the fields of each kind."""
 
 
 def build_tokenizer(kind: str, corpus: Corpus, vocab_size: int | None = None, progress: bool = False) -> Tokenizer:
@@ -39,44 +50,42 @@ def build_tokenizer(kind: str, corpus: Corpus, vocab_size: int | None = None, pr
     raise UserError(f"the vocabulary of the tokeniser {kind!r} is {vocab_size}: expected {wanted}")
 
 
-def from_json(content: str, where: str = "tokenizer.json") -> Tokenizer:
-    """Return the tokeniser that `Tokenizer.to_json` wrote; messages call the JSON `where`.
+def from_json(text: str | bytes, where: str = "tokenizer.json") -> Tokenizer:
+    """Return the tokeniser that `Tokenizer.to_json` wrote, from a string or UTF-8; messages call the JSON `where`.
 
     Raises:
         UserError: it is no such JSON, or of a newer format.
     """
     try:
-        fields = json_value(content, LARGE)
-        if whole(1)(fields["format"], "format") > FORMAT:
+        fields = _HEAD(json_value(text, LARGE), "")
+        if fields["format"] > FORMAT:
             raise UserError(f"{where} has format {fields['format']}, expected at most {FORMAT}: use a newer s4gen")
-        kind = fields["kind"]
-        if not isinstance(kind, str) or kind not in READERS:
-            raise ValueError(f"the kind is {kind!r}, expected one of {', '.join(TOKENIZERS)}")
-        return READERS[kind](fields)
-    except (ValueError, KeyError, TypeError) as error:
+        return READERS[fields["kind"]](fields)
+    except ValueError as error:
         raise UserError(
-            f"{where} is damaged or no tokeniser of s4gen ({type(error).__name__}: {shortened(str(error))}): "
-            "make it again from the text"
+            f"{where} is damaged or no tokeniser of s4gen ({shortened(reason(error))}): make it again from the text"
         ) from error
 
 
 def _words(fields: dict[str, Any]) -> WordTokenizer:
-    words: list[str] = items(text())(fields["words"], "words")
+    words = _WORDS(fields, "")["words"]
     # The model's start token is number 0, and a word with two numbers would not come back.
-    if words[:1] != [EOS] or UNK not in words or len(set(words)) < len(words):
+    if words[0] != EOS or UNK not in words or len(set(words)) < len(words):
         raise ValueError(f"words must be distinct, {EOS} the first and {UNK} among them")
     return WordTokenizer(words)
 
 
 def _numbers(fields: dict[str, Any]) -> NumberTokenizer:
-    vocab = whole(1, LARGEST_VOCAB)(fields["vocab"], "vocab")
-    return NumberTokenizer(vocab, whole(0, vocab - 1)(fields["eos"], "eos"))
+    found = _NUMBERS(fields, "")
+    if found["eos"] >= found["vocab"]:
+        raise ValueError(f"eos = {found['eos']}: expected a token below {found['vocab']}")
+    return NumberTokenizer(found["vocab"], found["eos"])
 
 
 READERS: dict[str, Callable[[dict[str, Any]], Tokenizer]] = {
     "word": _words,
-    "bpe": lambda fields: BPETokenizer(fields["tokenizer"]),
-    "bytes": lambda fields: ByteTokenizer(flag(fields["eos"], "eos")),
+    "bpe": lambda fields: BPETokenizer(_BPE(fields, "")["tokenizer"]),
+    "bytes": lambda fields: ByteTokenizer(_BYTES(fields, "")["eos"]),
     "numbers": _numbers,
 }
 """From the fields of the JSON to the tokeniser: those of `TOKENIZERS`, and the numbers of imported weights."""
