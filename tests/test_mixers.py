@@ -10,6 +10,7 @@ import torch
 from test_models import SSM_KINDS
 from torch import Tensor, nn
 
+from s4gen.cli.info import preset_facts
 from s4gen.config import DensityConfig, ImageLayout, Layout, ModelConfig, SSMConfig
 from s4gen.config.checks import ConfigError
 from s4gen.config.combinations import check_window
@@ -105,6 +106,20 @@ def test_a_new_mixer_is_a_line_of_the_table_and_a_builder(monkeypatch: pytest.Mo
     drawn = generate(recurrent, 2, seed=0, prompt=prompt, engine="eager")
     assert drawn.shape == (2, 6)
     assert torch.equal(drawn[:, :2], prompt)
+
+
+def test_the_keys_that_a_mixer_reads_are_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One with a size of its own, but no initial Lambda and no dt, has one key of [ssm]; attention has none."""
+    monkeypatch.setitem(MIXERS, "mean", Mixer("mean", reads=("d_state",)))
+    monkeypatch.setitem(BUILDERS, "mean", lambda model, _: RunningMean(model.d_model))
+    monkeypatch.setattr(RunningMean, "flops", lambda self, length: 2 * length * self.out.weight.numel(), raising=False)
+    shown = {}
+    for name in ("mean", "attention", "s4", "s4d"):
+        (tmp_path / f"{name}.toml").write_text(f'[model]\nmixer = "{name}"\nd_model = 8\nn_heads = 2\n')
+        shown[name] = set(preset_facts(str(tmp_path / f"{name}.toml")).get("ssm", {}))
+    assert shown["mean"] == {"d_state"}
+    assert shown["attention"] == set()
+    assert shown["s4"] - shown["s4d"] == {"tie_Q"} and shown["s4d"] - shown["s4"] == {"tie_dt"}
 
 
 def test_a_mixer_for_some_kinds_of_data_is_refused_on_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,8 +70,10 @@ def _model_facts(config: DensityConfig, model: DensityModel) -> dict[str, dict[s
         "layout": {"kind": config.layout.kind} | _layout_facts(config.layout) | {"length": config.layout.length},
         "model": dataclasses.asdict(config.model),
     }
-    if config.model.traits.inits:
-        facts["ssm"] = dataclasses.asdict(config.ssm)
+    if ssm := {
+        key: value for key, value in dataclasses.asdict(config.ssm).items() if config.model.traits.reads_key(key)
+    }:
+        facts["ssm"] = ssm
     facts["parameters"] = count_parameters(model)
     if config.model.pool:
         facts["levels"] = count_levels(model)

@@ -1,8 +1,11 @@
 """The table of mixers: all that configuration, models, prompts, engines and commands need to know of each.
 
-To add a mixer, add a file with its class, a line of this table, a line of `BUILDERS` in `models.mixers`, and a line of
-`SSM_KINDS` in `tests/test_models.py`. Nothing else in the package asks a mixer for its name. Nothing here imports
-torch, because the command line reads recipes before it pays for heavy imports.
+To add a mixer, add a file with its class, a line of this table, a line of `BUILDERS` in `models.mixers`, where the
+contract of a mixer stands, and a line of `SSM_KINDS` in `tests/test_models.py`. Nothing else in the package asks a
+mixer for its name. Some modules ask for its class, because they need to know more of it than how to run it:
+`models.flops`, `models.kept_kernels`, `sampling.convert`, `sampling.flatten` and `bench.baselines`; a class that is new
+to them is treated as the contract says. Nothing here imports torch, because the command line reads recipes before it
+pays for heavy imports.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ class Mixer:
     name: str
     """The value of `model.mixer` that chooses it."""
     inits: tuple[str, ...] = ()
-    """Values of `ssm.init` that it takes. If empty, it has no state space, and ignores the section [ssm]."""
+    """Values of `ssm.init` that it takes. If empty, it has no state space, and ignores the section [ssm] except for the
+    keys in `reads`."""
     rules: tuple[str, ...] = ()
     """Values of `ssm.discretization` that it takes beside "auto"."""
     settings: tuple[str, ...] = ()
@@ -45,6 +49,12 @@ class Mixer:
     """Whether it needs `model.window` to know distances. On images it does not, because their embedding knows them."""
     kinds: tuple[str, ...] = KINDS
     """The kinds of data that it is for."""
+    reads: tuple[str, ...] = ()
+    """Keys of [ssm] that it reads although it has no `inits`, such as "d_state"."""
+
+    def reads_key(self, key: str) -> bool:
+        """Return whether a key of [ssm] means anything to this mixer."""
+        return key in self.reads or (bool(self.inits) and (key not in RESERVED or key in self.settings))
 
     @property
     def has_dt(self) -> bool:
