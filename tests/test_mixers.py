@@ -125,5 +125,5 @@ def test_the_keys_that_a_mixer_reads_are_shown(monkeypatch: pytest.MonkeyPatch, 
 def test_a_mixer_for_some_kinds_of_data_is_refused_on_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MIXERS, "mean", Mixer("mean", kinds=("text", "audio")))
     check_window("audio", ModelConfig("mean"), "it")
-    with pytest.raises(ConfigError, match='"mean" goes with text and audio, not with these images'):
+    with pytest.raises(ConfigError, match='"mean" goes with text and sound, not with these images'):
         check_window("image", ModelConfig("mean"), "these images")

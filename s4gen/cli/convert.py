@@ -10,6 +10,7 @@ from s4gen.cli.dataset import add_dataset_argument, dataset_of
 from s4gen.cli.media import MEDIA
 from s4gen.config.names import MINI_OF
 from s4gen.files.folders import user_path
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +85,10 @@ def own_sequences(recurrent: RecurrentModel, n: int) -> Tensor:
 def certificate_table(certificate: Certificate, data: str, unit: str = "bits/dim") -> list[str]:
     """Return the lines of text that show a certificate; `data` names what was compared on, `unit` the unit of bits."""
     rows = [
-        ("compared on", f"{certificate.n_sequences} sequences of {certificate.length} tokens ({data})"),
+        (
+            "compared on",
+            f"{plural(certificate.n_sequences, 'sequence')} of {plural(certificate.length, 'token')} ({data})",
+        ),
         ("largest difference", f"{certificate.max_abs_logprob_difference:.2e} nats in one token"),
         ("allowed", f"{certificate.tolerance:g} nats"),
         ("by convolution", f"{certificate.bits_per_dim_convolution:.6f} {unit}"),

@@ -1,4 +1,4 @@
-"""`s4gen eval` of a model of audio: bits per sample of recordings, at its own sampling rate or at another."""
+"""Run `s4gen eval` for a model of sound: bits per sample of recordings, at its own sampling rate or at another."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from s4gen.cli.dataset import dataset_of, open_clips
 from s4gen.cli.evaluate_common import Outcome, view_of
 from s4gen.cli.output import shows_progress
 from s4gen.cli.rates import at_rate, rate_of
+from s4gen.showing.words import plural, with_error
 
 if TYPE_CHECKING:
     from s4gen.checkpoint import Checkpoint
@@ -47,8 +48,9 @@ def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
     rates = {"rate": format.rate, "rate_factor": factor, "references": references}
     others = ", ".join(f"{name.replace('_', ' of the ')} {bits:.4f}" for name, bits in references.items())
     text = (
-        f"{args.checkpoint} on {dataset} {args.split} at {format.rate:,} Hz: {found.bits_per_sample:.4f} ± "
-        f"{found.stderr:.4f} bits/sample ({found.n_sequences:,} clips, {found.n_samples:,} samples, {view}, "
+        f"{args.checkpoint} on {dataset} {args.split} at {format.rate:,} Hz: "
+        f"{with_error(found.bits_per_sample, found.stderr)} bits/sample ({plural(found.n_sequences, 'clip')}, "
+        f"{plural(found.n_samples, 'sample')}, {view}, "
         f"{found.seconds:.1f} s)\n"
         f"for comparison, the same clips by compressors: {others} bits/sample"
     )

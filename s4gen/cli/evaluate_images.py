@@ -11,6 +11,7 @@ from s4gen.cli.dataset import dataset_of, open_images
 from s4gen.cli.evaluate_common import Outcome, view_of
 from s4gen.cli.output import shows_progress
 from s4gen.config.names import IMAGE_PREFIX
+from s4gen.showing.words import plural, with_error
 
 if TYPE_CHECKING:
     from s4gen.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
     view = view_of(args, model, lambda: recurrent_of(checkpoint), sequences.numel())
     found = evaluate_images(view.score, sequences, model.bos, args.batch, args.mode, shows_progress(), labels)
     text = (
-        f"{args.checkpoint} on {dataset} {args.split}: {found.bits_per_dim:.4f} ± {found.stderr:.4f} "
-        f"bits/dim ({found.n_sequences} images, {view}, {found.seconds:.1f} s)"
+        f"{args.checkpoint} on {dataset} {args.split}: {with_error(found.bits_per_dim, found.stderr)} "
+        f"bits/dim ({plural(found.n_sequences, 'image')}, {view}, {found.seconds:.1f} s)"
     )
     return Outcome(dataclasses.asdict(found) | view.about(args, dataset), text)

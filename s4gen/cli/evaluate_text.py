@@ -10,6 +10,7 @@ from s4gen.cli.dataset import dataset_of, open_text
 from s4gen.cli.evaluate_common import Outcome, view_of
 from s4gen.cli.output import shows_progress
 from s4gen.errors import UserError
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from s4gen.checkpoint import Checkpoint
@@ -44,6 +45,6 @@ def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
     line = (
         f"{args.checkpoint} on {dataset} {args.split}, {way}: perplexity {found.word_perplexity:.2f} per word, "
         f"{found.perplexity:.2f} per token, {found.bits_per_byte:.4f} bits/byte "
-        f"({found.n_tokens:,} tokens, {found.n_words:,} words, {view}, {found.seconds:.1f} s)"
+        f"({plural(found.n_tokens, 'token')}, {plural(found.n_words, 'word')}, {view}, {found.seconds:.1f} s)"
     )
     return Outcome(values, line)

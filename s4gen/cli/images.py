@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from s4gen.models.density import DensityModel
 
 SUFFIXES: tuple[str, ...] = WRITTEN_IMAGES
-EXPECTED_NAME = "images are written as PNG; use a name that ends so, or a folder"
+EXPECTED_NAME = "images are written as PNG; use a name that ends in .png, or a folder"
 NOUN = "image"
 
 

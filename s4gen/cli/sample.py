@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from s4gen.cli.arguments import number, refuse_foreign, whole
@@ -150,6 +151,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("the following arguments are required: -o/--out (see s4gen sample -h)")
     if args.out is not None and wanted != kind and (wanted or kind == "text"):
         raise UserError(f"{args.out}: {MEDIA[kind].EXPECTED_NAME}")
+    if kind == "text" and "" in (args.prompt or ()):
+        print("s4gen: a prompt is empty, so its text is drawn from the start", file=sys.stderr)
     return MEDIA[kind].sample(args, checkpoint)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from s4gen.cli.output import shows_progress
 from s4gen.config.names import WRITTEN_SOUND
 from s4gen.showing.progress import progress_bar
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,7 +141,7 @@ def _title(record: dict[str, Any]) -> str:
 def _summary(records: Sequence[dict[str, Any]], out: Path) -> str:
     shortest, longest = (end(record["seconds"] for record in records) for end in (min, max))
     seconds = f"{longest:.2f} s" if shortest == longest else f"{shortest:.2f} to {longest:.2f} s"
-    return f"{len(records)} clips of {seconds} in {out}" if len(records) > 1 else f"a clip of {seconds} in {out}"
+    return f"{plural(len(records), 'clip')} of {seconds} in {out}"
 
 
 def _verdict(records: Sequence[dict[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from s4gen.cli.output import shows_progress
 from s4gen.config import ImageLayout
 from s4gen.errors import UserError
 from s4gen.machine.device import best_device
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     seconds = time.perf_counter() - started
     _save(args, checkpoint, layout, images, labels)
     steps = drawn * -(-n // args.batch)
-    print(f"{n} images in {args.out}")
+    print(f"{plural(n, 'image')} in {args.out}")
     if labels is not None:
         drawn_classes = ", ".join(dict.fromkeys(layout.classes[label] for label in labels.tolist()))
         print(f"classes in turn: {drawn_classes}" if prompt is None else f"classes: {drawn_classes}")

@@ -19,6 +19,7 @@ from s4gen.files.parsing import json_value, reason
 from s4gen.files.reading import LARGE, read_bounded
 from s4gen.machine.device import best_device
 from s4gen.showing.progress import progress_bar
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from s4gen.checkpoint import Checkpoint
@@ -73,8 +74,8 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     if args.out is not None:
         texts.sort(key=lambda found: found.number)
         _save(args.out, recurrent, tokenizer, texts, args.seed)
-        print(f"{len(texts)} texts in {args.out}")
-    print(f"s4gen: {drawn} tokens in {seconds:.2f} s: {drawn / seconds:,.0f} tokens/s", file=sys.stderr)
+        print(f"{plural(len(texts), 'text')} in {args.out}")
+    print(f"s4gen: {plural(drawn, 'token')} in {seconds:.2f} s: {drawn / seconds:,.0f} tokens/s", file=sys.stderr)
     return 0
 
 

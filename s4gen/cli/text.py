@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from s4gen.models.density import DensityModel
 
 SUFFIXES: tuple[str, ...] = WRITTEN_TEXTS
-EXPECTED_NAME = "texts are written as .txt or .jsonl; use a name that ends so"
+EXPECTED_NAME = "texts are written as .txt or .jsonl; use a name that ends in one of these"
 NOUN = "sequence"
 DRAWN_TOKENS = 200
 """Tokens of each text that training shows."""

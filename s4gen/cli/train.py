@@ -144,6 +144,11 @@ def check_resumable(args: argparse.Namespace, out: Path) -> int | None:
         before = dataclasses.replace(before, train=dataclasses.replace(before.train, steps=steps))
     elif before.train.minutes is not None and before.train.minutes == now.train.minutes:
         now = _with_steps_of(now, before)
+    if before != now and args.recipe is not None and not args.overrides:
+        raise UserError(
+            f"cannot resume {args.resume} with another recipe: leave out {args.recipe}, since --resume goes on by the "
+            "run's own"
+        )
     if before != now:
         raise UserError(
             f"cannot resume {args.resume} with another recipe: {_difference(before, now)}; "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 KINDS = ("image", "text", "audio")
 """The kinds of sequences; `Layout.kind` is one of these."""
-PLURAL = {"image": "images", "text": "text", "audio": "audio"}
+PLURAL = {"image": "images", "text": "text", "audio": "sound"}
 """What messages call data of each kind."""
 
 SPLITS = ("train", "validation", "test")

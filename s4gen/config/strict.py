@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_type_hints
@@ -39,8 +40,8 @@ NOUNS: dict[Any, str] = {
     float: "a number",
     str: "a word in quotes",
     bool: "true or false",
-    Numbers: "whole numbers in brackets",
-    Words: "words in quotes, in brackets",
+    Numbers: "a list of whole numbers, such as [2, 3]",
+    Words: 'a list of strings, such as ["row"]',
 }
 """The words of messages for the type that is expected."""
 
@@ -110,12 +111,19 @@ def build(section: str, flat: Flat, source: str, kind: type | None = None) -> An
 
 
 def located(make: Any, flat: Flat, source: str) -> Any:
-    """Return `make()`; turn its ConfigError into a UserError that begins with where the invalid value came from."""
+    """Return `make()`; turn its ConfigError into a UserError that begins with where the invalid value came from.
+
+    If a value is invalid only beside others, the message ends with those of them that came from elsewhere: a file is
+    not at fault for what an option has changed.
+    """
     try:
         return make()
     except ConfigError as error:
         where = flat[error.key].source if error.key in flat else source
-        raise UserError(f"{where}: {error}") from None
+        keys = dict.fromkeys(re.findall(r"\b[a-z]+\.\w+", str(error)))
+        elsewhere = {key: flat[key].source for key in keys if key in flat and flat[key].source != where}
+        changed = [f"{key} is from {other}" for key, other in elsewhere.items()]
+        raise UserError(f"{where}: {error}" + (f" ({', '.join(changed)})" if changed else "")) from None
 
 
 def density_config_to_dict(config: DensityConfig) -> dict[str, dict[str, Any]]:

@@ -144,6 +144,10 @@ def read_weights(path: Path) -> Contents:
         whole = _loaded(path)
     except CodeInFileError as error:
         raise UserError(f"{path} is not read: {error}") from None
+    except pickle.UnpicklingError as error:
+        if "invalid load key" in str(error):  # its first byte is none that a pickle can begin with
+            raise UserError(f"{path} is no file of PyTorch; give a .pt or a .ckpt") from None
+        raise UserError(f"{path} is truncated or damaged ({_first_line(error)}); copy it again") from None
     except Exception as error:  # damaged files make torch, pickle and zipfile raise errors of no common type
         raise UserError(
             f"{path} is truncated, damaged, or not a file of PyTorch ({_first_line(error)}); copy it again"

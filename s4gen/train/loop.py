@@ -16,6 +16,7 @@ from s4gen.errors import UserError
 from s4gen.machine.memory import keep_freed_memory
 from s4gen.models.build import build_shapes
 from s4gen.showing.progress import progress_bar
+from s4gen.showing.words import plural
 from s4gen.train import folder, opening, starting, training_run
 from s4gen.train.card import card, learning_curve
 from s4gen.train.exclusive import one_writer
@@ -235,4 +236,4 @@ class _Run:
             found = f"{self.task.measures[0]} {training.best.value:.4f} on held-out data"
             return f"{why}best at step {training.best.step} of {steps}, {found}: {self.out / folder.BEST}"
         found = f": {self.task.say(self.latest.values)} on held-out data" if self.latest else ""
-        return f"s4gen: trained {training.step} steps{found}; {self.out / folder.CHECKPOINT}"
+        return f"s4gen: trained {plural(training.step, 'step')}{found}; {self.out / folder.CHECKPOINT}"

@@ -11,6 +11,7 @@ import time
 import torch
 
 from s4gen.config import Recipe
+from s4gen.showing.words import plural
 from s4gen.train.precision import settled
 from s4gen.train.ranks import Ranks
 from s4gen.train.step import training_step
@@ -35,7 +36,8 @@ def fitted(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks | None
     found = filling(recipe, per_step)
     if ranks is None or ranks.leads:
         print(
-            f"s4gen: {per_step:.3f} s a step, so {found.train.steps:,} steps in {recipe.train.minutes:g} minutes",
+            f"s4gen: {per_step:.3f} s a step, so {plural(found.train.steps, 'step')} in "
+            f"{recipe.train.minutes:g} minutes",
             file=sys.stderr,
         )
     return found

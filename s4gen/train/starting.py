@@ -12,6 +12,7 @@ from torch import Tensor
 
 from s4gen.checkpoint import Checkpoint, load_checkpoint
 from s4gen.config import Layout, Recipe, TextLayout, is_text, load_recipe, recipe_to_toml
+from s4gen.config.names import PLURAL
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
 from s4gen.files.atomic import current, write_file_atomic
@@ -66,8 +67,8 @@ def check_layout(checkpoint: Checkpoint, layout: Layout) -> None:
     before = checkpoint.config.layout
     if before.kind != layout.kind:
         raise UserError(
-            f"--start {checkpoint.path} is a model of {before.kind}, and the recipe's data are {layout.kind}: choose a "
-            "checkpoint of the same kind"
+            f"--start {checkpoint.path} is a model of {PLURAL[before.kind]}, and the recipe is for "
+            f"{PLURAL[layout.kind]}: choose a checkpoint of the same kind"
         )
     if differences := _differences(before, layout):
         print(f"s4gen: --start: the sequences differ: {'; '.join(differences)}", file=sys.stderr)

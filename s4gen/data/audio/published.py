@@ -22,6 +22,7 @@ from s4gen.data.audio.sources import Source, from_parquet, from_tree, is_sound, 
 from s4gen.data.store import data_folder
 from s4gen.data.tree import Archive, Folder, Tree, natural
 from s4gen.errors import UserError
+from s4gen.showing.words import plural
 
 FSDD_SIZES = {"train": 2700, "test": 300}
 _FSDD_DIGITS = tuple("0123456789")
@@ -86,7 +87,7 @@ def _whole(source: Source) -> Iterator[Recording]:
     found = sorted(source.recordings(), key=lambda recording: natural(PurePosixPath(recording.name).stem))
     if len(found) != FSDD_SIZES[source.split]:
         raise UserError(
-            f"the {source.split} split of fsdd in {source.root} has {len(found)} recordings, "
+            f"the {source.split} split of fsdd in {source.root} has {plural(len(found), 'recording')}, "
             f"expected {FSDD_SIZES[source.split]}: a file is missing or one too many"
         )
     return iter(found)

@@ -18,6 +18,7 @@ from s4gen.data.audio.reading import Recording
 from s4gen.data.splits import are_splits, split_of, split_of_file, warning
 from s4gen.data.tree import Parts, Tree, natural, readable, without_common_folder
 from s4gen.errors import UserError, shortened
+from s4gen.showing.words import plural
 
 _PERCENT = {"train": (0, 88), "validation": (88, 94), "test": (94, 100)}
 """Per cent of the recordings in natural order: the published split of Beethoven and YouTubeMix."""
@@ -113,7 +114,7 @@ def _outside(sound: Mapping[str, Parts]) -> list[str]:
     outside = [name for name, p in sound.items() if len(p) == 1 or not split_of(p[0])]
     if not outside:
         return []
-    return [f"left aside {len(outside)} recordings that are in none of the folders of splits, such as {outside[0]}"]
+    return [f"left aside {plural(len(outside), 'recording')} in none of the folders of splits, such as {outside[0]}"]
 
 
 def listed(

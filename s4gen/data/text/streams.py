@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s4gen.errors import UserError
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ class TrainStream:
         """
         if len(tokens) < rows * world:
             raise UserError(
-                f"the text has {len(tokens)} tokens, fewer than the {rows * world} rows of a batch: "
+                f"the text has {plural(len(tokens), 'token')}, fewer than the {rows * world} rows of a batch: "
                 "expected a longer text or a smaller batch"
             )
         self._tokens, self._chunk = tokens, chunk
