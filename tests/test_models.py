@@ -298,7 +298,7 @@ def test_twice_the_rate_reads_every_second_sample() -> None:
     assert_same(long[:, 1::2], short, torch.float64)
     for value in (0.0, -1.0, float("nan")):
         with pytest.raises(
-            ValueError, match=f"rate must be a positive number, got {value}: 0.5 reads a signal sampled"
+            ValueError, match=f"factor must be a positive number, got {value}: 0.5 reads a signal sampled"
         ):
             resampled(network, value)
 

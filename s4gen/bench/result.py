@@ -125,7 +125,10 @@ class GenerationResult:
         return "\n".join([*lines, *([""] if notes else []), *dict.fromkeys(notes)])
 
     def _ratios(self) -> dict[str, dict[str, dict[str, str | float]]]:
-        """length -> batch -> best_engine, and the ratio of every way; engines take as long at any length."""
+        """Return, by length and batch size, the best engine and the ratio of every way to it.
+
+        Engines take as long at any length.
+        """
         ratios: dict[str, dict[str, dict[str, str | float]]] = {}
         for length in self.lengths:
             for batch in self.batches:

@@ -36,8 +36,8 @@ def make_parser() -> Parser:
     """Return the parser of the whole command line; what it parses has the verb's function as its attribute `run`."""
     parser = Parser(
         prog="s4gen",
-        description="Autoregressive generative models from state space layers: "
-        "train by convolution, sample by recurrence.",
+        description="Density models of images, text and sound from state space layers: train by convolution, sample by "
+        "recurrence.",
         epilog="A path or a shipped name is accepted wherever a recipe, preset or checkpoint is expected.",
         allow_abbrev=False,
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def add_dataset_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--dataset NAME`."""
-    parser.add_argument("--dataset", metavar="NAME", help="another data set than the one the model was trained on")
+    parser.add_argument("--dataset", metavar="NAME", help="a data set other than the one that the model was trained on")
 
 
 def dataset_of(checkpoint: Checkpoint) -> str:

@@ -54,9 +54,9 @@ def checkpoint_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
 
 
 def preset_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
-    """Return tables of facts about a preset of any size, since none of its weights is made.
+    """Return tables of facts about a preset; it may be of any size, because its weights are not made.
 
-    One without a layout is counted as a model of MNIST's.
+    A preset without a layout is counted as a model of MNIST's images.
     """
     from s4gen.models.build import build_shapes
 

@@ -77,9 +77,9 @@ def write_clips(request: ClipRequest, n: int, out: Path) -> None:
 
 
 def _drawn(request: ClipRequest, paths: Sequence[Path]) -> tuple[list[Tensor], int]:
-    """The codes of all clips (L_i,), each written to its path, if any, while it grows, and how many samples were drawn.
+    """Draw all clips; return their codes (L_i,), and how many samples were drawn.
 
-    Ctrl-C keeps what there is.
+    Each clip that has a path is written there while it grows. Ctrl-C keeps what there is.
     """
     import torch
 
@@ -110,7 +110,7 @@ def _drawn(request: ClipRequest, paths: Sequence[Path]) -> tuple[list[Tensor], i
 
 
 def recognised(request: ClipRequest, sounds: Sequence[NDArray[np.float32]]) -> list[str | None]:
-    """The class that each clip is heard as, where there is a classifier of the model's classes."""
+    """Return the class that a classifier hears each clip as; None if there is none of the model's classes."""
     from s4gen.evaluate.recognition import find_classifier
 
     classifier = find_classifier(request.classes, request.format.rate) if request.classes else None

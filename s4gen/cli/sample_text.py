@@ -80,7 +80,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
 
 
 class _Terminal:
-    """One text appears as it is written; of several, each as a whole, with its number, when it has ended."""
+    """Show texts: one appears as it is written. Several are printed whole, numbered, as each ends."""
 
     def __init__(self, tokenizer: Tokenizer, n: int) -> None:
         self._tokenizer, self._n, self._begun = tokenizer, n, False
@@ -97,12 +97,12 @@ class _Terminal:
 
 
 def whole(tokenizer: Tokenizer, text: Text) -> str:
-    """Prompt, as the model read it, and continuation."""
+    """Return the prompt, as the model read it, and its continuation."""
     return (tokenizer.decode(text.prompt.tolist()) + text.text).lstrip(" ")
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file: lines, or records with "prompt" or "text".
+    """Return the prompts of a file: lines, or records with "prompt" or "text".
 
     Raises:
         UserError: it is not there, not UTF-8, empty, or not such records.
@@ -125,7 +125,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def as_utf8(argument: str) -> str:
-    """An argument of the command line, which Python has read in the locale's encoding, as the UTF-8 that it is."""
+    """Decode again as UTF-8 an argument that Python decoded by the locale."""
     try:
         return os.fsencode(argument).decode("utf-8")
     except UnicodeError:

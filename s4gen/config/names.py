@@ -45,7 +45,7 @@ ENGINES = ("auto", "eager", "compiled", "native", "native-bf16", "native-int8")
 """The programs that run the steps of a converted model."""
 
 TEXT_SUFFIXES = tuple(f"{suffix}{packed}" for packed in ("", ".gz") for suffix in (".txt", ".jsonl", ".md", ".text"))
-"""Endings of files of text, in capitals or not."""
+"""Endings of files of text, regardless of case."""
 SOUND_SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
     *(".w64", ".rf64", ".voc", ".sph", ".nist", ".sf", ".ircam", ".avr", ".pvf", ".xi", ".htk", ".sds", ".sd2", ".paf"),
@@ -67,4 +67,4 @@ WRITTEN_SOUND = (".wav", ".flac")
 REFUSED_IMAGES = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 """Endings that somebody gives to an image to be written and that would otherwise become the name of a folder."""
 REFUSED_SOUND = (".ogg", ".mp3", ".m4a", ".aac", ".opus", ".aif", ".aiff", ".raw", ".pcm", ".webm")
-"""Likewise for sound."""
+"""Endings that somebody gives to sound to be written, likewise."""

@@ -73,7 +73,7 @@ def flatten(
     kinds = {name: SECTIONS[name] for name in sections}
     if isinstance(layout := tables.get("layout"), Mapping) and "layout" in sections:
         kinds["layout"] = _layout_type(layout.get("kind", ImageLayout.kind), source)
-    types = {f"{name}.{key}": kind for name in sections for key, kind in _field_types(kinds[name]).items()}
+    types = {f"{name}.{key}": kind for name in sections for key, kind in field_types(kinds[name]).items()}
     types |= dict.fromkeys(also, str)
     flat = {}
     for section, table in tables.items():
@@ -165,7 +165,8 @@ def build_recipe(flat: Flat, source: str) -> Recipe:
     return recipe
 
 
-def _field_types(kind: type) -> dict[str, type]:
+def field_types(kind: type) -> dict[str, type]:
+    """Return the type of the value of each field; for a field that may be None, the type that it has otherwise."""
     hints = get_type_hints(kind)
     return {field.name: _given(hints[field.name]) for field in dataclasses.fields(kind)}
 

@@ -1,4 +1,4 @@
-"""CIFAR-10: 32 x 32 colour photographs of ten kinds of things, 50,000 to train with and 10,000 to test with.
+"""Read CIFAR-10: 32 x 32 colour photographs of ten kinds of things, 50,000 to train with and 10,000 to test with.
 
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. Parquet files in the layout of the
 hub's `uoft-cs/cifar10`: a column `img` of PNG images and a column `label`. Their rows may be in another order

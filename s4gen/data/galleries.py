@@ -1,4 +1,4 @@
-"""Somebody's own images: a folder, Parquet files, or a data set of the Hugging Face hub, as one array in the cache."""
+"""Turn somebody's own images (a folder, Parquet files, a data set of the hub) into one array in the cache."""
 
 from __future__ import annotations
 
@@ -184,7 +184,9 @@ def _write_pixels(gallery: Gallery, format: ImageFormat, path: Path, progress: b
 
 
 def _keep_one_channel(path: Path, shape: list[int]) -> None:
-    """Rewrite a file of grey images of three equal channels, in place: what is written was read before."""
+    """Rewrite a file of grey images with three equal channels as one channel, in place.
+
+    This is safe because whatever is overwritten has been read before."""
     grey = np.memmap(path, np.uint8, "r+", shape=(math.prod(shape[:-1]), shape[-1]))
     flat = grey.reshape(-1)
     step = 1 << 20
@@ -207,7 +209,7 @@ def _sizes_differ(name: str, one: tuple[str, Any], other: tuple[str, Any]) -> st
 
 
 def assigned(splits: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The split of every image: what the set says, and by chance, always the same, what it leaves open.
+    """Return the split of every image: what the set says, and by chance, always the same, what it leaves open.
 
     Of a set without splits, a share each is held out for validation and test, at least one image of three. Where a set
     has no validation split, a share of what is to train on becomes one.

@@ -1,4 +1,4 @@
-"""MNIST: 28 x 28 grey digits, 60,000 to train with and 10,000 to test with.
+"""Read MNIST: 28 x 28 grey digits, 60,000 to train with and 10,000 to test with.
 
 LeCun, Cortes, Burges, "The MNIST database of handwritten digits". IDX is: two zero bytes, one for the type
 (8 = unsigned byte), one for the number of axes, their lengths as big-endian 32-bit integers, then the values.

@@ -1,4 +1,4 @@
-"""Opening the splits of a data set of images, for a recipe or a model."""
+"""Open the splits of a data set of images, for a recipe or a model."""
 
 from __future__ import annotations
 

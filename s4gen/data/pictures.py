@@ -1,4 +1,4 @@
-"""One picture of any format that PIL reads, brought to the size and the channels that a data set wants."""
+"""Read a picture of any format that PIL reads, and bring it to the size and the channels that a data set wants."""
 
 from __future__ import annotations
 
@@ -143,10 +143,10 @@ def check_size(image: Image) -> None:
 
 
 def read_bytes(content: bytes | None, format: ImageFormat) -> tuple[NDArray[np.uint8], Seen]:
-    """`read_picture` of the bytes of a file.
+    """Do what `read_picture` does with the bytes of a file.
 
     Raises:
-        UnusableError: as there; or there are none.
+        UnusableError: as for `read_picture`; or there are no bytes.
     """
     if not content:
         raise UnusableError("holds no bytes")

@@ -1,4 +1,4 @@
-"""This is the one door to torchvision: its import, and its downloads, which have checksums."""
+"""Import torchvision, and download through it with checksums; nothing else in s4gen does."""
 
 from __future__ import annotations
 

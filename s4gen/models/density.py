@@ -147,17 +147,17 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
 
 
-def resampled(model: DensityModel, rate: float) -> DensityModel:
-    """Return a copy of the model with every dt multiplied by `rate`, which reads the same signals at another rate.
+def resampled(model: DensityModel, dt_factor: float) -> DensityModel:
+    """Return a copy of the model with every dt multiplied by `dt_factor`, which reads the same signals at another rate.
 
-    Rate 2 is for signals with half as many samples per second as the model was trained on: a step then stands for twice
-    the time. A multi-scale stack pools as many samples as before, which then last twice as long.
+    The factor 2 is for signals with half as many samples per second as the model was trained on: a step then stands for
+    twice the time. A multi-scale stack pools as many samples as before, which then last twice as long.
 
     Raises:
-        ValueError: `rate` is not positive.
+        ValueError: `dt_factor` is not positive.
     """
     copied = copy.deepcopy(model)
     for module in copied.modules():
         if hasattr(module, "rescale_dt_"):
-            module.rescale_dt_(rate)  # type: ignore[operator]
+            module.rescale_dt_(dt_factor)  # type: ignore[operator]
     return copied

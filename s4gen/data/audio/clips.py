@@ -1,4 +1,4 @@
-"""A set of clips as codes, in memory or, where it is large, in a memory-mapped file of the user's cache."""
+"""Keep a set of clips as codes, in memory or, if it is large, in a memory-mapped file of the user's cache."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def _in_memory(
 def _cached(
     source: Source, format: AudioFormat, limits: tuple[float, float], progress: bool
 ) -> tuple[dict[str, Any], Codes]:
-    """Index and memory-mapped codes, prepared once for these very files, format and limits."""
+    """Return index and memory-mapped codes, which are prepared once for these very files, format and limits."""
     settings = [_VERSION, str(source.root), source.split, source.classes, asdict(format), limits]
     folder = cache_folder() / "audio" / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     key = [[str(path), *_size_and_time(path)] for path in source.files]
@@ -225,7 +225,10 @@ def _cached(
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    """Bytes and nanoseconds; zeros for a file that is not there or not for us, which is skipped by name later."""
+    """Return size and time of modification in nanoseconds; zeros for a file that cannot be read.
+
+    Such a file is skipped by name when the set is read.
+    """
     try:
         status = path.stat()
     except OSError:
@@ -275,7 +278,7 @@ def _encode_all(
 def _encode_one(
     recording: Recording, format: AudioFormat, longest: float, sink: BinaryIO, heard: Heard
 ) -> tuple[int, bool]:
-    """Write one recording, or as much of it as shows that it is too long; its length, and whether it was clipped."""
+    """Write one recording, or as much as shows that it is too long; return its length and whether it was clipped."""
     length, clipped = 0, False
     for codes, beyond in encode_blocks(recording, format, heard):
         sink.write(codes.tobytes())

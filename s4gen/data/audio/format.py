@@ -1,4 +1,4 @@
-"""How sound is coded: its rate, its normalisation, and integers for samples by mu-law or linear quantisation.
+"""Code sound: at one rate, normalised or not, with integers for samples by mu-law or linear quantisation.
 
 Code c of 2^bits stands for the value x(v) at v = c / 2^(bits - 1) - 1, from -1 to just below 1:
 

@@ -1,4 +1,4 @@
-"""The data sets of recordings with a name: where each of them is, its format, and its splits.
+"""List the data sets of recordings that have a name: where each of them is, its format, and its splits.
 
 fsdd    the Free Spoken Digit Dataset (Zohar Jackson and others, CC BY-SA 4.0): ten digits, six speakers, 8 kHz; 2,700
         recordings to train with, 300 to test with. They are called DIGIT_SPEAKER_INDEX; of the 50 of each speaker and

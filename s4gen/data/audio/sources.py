@@ -1,4 +1,4 @@
-"""The recordings of a split, from trees of sound files or from Parquet files, and their classes."""
+"""Find the recordings of a split, in trees of sound files or in Parquet files, and their classes."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _by_percent(sound: Iterable[str], class_of: Mapping[str, str]) -> dict[str, 
 
 
 def _part(split: str) -> Span:
-    """Return the part of a recording, alone in its class, that belongs to a split."""
+    """Return the part that belongs to a split, of a recording that is the only one of its class."""
     begin, end = _PERCENT[split]
     return begin / 100, end / 100
 

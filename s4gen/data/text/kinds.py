@@ -1,4 +1,4 @@
-"""The tokenisers by their names: make one of a text, or read one back from its JSON."""
+"""Make a tokeniser of a text by its name, or read one back from its JSON."""
 
 from __future__ import annotations
 
