@@ -162,7 +162,7 @@ def test_a_layer(copy: Copy) -> None:
     copy.insert(
         "s4gen/config/mixers.py",
         '    Mixer("attention"',
-        '    Mixer("mean", own_lengths=False, mixes_features=False),\n',
+        '    Mixer("mean", ragged=False, mixes_features=False),\n',
     )
     copy.insert(
         "s4gen/models/mixers.py", "from s4gen.models.ssm_layers", "from s4gen.models.running_mean import RunningMean\n"

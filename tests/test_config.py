@@ -99,7 +99,7 @@ def of_text(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
 def of_audio(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
     recent = draw(st.integers(0, 4096))
     model = dataclasses.replace(model, window=draw(st.integers(1, 10**6)), mixers_per_block=1, recent=recent)
-    if not model.traits.pooled:
+    if not model.traits.scannable:
         return model
     pool, expand = tuple(draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))), draw(st.integers(1, 3))
     return dataclasses.replace(model, pool=pool, expand=expand, unet=draw(st.booleans()))

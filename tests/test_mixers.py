@@ -44,7 +44,7 @@ def test_the_traits_are_those_of_the_module(name: str) -> None:
     u = torch.randn(2, 5, 4)
     assert any(hasattr(part, "rescale_dt_") for part in module.modules()) == mixer.has_dt
     assert hasattr(module, "out") == mixer.mixes_features
-    if mixer.own_lengths:
+    if mixer.ragged:
         module(u, None, torch.tensor([2, 5]))
     elif name == "attention":
         with pytest.raises(ValueError, match="lengths"):
@@ -97,7 +97,7 @@ class RunningMean(nn.Module):
 
 
 def test_a_new_mixer_is_a_line_of_the_table_and_a_builder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MIXERS, "mean", Mixer("mean", own_lengths=False))
+    monkeypatch.setitem(MIXERS, "mean", Mixer("mean", ragged=False))
     monkeypatch.setitem(BUILDERS, "mean", lambda model, _: RunningMean(model.d_model))
     recurrent = convert(build_model(config_of("mean")))
     assert certify(recurrent, torch.randint(5, (2, 6))).max_abs_logprob_difference < 1e-4

@@ -27,16 +27,16 @@ class Mixer:
     inits: tuple[str, ...] = ()
     """Values of `ssm.init` that it takes. If empty, it has no state space, and ignores the section [ssm] except for the
     keys in `reads`."""
-    rules: tuple[str, ...] = ()
+    discretizations: tuple[str, ...] = ()
     """Values of `ssm.discretization` that it takes beside "auto"."""
     settings: tuple[str, ...] = ()
     """The keys of [ssm] that it takes among those in RESERVED."""
     mixes_features: bool = True
     """Whether it mixes features itself, by a last linear layer called `out`. If not, each feature has a system of its
     own, a gated linear layer follows, and a block of an image model may add taps."""
-    pooled: bool = False
+    scannable: bool = False
     """Whether it may stand in a multi-scale stack, and run along the rows or down the columns of images."""
-    own_lengths: bool = True
+    ragged: bool = True
     """Whether each row of a batch may end at a length of its own."""
     state: str = "fixed"
     """How the state behaves. fixed: tensors of constant shape, new ones after each step. in place: the same, but a step
@@ -66,12 +66,12 @@ RESERVED = ("tie_dt", "tie_Q", "norm_length")
 """Keys of [ssm] that only some mixers take; the others refuse any value but the default."""
 
 _TABLE = (
-    Mixer("s4d", _DIAGONAL, ("zoh", "bilinear"), ("tie_dt",), pooled=True, mixes_features=False),
-    Mixer("s4", _HIPPO, ("bilinear",), ("tie_Q",), pooled=True, mixes_features=False),
+    Mixer("s4d", _DIAGONAL, ("zoh", "bilinear"), ("tie_dt",), scannable=True, mixes_features=False),
+    Mixer("s4", _HIPPO, ("bilinear",), ("tie_Q",), scannable=True, mixes_features=False),
     Mixer("h3", _DIAGONAL, ("zoh", "bilinear"), ("tie_dt",)),
-    Mixer("dss", _DIAGONAL, ("zoh",), ("norm_length",), pooled=True, mixes_features=False),
-    Mixer("lssl", ("legs",), ("bilinear",), own_lengths=False, mixes_features=False),
-    Mixer("attention", own_lengths=False, state="growing", heads=True, needs_window=True),
+    Mixer("dss", _DIAGONAL, ("zoh",), ("norm_length",), scannable=True, mixes_features=False),
+    Mixer("lssl", ("legs",), ("bilinear",), ragged=False, mixes_features=False),
+    Mixer("attention", ragged=False, state="growing", heads=True, needs_window=True),
     Mixer("wavenet", state="in place", whole_stack=True, kinds=("audio",)),
 )
 

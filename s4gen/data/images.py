@@ -39,17 +39,17 @@ class ImageSet:
     labels: NDArray[np.int64]
     """(n,) class of each image."""
     layout: ImageLayout
-    """What every image is."""
+    """The size and the levels that every image has."""
     name: str
     """The data set: mnist, cifar10-mini, ..."""
     split: str
     """train, validation or test."""
     source: str
-    """Where it was read from: S4GEN_DATA, torchvision, s4gen itself, or the user's own place."""
+    """The place that it was read from: S4GEN_DATA, torchvision, s4gen itself, or the user's own."""
     classes: tuple[str, ...] = ()
     """Names of the labels 0, 1, ...; empty where images have none, and then all labels are -1."""
     notes: tuple[str, ...] = ()
-    """What became of the user's own images, a line each, for the user."""
+    """Lines for the user that say what became of the images."""
 
     def __len__(self) -> int:
         return len(self.images)

@@ -7,7 +7,7 @@ t depends on inputs up to t only. It has
   likes (see `models.states`);
 - `forward(u, state=None, lengths=None)`, which returns y r(B, L, H) and the state after the last input. L is at least
   1; `state` None is the initial one. With lengths int64 (B,), the state of each row is the one after that many of its
-  inputs. A mixer whose trait `own_lengths` is false raises ValueError where lengths are given;
+  inputs. A mixer whose trait `ragged` is false raises ValueError where lengths are given;
 - `step(u, state)`, which reads u r(B, H) and returns y r(B, H) and the next state;
 - `flops(length)`, the floating-point operations of its matrix products in a `forward` over `length` inputs of one row.
   It is needed of a class that `models.flops` does not know.

@@ -126,7 +126,7 @@ def checked_prompts(recurrent: RecurrentModel, prompts: Sequence[Tensor], labels
     if (lengths == lengths[0]).all():
         return Prompts(torch.stack(rows), None, known)
     mixer = recurrent.config.model.traits
-    if not mixer.own_lengths:
+    if not mixer.ragged:
         raise UserError(
             f"the prompts have {int(lengths.min())} to {int(lengths.max())} tokens, and a model of {mixer.name} takes "
             "rows of one length; continue the prompts of each length in a call of their own"
@@ -240,7 +240,7 @@ def _state_before_last(
     for start in range(0, fed.shape[1] - 1, CHUNK):
         chunk = fed[:, start : min(start + CHUNK, fed.shape[1] - 1)]
         counts = None if lengths is None else (lengths - start).clamp(0, chunk.shape[1])
-        if chunk.shape[1] < least and recurrent.config.model.traits.own_lengths:
+        if chunk.shape[1] < least and recurrent.config.model.traits.ragged:
             counts = torch.full_like(fed[:, 0], chunk.shape[1]) if counts is None else counts
             chunk = F.pad(chunk, (0, least - chunk.shape[1]))
         _, state = recurrent.source.prefill(chunk, state, counts)

@@ -124,7 +124,7 @@ def write(
 def _batches(prompts: Sequence[Tensor], size: int, model: ModelConfig) -> list[list[int]]:
     """Return the numbers of the prompts that are read together, which have one length if the mixer needs that."""
     groups = [list(range(len(prompts)))]
-    if not model.traits.own_lengths:
+    if not model.traits.ragged:
         groups = [[i for i in groups[0] if len(prompts[i]) == n] for n in sorted({len(prompt) for prompt in prompts})]
     return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 

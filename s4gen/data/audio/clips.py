@@ -41,24 +41,24 @@ _INDEX = table(
 
 @dataclass(frozen=True)
 class Findings:
-    """What became of the recordings of a set: counts of those read, changed and left out; `lines` are for the user."""
+    """The counts of recordings of a set that were read, changed and left out; `lines` say so to the user."""
 
     found: int = 0
     """Recordings that were looked at."""
     skipped: tuple[tuple[str, str], ...] = ()
     """(name, why) of those that cannot be used."""
     too_short: int = 0
-    """Left out: shorter than asked for."""
+    """Recordings that were left out because they are shorter than asked for."""
     too_long: int = 0
-    """Left out: longer than asked for."""
+    """Recordings that were left out because they are longer than asked for."""
     resampled: int = 0
-    """Used, after conversion from another sampling rate."""
+    """Recordings that were used after conversion from another sampling rate."""
     mixed: int = 0
-    """Used, after mixing several channels to one."""
+    """Recordings that were used after their channels were mixed to one."""
     clipped: int = 0
-    """Used, although they went beyond full scale."""
+    """Recordings that were used although they went beyond full scale, where they were clipped."""
     broke_off: int = 0
-    """Used, although they end before the end that their headers name."""
+    """Recordings that were used although they end before the end that their headers name."""
     notes: tuple[str, ...] = ()
     """Lines that say how the set was understood."""
 
@@ -105,7 +105,7 @@ class AudioSet:
     labels: NDArray[np.int64] | None
     """(n,) class of each clip, or None."""
     names: tuple[str, ...]
-    """(n,) what each recording is called."""
+    """(n,) the name of each recording."""
     classes: tuple[str, ...]
     """Name of each class."""
     format: AudioFormat

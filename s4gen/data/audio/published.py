@@ -42,11 +42,11 @@ class Published:
     format: AudioFormat
     """Rate and quantisation that published numbers are for."""
     crop: int | None
-    """Samples of a training sequence; None: whole clips."""
+    """Samples of a training sequence; None for whole clips."""
     hub: str | None = None
     """Where it is on the hub: REPOSITORY/FILE."""
     classes: tuple[str, ...] = ()
-    """The folders that count, in the order of their labels; empty: recordings have no labels, or none by folder."""
+    """The folders that count, in the order of their labels; empty if recordings have no labels, or none by folder."""
 
 
 def fsdd(split: str) -> Source:

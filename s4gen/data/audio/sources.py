@@ -45,7 +45,7 @@ class Source:
     files: tuple[Path, ...]
     """The files that hold them: when one changes, what was kept of them is out of date."""
     classes: tuple[str, ...] = ()
-    """Names of the labels 0, 1, ...; empty where recordings have none."""
+    """Names of the labels 0, 1, ...; empty if recordings have none."""
     notes: tuple[str, ...] = ()
     """Each line tells the user something about how the set was understood."""
 

@@ -46,15 +46,15 @@ Part = tuple[float, float]
 
 
 class Block(NamedTuple):
-    """A part of a document: whole lines, except the last of a document and lines longer than `LONGEST_LINE`."""
+    """A piece of a document: whole lines, except the last of a document and lines longer than `LONGEST_LINE`."""
 
     data: bytes
     start: int
     """Offset in the unpacked file of its first byte (of its record, in `.jsonl`)."""
     after: int
-    """Where to go on reading."""
+    """The position from which to go on reading."""
     ends: bool
-    """It is the last block of its document: of a `.txt` file, or of one record."""
+    """Whether it is the last piece of its document, which is a `.txt` file or one record."""
 
 
 def read_blocks(path: Path, start: int = 0, end: int | None = None, part: Part | None = None) -> Iterator[Block]:
