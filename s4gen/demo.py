@@ -41,7 +41,7 @@ from s4gen.showing.report import Picture, Section, Table, Text, is_report, write
 from s4gen.showing.words import plural, with_error
 from s4gen.train.metrics import read_metrics
 from s4gen.train.opening import open_task
-from s4gen.train.pace import seconds_per_step
+from s4gen.train.steps_in_time import seconds_per_step
 
 REPORT, TITLE = "report.html", "s4gen demo"
 """The file that tells of the demo, and its title, by which an earlier demo is known."""

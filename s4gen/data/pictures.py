@@ -48,7 +48,7 @@ class ImageFormat:
     channels: int = 0
     """1 for grey, 3 for red, green and blue; 0 takes 3 if any picture of the set has a colour, else 1."""
     fit: str = "crop"
-    """crop scales until the shorter side fits and keeps the middle of the longer; stretch scales each side by itself."""
+    """crop scales until the shorter side fits and keeps the middle of the longer; stretch scales both sides."""
 
 
 @dataclass(frozen=True)

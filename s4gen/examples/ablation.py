@@ -38,7 +38,7 @@ from s4gen.machine.device import best_device
 from s4gen.showing import plots
 from s4gen.train.metrics import read_metrics
 from s4gen.train.opening import open_task
-from s4gen.train.pace import filling, seconds_per_step
+from s4gen.train.steps_in_time import filling, seconds_per_step
 
 TEST_IMAGES, BATCH = 500, 20
 MEASURING = 30.0

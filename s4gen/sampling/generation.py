@@ -14,10 +14,10 @@ from s4gen.errors import UserError
 from s4gen.machine.timing import synchronise
 from s4gen.models.states import chosen_rows, padded_rows
 from s4gen.sampling import suspend
+from s4gen.sampling.chunking import Pace, interrupts_held
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
-from s4gen.sampling.pacing import Pace, interrupts_held
 from s4gen.sampling.prompts import Start, Starts, checked_prompt
 from s4gen.sampling.randomness import Uniforms
 
