@@ -156,7 +156,7 @@ def test_one_clip_is_one_file_with_a_picture_beside_it(
     monkeypatch.undo()
     monkeypatch.chdir(room)
     printed = output(capsys, "sample", "spoken", "--classes", "one", "-o", "x.flac", "--seed", "5", *SHORT)
-    assert printed.startswith("a clip of 0.10 s in x.flac\n")
+    assert printed.startswith("1 clip of 0.10 s in x.flac\n")
     assert soundfile.info("x.flac").format == "FLAC"
     assert np.array_equal(pcm(Path("x.flac")), as_pcm(spoken, drawn(spoken, 1, [1], seed=5)[0]))
     with Image.open("x.png") as image:

@@ -223,7 +223,7 @@ def _conditions(result: GenerationResult) -> list[str]:
     """Return the lines above the tables: the model, the machine and the Transformer."""
     model, layout = result.config.model, result.config.layout
     what = {
-        "image": f"{layout.length:,} tokens per image",
+        "image": f"{layout.length} tokens per image",
         "text": f"{layout.vocab:,} different tokens",
         "audio": f"{layout.length:,} samples per second",
     }[layout.kind]

@@ -87,7 +87,7 @@ def certificate_table(certificate: Certificate, data: str, unit: str = "bits/dim
     rows = [
         (
             "compared on",
-            f"{plural(certificate.n_sequences, 'sequence')} of {plural(certificate.length, 'token')} ({data})",
+            f"{plural(certificate.n_sequences, 'sequence')} of {certificate.length} tokens ({data})",
         ),
         ("largest difference", f"{certificate.max_abs_logprob_difference:.2e} nats in one token"),
         ("allowed", f"{certificate.tolerance:g} nats"),
