@@ -27,7 +27,7 @@ from s4gen.data.text import ByteTokenizer, layout_of
 from s4gen.models.build import build_model
 
 EAGER = ("--engine", "eager")
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS = tuple("0123456789")
 """The classes of fsdd-mini."""
 
 

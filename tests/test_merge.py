@@ -84,6 +84,7 @@ def test_a_stream_goes_on_with_the_state_of_what_is_there(room: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.faults("a part of samples, killed three times")
 def test_a_part_that_is_killed_again_and_again_gets_done(room: Path) -> None:
     command = [sys.executable, "-m", "s4gen", *DRAW, "--shard", "0/1", "-o", "killed"]
     for wanted in (1, 2, 3):

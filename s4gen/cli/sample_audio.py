@@ -159,7 +159,7 @@ def stream(request: ClipRequest) -> None:
     print(f"s4gen: signed 16-bit little-endian PCM, mono, {request.format.rate} samples per second", file=sys.stderr)
     began, drawn = time.perf_counter(), 0
     write_pcm(sys.stdout.buffer, request.sound(request.prompt(0)))
-    for _, chunks in request.draw(request.batches):
+    for _, chunks in request.draw():
         endings = request.endings(1)
         for chunk in chunks:
             (count,) = endings.counts(chunk)

@@ -239,9 +239,11 @@ def _records_in(rows: range, block: Arrays) -> list[tuple[dict[str, Any], str]]:
     """
     try:
         pairs = [json.loads(line) for line in bytes(block["records"]).split(b"\n")[:-1]]
-        # A record that is not of this form must not reach the file that looks like one of s4gen's.
-        assert len(pairs) == len(rows)
-        assert all(type(about["number"]) is int and isinstance(text, str) for about, text in pairs)
-    except (KeyError, TypeError, ValueError, RecursionError, AssertionError):
-        raise UserError(f"the block of the rows {rows.start} to {rows.stop} does not hold their texts") from None
+        fits = len(pairs) == len(rows) and all(
+            type(about["number"]) is int and isinstance(text, str) for about, text in pairs
+        )
+    except (KeyError, TypeError, ValueError, RecursionError):
+        fits = False
+    if not fits:
+        raise UserError(f"the block of the rows {rows.start} to {rows.stop} does not hold their texts")
     return [(about, text) for about, text in pairs]

@@ -83,8 +83,8 @@ class ClipRequest:
         """Yield the clips of a shard in the batches in which they are drawn."""
         return pieces(self.batches, shard)
 
-    def draw(self, batches: Iterable[range]) -> Iterator[tuple[range, Iterator[Tensor]]]:
-        """Draw these clips batch by batch; yield the numbers of a batch's clips and an iterator over their codes.
+    def draw(self, batches: Iterable[range] | None = None) -> Iterator[tuple[range, Iterator[Tensor]]]:
+        """Draw the clips of these batches (None: of all) batch by batch; yield the numbers of a batch's clips and an iterator over their codes.
 
         That iterator yields the codes as they are drawn, int64 (rows, S) at a time, on the CPU and without the prompts.
         A beginning that several clips share is read only once.
@@ -93,7 +93,7 @@ class ClipRequest:
             UserError: a prompt does not fit the model.
         """
         starts = Starts(self.recurrent, self._prompts(), self.engine.filters)
-        for members in batches:
+        for members in self.batches if batches is None else batches:
             generation = Generation(
                 self.recurrent, self.engine, seed=self.seed, sequences=members, start=starts.of(members)
             )
