@@ -25,7 +25,7 @@ test: lint
 	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
 
 test-faults: $(READY)
-	$(BIN)/pytest -m slow -q tests/test_faults.py
+	$(BIN)/pytest -m faults -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

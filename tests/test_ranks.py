@@ -130,6 +130,7 @@ def test_two_ranks_learn_what_one_process_does(single: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.faults("ranks: a signal to one or to all")
 @pytest.mark.parametrize(("name", "to"), [("SIGTERM", "rank"), ("SIGINT", "launcher"), ("SIGHUP", "rank")])
 def test_a_signal_saves_once_and_ends_all_and_one_process_goes_on(tmp_path: Path, name: str, to: str) -> None:
     out = tmp_path / "out"
@@ -151,6 +152,7 @@ def endless(kind: str, save_every: int = 3) -> Recipe:
 
 
 @pytest.mark.slow
+@pytest.mark.faults("ranks: one is killed or hangs")
 @pytest.mark.parametrize(("name", "victim"), [("SIGKILL", 1), ("SIGKILL", 0), ("SIGSTOP", 1), ("SIGSTOP", 0)])
 def test_a_rank_that_is_killed_or_hangs_ends_all_and_is_named(tmp_path: Path, name: str, victim: int) -> None:
     out = tmp_path / "out"

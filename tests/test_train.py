@@ -204,6 +204,7 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
         run(None, tmp_path, resume=True, progress=False)
 
 
+@pytest.mark.faults("NaN: a loss that is not finite")
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

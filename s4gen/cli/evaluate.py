@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from s4gen.cli.arguments import number, refuse_foreign, whole
 from s4gen.cli.dataset import add_dataset_argument
 from s4gen.cli.media import MEDIA
-from s4gen.cli.output import print_json
+from s4gen.cli.output import check_file, json_text, print_json
+from s4gen.cli.shards import add_shard_argument, check_part_output
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
+from s4gen.files.atomic import write_file_atomic
+from s4gen.files.folders import user_path
+
+if TYPE_CHECKING:
+    from s4gen.cli.evaluate_common import Outcome
 
 SUMMARY = (
     "Measure bits per dimension of real images, perplexity of real text, or bits per sample of recordings, exactly."
@@ -60,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_dataset_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "-o", "--out", metavar="PATH", type=user_path, help="also write what --json prints to this file, NAME.json"
+    )
+    add_shard_argument(parser)
+    parser.add_argument("--force", action="store_true", help="write over what is at PATH")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,17 +80,45 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"--engine {args.engine} is for --mode recurrent: the convolution runs in no engine; add that mode"
         )
+    if args.shard is not None:
+        check_part_output(args)
+        if args.json:
+            raise UserError("--json prints a result, and a part has none; give it to s4gen merge")
+    elif args.out is not None:
+        check_result(args.out, args.force)
     from s4gen.checkpoint import load_checkpoint
+    from s4gen.cli.evaluate_common import score_part, scored
 
     checkpoint = load_checkpoint(args.checkpoint)
     kind = checkpoint.config.layout.kind
     check_options(args, kind)
-    outcome = MEDIA[kind].evaluate(args, checkpoint)
+    scoring = MEDIA[kind].scoring(args, checkpoint)
+    if args.shard is not None:
+        score_part(args, checkpoint, scoring)
+    else:
+        report(args, scored(args, scoring))
+    return 0
+
+
+def report(args: argparse.Namespace, outcome: Outcome) -> None:
+    """Print a result, and write it to the file that `-o` names, if there is one."""
+    if args.out is not None:
+        write_file_atomic(args.out, (json_text(outcome.values) + "\n").encode())
     if args.json:
         print_json(outcome.values)
     else:
         print(outcome.text)
-    return 0
+
+
+def check_result(out: Path, force: bool) -> None:
+    """Refuse, before any work, a place where a result cannot or should not be written.
+
+    Raises:
+        UserError: it does not end in .json, is there already, or cannot be written.
+    """
+    if out.suffix.lower() != ".json":
+        raise UserError(f"{out}: a result is written as JSON; use a name that ends in .json")
+    check_file(out, force)
 
 
 def check_options(args: argparse.Namespace, kind: str) -> None:

@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s4gen.bulk.part import Run
 from s4gen.cli.classes import chosen_classes
 from s4gen.cli.filters import filters_of
 from s4gen.cli.rates import at_rate, rate_of
-from s4gen.cli.sample_audio_files import is_file, picture_of, write_clips
+from s4gen.cli.sample_audio_files import is_file, part_of, picture_of, write_clips
+from s4gen.cli.shards import digest_of, layout_table, model_digest, sampling_options, write_part
 from s4gen.config import AudioLayout
 from s4gen.errors import UserError
 from s4gen.machine.device import best_device
@@ -33,13 +35,36 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     classes = checkpoint.config.layout.classes  # type: ignore[union-attr]
     chosen = chosen_classes(args.classes, classes, args.checkpoint)
     n = args.count or max(1, len(args.prompt or ()), len(chosen) if args.classes else 0)
-    check_out(args, n)
+    if args.shard is None:
+        check_out(args, n)
     request = request_of(args, checkpoint, n, chosen)
-    if args.out == STREAM:
+    if args.shard is not None:
+        run = _run_of(args, checkpoint, request, n, chosen)
+        write_part(args, run, request.batches, lambda piece: part_of(request, piece))
+    elif args.out == STREAM:
         stream(request)
     else:
         write_clips(request, n, args.out)
     return 0
+
+
+def _run_of(
+    args: argparse.Namespace, checkpoint: Checkpoint, request: ClipRequest, n: int, classes: Sequence[int]
+) -> Run:
+    """Return the run that the parts of this command belong to."""
+    options = sampling_options(args, request.engine.name)
+    options |= {
+        "samples": request.samples,
+        "rate": request.format.rate,
+        "ending": request.ending,
+        "clips": n,
+        "classes": list(classes),
+        "select": bool(args.select),
+        "prompt": digest_of([prompt.tolist() for prompt in request.prompts]),
+    }
+    shown = {key: options[key] for key in ("rate", "clips", "classes", "select")}
+    shown |= {"layout": layout_table(checkpoint), "prompts": len(request.prompts)}
+    return Run("sample", "audio", model_digest(checkpoint), options, shown, len(request.begins))
 
 
 def check_out(args: argparse.Namespace, n: int) -> None:

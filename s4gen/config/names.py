@@ -11,6 +11,16 @@ KINDS = ("image", "text", "audio")
 PLURAL = {"image": "images", "text": "text", "audio": "audio"}
 """What messages call data of each kind."""
 
+ROWS = {
+    ("sample", "image"): "images",
+    ("sample", "text"): "texts",
+    ("sample", "audio"): "clips",
+    ("eval", "image"): "images",
+    ("eval", "text"): "windows or chunks",
+    ("eval", "audio"): "clips",
+}
+"""What the rows of a run are that `--shard` shares out, by verb and kind."""
+
 SPLITS = ("train", "validation", "test")
 """The parts of a data set, in the order in which galleries number them."""
 

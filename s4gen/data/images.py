@@ -189,18 +189,26 @@ def save_grid(
 
 
 def save_each(
-    sequences: Tensor, layout: ImageLayout, folder: str | Path, scale: int = 1, names: Sequence[str] | None = None
+    sequences: Tensor,
+    layout: ImageLayout,
+    folder: str | Path,
+    scale: int = 1,
+    names: Sequence[str] | None = None,
+    first: int = 0,
+    of: int = 0,
 ) -> list[Path]:
     """One PNG per sequence (n, layout.length), 00000.png, 00001.png, ..., in `folder`, made if missing.
 
-    With names, one for each, they are 00000-NAME.png, where what no file can be called is "_". With the default scale,
-    `read_image` gives back exactly what was written.
+    Numbers begin at `first`, and have as many digits as `of` images in all need, at least five. With names,
+    one for each, they are 00000-NAME.png, where what no file can be called is "_". With the default scale, `read_image`
+    gives back exactly what was written.
 
     Raises:
         UserError: a file cannot be written.
     """
     ends = [""] * len(sequences) if names is None else ["-" + re.sub(r"[^\w.-]+", "_", name) for name in names]
-    paths = [Path(folder) / f"{index:05d}{end}.png" for index, end in enumerate(ends)]
+    width = max(5, len(str(of - 1)))
+    paths = [Path(folder) / f"{index:0{width}d}{end}.png" for index, end in enumerate(ends, first)]
     for pixels, path in zip(_pixels(sequences, layout, scale), paths, strict=True):
         _write_png(pixels, path)
     return paths

@@ -7,11 +7,14 @@ knowing whose it is goes through this module.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from s4gen.config import DensityConfig
 
 S = TypeVar("S")
 
@@ -20,6 +23,9 @@ _ROWS = 4
 rows there are. (Measured: with other small numbers they do not.)"""
 _SMALL_PRODUCT = 400
 """PyTorch computes a batched product of fewer multiplications than this in another way, and rounds differently."""
+
+_LEAST = 16
+"""Rows of fewer tokens, counted at the coarsest level or in pixels, make such small products."""
 
 
 def paths(state: Any, path: str = "") -> Iterator[tuple[str, Tensor | int]]:
@@ -118,6 +124,11 @@ def padded_rows(n: int, multiple: int, device: torch.device | None = None) -> Te
 def row_multiple(d_state: int) -> int:
     """Return the number of which rows must be a multiple, so that no product with an N x N matrix is a small one."""
     return _ROWS * -(-_SMALL_PRODUCT // (_ROWS * d_state**2))
+
+
+def least_length(config: DensityConfig) -> int:
+    """Return the number of tokens that rows must have so that no product along them is a small one."""
+    return _LEAST * math.prod(config.model.pool) * config.tokens_per_input
 
 
 def named(state: Any) -> dict[str, Tensor]:

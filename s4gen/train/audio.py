@@ -19,7 +19,7 @@ from s4gen.data.audio.format import format_of
 from s4gen.data.audio.opening import layout_of, recipe_crop, training_splits
 from s4gen.data.audio.write import sample_paths, write_audio
 from s4gen.errors import UserError
-from s4gen.evaluate.audio import clip_nats, evaluate_clips
+from s4gen.evaluate.audio import batch_nats, evaluate_clips, piece_of
 from s4gen.evaluate.scorers import Scorer, by_convolution
 from s4gen.models.density import DensityModel
 from s4gen.train.ranks import Ranks, known_scores, scored_together
@@ -78,8 +78,7 @@ class AudioTask(Task):
         score = by_convolution(model)
 
         def whole_clips(codes: Tensor, batch: ClipBatch) -> Tensor:
-            nats = clip_nats(score, codes, model.bos, batch.labels).double().cpu()
-            return torch.where(batch.mask(), nats, 0).sum(-1)
+            return torch.from_numpy(batch_nats(score, batch, model.bos, piece_of(*codes.shape)))
 
         with torch.inference_mode():
             batches = ((batch.codes, batch) for batch in evaluation_batches(held, None, self.rows))

@@ -15,8 +15,8 @@ from torch import Tensor
 from s4gen.config import ImageLayout, Recipe
 from s4gen.data.images import labels_for, layout_of, save_grid, to_sequence
 from s4gen.data.opening import training_splits
-from s4gen.evaluate.images import evaluate_images
-from s4gen.evaluate.scorers import Scorer, by_convolution, fed
+from s4gen.evaluate.images import evaluate_images, image_nats
+from s4gen.evaluate.scorers import Scorer, by_convolution
 from s4gen.models.density import DensityModel
 from s4gen.train.ranks import Ranks, known_scores, scored_together
 from s4gen.train.tasks import Batch, Measured, Task, Values
@@ -74,7 +74,7 @@ class ImageTask(Task):
         score, rows = by_convolution(model), self._config.batch_size
 
         def whole_images(x: Tensor, label: Tensor | None = None) -> Tensor:
-            return score(fed(x, model.bos), x, None, label)[0].sum(-1)
+            return torch.from_numpy(image_nats(score, x, model.bos, label))
 
         columns = (held, *(() if self._held_labels is None else (self._held_labels,)))
         with torch.inference_mode():

@@ -10,7 +10,7 @@ from torch import Tensor
 from s4gen.config import Recipe
 from s4gen.data.text import Tokenizer, TrainStream, layout_of, open_split, prepare_tokenizer
 from s4gen.evaluate.scorers import by_convolution
-from s4gen.evaluate.text import evaluate_stream, perplexities
+from s4gen.evaluate.text import Counts, evaluate_stream, perplexities
 from s4gen.files.atomic import write_file_atomic
 from s4gen.models.density import DensityModel
 from s4gen.train.ranks import Ranks
@@ -52,7 +52,7 @@ class TextTask(Task):
         return self._stream.epoch(step)
 
     def measure(self, nats: float) -> Values:
-        return perplexities(nats, self._training)
+        return perplexities(nats, Counts.of(self._training))
 
     def evaluate(self, model: DensityModel, ranks: Ranks) -> Measured | None:
         """Score on rank 0 alone, while the others wait: the state of one stream continues, so it cannot be shared."""
