@@ -8,7 +8,7 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Table:
 
     path: Path
     times: Times
-    """(n,) datetime64 in seconds."""
+    """(n,) datetime64 in microseconds."""
     values: NDArray[np.float64]
     """(n, C)."""
     columns: tuple[str, ...]
@@ -67,7 +67,7 @@ def read_table(path: Path, time_column: str = "", columns: Sequence[str] = ()) -
         lines.append(line)
     if not values:
         raise UserError(f"{path} has no rows below its line of names: expected a time and numbers in each")
-    return Table(path, np.array(times, "datetime64[s]"), np.array(values), chosen, np.array(lines))
+    return Table(path, np.array(times, "datetime64[us]"), np.array(values), chosen, np.array(lines))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -101,7 +101,7 @@ def _time_column(path: Path, header: list[str], wanted: str) -> int:
 
 def _column(path: Path, header: list[str], name: str) -> int:
     if name not in header:
-        near = get_close_matches(name, header, n=1)
+        near = [known for known in header if known.casefold() == name.casefold()] or get_close_matches(name, header)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"{path} has no column {name}, but {', '.join(header)}{hint}")
     return header.index(name)
@@ -114,7 +114,8 @@ def _time(path: Path, line: int, text: str) -> datetime:
         raise UserError(
             f"{path}, line {line}: {text!r} is no time; expected one such as 2016-07-01 00:00:00"
         ) from error
-    return found.replace(tzinfo=None)
+    # With a zone, in which an hour may be there twice or not at all, times are those of UTC.
+    return found if found.tzinfo is None else found.astimezone(UTC).replace(tzinfo=None)
 
 
 def _number(path: Path, line: int, column: str, text: str) -> float:

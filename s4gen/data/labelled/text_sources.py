@@ -84,7 +84,10 @@ def _from_folder(folder: Path, progress: bool) -> TextSource:
     notes = [f"left aside {len(aside)} texts without a class, such as {aside[0]}"] if aside else []
     chosen = sorted(files.keys() - set(aside), key=natural)
     if not chosen:
-        raise UserError(f"{folder} has no texts by class: expected folders such as train/pos/1.txt or pos/1.txt")
+        raise UserError(
+            f"{folder} has no texts by class, or one class only: expected files such as train/pos/1.txt "
+            "and train/neg/1.txt"
+        )
     classes = {readable(files[name][depth]) for name in chosen}
     if not in_folders:
         notes += warning(sorted(classes))

@@ -21,44 +21,52 @@ def check_regular(table: Table) -> None:
     times = table.times
     if len(times) < 2:
         raise UserError(f"{table.path} has one row: expected many, equally far apart in time")
-    steps = np.diff(times)
-    # The usual step: of most rows, so that it is known also where the first ones are at fault.
-    found, counts = np.unique(steps, return_counts=True)
-    usual = found[counts.argmax()]
-    if (usual > 0) and (steps == usual).all():
-        return
-    for what, wrong in (("is the same as", steps == 0), ("lies before", steps < 0)):
+    apart = np.diff(times).astype(np.int64)  # microseconds
+    for what, wrong in (("is the same as", apart == 0), ("lies before", apart < 0)):
         if wrong.any():
             row = int(wrong.argmax()) + 1
             raise UserError(
                 f"{table.path}, line {table.lines[row]}: the time {_show(times[row])} {what} that of the row above; "
                 "expected each time once, in order"
             )
-    if not _is_monthly(times):
+    if (apart == apart[0]).all():
+        return
+    steps, name = (_months(times), _in_months) if _is_by_month(times) else (apart, _in_units)
+    # The usual step is that of most rows, so that it is known also where the first ones are at fault.
+    found, counts = np.unique(steps, return_counts=True)
+    usual = int(found[counts.argmax()])
+    if (steps != usual).any():
         row = int((steps != usual).argmax()) + 1
         raise UserError(
             f"{table.path}, line {table.lines[row]}: a gap in time, from {_show(times[row - 1])} to "
-            f"{_show(times[row])}, where rows are {_duration(usual)} apart; fill it in, or cut the file there"
+            f"{_show(times[row])}, where rows are {name(usual)} apart; fill it in, or cut the file there"
         )
 
 
-def _is_monthly(times: Times) -> bool:
-    """Return whether all rows are the same number of months apart, at the same day and time of the month."""
-    months = times.astype("datetime64[M]")
-    inside = times - months.astype(times.dtype)
-    return bool((inside == inside[0]).all() and len(np.unique(np.diff(months))) == 1)
+def _is_by_month(times: Times) -> bool:
+    """Return whether all times are at the same moment of a month, such as 0:00 on the first day."""
+    inside = times - times.astype("datetime64[M]").astype(times.dtype)
+    return bool((inside == inside[0]).all())
+
+
+def _months(times: Times) -> NDArray[np.int64]:
+    """Return how many months of the calendar lie between neighbouring times."""
+    return np.diff(times.astype("datetime64[M]")).astype(np.int64)
+
+
+def _in_months(step: int) -> str:
+    return f"{step} months" if step > 1 else "a month"
+
+
+def _in_units(microseconds: int) -> str:
+    for size, unit in ((86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "min"), (1_000_000, "s")):
+        if microseconds % size == 0:
+            return f"{microseconds // size} {unit}"
+    return f"{microseconds / 1000:g} ms"
 
 
 def _show(time: np.datetime64) -> str:
-    return str(time).replace("T", " ")
-
-
-def _duration(step: np.timedelta64) -> str:
-    seconds = int(step / np.timedelta64(1, "s"))
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds and seconds % size == 0:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
+    return str(time).replace("T", " ").removesuffix(".000000")
 
 
 def time_features(times: Times) -> tuple[tuple[str, ...], NDArray[np.float32]]:
@@ -71,7 +79,7 @@ def time_features(times: Times) -> tuple[tuple[str, ...], NDArray[np.float32]]:
     step = times[1] - times[0]
     days = times.astype("datetime64[D]")
     months, years = times.astype("datetime64[M]"), times.astype("datetime64[Y]")
-    seconds = (times - days.astype(times.dtype)).astype(np.int64)
+    seconds = (times - days.astype(times.dtype)).astype("timedelta64[s]").astype(np.int64)
     features = {
         "second": (seconds % 60, 59),
         "minute": (seconds // 60 % 60, 59),
