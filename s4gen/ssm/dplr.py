@@ -153,7 +153,7 @@ def cauchy_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L
         sum_l K[l] w^l = C~ (I - w Abar)^-1 Bbar = 2/(1 + w) C~ (g I - A)^-1 B,
         C~ = C (I - Abar^L),   g = 2/dt (1 - w)/(1 + w)
 
-    With A = diag(Lambda) - P P^*, the Woodbury identity makes Cauchy sums k(x, y) = sum_n x_n y_n / (g - Lambda_n) of it:
+    With A = diag(Lambda) - P P^*, Woodbury makes of it Cauchy sums k(x, y) = sum_n x_n y_n / (g - Lambda_n):
 
         2/(1 + w) (k(C~, B) - k(C~, P) (1 + k(P^*, P))^-1 k(P^*, B))
 
