@@ -33,7 +33,7 @@ def at_rate(checkpoint: Checkpoint, factor: float) -> DensityModel:
     Raises:
         UserError: its layers know no time.
     """
-    from s4gen.models.density import resampled
+    from s4gen.models.sequence import resampled
 
     traits = checkpoint.config.model.traits
     if not traits.has_dt:

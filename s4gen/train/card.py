@@ -22,10 +22,11 @@ def learning_curve(out: Path, measure: str) -> bytes | None:
     """
     curves: dict[str, list[plots.Point]] = {"training": [], "held out": []}
     for row in read_metrics(out):
-        curves["training" if row["split"] == "train" else "held out"].append((row["seconds"] / 60, row[measure]))
-    if not curves["training"]:
-        return None
+        if measure in row:  # a measure may be one of held-out data alone
+            curves["training" if row["split"] == "train" else "held out"].append((row["seconds"] / 60, row[measure]))
     shown = {name: points for name, points in curves.items() if points}
+    if not shown:
+        return None
     return plots.learning_curves(shown, "minutes of training", measure.replace("_per_", "/").replace("_", " "))
 
 
@@ -49,7 +50,7 @@ def card(training: TrainingRun, task: Task, latest: Measured | None, with_curve:
     world = training.spread.ranks.world
     by = f" in each of {world} processes" if world > 1 else ""
     lines = [
-        f"# {recipe.data.dataset}: {recipe.model.mixer} density model",
+        f"# {recipe.data.dataset}: {recipe.model.mixer} {task.noun}",
         "",
         f"{layers}{levels}, d_model {recipe.model.d_model}, {count:,} parameters.",
         f"Trained on {recipe.data.dataset} for {training.step:,} of {recipe.train.steps:,} steps "
