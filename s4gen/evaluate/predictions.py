@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from s4gen.config import PredictorConfig
 from s4gen.data.examples import Examples, Series, inputs_of
-from s4gen.models.predictor import Predictor
 
 Answered = tuple[Tensor, Tensor, Tensor | None]
 """What a predictor reads, what it is to answer, and the lengths of the rows; as in `Predictor.losses`."""
@@ -60,8 +60,21 @@ MEASURES = {
 """The names of the measures for each task. mse and mae are of standardised numbers, rmse in the units of the data."""
 
 
+class Answering(Protocol):
+    """A predictor, or something that answers in its place."""
+
+    config: PredictorConfig
+
+    @property
+    def device(self) -> torch.device:
+        """The device that rows are to be on."""
+
+    def answer(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the answers to whole rows, as `Predictor.answer` does."""
+
+
 @torch.inference_mode()
-def tally(model: Predictor, batches: Iterable[Answered]) -> Tally:
+def tally(model: Answering, batches: Iterable[Answered]) -> Tally:
     """Let a model in evaluation mode answer all batches, and count."""
     found, began, config = Tally(), time.perf_counter(), model.config
     for inputs, target, lengths in batches:

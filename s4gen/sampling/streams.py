@@ -33,6 +33,30 @@ class Latency:
         return self.total / max(1, self.steps)
 
 
+class Stepped:
+    """A predictor that answers whole rows step by step, with the methods that `evaluate.predictions.tally` calls."""
+
+    def __init__(self, model: Predictor) -> None:
+        """Convert the model.
+
+        Raises:
+            ValueError: it reads in both directions.
+        """
+        _, self._stepper = twins(model)
+        self._stepper.initial_state(1)
+        self.config, self.device = model.config, model.device
+
+    @torch.inference_mode()
+    def answer(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return what `Predictor.answer` does, but for rounding."""
+        state, answer = self._stepper.initial_state(len(inputs)), None
+        for t, position in enumerate(inputs.unbind(1)):
+            found, state = self._stepper.step(position, state)
+            answer = found if answer is None or lengths is None else torch.where((t < lengths)[:, None], found, answer)
+        assert answer is not None
+        return answer
+
+
 class Stream:
     """One row that a predictor reads position by position.
 

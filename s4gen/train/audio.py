@@ -31,6 +31,7 @@ class AudioTask(DensityTask):
     """A task that reads clips and reports bits per sample."""
 
     measures = ("bits_per_sample", "stderr")
+    curve = "bits_per_sample"
     counted = "n_sequences"
     unit = "clips"
 

@@ -22,11 +22,10 @@ def learning_curve(out: Path, measure: str) -> bytes | None:
     """
     curves: dict[str, list[plots.Point]] = {"training": [], "held out": []}
     for row in read_metrics(out):
-        if measure in row:  # a measure may be one of held-out data alone
-            curves["training" if row["split"] == "train" else "held out"].append((row["seconds"] / 60, row[measure]))
-    shown = {name: points for name, points in curves.items() if points}
-    if not shown:
+        curves["training" if row["split"] == "train" else "held out"].append((row["seconds"] / 60, row[measure]))
+    if not curves["training"]:
         return None
+    shown = {name: points for name, points in curves.items() if points}
     return plots.learning_curves(shown, "minutes of training", measure.replace("_per_", "/").replace("_", " "))
 
 

@@ -32,12 +32,13 @@ class PredictorTask(Task):
     def __init__(self, config: PredictorConfig) -> None:
         self._config = config
         self.noun, self.measures = NOUNS[config.task.kind], MEASURES[config.task.kind]
+        self.curve = "cross_entropy" if config.task.kind == "classify" else "mse"
 
     def config(self, recipe: Recipe) -> PredictorConfig:
         return self._config
 
     def measure(self, loss: float) -> Values:
-        return {"cross_entropy" if self._config.task.kind == "classify" else "mse": loss}
+        return {self.curve: loss}
 
     def say(self, values: Values) -> str:
         names = ("accuracy", "cross_entropy") if self._config.task.kind == "classify" else self.measures

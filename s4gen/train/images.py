@@ -27,6 +27,7 @@ class ImageTask(DensityTask):
     """A task that reads whole images and reports bits per dimension."""
 
     measures = ("bits_per_dim", "stderr")
+    curve = "bits_per_dim"
     counted = "n_sequences"
     unit = "images"
 

@@ -209,7 +209,7 @@ class _Run:
         """Save the run; at its end also a picture of its learning curve."""
         with self.ranks.apart():
             ended = self._ended() and self.ranks.leads
-            curve = learning_curve(self.out, self.task.measures[0]) if ended else None
+            curve = learning_curve(self.out, self.task.curve) if ended else None
             text = card(self.training, self.task, self.latest, curve is not None)
             training_run.save(self.training, self.out, self._metrics(), text, curve)
             self.ranks.wait()

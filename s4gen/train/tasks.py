@@ -47,6 +47,8 @@ class Task(ABC):
     """What the card calls a model that is trained for this task, such as "density model"."""
     measures: tuple[str, ...]
     """The names of the measures in the metrics. Of the first one, less is better."""
+    curve: str
+    """The measure of the learning curve, which training batches and evaluations both have."""
     counted: str
     """The name under which a checkpoint records `Measured.n`."""
 

@@ -28,6 +28,7 @@ class TextTask(DensityTask):
     """
 
     measures = ("nats", "perplexity", "word_perplexity", "bits_per_byte")
+    curve = "nats"
     counted = "n_tokens"
     unit = "tokens"
 
