@@ -89,7 +89,8 @@ class DataConfig:
     """Generated sets only: how many examples the train, the validation and the test split have. Empty takes the numbers
     of the benchmark: 96000, 2000 and 2000 of listops, 160000, 20000 and 20000 of pathfinder and pathx."""
     lengths: tuple[int, ...] = ()
-    """listops only: the least and the most tokens of an expression. Empty takes 500 and 2000."""
+    """listops only: an expression has more tokens than the first number and fewer than the second. Empty takes 500 and
+    2000."""
     contour: int = 0
     """pathfinder only: how many paddles the contour has that joins two markers, which is how hard the images are.
     0 takes 14."""
