@@ -103,13 +103,14 @@ def _toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     for module in ("s4gen.train.examples", "s4gen.data.labelled.opening"):
         monkeypatch.setattr(f"{module}.open_examples", examples)
-    for module in ("s4gen.train.forecasting", "s4gen.data.labelled.opening"):
+    for module in ("s4gen.train.forecasting", "s4gen.data.labelled.series"):
         monkeypatch.setattr(f"{module}.open_series", series)
     monkeypatch.chdir(tmp_path)
     for name, text in (("classify", CLASSIFY), ("forecast", FORECAST), ("density", DENSITY)):
         Path(f"{name}.toml").write_text(text)
     Path("texts").mkdir()
-    Path("texts/a.txt").write_text("abba" * 100)
+    for split in ("train", "valid"):
+        Path(f"texts/{split}.txt").write_text("abba" * 100)
 
 
 def train(*arguments: str) -> int:
@@ -319,7 +320,7 @@ REFUSED = [
     (["eval", "mnist-small", "--keep-dt"], "--keep-dt is the control for predictors of audio"),
     (["predict", "run/checkpoint", "none.txt"], "none.txt"),
     (
-        ["predict", "run/checkpoint", "texts/a.txt", "--format", "csv"],
+        ["predict", "run/checkpoint", "texts/train.txt", "--format", "csv"],
         "csv is no input of a model of text: expected text",
     ),
 ]

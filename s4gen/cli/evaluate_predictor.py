@@ -127,7 +127,7 @@ def _named(names: tuple[str, ...]) -> str:
 def _windows(args: argparse.Namespace, checkpoint: PredictorCheckpoint, data: DataConfig) -> Iterable[Answered]:
     """Open a series, scale it as the model was trained, and return batches of the windows of a split."""
     from s4gen.data.examples import spread_over, windows
-    from s4gen.data.labelled.opening import open_series
+    from s4gen.data.labelled.series import open_series
     from s4gen.evaluate.predictions import window_batches
 
     config = checkpoint.config

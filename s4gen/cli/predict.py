@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,10 +73,11 @@ def run(args: argparse.Namespace) -> int:
     points: list[Point] = []
     problem: UserError | None = None
     try:
-        for position in source:
-            stream.feed(position)
-            if stream.position % every == 0 and stream.position >= config.task.window:
-                _report(args, config, stream, points if args.plot else None)
+        with contextlib.closing(source):
+            for position in source:
+                stream.feed(position)
+                if stream.position % every == 0 and stream.position >= config.task.window:
+                    _report(args, config, stream, points if args.plot else None)
     except UserError as error:  # what was read before the fault has an answer all the same
         problem = error
     if not stream.position:

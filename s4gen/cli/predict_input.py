@@ -7,7 +7,7 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -39,7 +39,7 @@ _BYTES = 1 << 16
 """The most bytes that are read at once. A pipe gives what it has, so nothing waits for a whole block."""
 
 
-def positions(file: str, format: str | None, checkpoint: PredictorCheckpoint) -> Iterator[Tensor]:
+def positions(file: str, format: str | None, checkpoint: PredictorCheckpoint) -> Generator[Tensor, None, None]:
     """Yield what stands at each position, as `sampling.streams.Stream` reads it.
 
     Args:
@@ -71,7 +71,7 @@ def _format_of(file: str, kind: str) -> str:
     return "wav" if suffix in SOUND_SUFFIXES and kind == "audio" else GOES_WITH[kind][0]
 
 
-def _positions(file: str, name: str, format: str, checkpoint: PredictorCheckpoint) -> Iterator[Tensor]:
+def _positions(file: str, name: str, format: str, checkpoint: PredictorCheckpoint) -> Generator[Tensor, None, None]:
     import torch
 
     config, layout = checkpoint.config, checkpoint.config.layout
@@ -186,8 +186,7 @@ def _csv_rows(binary: BinaryIO, name: str, layout: SeriesLayout) -> Iterator[NDA
     except csv.Error as error:
         raise UserError(f"{name} is no CSV file: {error}") from error
     finally:
-        if binary is sys.stdin.buffer:
-            text.detach()
+        text.detach()  # or it would close what it reads, which is not its own
 
 
 def _standardised(reader: Any, name: str, layout: SeriesLayout) -> Iterator[NDArray[np.float32]]:

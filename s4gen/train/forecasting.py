@@ -9,7 +9,7 @@ import torch
 
 from s4gen.config import Answers, PredictorConfig, Recipe, SeriesLayout
 from s4gen.data.examples import Series, spread_over, windows
-from s4gen.data.labelled.opening import open_series
+from s4gen.data.labelled.series import open_series
 from s4gen.errors import UserError
 from s4gen.evaluate.predictions import WindowCutter, window_batches
 from s4gen.models.predictor import Predictor
