@@ -27,8 +27,8 @@ from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.config.combinations import check_pair
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
-from s4gen.models.density import resampled
 from s4gen.models.lssl_dss import DSS, LSSL
+from s4gen.models.sequence import resampled
 from s4gen.models.ssm_layers import S4
 from s4gen.ssm import block_form, diagonal, dplr, dss, hippo, lssl, reference
 

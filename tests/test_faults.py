@@ -34,8 +34,8 @@ from s4gen.files import atomic
 from s4gen.files.unfinished import is_leftover
 from s4gen.sampling.convert import certify, convert, load_recurrent, save_converted
 from s4gen.train import folder, loop, run, training_run
+from s4gen.train.batches import Batch
 from s4gen.train.opening import open_task
-from s4gen.train.tasks import Batch
 
 CPU = torch.device("cpu")
 DATA = {
@@ -78,7 +78,7 @@ def begin_or_go_on(settings: Recipe, out: Path) -> None:
 @pytest.fixture
 def state() -> training_run.TrainingRun:
     settings = recipe()
-    return training_run.start(settings, open_task(settings, CPU, progress=False).layout, CPU)
+    return training_run.start(settings, open_task(settings, CPU, progress=False).config(settings), CPU)
 
 
 @pytest.mark.parametrize("saved_before", [False, True])

@@ -11,16 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import s4gen
 from s4gen.checkpoint.files import (
-    CLASSIFIER_FORMAT,
     CURVE_FILE,
     EXACT,
-    FORMAT,
-    FORMAT_VERSION,
-    LAYER_FORMAT,
     TOKENIZER_FILE,
     config_in,
+    config_tables,
     load_tensors,
     read_bytes,
     read_json,
@@ -29,30 +25,32 @@ from s4gen.checkpoint.files import (
 from s4gen.checkpoint.fitting import fitting
 from s4gen.config import (
     DensityConfig,
+    PredictorConfig,
     Recipe,
     TextLayout,
-    density_config_to_dict,
     load_recipe,
     recipe_to_toml,
 )
+from s4gen.config.names import PLURAL
 from s4gen.data.text import Tokenizer, from_json
 from s4gen.errors import UserError
 from s4gen.files.atomic import current, read_consistent, write_atomic
 from s4gen.files.folders import user_path
 from s4gen.files.shipped import find
-from s4gen.models.build import build_model
+from s4gen.models.build import AnyConfig, AnyModel, build_model
 from s4gen.models.density import DensityModel
+from s4gen.models.predictor import Predictor
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint as read from disk."""
+class AnyCheckpoint:
+    """A checkpoint as read from disk, of a density model or of a predictor."""
 
     path: Path
     """Its directory."""
-    config: DensityConfig
+    config: Any
     """The configuration of the model."""
-    model: DensityModel
+    model: Any
     """The model, on the CPU and in evaluation mode."""
     recipe: Recipe | None
     """The recipe that trained it, where one did."""
@@ -68,9 +66,25 @@ class Checkpoint:
         return load_tokenizer(self.path, self.config)
 
 
+@dataclass(frozen=True)
+class Checkpoint(AnyCheckpoint):
+    """The checkpoint of a density model."""
+
+    config: DensityConfig
+    model: DensityModel
+
+
+@dataclass(frozen=True)
+class PredictorCheckpoint(AnyCheckpoint):
+    """The checkpoint of a predictor."""
+
+    config: PredictorConfig
+    model: Predictor
+
+
 def save_checkpoint(
     path: str | Path,
-    model: DensityModel,
+    model: AnyModel,
     *,
     recipe: Recipe | None,
     metrics: Mapping[str, Any],
@@ -94,7 +108,7 @@ def save_checkpoint(
 
 def fill_checkpoint(
     folder: Path,
-    model: DensityModel,
+    model: AnyModel,
     *,
     recipe: Recipe | None,
     metrics: Mapping[str, Any],
@@ -106,12 +120,7 @@ def fill_checkpoint(
 
     `curve` is a PNG of how the loss went down.
     """
-    config = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "s4gen_version": s4gen.__version__,
-        "density": density_config_to_dict(model.config),
-    }
+    config = config_tables(model.config)
     if exact := _exact(model):
         config[EXACT] = exact
     save_tensors(folder / "model.safetensors", model.state_dict())
@@ -126,7 +135,7 @@ def fill_checkpoint(
         (folder / CURVE_FILE).write_bytes(curve)
 
 
-def _exact(model: DensityModel) -> list[str]:
+def _exact(model: AnyModel) -> list[str]:
     """Name the parameters that a model keeps in float64 while it works in float32, as an imported one may."""
     if model.dtype != torch.float32:
         return []
@@ -134,7 +143,37 @@ def _exact(model: DensityModel) -> list[str]:
 
 
 def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
-    """Load the checkpoint of this path or shipped name. The global random state is left as it was.
+    """Load the density model of this path or shipped name. The global random state is left as it was.
+
+    Raises:
+        UserError: there is none, it is a predictor's, it is damaged, or it is of another format version.
+    """
+    found = load_any(name_or_path)
+    if not isinstance(found, Checkpoint):
+        raise UserError(
+            f"{found.path} is trained to {found.config.task.kind}, and is no density model; choose another checkpoint "
+            "(train, eval, info and predict take this one)"
+        )
+    return found
+
+
+def load_predictor(name_or_path: str | Path) -> PredictorCheckpoint:
+    """Load the predictor of this path or shipped name. The global random state is left as it was.
+
+    Raises:
+        UserError: there is none, it is a density model's, it is damaged, or it is of another format version.
+    """
+    found = load_any(name_or_path)
+    if not isinstance(found, PredictorCheckpoint):
+        raise UserError(
+            f"{found.path} is a density model of {PLURAL[found.config.layout.kind]}, and predicts nothing; "
+            'choose the checkpoint of a recipe with [task] kind = "classify", "regress" or "forecast"'
+        )
+    return found
+
+
+def load_any(name_or_path: str | Path) -> Checkpoint | PredictorCheckpoint:
+    """Load the checkpoint of this path or shipped name, whatever its model is for.
 
     Raises:
         UserError: there is none, it is damaged, or it is of another format version.
@@ -145,10 +184,12 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
         model = build_model(config)
     tensors = fitting(tensors, model.state_dict(), path / "model.safetensors", exact)
     model.load_state_dict(tensors, assign=True)
-    return Checkpoint(path, config, model.eval(), recipe, metrics)
+    kind: Any = PredictorCheckpoint if isinstance(config, PredictorConfig) else Checkpoint
+    found: Checkpoint | PredictorCheckpoint = kind(path, config, model.eval(), recipe, metrics)
+    return found
 
 
-def load_tokenizer(path: Path, config: DensityConfig) -> Tokenizer:
+def load_tokenizer(path: Path, config: AnyConfig) -> Tokenizer:
     """Load the tokeniser in the directory of a checkpoint with this configuration.
 
     Raises:
@@ -204,23 +245,10 @@ def check_target(path: str | Path, overwrite: bool) -> None:
         raise UserError(f"{path} exists and is not a checkpoint, so it is not replaced; choose another name")
 
 
-def _read(folder: Path) -> tuple[DensityConfig, dict[str, Tensor], Recipe | None, dict[str, Any], tuple[str, ...]]:
-    config = _read_config(folder / "config.json")
-    exact = read_json(folder / "config.json").get(EXACT)
+def _read(folder: Path) -> tuple[AnyConfig, dict[str, Tensor], Recipe | None, dict[str, Any], tuple[str, ...]]:
+    tables = read_json(folder / "config.json")
+    config, exact = config_in(tables, folder / "config.json"), tables.get(EXACT)
     tensors = load_tensors(folder / "model.safetensors")
     recipe = load_recipe(folder / "recipe.toml") if (folder / "recipe.toml").exists() else None
     metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
     return config, tensors, recipe, metrics, tuple(map(str, exact)) if isinstance(exact, list) else ()
-
-
-def _read_config(path: Path) -> DensityConfig:
-    config = read_json(path)
-    if config.get("format") == CLASSIFIER_FORMAT:
-        raise UserError(f"{path.parent} is a classifier of recordings, not a density model; choose another checkpoint")
-    if config.get("format") == LAYER_FORMAT:
-        raise UserError(f"{path.parent} is a single layer, not a density model; s4gen.layers.load_layer reads it")
-    if config.get("format") != FORMAT:
-        raise UserError(
-            f'{path}: format = {config.get("format")!r}: expected "{FORMAT}"; this is another program\'s file'
-        )
-    return config_in(config, "checkpoint", "density", path)

@@ -43,6 +43,9 @@ GOES_WITH = {
 }
 """Keys that mean something only for these kinds of data; all other keys are for every kind."""
 
+OF_ALL_KINDS = ("data.validation", "model.window")
+"""Keys of `GOES_WITH` that mean something for every kind of data where the task is not a density."""
+
 FOR_TASKS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((f"data.{key}" for key in ("labels", "tail", "flips", "crop")), ("density",)),
     **dict.fromkeys(("train.chunk", "train.n_samples", "model.recent", "model.pool"), ("density",)),
@@ -104,7 +107,7 @@ def means_something(name: str, kind: str, task: str = "density", dataset: str | 
 
     Without a data set, as for a model whose data are not known, keys of all sets do.
     """
-    if kind not in GOES_WITH.get(name, (kind,)) and not (name == "data.validation" and task != "density"):
+    if kind not in GOES_WITH.get(name, (kind,)) and (task == "density" or name not in OF_ALL_KINDS):
         return False
     if task not in FOR_TASKS.get(name, (task,)):
         return False

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from s4gen.config.layouts import InputLayout
+from s4gen.config.layouts import AudioLayout, ImageLayout, InputLayout
 from s4gen.config.names import SPLITS
+from s4gen.data.audio.format import format_of
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Row = NDArray[Any]
 """One row. Of images, text and sound: tokens, integers (L,), as a density model reads. Of series: float32 (L, C)."""
@@ -30,9 +34,12 @@ class Examples:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def first(self, n: int) -> Examples:
-        """Return the first n examples, or all if there are fewer."""
-        return Examples(self.inputs[:n], self.targets[:n])
+    def spread(self, n: int) -> Examples:
+        """Return n examples at even distances, or all if there are fewer: a set may be in the order of its classes."""
+        if n >= len(self):
+            return self
+        chosen = spread_over(len(self), n)
+        return Examples([self.inputs[index] for index in chosen], self.targets[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +92,42 @@ class Series:
     is read may lie before its first row, as in the protocol of Informer."""
     notes: tuple[str, ...] = ()
     """What became of the data, a line each, for the user."""
+
+
+def spread_over(n: int, most: int) -> NDArray[np.int64]:
+    """Return at most `most` of the numbers 0 to n - 1, at even distances."""
+    return np.arange(n) if most >= n else np.arange(most) * n // most
+
+
+def inputs_of(rows: Sequence[Row], layout: InputLayout, reader: str) -> tuple[Tensor, Tensor | None]:
+    """Put rows side by side as a predictor reads them, with zeros behind their ends.
+
+    Returns:
+        Values r(B, L, C), or tokens int64 (B, L) if the reader is "tokens"; and the lengths int64 (B,), or None if all
+        rows have one length.
+    """
+    import torch
+
+    found = [values_of(row, layout) if reader != "tokens" else row for row in rows]
+    lengths = [len(row) for row in found]
+    kind = np.int64 if reader == "tokens" else np.float32
+    padded = np.zeros((len(found), max(lengths), *found[0].shape[1:]), kind)
+    for place, row in zip(padded, found, strict=True):
+        place[: len(row)] = row
+    return torch.from_numpy(padded), None if min(lengths) == max(lengths) else torch.tensor(lengths)
+
+
+def values_of(row: Row, layout: InputLayout) -> NDArray[np.float32]:
+    """Return what stands at each position of a row as numbers, float32 (L, C).
+
+    A pixel's channels are scaled from -1 to 1, the codes of sound become samples, and series are numbers already.
+    """
+    if isinstance(layout, ImageLayout):
+        scaled = row.astype(np.float32) * np.float32(2 / (layout.levels - 1)) - 1
+        return scaled.reshape(-1, layout.channels)
+    if isinstance(layout, AudioLayout):
+        return format_of(layout).quantiser.decode(row)[:, None]
+    return row
 
 
 def windows(series: Series, split: str, window: int, horizon: int) -> NDArray[np.int64]:

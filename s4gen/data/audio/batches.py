@@ -125,7 +125,7 @@ class TrainingBatches:
 
     def _make_epoch(self, epoch: int) -> tuple[Windows, list[Ints]]:
         windows = windows_at_random(self._audio, self._crop, self._seed, epoch)
-        return windows, _bucketed(windows.lengths, self.batch_size, _generator(self._seed, epoch, 1))
+        return windows, bucketed(windows.lengths, self.batch_size, _generator(self._seed, epoch, 1))
 
 
 def evaluation_batches(audio: AudioSet, crop: int | None, batch_size: int) -> Iterator[ClipBatch]:
@@ -142,7 +142,7 @@ def evaluation_batches(audio: AudioSet, crop: int | None, batch_size: int) -> It
     return (gather(audio, windows, order[i : i + batch_size]) for i in range(0, len(order), batch_size))
 
 
-def _bucketed(lengths: Ints, batch_size: int, generator: np.random.Generator) -> list[Ints]:
+def bucketed(lengths: Ints, batch_size: int, generator: np.random.Generator) -> list[Ints]:
     """Permute the indices, sort them by length within pools of batches, and shuffle the batches, whole ones alone."""
     n = len(lengths) // batch_size * batch_size
     order = generator.permutation(len(lengths))[:n]
