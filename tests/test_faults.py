@@ -25,7 +25,7 @@ from s4gen.train.opening import open_task
 @pytest.fixture
 def state() -> training_run.TrainingRun:
     settings = recipe()
-    return training_run.start(settings, open_task(settings, CPU, progress=False).layout, CPU)
+    return training_run.start(settings, open_task(settings, CPU, progress=False).config(settings), CPU)
 
 
 @pytest.mark.parametrize("saved_before", [False, True])

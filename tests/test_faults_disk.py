@@ -23,7 +23,7 @@ from s4gen.data.text import token_file
 from s4gen.errors import UserError
 from s4gen.files import atomic
 from s4gen.train import folder, loop, run, training_run
-from s4gen.train.tasks import Batch
+from s4gen.train.batches import Batch
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -43,7 +43,7 @@ def measured_and_estimated(name: str) -> tuple[float, float]:
     keep_freed_memory()
     settings = of_size(name)
     task, peak = opening.open_task(settings, CPU), PeakMemory(CPU)
-    state = training_run.start(settings, task.layout, CPU)
+    state = training_run.start(settings, task.config(settings), CPU)
     state.model.train()
     for step in range(2):
         training_step(state, task.batch(step))
@@ -62,7 +62,7 @@ def test_tensors_are_counted_as_pytorch_counts_them() -> None:
     """Of two linear layers and a product the saved tensors are known: the estimate of a model is made of such."""
     settings = of_size("values")
     task = opening.open_task(settings, CPU)
-    model = training_run.start(settings, task.layout, CPU).model
+    model = training_run.start(settings, task.config(settings), CPU).model
     one, two, four = (footprint.activations(model, task.example(rows), settings)[0] for rows in (1, 2, 4))
     assert four - two == 2 * (two - one), "a row more is as much more, whatever the batch"
     least = 784 * 4 * (3 * (4 * 96 + 192) + 256)  # inputs of the layers in three blocks, and the logits
@@ -73,7 +73,7 @@ def test_computing_blocks_again_keeps_less_and_bf16_keeps_less() -> None:
     def kept(name: str) -> int:
         settings = of_size(name)
         task = opening.open_task(settings, CPU)
-        model = training_run.start(settings, task.layout, CPU).model
+        model = training_run.start(settings, task.config(settings), CPU).model
         return footprint.activations(model, task.example(8), settings)[0]
 
     assert kept("computed again") < kept("values") / 1.5
@@ -84,7 +84,7 @@ def test_what_stays_is_weights_gradients_mean_and_moments() -> None:
     """Five numbers for each weight; one less where Muon has it, which keeps no squares."""
     settings = of_size("pixels")
     task = opening.open_task(settings, CPU)
-    state = training_run.start(settings, task.layout, CPU)
+    state = training_run.start(settings, task.config(settings), CPU)
     n_bytes = sum(parameter.nbytes for parameter in state.model.parameters())
     assert footprint.kept_bytes(state.model, settings.optim) == 5 * n_bytes
     assert footprint.kept_bytes(build_shapes(state.model.config), settings.optim) == 5 * n_bytes

@@ -1,4 +1,4 @@
-"""Measure bits per dimension of real images, perplexity of real text, or bits per sample of recordings, exactly."""
+"""Measure what a model costs or gets right on real data: bits of a density model, accuracy or error of a predictor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s4gen.cli import evaluate_predictor
 from s4gen.cli.arguments import number, refuse_foreign, whole
 from s4gen.cli.dataset import add_dataset_argument
 from s4gen.cli.media import MEDIA
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from s4gen.cli.evaluate_common import Outcome
 
 SUMMARY = (
-    "Measure bits per dimension of real images, perplexity of real text, or bits per sample of recordings, exactly."
+    "Measure bits per dimension of real images, perplexity of real text, or bits per sample of recordings, exactly; "
+    "or the accuracy of a classifier, the error of a forecaster."
 )
 """The command line shows this sentence for `-h`."""
 
@@ -66,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of audio: without training again, at this many times the model's sampling rate: recordings are "
         "converted to it, and every dt of the model is divided by the factor",
     )
+    parser.add_argument(
+        "--keep-dt",
+        action="store_true",
+        help="with --rate, of a classifier or regression of audio: leave every dt as it is, which is the control",
+    )
     add_dataset_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
@@ -86,11 +93,18 @@ def run(args: argparse.Namespace) -> int:
             raise UserError("--json prints a result, and a part has none; give it to s4gen merge")
     elif args.out is not None:
         check_result(args.out, args.force)
-    from s4gen.checkpoint import load_checkpoint
+    from s4gen.checkpoint import PredictorCheckpoint, load_any
     from s4gen.cli.evaluate_common import score_part, scored
 
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = load_any(args.checkpoint)
     kind = checkpoint.config.layout.kind
+    if isinstance(checkpoint, PredictorCheckpoint):
+        if args.shard is not None:
+            raise UserError(f"--shard is for density models, and {args.checkpoint} is none; leave it out")
+        report(args, evaluate_predictor.evaluate(args, checkpoint))
+        return 0
+    if args.keep_dt:
+        raise UserError("--keep-dt is the control for predictors of audio at another --rate; leave it out")
     check_options(args, kind)
     scoring = MEDIA[kind].scoring(args, checkpoint)
     if args.shard is not None:

@@ -105,6 +105,9 @@ class ModelConfig:
     scalar_norm: bool = False
     """Norms are s (x - mean + m) / std over the features, with one m and one s for all of them. Before the head of a
     multi-scale stack there is a layer norm all the same."""
+    batch_norm: bool = False
+    """Predictors only: norms are batch norms, over all valid positions of all rows of a batch. When training is over
+    they are a fixed scale and shift of each feature, so such a model can be stepped like any other."""
     pool: tuple[int, ...] = ()
     """Strides of a multi-scale stack (SaShiMi): each level has n_layers blocks, and the next level runs once for this
     many inputs of the level above. Empty is a stack of one level."""
@@ -157,6 +160,10 @@ class ModelConfig:
         one_of(HEADS, "model.head", self.head)
         one_of(NORMS, "model.norm", self.norm)
         at_least(1, "model", div=self.div)
+        if self.batch_norm and self.scalar_norm:
+            raise ConfigError(
+                "model.batch_norm", "= true does not go with model.scalar_norm = true: leave one of them out"
+            )
         _check_stack(self)
         _check_pixels(self)
         if not 0 <= self.dropout < 1:

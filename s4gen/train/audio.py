@@ -22,14 +22,16 @@ from s4gen.errors import UserError
 from s4gen.evaluate.audio import batch_nats, evaluate_clips, piece_of
 from s4gen.evaluate.scorers import Scorer, by_convolution
 from s4gen.models.density import DensityModel
+from s4gen.train.batches import TokenBatch
 from s4gen.train.ranks import Ranks, known_scores, scored_together
-from s4gen.train.tasks import Batch, Measured, Task, Values
+from s4gen.train.tasks import DensityTask, Measured, Values
 
 
-class AudioTask(Task):
+class AudioTask(DensityTask):
     """A task that reads clips and reports bits per sample."""
 
     measures = ("bits_per_sample", "stderr")
+    curve = "bits_per_sample"
     counted = "n_sequences"
     unit = "clips"
 
@@ -49,15 +51,15 @@ class AudioTask(Task):
         longest = int(training.lengths.max())
         self._longest = self._tail + (longest if crop is None else min(crop, longest))
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> TokenBatch:
         found = self._batches.at(step)
         # The silence is added here and not to the data, so that evaluation never sees it.
         codes = F.pad(found.codes, (0, self._tail), value=format_of(self._layout).quantiser.silence)
         mask = dataclasses.replace(found, codes=codes, lengths=found.lengths + self._tail).mask()
-        return Batch(codes, counted=mask, label=found.labels if self._layout.classes else None)
+        return TokenBatch(codes, mask=mask, label=found.labels if self._layout.classes else None)
 
-    def example(self, rows: int) -> Batch:
-        return Batch(torch.zeros(rows, self._longest, dtype=torch.int64))
+    def example(self, rows: int) -> TokenBatch:
+        return TokenBatch(torch.zeros(rows, self._longest, dtype=torch.int64))
 
     def epoch(self, step: int) -> float:
         return step / self._batches.per_epoch

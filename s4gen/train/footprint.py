@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from s4gen.config import DensityConfig, OptimConfig, Recipe
+from s4gen.config import OptimConfig, Recipe
 from s4gen.machine.memory import check_room
-from s4gen.models.build import build_model, build_shapes
-from s4gen.models.density import DensityModel
+from s4gen.models.build import AnyModel, build_model, build_shapes
+from s4gen.train.batches import Batch
 from s4gen.train.optim import build_optimizers
 from s4gen.train.ranks import Ranks
-from s4gen.train.tasks import Batch, Task
+from s4gen.train.tasks import Task
 
 LIBRARIES = 150_000_000
 """Bytes by which a process grows in its first step on a CPU, whatever the model: libraries are loaded on first use."""
@@ -54,8 +54,7 @@ def check_memory(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks 
     Raises:
         UserError: the run does not fit; the message says how much it needs, how much there is, and what to change.
     """
-    config = DensityConfig(task.layout, recipe.model, recipe.ssm)
-    shapes = build_shapes(config)
+    shapes = build_shapes(task.config(recipe))
     count = sum(parameter.numel() for parameter in shapes.parameters())
     ranks = ranks or Ranks(device=device)
     sharing = ranks.local_world if device.type == "cpu" else 1
@@ -85,7 +84,7 @@ def footprint(recipe: Recipe, task: Task, device: torch.device, world: int = 1) 
     The global random state is left as it was. Sharding is not considered.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        model = build_model(DensityConfig(task.layout, recipe.model, recipe.ssm)).to(device)
+        model = build_model(task.config(recipe)).to(device)
         parameters = sum(parameter.nbytes for parameter in model.parameters())
         one, two = (activations(model, task.example(rows).to(device), recipe) for rows in (1, 2))
     # A second row adds what every further row will add; the first one alone also pays for what no row adds.
@@ -98,12 +97,12 @@ def footprint(recipe: Recipe, task: Task, device: torch.device, world: int = 1) 
     return Footprint(kept_bytes(model, recipe.optim), max(step, saving))
 
 
-def kept_bytes(model: DensityModel, config: OptimConfig) -> int:
+def kept_bytes(model: AnyModel, config: OptimConfig) -> int:
     """Return the bytes of weights, gradients, running mean and moments of a model, which may be on the meta device."""
     return 3 * sum(parameter.nbytes for parameter in model.parameters()) + _moments(model, config)
 
 
-def checkpoint_bytes(model: DensityModel, config: OptimConfig) -> tuple[int, int]:
+def checkpoint_bytes(model: AnyModel, config: OptimConfig) -> tuple[int, int]:
     """Return the bytes of a run's checkpoint, and the bytes of an ordinary checkpoint (weights alone) of its model.
 
     Everything else, such as the state that a run on text carries along, is small beside a model.
@@ -112,7 +111,7 @@ def checkpoint_bytes(model: DensityModel, config: OptimConfig) -> tuple[int, int
     return 2 * weights + _moments(model, config) + FEW, weights + FEW
 
 
-def _moments(model: DensityModel, config: OptimConfig) -> int:
+def _moments(model: AnyModel, config: OptimConfig) -> int:
     """Return the bytes of what the optimisers remember: two numbers per parameter for AdamW, one for Muon."""
     moments = 0
     for optimizer in build_optimizers(model, config):
@@ -121,7 +120,7 @@ def _moments(model: DensityModel, config: OptimConfig) -> int:
     return moments
 
 
-def activations(model: DensityModel, batch: Batch, recipe: Recipe) -> tuple[int, int]:
+def activations(model: AnyModel, batch: Batch, recipe: Recipe) -> tuple[int, int]:
     """Measure the bytes in use at the peak of a training step on a batch, and the bytes that a plain step would keep.
 
     The two are equal unless blocks are computed again for the gradient (`train.checkpoint_activations`). In that case
@@ -136,7 +135,7 @@ def activations(model: DensityModel, batch: Batch, recipe: Recipe) -> tuple[int,
     return _saved(model, batch, recipe.train.precision)[0] + max(blocks), whole
 
 
-def _saved(model: DensityModel, batch: Batch, precision: str) -> tuple[int, list[int]]:
+def _saved(model: AnyModel, batch: Batch, precision: str) -> tuple[int, list[int]]:
     """Return the bytes of the tensors that autograd keeps in a forward pass, in all and inside each block."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, int] = {}
@@ -159,11 +158,11 @@ def _saved(model: DensityModel, batch: Batch, precision: str) -> tuple[int, list
     try:
         with (
             torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x),
-            torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=precision == "bf16"),
+            torch.autocast(batch.read.device.type, torch.bfloat16, enabled=precision == "bf16"),
         ):
             # What is kept lives as long as the result does, so no two tensors in `found` have the same address.
-            loss = model.nats(batch.tokens) if batch.target is None else model.score(batch.tokens, batch.target)[0]
-            del loss
+            losses, _ = batch.losses(model, None)
+            del losses
     finally:
         for hook in hooks:
             hook.remove()

@@ -59,7 +59,7 @@ def seconds_per_step(
     there is no time for others. With many ranks it is the time on rank 0, so that all of them take equally many steps.
     """
     ranks = ranks or Ranks(device=device)
-    training = spread_out(start(settled(recipe, device), task.layout, ranks.cradle, task.tokenizer), ranks)
+    training = spread_out(start(settled(recipe, device), task.config(recipe), ranks.cradle, task.tokenizer), ranks)
     training.model.train()
     times: list[float] = []
     for step in range(1 + WARM_UP + MEASURED):

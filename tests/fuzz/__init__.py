@@ -1,6 +1,6 @@
 """A fuzzer: every kind of file that a command reads, damaged in thousands of ways, none of which may surprise anybody.
 
-`make test-fuzz` runs it, `make test-fuzz FILES=100000 SEED=7` for longer and with other files; with a seed the files are
+`make test-fuzz` runs it, `make test-fuzz FILES=100000 SEED=7` for longer and with other files; with a seed files are
 always the same. A file is good for one of three: it is refused (exit code 2 and one line that says what was expected);
 it is accepted, and then the result is sane; or there is a fault. See `verdict.py`.
 

@@ -131,7 +131,7 @@ class TrainingBatches:
 
     def _make_epoch(self, epoch: int) -> tuple[Windows, list[Ints]]:
         windows = windows_at_random(self._audio, self._crop, self._seed, epoch)
-        return windows, _bucketed(windows.lengths, self.batch_size, _generator(self._seed, epoch, 1))
+        return windows, bucketed(windows.lengths, self.batch_size, _generator(self._seed, epoch, 1))
 
 
 def evaluation_batches(audio: AudioSet, crop: int | None, batch_size: int) -> Iterator[ClipBatch]:
@@ -153,7 +153,7 @@ def in_order_of_length(audio: AudioSet, crop: int | None) -> tuple[Windows, Ints
     return windows, np.argsort(windows.lengths, kind="stable")
 
 
-def _bucketed(lengths: Ints, batch_size: int, generator: np.random.Generator) -> list[Ints]:
+def bucketed(lengths: Ints, batch_size: int, generator: np.random.Generator) -> list[Ints]:
     """Permute the indices, sort them by length within pools of batches, and shuffle the batches, whole ones alone."""
     n = len(lengths) // batch_size * batch_size
     order = generator.permutation(len(lengths))[:n]
