@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from s4gen.bulk.dealing import Batches, Piece
 from s4gen.cli.dataset import dataset_of, open_clips
-from s4gen.cli.evaluate_common import Outcome, Scoring, Shown, about, view_in_words, view_of
+from s4gen.cli.evaluate_common import Outcome, Scoring, Shown, about, check_is_number, view_in_words, view_of
 from s4gen.cli.rates import at_rate, rate_of
 from s4gen.cli.shards import digest_of_array
 
@@ -68,6 +68,7 @@ def outcome(shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
     from s4gen.evaluate.audio import audio_evaluation
 
     found = audio_evaluation(arrays["nats"], arrays["lengths"], shown["mode"], seconds)
+    check_is_number(found.bits_per_sample, shown["checkpoint"])
     rates = {name: shown[name] for name in ("rate", "rate_factor", "references")}
     others = ", ".join(f"{name.replace('_', ' of the ')} {bits:.4f}" for name, bits in shown["references"].items())
     text = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from s4gen.bulk.dealing import Piece, pieces
 from s4gen.cli.output import shows_progress
 from s4gen.cli.shards import model_digest, write_part
+from s4gen.errors import UserError
 from s4gen.machine.device import best_device
 from s4gen.showing.progress import progress_bar
 
@@ -116,6 +118,18 @@ class View:
     engine: Engine | None
 
 
+def check_is_number(cost: float, name: str) -> None:
+    """Refuse to report what a model costs if that is no number (NaN), or infinite.
+
+    Raises:
+        UserError: it is not finite.
+    """
+    if not math.isfinite(cost):
+        raise UserError(
+            f"{name}: the cost of these data under the model is not a finite number; its training must have diverged"
+        )
+
+
 def view_of(
     args: argparse.Namespace,
     model: DensityModel,
@@ -127,8 +141,7 @@ def view_of(
     """Put the model, or what `recurrent` converts it to, on the best device, ready to score `tokens` tokens.
 
     Where more than one row is scored at a time, a row costs the same on a CPU whichever rows are beside it.
-    `in_pieces`:
-    a sequence is scored in several pieces, with the state between them.
+    With `in_pieces`, a sequence is scored in several pieces, with the state between them.
     """
     from s4gen.evaluate.scorers import by_convolution, by_recurrence, in_whole_rows
     from s4gen.models.states import least_length, row_multiple

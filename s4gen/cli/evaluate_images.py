@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from s4gen.bulk.dealing import Batches, Piece
 from s4gen.cli.arguments import refuse_foreign
 from s4gen.cli.dataset import dataset_of, open_images
-from s4gen.cli.evaluate_common import Outcome, Scoring, Shown, about, view_in_words, view_of
+from s4gen.cli.evaluate_common import Outcome, Scoring, Shown, about, check_is_number, view_in_words, view_of
 from s4gen.cli.shards import digest_of_array
 from s4gen.config.names import IMAGE_PREFIX
 from s4gen.errors import UserError
@@ -54,6 +54,7 @@ def outcome(shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
     from s4gen.evaluate.images import image_evaluation
 
     found = image_evaluation(arrays["nats"], shown["length"], shown["mode"], seconds)
+    check_is_number(found.bits_per_dim, shown["checkpoint"])
     text = (
         f"{shown['checkpoint']} on {shown['dataset']} {shown['split']}: {found.bits_per_dim:.4f} ± {found.stderr:.4f} "
         f"bits/dim ({found.n_sequences} images, {view_in_words(shown)}, {found.seconds:.1f} s)"

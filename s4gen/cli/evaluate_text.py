@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from s4gen.bulk.dealing import Piece, own_rows
 from s4gen.cli.dataset import dataset_of, open_text
-from s4gen.cli.evaluate_common import Outcome, Scoring, Shown, about, view_in_words, view_of
+from s4gen.cli.evaluate_common import Outcome, Scoring, Shown, about, check_is_number, view_in_words, view_of
 from s4gen.cli.shards import digest_of_array
 from s4gen.errors import UserError
 
@@ -72,6 +72,7 @@ def outcome(shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
     counts = Counts(shown["tokens"], shown["words"], shown["text_bytes"])
     protocol, length = shown["protocol"], shown["length"]
     found = text_evaluation(arrays["nats"], shown["n_tokens"], counts, protocol, length, seconds)
+    check_is_number(found.nats, shown["checkpoint"])
     values = dataclasses.asdict(found) | {"mode": shown["mode"]} | about(shown)
     way = "as one stream" if protocol == "stream" else f"in windows of {length}"
     line = (

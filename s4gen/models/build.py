@@ -20,6 +20,8 @@ from s4gen.models.pixels import PixelModel
 from s4gen.models.predictor import Predictor
 from s4gen.models.tokens import TokenModel
 
+MOST_NUMBERS = 2**48
+"""More than the weights of any model that a machine could hold, and few enough that no count of them overflows."""
 M = TypeVar("M", bound=nn.Module)
 
 AnyConfig = DensityConfig | PredictorConfig
