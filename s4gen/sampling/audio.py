@@ -84,7 +84,7 @@ class ClipRequest:
         return pieces(self.batches, shard)
 
     def draw(self, batches: Iterable[range] | None = None) -> Iterator[tuple[range, Iterator[Tensor]]]:
-        """Draw the clips of these batches (None: of all) batch by batch; yield the numbers of a batch's clips and an iterator over their codes.
+        """Draw the clips of these batches (None: all); yield the numbers of a batch's clips and an iterator over codes.
 
         That iterator yields the codes as they are drawn, int64 (rows, S) at a time, on the CPU and without the prompts.
         A beginning that several clips share is read only once.
