@@ -192,13 +192,21 @@ def _watched(disk: Disk, name: str, real: Callable[..., Any]) -> Callable[..., A
 
 def _watched_sendfile(disk: Disk, real: Callable[..., int]) -> Callable[..., int]:
     def sendfile(out: int, source: int, offset: int, count: int) -> int:
-        half = max(1, (os.fstat(source).st_size - offset) // 2)
+        half, done = max(1, (os.fstat(source).st_size - offset) // 2), 0
+
+        def first() -> None:
+            nonlocal done
+            done = real(out, source, offset, half)
+
+        def rest() -> int:
+            return done + real(out, source, offset + done, count - done)
+
         sent: int = disk.change(
             "write",
             out,
             lambda: real(out, source, offset, count),
-            lambda: real(out, source, offset, half),
-            lambda: half + real(out, source, offset + half, count - half),
+            first,
+            rest,
         )
         return sent
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from s4gen.config import OptimConfig, Recipe
 from s4gen.errors import UserError
 from s4gen.machine.memory import available_bytes, check_room
-from s4gen.models.build import MOST_NUMBERS, AnyModel, TooLargeError, build_model, build_shapes
+from s4gen.models.build import MOST_NUMBERS, AnyConfig, AnyModel, TooLargeError, build_model, build_shapes
 from s4gen.train.batches import Batch
 from s4gen.train.optim import build_optimizers
 from s4gen.train.ranks import Ranks

@@ -13,7 +13,7 @@ import torch
 
 from s4gen.config import Recipe
 from s4gen.errors import UserError
-from s4gen.machine.memory import keep_freed_memory
+from s4gen.machine.memory import FreedMemory, keep_freed_memory
 from s4gen.models.build import build_shapes
 from s4gen.showing.progress import progress_bar
 from s4gen.train import folder, opening, starting, training_run
@@ -129,11 +129,12 @@ class _Run:
         bar = progress_bar(train.steps, "step", progress, "training", training.step)
         with stop_on_signal() as spread.stop, bar, self.ranks.judged():
             speed, silent = self._speed(device)
-            total, since = 0.0, 0
+            total, since, freed = 0.0, 0, FreedMemory()
             while training.step < train.steps and not training.out_of_patience and not spread.stops:
                 began = time.perf_counter()
                 batch = self.task.batch(training.step).to(device)
                 loss, norm = training_step(training, batch)
+                freed.step_done()
                 elapsed = time.perf_counter() - began
                 training.seconds += elapsed
                 self.ranks.reached(training.step)
