@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def generated(
     name: str,
     parameters: Mapping[str, Any],
     counts: tuple[int, int, int],
-    examples: Iterator[tuple[NDArray[np.uint8], int]],
+    examples: Generator[tuple[NDArray[np.uint8], int], None, None],
     progress: bool = False,
 ) -> tuple[Examples, Examples, Examples]:
     """Return train, validation and test split of a generated set, from the cache where it has been made before.
@@ -44,18 +45,18 @@ def generated(
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder() / "generated" / f"{name}-{digest}"
     try:
-        rows = read_consistent(folder, _read)
+        found = read_consistent(folder, _read)
     except (OSError, ValueError, KeyError):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock = locked(folder.with_name(f"{folder.name}.lock"), lambda: _say_waiting(name))
             with lock:
-                rows = _made(folder, name, key, sum(counts), examples, progress)
+                found = _made(folder, name, key, sum(counts), examples, progress)
         except OSError as error:
             raise write_error(error, folder) from error
     ends = np.cumsum(counts)
     train, validation, test = (
-        Examples(rows.inputs[end - count : end], rows.targets[end - count : end])
+        Examples(found.inputs[end - count : end], found.targets[end - count : end])
         for end, count in zip(ends.tolist(), counts, strict=True)
     )
     return train, validation, test
@@ -70,7 +71,7 @@ def _made(
     name: str,
     key: Mapping[str, Any],
     count: int,
-    examples: Iterator[tuple[NDArray[np.uint8], int]],
+    examples: Generator[tuple[NDArray[np.uint8], int], None, None],
     progress: bool,
 ) -> Examples:
     """Return what another process has made meanwhile, or else make it."""
@@ -86,12 +87,16 @@ def _fill(
     name: str,
     key: Mapping[str, Any],
     count: int,
-    examples: Iterator[tuple[NDArray[np.uint8], int]],
+    examples: Generator[tuple[NDArray[np.uint8], int], None, None],
     progress: bool,
 ) -> None:
     """Write `count` examples: tokens end to end, lengths, classes, and the parameters for who wants to know."""
     lengths, targets = np.empty(count, "<i4"), np.empty(count, "<i2")
-    with (directory / "tokens").open("wb") as file, progress_bar(count, "ex", progress, f"generating {name}") as bar:
+    with (
+        contextlib.closing(examples),
+        (directory / "tokens").open("wb") as file,
+        progress_bar(count, "ex", progress, f"generating {name}") as bar,
+    ):
         for number in range(count):
             row, targets[number] = next(examples)
             lengths[number] = len(row)

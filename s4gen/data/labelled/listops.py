@@ -15,7 +15,7 @@ expressions take 15 s of a processor.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +69,7 @@ class _Level:
 
 def expressions(
     lengths: tuple[int, int] = LENGTHS, seed: int = 0, max_depth: int = MAX_DEPTH, max_args: int = MAX_ARGS
-) -> Iterator[tuple[Tokens, int]]:
+) -> Generator[tuple[Tokens, int], None, None]:
     """Yield distinct expressions, without end: tokens (L,) and the value, 0 to 9.
 
     As in the benchmark, L is greater than lengths[0] and less than lengths[1].

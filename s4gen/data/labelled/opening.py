@@ -11,6 +11,7 @@ from s4gen.data.labelled.audio_examples import open_audio
 from s4gen.data.labelled.generated import generated
 from s4gen.data.labelled.image_examples import open_images
 from s4gen.data.labelled.text_examples import open_texts
+from s4gen.data.labelled.workers import rows
 from s4gen.data.text import layout_of
 from s4gen.errors import UserError
 
@@ -63,8 +64,8 @@ def _open_listops(data: DataConfig, progress: bool) -> ExampleSplits:
 def _open_pathfinder(data: DataConfig, progress: bool) -> ExampleSplits:
     definition = pathfinder.contours_of(data.dataset, data.contour)
     parameters = {**vars(definition), "margins": list(definition.margins), "seed": data.seed}
-    made = ((example.image.reshape(-1), example.label) for example in pathfinder.examples(definition, data.seed))
-    splits = generated(data.dataset, parameters, _counts(data, pathfinder.COUNTS), made, progress)
+    counts = _counts(data, pathfinder.COUNTS)
+    splits = generated(data.dataset, parameters, counts, rows(definition, data.seed, sum(counts)), progress)
     layout = ImageLayout(definition.size, definition.size, 1)
     usual = pathfinder.DEFINITIONS[data.dataset].contour
     short = f"not the benchmark's hardest: contours of {definition.contour} paddles, not of {usual}"

@@ -21,7 +21,8 @@ are balanced exactly, where the program tosses a coin.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,6 +34,8 @@ from s4gen.data.labelled.paddles import Point, disc
 
 CLASSES = ("no", "yes")
 COUNTS = (160_000, 20_000, 20_000)
+CHUNK = 250
+"""Examples that are made of one stream of random numbers; even, so that every chunk has as many of both classes."""
 
 Pixels = NDArray[np.uint8]
 Ink = NDArray[np.float64]
@@ -72,20 +75,24 @@ def contours_of(name: str, contour: int) -> Definition:
     return replace(found, contour=contour) if contour else found
 
 
-def examples(definition: Definition, seed: int = 0) -> Iterator[Example]:
-    """Yield examples without end, of class 0, 1, 0, 1, ..."""
-    draws = Draws(seed)
+def examples(definition: Definition, seed: int = 0, chunks: Iterable[int] | None = None) -> Iterator[Example]:
+    """Yield examples of class 0, 1, 0, 1, ..., those of one chunk after another.
+
+    Each chunk has its own random numbers, so chunks may be made in any order, and by several processes. Without
+    `chunks` they are 0, 1, 2, .., without end.
+    """
     artists = [Artist(definition, margin) for margin in definition.margins]
-    label = 0
-    while True:
-        artist = artists[draws.below(len(artists))]
-        while (scene := artist.scene(draws)) is None:
-            pass
-        first = draws.below(2)
-        second = first if label else 1 - first
-        markers = scene.contours[first].ends[0], scene.contours[second].ends[1]
-        yield Example(paint(definition, scene, markers), label, markers, scene)
-        label = 1 - label
+    for chunk in itertools.count() if chunks is None else chunks:
+        draws = Draws(seed, chunk)
+        for number in range(CHUNK):
+            label = number % 2
+            artist = artists[draws.below(len(artists))]
+            while (scene := artist.scene(draws)) is None:
+                pass
+            first = draws.below(2)
+            second = first if label else 1 - first
+            markers = scene.contours[first].ends[0], scene.contours[second].ends[1]
+            yield Example(paint(definition, scene, markers), label, markers, scene)
 
 
 def paint(definition: Definition, scene: Scene, markers: tuple[Point, ...]) -> Pixels:
