@@ -17,6 +17,7 @@ from s4gen import cli
 from s4gen.checkpoint import load_any, load_checkpoint, load_predictor, load_tensors
 from s4gen.config import DataConfig, TaskConfig
 from s4gen.data.examples import Examples, ExampleSplits, Series, spread_over, windows
+from s4gen.data.labelled.opening import open_examples
 from s4gen.errors import UserError
 from s4gen.sampling.streams import Stream
 from s4gen.train.metrics import read_metrics
@@ -310,9 +311,9 @@ REFUSED = [
     (["train", "forecast.toml", "--set", 'task.targets=["z"]'], "task.targets has z, which is none of the columns"),
     (["train", "classify.toml", "--start", "nowhere"], "no checkpoint at nowhere"),
     (["sample", "run/checkpoint"], "run/checkpoint is trained to classify, and is no density model"),
-    (["convert", "run/checkpoint", "-o", "x"], "run/checkpoint is trained to classify, and is no density model"),
+    (["convert", "run/checkpoint", "x"], "run/checkpoint is trained to classify, and is no density model"),
     (["bench", "run/checkpoint"], "run/checkpoint is trained to classify, and is no density model"),
-    (["export", "run/checkpoint", "--format", "torch", "-o", "x"], "is trained to classify, and is no density model"),
+    (["export", "run/checkpoint", "x", "--format", "onnx"], "is trained to classify, and is no density model"),
     (["predict", "mnist-small"], "mnist-small is a density model of images, and predicts nothing"),
     (["eval", "run/checkpoint", "--windows", "4"], "--windows is for density models, and run/checkpoint is none"),
     (["eval", "run/checkpoint", "--rate", "0.5"], "--rate is for audio, and run/checkpoint reads data of kind text"),
@@ -341,3 +342,33 @@ def test_a_stream_of_a_trained_model_answers_as_the_whole_row_does() -> None:
         stream.feed(token)
     with torch.no_grad():
         torch.testing.assert_close(stream.answer(), model.answer(row[None])[0], rtol=0, atol=1e-4)
+
+
+def test_sound_is_read_at_another_rate_with_dt_rescaled_and_without(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("s4gen.train.examples", "s4gen.data.labelled.opening"):
+        monkeypatch.setattr(f"{module}.open_examples", open_examples)  # real recordings, not toys
+    chosen = ["data.dataset=fsdd-mini", "data.rate=1000", "data.validation=6", "data.tokenizer=word"]
+    recipe = Path("sound.toml")
+    recipe.write_text(CLASSIFY)
+    assert train(str(recipe), "--out", "run", "--set", *chosen, "train.steps=2", "train.eval_every=2") == 0
+    own = evaluated(capsys, "run/checkpoint")
+    assert evaluated(capsys, "run/checkpoint", "--rate", "1")["cross_entropy"] == own["cross_entropy"]
+    half = evaluated(capsys, "run/checkpoint", "--rate", "0.5")
+    control = evaluated(capsys, "run/checkpoint", "--rate", "0.5", "--keep-dt")
+    assert (half["rate"], half["dt_rescaled"], control["dt_rescaled"]) == (500, True, False)
+    assert abs(half["cross_entropy"] - own["cross_entropy"]) < abs(control["cross_entropy"] - own["cross_entropy"])
+    assert cli.main(["eval", "run/checkpoint", "--rate", "0.5"]) == 0
+    assert "test at 500 Hz (every dt times 2): accuracy" in capsys.readouterr().out
+    assert evaluated(capsys, "fsdd-digits", "--dataset", "fsdd-mini")["accuracy"] >= 0.9
+    for arguments, message in (
+        (
+            ["eval", "fsdd-digits", "--dataset", "fsdd-mini", "--rate", "0.5"],
+            "reads spectra of 8,000 samples per second",
+        ),
+        (["eval", "fsdd-digits"], "has no recipe that names a data set; name one with --dataset"),
+        (["eval", "run/checkpoint", "--dataset", "mnist-mini"], "choose a fitting --dataset"),
+        (["eval", "fsdd-digits", "--dataset", "fsdd-mini", "--mode", "recurrent"], "reads rows in both directions"),
+    ):
+        assert_refused_in_one_line(cli.main, arguments, message, capsys)

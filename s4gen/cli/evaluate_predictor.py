@@ -80,7 +80,8 @@ def check_options(args: argparse.Namespace, checkpoint: PredictorCheckpoint) -> 
 def data_of(args: argparse.Namespace, checkpoint: PredictorCheckpoint) -> DataConfig:
     """Return the data that are to be read: those of the recipe, or of `--dataset`, at the rate that is asked for."""
     recipe, layout = checkpoint.recipe, checkpoint.config.layout
-    data = DataConfig(args.dataset or dataset_of(checkpoint)) if recipe is None else recipe.data
+    # Without a recipe nobody knows what was held out of the training split, so nothing is.
+    data = DataConfig(args.dataset or dataset_of(checkpoint), validation=0) if recipe is None else recipe.data
     if args.dataset is not None:
         data = dataclasses.replace(data, dataset=args.dataset)
     if isinstance(layout, AudioLayout):

@@ -11,6 +11,7 @@ from s4gen.cli.media import MEDIA
 from s4gen.cli.output import print_json
 from s4gen.cli.presets import is_preset
 from s4gen.config import DensityConfig, ImageLayout, Layout, load_preset, recipe_to_dict
+from s4gen.config.combinations import means_something
 
 if TYPE_CHECKING:
     from s4gen.checkpoint import PredictorCheckpoint
@@ -64,7 +65,10 @@ def predictor_facts(checkpoint: PredictorCheckpoint) -> dict[str, dict[str, Any]
     from s4gen.models.states import tensors
 
     config, model = checkpoint.config, checkpoint.model
-    layout, task = config.layout, {key: value for key, value in dataclasses.asdict(config.task).items() if value}
+    layout, settings = config.layout, dataclasses.asdict(config.task)
+    task = {
+        key: value for key, value in settings.items() if means_something(f"task.{key}", layout.kind, settings["kind"])
+    }
     length = layout.length // (layout.channels if isinstance(layout, ImageLayout) and config.reader == "values" else 1)
     task |= {"reader": config.reader, "pool": config.task.pooling}
     facts: dict[str, dict[str, Any]] = {

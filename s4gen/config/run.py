@@ -129,7 +129,10 @@ class Recipe:
         # The number of held-out sequences means nothing for text, but 0, no evaluation, is allowed with any data.
         if kind == "text" and not data.validation:
             data = replace(data, validation=DataConfig.validation)
-        sections = {"model": self.model, "data": data, "train": self.train, "task": self.task}
+        train = self.train
+        if not train.n_samples:  # likewise, nothing drawn is allowed with any task
+            train = replace(train, n_samples=TrainConfig.n_samples)
+        sections = {"model": self.model, "data": data, "train": train, "task": self.task}
         refuse_foreign(kind, where, task, self.data.dataset, **sections)
         if task == "density":
             check_window(kind, self.model, where)

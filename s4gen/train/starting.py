@@ -37,12 +37,15 @@ _SHAPELESS = ("init", "dt_min", "dt_max")
 
 
 def tokenizer_of(checkpoint: AnyCheckpoint, recipe: Recipe) -> Tokenizer | None:
-    """Return the checkpoint's tokeniser for a run that begins from it; None if checkpoint or recipe is not of text.
+    """Return the checkpoint's tokeniser for a density model that begins from it; None if one of them is not of text.
+
+    The data of a predictor make their own tokeniser, which `check_start` compares.
 
     Raises:
         UserError: the recipe asks for another kind of tokeniser, or for another number of tokens.
     """
-    if not isinstance(checkpoint.config.layout, TextLayout) or not is_text(recipe.data.dataset):
+    is_density = recipe.task.kind == "density"
+    if not is_density or not isinstance(checkpoint.config.layout, TextLayout) or not is_text(recipe.data.dataset):
         return None  # if only one of the two is text, `check_start` refuses it later
     known, data = checkpoint.tokenizer(), recipe.data
     if known.kind != data.tokenizer or data.vocab_size not in (0, known.vocab):
