@@ -132,6 +132,7 @@ def test_sound_at_another_rate_is_the_same_sound() -> None:
     assert (full.layout.kind, half.layout) == ("audio", type(full.layout)(4000, "linear", 16))
     assert (full.test.targets == half.test.targets).all()
     decode = format_of(full.layout).quantiser.decode  # type: ignore[arg-type]
+    assert [note.partition(":")[0] for note in half.notes] == ["train", "test"]
     for number in (0, 1, 2):
         whole, thin = decode(full.test.inputs[number]), decode(half.test.inputs[number])
         assert len(thin) == pytest.approx(len(whole) / 2, abs=1)

@@ -35,7 +35,9 @@ def open_audio(data: DataConfig, progress: bool) -> ExampleSplits:
                 f"the {audio.split} split of {data.dataset} has the classes {', '.join(audio.classes)}, and training "
                 f"has {', '.join(training.classes)}: give all splits the same folders"
             )
-    notes = [f"{audio.split}: {line}" for audio in found if len(audio) for line in audio.findings.lines()]
+    # What is held out of the training clips has their findings, too.
+    read = [audio for audio in found if audio is training or audio.findings is not training.findings]
+    notes = [f"{audio.split}: {line}" for audio in read for line in audio.findings.lines()]
     return ExampleSplits(
         *splits, layout=layout_of(training, labelled=False), answers=training.classes, notes=tuple(notes)
     )
