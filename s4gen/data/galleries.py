@@ -137,7 +137,7 @@ def decode(gallery: Gallery, format: ImageFormat, progress: bool = False) -> Dec
         kept = unsealed(directory / "index.json", _INDEX)
         if kept.pop("key") != gallery.key:
             raise OutdatedError
-        check_digest(directory / "pixels", kept.pop("pixels_sha256"))
+        check_digest(directory / "pixels", math.prod(kept["shape"]), kept.pop("pixels_sha256"))
         index = _Index(**kept)
         return index, np.memmap(directory / "pixels", np.uint8, "r", shape=tuple(index.shape))
 

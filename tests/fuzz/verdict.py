@@ -35,7 +35,7 @@ def judge(outcome: Outcome, folder: Path, good: Any, exact: bool) -> tuple[str, 
     """
     lines = [line for line in outcome.err.split("\n") if line and "\r" not in line]  # a bar begins with \r
     errors = [line for line in lines if line.startswith("s4gen: error: ")]
-    foreign = [line for line in lines if not line.startswith("s4gen: ")]
+    foreign = [line for line in lines if not line.startswith(("s4gen: ", "best at step "))]
     if "Traceback" in outcome.err or outcome.code not in (0, 2):
         return "crashed", f"exit code {outcome.code}: {lines[-1][:300] if lines else ''}"
     if "out of memory" in outcome.err:

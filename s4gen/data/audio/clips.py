@@ -211,8 +211,9 @@ def _cached(
         index = unsealed(directory / "index.json", _INDEX)
         if index["key"] != key:
             raise OutdatedError
-        check_digest(directory / "codes", index["codes_sha256"])
-        codes = np.memmap(directory / "codes", format.quantiser.dtype, "r", shape=(sum(index["lengths"]),))
+        dtype = format.quantiser.dtype
+        check_digest(directory / "codes", sum(index["lengths"]) * dtype.itemsize, index["codes_sha256"])
+        codes = np.memmap(directory / "codes", dtype, "r")
         return index, codes
 
     def fill(directory: Path) -> None:
