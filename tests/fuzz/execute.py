@@ -24,13 +24,11 @@ MEMORY = 2 << 30
 
 
 def prepare_process() -> None:
-    """Give this process the limits of a case: one thread, little memory, no network, no core dumps."""
+    """Give this process what all cases need: one thread, no network, no core dumps, and every warning each time."""
     import torch
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         os.environ[name] = "1"
@@ -58,15 +56,15 @@ def execute(command: list[str], folder: Path, kind: Kind) -> Outcome:
     before = dict(os.environ), os.getcwd(), {name: getattr(clips, name) for name in kind.settings}
     os.environ.update(text.split("=", 1) for text in environment(kind, folder))
     os.chdir(folder)
-    # A file that is to be damaged may be larger than what a command may write.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY, resource.RLIM_INFINITY))
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _limit(size + MEMORY, MEMORY)
     for name, value in kind.settings.items():
         setattr(clips, name, value)
     try:
         with _captured(folder) as captured:
             code = _main(command)
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        _limit(resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         os.chdir(before[1])
         os.environ.clear()
         os.environ.update(before[0])
@@ -74,6 +72,12 @@ def execute(command: list[str], folder: Path, kind: Kind) -> Outcome:
             setattr(clips, name, value)
     out, err = captured
     return Outcome(code, out.read_bytes(), err.read_bytes().decode("utf-8", "replace"))
+
+
+def _limit(memory: int, file: int) -> None:
+    """Set the bytes that this process, and a file that it writes, may have; what damages the files needs more."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file, resource.RLIM_INFINITY))
 
 
 def _main(command: list[str]) -> int:

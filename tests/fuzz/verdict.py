@@ -73,7 +73,7 @@ def result_of(outcome: Outcome, folder: Path) -> Any:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
             return image.size, image.tobytes().hex()
     if (path := folder / "out.jsonl").exists():
-        return [_lasting(json.loads(line)) for line in path.read_text().splitlines()]
+        return [_lasting(json.loads(line)) for line in path.read_text("utf-8").split("\n") if line]
     if outcome.out.startswith(b"{"):
         return _lasting(json.loads(outcome.out))
     if not outcome.out and not (folder / "run").exists():
