@@ -30,7 +30,7 @@ from s4gen.config import (
 )
 from s4gen.config.combinations import GOES_WITH
 from s4gen.config.mixers import MIXERS
-from s4gen.config.schema import DISCRETIZATIONS, INITS
+from s4gen.config.schema import DISCRETIZATIONS, INITS, MOST_LAYERS
 from s4gen.errors import UserError
 from s4gen.files.shipped import shipped_names
 from s4gen.models.build import build_shapes
@@ -50,7 +50,7 @@ def models(draw: st.DrawFn) -> tuple[ModelConfig, SSMConfig]:
         mixer=mixer,
         mixers_per_block=draw(st.integers(1, 9)),
         d_model=n_heads * draw(st.integers(1, 64)),
-        n_layers=draw(whole),
+        n_layers=draw(st.integers(1, MOST_LAYERS)),
         d_ff=draw(st.integers(0, 10**6)),
         dropout=draw(fraction),
         n_heads=n_heads,

@@ -226,7 +226,7 @@ def load_model(path: Path, build: Callable[[], M], exact: Collection[str] = ()) 
         try:
             # Some layers make parameters only to replace them, or constants that are not saved; and of a file that
             # lacks a little, the message is to name what is missing. Hence the factors.
-            with shapes_alone(4 * header.numbers + 100_000, 4 * len(header.tensors) + 400):
+            with shapes_alone(4 * header.numbers + 100_000, 2 * len(header.tensors) + 100):
                 shapes = build()
         except TooLargeError:
             raise UserError(

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from s4gen.cli.dataset import dataset_of, open_clips
-from s4gen.cli.evaluate_common import Outcome, view_of
+from s4gen.cli.evaluate_common import Outcome, check_is_number, view_of
 from s4gen.cli.output import shows_progress
 from s4gen.cli.rates import at_rate, rate_of
 
@@ -43,6 +43,7 @@ def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
     view = view_of(args, model, converted, int(audio.lengths.sum()))
     batches = evaluation_batches(audio, None, args.batch)
     found = evaluate_clips(view.score, batches, model.bos, len(audio), args.mode, shows_progress())
+    check_is_number(found.bits_per_sample, args.checkpoint)
     references = compressed_bits(audio)
     rates = {"rate": format.rate, "rate_factor": factor, "references": references}
     others = ", ".join(f"{name.replace('_', ' of the ')} {bits:.4f}" for name, bits in references.items())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from s4gen.errors import UserError
 from s4gen.machine.device import best_device
 
 if TYPE_CHECKING:
@@ -44,6 +46,18 @@ class View:
         """Return what stands beside every result: the data, the checkpoint, and the engine if there is one."""
         data = {"split": args.split, "dataset": dataset, "checkpoint": args.checkpoint}
         return data | ({"engine": self.engine.name} if self.engine else {})
+
+
+def check_is_number(cost: float, name: str) -> None:
+    """Refuse to report what a model costs if that is no number (NaN), or infinite.
+
+    Raises:
+        UserError: it is not finite.
+    """
+    if not math.isfinite(cost):
+        raise UserError(
+            f"{name}: the cost of these data under the model is not a finite number; its training must have diverged"
+        )
 
 
 def view_of(

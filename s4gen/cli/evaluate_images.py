@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from s4gen.cli.arguments import refuse_foreign
 from s4gen.cli.dataset import dataset_of, open_images
-from s4gen.cli.evaluate_common import Outcome, view_of
+from s4gen.cli.evaluate_common import Outcome, check_is_number, view_of
 from s4gen.cli.output import shows_progress
 from s4gen.config.names import IMAGE_PREFIX
 
@@ -31,6 +31,7 @@ def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
     sequences, labels = open_images(checkpoint, dataset, args.split, args.limit)
     view = view_of(args, model, lambda: recurrent_of(checkpoint), sequences.numel())
     found = evaluate_images(view.score, sequences, model.bos, args.batch, args.mode, shows_progress(), labels)
+    check_is_number(found.bits_per_dim, args.checkpoint)
     text = (
         f"{args.checkpoint} on {dataset} {args.split}: {found.bits_per_dim:.4f} ± {found.stderr:.4f} "
         f"bits/dim ({found.n_sequences} images, {view}, {found.seconds:.1f} s)"

@@ -7,7 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from s4gen.cli.dataset import dataset_of, open_text
-from s4gen.cli.evaluate_common import Outcome, view_of
+from s4gen.cli.evaluate_common import Outcome, check_is_number, view_of
 from s4gen.cli.output import shows_progress
 from s4gen.errors import UserError
 
@@ -39,6 +39,7 @@ def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
         found = evaluate_stream(view.score, text, model.bos, args.chunk or CHUNK, args.limit, shows_progress())
     else:
         found = evaluate_windows(view.score, text, model.bos, args.windows, args.batch, args.limit, shows_progress())
+    check_is_number(found.nats, args.checkpoint)
     values = dataclasses.asdict(found) | {"mode": args.mode} | view.about(args, dataset)
     way = "as one stream" if args.windows is None else f"in windows of {found.length}"
     line = (

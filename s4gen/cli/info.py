@@ -11,6 +11,7 @@ from s4gen.cli.media import MEDIA
 from s4gen.cli.output import print_json
 from s4gen.cli.presets import is_preset
 from s4gen.config import DensityConfig, ImageLayout, Layout, load_preset, recipe_to_dict
+from s4gen.errors import UserError
 
 if TYPE_CHECKING:
     from s4gen.models.density import DensityModel
@@ -58,11 +59,19 @@ def preset_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
 
     One without a layout is counted as a model of MNIST's.
     """
-    from s4gen.models.build import build_shapes
+    from s4gen.machine.memory import in_words
+    from s4gen.models.build import MOST_NUMBERS, TooLargeError, build_shapes
 
     model, ssm, layout = load_preset(name_or_path)
     config = DensityConfig(layout or ImageLayout(28, 28, 1), model, ssm)
-    return _model_facts(config, build_shapes(config))
+    try:
+        shapes = build_shapes(config, MOST_NUMBERS)
+    except TooLargeError as error:
+        raise UserError(
+            f"{name_or_path}: a model of more than {error.least:,} parameters, whose weights need more than "
+            f"{in_words(4 * error.least)}; choose smaller sizes"
+        ) from None
+    return _model_facts(config, shapes)
 
 
 def _model_facts(config: DensityConfig, model: DensityModel) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from s4gen.config.density import DensityConfig
 from s4gen.config.layouts import AudioLayout, ImageLayout, Layout, TextLayout
 from s4gen.config.run import DataConfig, OptimConfig, Recipe, TrainConfig
 from s4gen.config.schema import ModelConfig, SSMConfig
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
 
 SECTIONS: dict[str, type] = {
     "model": ModelConfig,
@@ -29,6 +29,8 @@ SECTIONS: dict[str, type] = {
 }
 LAYOUTS: dict[str, type] = {kind.kind: kind for kind in (ImageLayout, TextLayout, AudioLayout)}
 """The layouts by the name in `layout.kind`. A table without that key is of kind image."""
+LARGEST = 2**40
+"""No setting is larger: products of a few of them still fit into 64 bits, or are refused by torch."""
 Numbers = tuple[int, ...]
 Words = tuple[str, ...]
 RENAMED = {"model.mixers": "model.mixers_per_block"}
@@ -79,15 +81,15 @@ def flatten(
         if not isinstance(table, Mapping):
             if section in sections:
                 raise UserError(f"{source}: {section} = {_show(table)}: expected a section [{section}]")
-            raise UserError(f"{source}: unknown key {section}{_suggest(section, list(types))}")
+            raise UserError(f"{source}: unknown key {shortened(section, 100)}{_suggest(section, list(types))}")
         if section not in sections:
             nearest = difflib.get_close_matches(section, sections, n=1)
             hint = f"did you mean [{nearest[0]}]?" if nearest else f"expected {', '.join(f'[{s}]' for s in sections)}"
-            raise UserError(f"{source}: unknown section [{section}]; {hint}")
+            raise UserError(f"{source}: unknown section [{shortened(section, 100)}]; {hint}")
         for key, value in table.items():
             name = RENAMED.get(f"{section}.{key}", f"{section}.{key}")
             if name not in types:
-                raise UserError(f"{source}: unknown key {name}{_suggest(name, list(types))}")
+                raise UserError(f"{source}: unknown key {shortened(name, 100)}{_suggest(name, list(types))}")
             flat[name] = Setting(_checked(name, value, types[name], source), source)
     return flat
 
@@ -144,7 +146,7 @@ def build_layout(flat: Flat, source: str) -> Layout:
 
 
 def _layout_type(kind: Any, source: str) -> type:
-    if kind not in LAYOUTS:
+    if not isinstance(kind, str) or kind not in LAYOUTS:  # what is no string may not even be hashable
         names = " or ".join(f'"{name}"' for name in LAYOUTS)
         raise UserError(f"{source}: layout.kind = {_show(kind)}: expected {names}")
     return LAYOUTS[kind]
@@ -172,11 +174,15 @@ def _checked(name: str, value: Any, wanted: type, source: str) -> Any:
     """Return the value if it has the type that is wanted; an int will do for a float, and a list for a tuple."""
     # `type` and not isinstance: a bool is an int to Python, but `true` is no number here.
     if type(value) is wanted:
+        if type(value) is int and not -LARGEST <= value <= LARGEST:
+            raise UserError(f"{source}: {name} = {_show(value)}: expected at most {LARGEST}")
         return value
     if wanted is float and type(value) is int and abs(value) < 2**53:  # beyond that a float would round it
         return float(value)
     items: type | None = ITEMS.get(wanted)
     if items and isinstance(value, list | tuple) and all(type(item) is items for item in value):
+        if items is int and any(abs(item) > LARGEST for item in value):
+            raise UserError(f"{source}: {name} = {_show(value)}: expected numbers of at most {LARGEST}")
         return tuple(value)
     noun = NOUNS[wanted]
     raise UserError(f"{source}: {name} = {_show(value)}: got {_noun(value)}, expected {noun}")
@@ -201,6 +207,7 @@ def _noun(value: Any) -> str:
 def _suggest(name: str, names: Sequence[str]) -> str:
     """Return the end of a message about an unknown key: the nearest valid key, or all keys of its section."""
     section, _, key = name.rpartition(".")
+    name = shortened(name, 100)  # to look for what resembles it takes a time that grows with its length
     same_key = [other for other in names if other.rpartition(".")[2] == key]
     siblings = [other for other in names if section and other.startswith(f"{section}.")]
     nearest = same_key or difflib.get_close_matches(name, siblings, n=1) or difflib.get_close_matches(name, names, n=1)

@@ -19,6 +19,8 @@ from s4gen.models.lssl_dss import DSS
 from s4gen.models.pixels import PixelModel
 from s4gen.models.tokens import TokenModel
 
+MOST_NUMBERS = 2**48
+"""More than the weights of any model that a machine could hold, and few enough that no count of them overflows."""
 M = TypeVar("M", bound=nn.Module)
 
 

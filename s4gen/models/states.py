@@ -125,8 +125,10 @@ def named(state: Any) -> dict[str, Tensor]:
     return {f"state.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(leaves(state))}
 
 
-def from_named(template: S, values: Mapping[str, Tensor], rows: int) -> S:
+def from_named(template: S, values: Mapping[str, Tensor], rows: int, any_precision: bool = False) -> S:
     """Invert `named`: put a state of `rows` rows together, in the structure of the initial state `template`.
+
+    With `any_precision`, numbers may be in another than those of the template, as autocast leaves them.
 
     Raises:
         ValueError: the values are not those of such a state.
@@ -137,7 +139,9 @@ def from_named(template: S, values: Mapping[str, Tensor], rows: int) -> S:
         like = torch.as_tensor(expected)
         # An axis of size 0 in the template is that of a cache, which starts empty and may have any size by now.
         shape = (rows, *like.shape[1:]) if like.ndim else ()
-        fits = found is not None and found.dtype == like.dtype and found.ndim == like.ndim
+        fits = found is not None and found.ndim == like.ndim
+        if found is not None and found.dtype != like.dtype:
+            fits = fits and any_precision and found.dtype.is_floating_point and like.dtype.is_floating_point
         if found is None or not fits or any(want not in (0, got) for want, got in zip(shape, found.shape, strict=True)):
             raise ValueError(f"part {i} of the state is not that of {rows} rows")
         return found if isinstance(expected, Tensor) else int(found)

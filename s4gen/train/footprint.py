@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import DensityConfig, OptimConfig, Recipe
-from s4gen.machine.memory import check_room
-from s4gen.models.build import build_model, build_shapes
+from s4gen.errors import UserError
+from s4gen.machine.memory import available_bytes, check_room
+from s4gen.models.build import MOST_NUMBERS, TooLargeError, build_model, build_shapes
 from s4gen.models.density import DensityModel
 from s4gen.train.optim import build_optimizers
 from s4gen.train.ranks import Ranks
@@ -29,6 +30,8 @@ It loses as much when blocks are computed again. Measured with glibc on 14 model
 1.1 times the peak of the process.
 """
 
+LEAST_KEPT = 16
+"""Bytes that stay for each parameter, at least: the weight, its gradient, its mean and a moment, in float32."""
 FEW = 1 << 16
 """Bytes of everything small in a checkpoint: text files, the picture of the learning curve, the random state."""
 
@@ -55,11 +58,12 @@ def check_memory(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks 
         UserError: the run does not fit; the message says how much it needs, how much there is, and what to change.
     """
     config = DensityConfig(task.layout, recipe.model, recipe.ssm)
-    shapes = build_shapes(config)
-    count = sum(parameter.numel() for parameter in shapes.parameters())
     ranks = ranks or Ranks(device=device)
     sharing = ranks.local_world if device.type == "cpu" else 1
-    kept = kept_bytes(shapes, recipe.optim) // (ranks.world if recipe.train.shard else 1)
+    shards = ranks.world if recipe.train.shard else 1
+    shapes = _shapes_that_may_fit(config, device, sharing / shards)
+    count = sum(parameter.numel() for parameter in shapes.parameters())
+    kept = kept_bytes(shapes, recipe.optim) // shards
     # First by shapes alone: the measurement below builds the model, for which there may be no room.
     check_room(sharing * kept, device, f"training {count:,} parameters", "choose a smaller model")
     train = recipe.train
@@ -72,6 +76,22 @@ def check_memory(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks 
     needed = sharing * (kept + footprint(recipe, task, device, ranks.world).passing)
     by = f" by each of {sharing} ranks" if sharing > 1 else ""
     check_room(needed, device, f"a training step of {rows:,} rows at a time{by}", remedy)
+
+
+def _shapes_that_may_fit(config: DensityConfig, device: torch.device, copies: float) -> DensityModel:
+    """Build a model as shapes alone, but no further than a training of so many copies could fit into the memory.
+
+    Raises:
+        UserError: it has more parameters than that.
+    """
+    there = available_bytes(device)
+    most = MOST_NUMBERS if there is None else int(there / (LEAST_KEPT * copies)) + 1
+    try:
+        return build_shapes(config, most)
+    except TooLargeError as error:
+        needed = int(error.least * LEAST_KEPT * copies)
+        check_room(needed, device, f"training more than {error.least:,} parameters", "choose a smaller model")
+        raise UserError(f"the model has more than {most:,} parameters: choose a smaller one") from None
 
 
 def part_rows(recipe: Recipe, task: Task, world: int = 1) -> int:

@@ -112,7 +112,7 @@ def carried_states(model: DensityModel, recipe: Recipe, tensors: Mapping[str, Te
     try:
         if len(found) != sum(1 for _ in leaves(template)):
             raise ValueError("parts of the carried state are missing or superfluous")
-        states = from_named(template, found, recipe.train.batch_size // parts)
+        states = from_named(template, found, recipe.train.batch_size // parts, any_precision=True)
         for state in states:
             check_state(model, state)
     except ValueError as error:
