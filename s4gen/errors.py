@@ -15,6 +15,11 @@ def shortened(text: str, most: int = 300) -> str:
     return f"{text[:head]}...{text[len(text) - (most - 3 - head) :]}"
 
 
+def printable(text: str) -> str:
+    """Return a text of a stranger, such as the name of a file, with escapes for what would command the terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 class UserError(Exception):
     """Something that the user can fix: a wrong path, key or value, a full disk.
 

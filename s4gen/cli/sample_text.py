@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from s4gen.cli.filters import filters_of
 from s4gen.cli.output import shows_progress
 from s4gen.data.text.reading import WIDE_MARKS
-from s4gen.errors import UserError, shortened
+from s4gen.errors import UserError, printable, shortened
 from s4gen.files.parsing import json_value, reason
 from s4gen.files.reading import LARGE, read_bounded
 from s4gen.machine.device import best_device
@@ -166,7 +166,8 @@ def _say_what_is_unknown(tokenizer: Tokenizer, prompts: list[str]) -> None:
     read = [tokenizer.decode(tokenizer.encode(prompt)).split() for prompt in prompts]
     words = {word for prompt, known in zip(prompts, read, strict=True) for word in set(prompt.split()) - set(known)}
     if words:
-        print(f"s4gen: not in the vocabulary, so read as {UNKNOWN}: {' '.join(sorted(words))}", file=sys.stderr)
+        named = shortened(printable(" ".join(sorted(words))))
+        print(f"s4gen: not in the vocabulary, so read as {UNKNOWN}: {named}", file=sys.stderr)
 
 
 def _save(out: Path, recurrent: RecurrentModel, tokenizer: Tokenizer, texts: list[Text], seed: int) -> None:

@@ -181,15 +181,15 @@ TEXTS = (
     ),
     Kind(
         "prompts",
-        ("text", "prompts.txt"),
+        ("text", "words", "prompts.txt"),
         {"prompts.txt": "lines"},
-        (("sample", "text", "--prompts", "prompts.txt", *DRAW_TEXT),),
+        tuple(("sample", model, "--prompts", "prompts.txt", *DRAW_TEXT) for model in ("text", "words")),
     ),
     Kind(
         "prompts, records",
-        ("text", "prompts.jsonl"),
+        ("text", "words", "prompts.jsonl"),
         {"prompts.jsonl": "json lines"},
-        (("sample", "text", "--prompts", "prompts.jsonl", *DRAW_TEXT),),
+        tuple(("sample", model, "--prompts", "prompts.jsonl", *DRAW_TEXT) for model in ("text", "words")),
     ),
 )
 CACHES = (
