@@ -33,7 +33,7 @@ class UserError(Exception):
         A message may quote a file of a stranger. Characters that would command the terminal are written as escapes.
         """
         line = " ".join(message.split())
-        super().__init__(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", shortened(line, 2000)))
+        super().__init__(printable(shortened(line, 2000)))
 
 
 class WriteError(UserError):

@@ -11,7 +11,7 @@ from typing import Any
 
 VERDICTS = ("refused", "accepted", "crashed", "hung", "nonsense")
 GOOD = VERDICTS[:2]
-LONGEST_LINE = 1000
+LONGEST_LINE = 2100
 """Characters of a message; a longer one quotes a file instead of speaking about it."""
 PASSING = ("seconds", "checkpoint", "dataset", "file", "out", "name", "engine", "tokens_per_second")
 """Keys of results that are not the same in two runs of one command."""

@@ -118,9 +118,8 @@ def _outside(sound: Mapping[str, Parts]) -> list[str]:
     outside = [name for name, p in sound.items() if len(p) == 1 or not split_of(p[0])]
     if not outside:
         return []
-    return [
-        f"left aside {len(outside)} recordings that are in none of the folders of splits, such as {printable(outside[0])}"
-    ]
+    example = printable(outside[0])
+    return [f"left aside {len(outside)} recordings that are in none of the folders of splits, such as {example}"]
 
 
 def listed(
