@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -143,7 +144,7 @@ def read_prompts(paths: Sequence[str], format: AudioFormat) -> list[Tensor]:
 
     prompts = []
     for path in paths:
-        if not Path(path).is_file():
+        if not os.path.exists(path):
             raise UserError(f"--prompt {path}: there is no such file; expected {WANTED}")
         codes, notes = read_prompt(path, format)
         prompts.append(torch.from_numpy(codes).to(torch.int64))

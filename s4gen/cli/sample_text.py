@@ -18,7 +18,7 @@ from s4gen.cli.output import check_file, shows_progress
 from s4gen.cli.shards import digest_of, merged_name, model_digest, sampling_options, write_part
 from s4gen.config.names import WRITTEN_TEXTS
 from s4gen.data.text.reading import WIDE_MARKS
-from s4gen.errors import UserError, shortened
+from s4gen.errors import UserError, printable, shortened
 from s4gen.files.parsing import json_value, reason
 from s4gen.files.reading import LARGE, read_bounded
 from s4gen.machine.device import best_device
@@ -172,7 +172,8 @@ def _say_what_is_unknown(tokenizer: Tokenizer, prompts: list[str]) -> None:
     read = [tokenizer.decode(tokenizer.encode(prompt)).split() for prompt in prompts]
     words = {word for prompt, known in zip(prompts, read, strict=True) for word in set(prompt.split()) - set(known)}
     if words:
-        print(f"s4gen: not in the vocabulary, so read as {UNKNOWN}: {' '.join(sorted(words))}", file=sys.stderr)
+        named = shortened(printable(" ".join(sorted(words))))
+        print(f"s4gen: not in the vocabulary, so read as {UNKNOWN}: {named}", file=sys.stderr)
 
 
 def record(
