@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from fault_cases import leftovers, weights
 from fault_table import Note
+from processes import running
 
 from s4gen.train.metrics import read_metrics
 
@@ -62,9 +63,8 @@ class Runs:
 def runs() -> Iterator[Runs]:
     here = Path(__file__).parent
     command = [sys.executable, here / "forked_runs.py"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with running(command, stdin=subprocess.PIPE, stderr=None) as server:
         yield Runs(server)
-        server.kill()
 
 
 def until(ready: Any, seconds: float = 120) -> None:

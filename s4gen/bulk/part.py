@@ -29,6 +29,7 @@ from s4gen.config.names import WRITTEN_IMAGES, WRITTEN_SOUND, WRITTEN_TEXTS
 from s4gen.errors import UserError
 from s4gen.files.atomic import destination, discard, write_error, write_file_atomic
 from s4gen.files.folders import locked
+from s4gen.files.parsing import json_value
 from s4gen.files.unfinished import is_leftover, remove_all_leftovers
 
 FORMAT = "s4gen-part"
@@ -316,10 +317,10 @@ def _read_json(file: Path, folder: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST:
             raise UserError(f"{file} is larger than any part's; it is another program's file")
-        value = json.loads(file.read_bytes())
+        value = json_value(file.read_bytes(), LARGEST)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{file} is damaged ({str(error)[:200]}); run the command of this part again") from None
     if not isinstance(value, dict):
         raise UserError(f"{file} is damaged: expected a JSON object")

@@ -242,7 +242,7 @@ def _records_in(rows: range, block: Arrays) -> list[tuple[dict[str, Any], str]]:
         UserError: it holds something else.
     """
     try:
-        pairs = [json.loads(line) for line in bytes(block["records"]).split(b"\n")[:-1]]
+        pairs = [json_value(line, LARGE) for line in bytes(block["records"]).split(b"\n")[:-1]]
         fits = len(pairs) == len(rows) and all(
             type(about["number"]) is int and isinstance(text, str) for about, text in pairs
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from s4gen.data.table_images import import_datasets
 from s4gen.data.text.reading import BYTE_ORDER_MARK, is_jsonl, open_unpacked, unreadable
 from s4gen.data.tree import names_below, natural, readable, without_common_folder
 from s4gen.errors import UserError
+from s4gen.files.parsing import json_value, reason
+from s4gen.files.reading import LARGE
 from s4gen.showing.progress import progress_bar
 
 UNLABELLED = ("unsup", "unlabelled", "unlabeled", "unsupervised")
@@ -170,9 +171,11 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 if not line.strip():
                     continue
                 try:
-                    record = json.loads(line.removeprefix(BYTE_ORDER_MARK))
-                except (ValueError, RecursionError) as error:
-                    raise UserError(f"{file}, line {number}: no JSON ({error}); correct or remove it") from error
+                    record = json_value(line.removeprefix(BYTE_ORDER_MARK), LARGE)
+                except ValueError as error:
+                    raise UserError(
+                        f"{file}, line {number}: no JSON ({reason(error)}); correct or remove it"
+                    ) from error
                 if not isinstance(record, dict):
                     raise UserError(f"{file}, line {number}: no JSON object; correct or remove it")
                 yield f"{file}, line {number}", record
