@@ -13,11 +13,12 @@ from s4gen.bulk.dealing import WHOLE, Batches, Piece, Shard, pieces
 from s4gen.config import ModelConfig, TextLayout
 from s4gen.data.text import StreamDecoder, Tokenizer
 from s4gen.errors import UserError
+from s4gen.evaluate.scorers import fed
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.generation import Generation
-from s4gen.sampling.prompts import checked_prompts, read_prompts
+from s4gen.sampling.prompts import CHUNK, checked_prompts, read_prompts
 
 
 @dataclass
@@ -226,8 +227,10 @@ def log_probabilities(recurrent: RecurrentModel, text: Text) -> list[float]:
     whole = torch.cat([text.prompt, torch.tensor(text.tokens, dtype=torch.int64)])[None].to(recurrent.device)
     layout, known = recurrent.config.layout, len(text.prompt)
     # A model with bare prompts was given no bos in front of its prompt, so it is scored without one, too.
-    if known and isinstance(layout, TextLayout) and layout.bare_prompts:
-        nats = recurrent.source.score(whole[:, :-1], whole[:, 1:])[0][0, known - 1 :]
-    else:
-        nats = recurrent.source.nats(whole)[0, known:]
-    return [-value for value in nats.tolist()]
+    bare = bool(known) and isinstance(layout, TextLayout) and layout.bare_prompts
+    before, after = (whole[:, :-1], whole[:, 1:]) if bare else (fed(whole, recurrent.bos), whole)
+    nats, state = [], None
+    for tokens, target in zip(before.split(CHUNK, 1), after.split(CHUNK, 1), strict=True):
+        found, state = recurrent.source.score(tokens, target, state)
+        nats += found[0].tolist()
+    return [-value for value in nats[len(nats) - len(text.tokens) :]]
