@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from s4gen.bulk.dealing import Batches, Piece
+from s4gen.cli.bounds import check_scored
 from s4gen.cli.dataset import dataset_of, open_clips
 from s4gen.cli.evaluate_common import Outcome, Scoring, Shown, about, check_is_number, view_in_words, view_of
 from s4gen.cli.rates import at_rate, rate_of
@@ -43,7 +44,9 @@ def scoring(args: argparse.Namespace, checkpoint: Checkpoint) -> Scoring:
     audio = audio.subset(np.arange(min(len(audio), args.limit or len(audio))))
     # The constants that a converted checkpoint stores are those of its own rate.
     converted = (lambda: recurrent_of(checkpoint)) if factor == 1 else (lambda: convert(model))
-    view = view_of(args, model, converted, int(audio.lengths.sum()), min(args.batch, len(audio)), in_pieces=True)
+    rows, longest = min(args.batch, len(audio)), int(audio.lengths.max(initial=1))
+    check_scored(model.config, rows, piece_of(rows, longest), f"choose a smaller --batch (now {args.batch:,})")
+    view = view_of(args, model, converted, int(audio.lengths.sum()), rows, in_pieces=True)
     windows, order = in_order_of_length(audio, None)
 
     def score(piece: Piece) -> Arrays:

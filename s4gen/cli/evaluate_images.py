@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from s4gen.bulk.dealing import Batches, Piece
 from s4gen.cli.arguments import refuse_foreign
+from s4gen.cli.bounds import check_scored
 from s4gen.cli.dataset import dataset_of, open_images
 from s4gen.cli.evaluate_common import Outcome, Scoring, Shown, about, check_is_number, view_in_words, view_of
 from s4gen.cli.shards import digest_of_array
@@ -34,7 +35,9 @@ def scoring(args: argparse.Namespace, checkpoint: Checkpoint) -> Scoring:
     sequences, labels = open_images(checkpoint, dataset, args.split, args.limit)
     if not len(sequences):
         raise UserError("there are no sequences to evaluate")
-    view = view_of(args, model, lambda: recurrent_of(checkpoint), sequences.numel(), min(args.batch, len(sequences)))
+    rows = min(args.batch, len(sequences))
+    check_scored(model.config, rows, sequences.shape[1], f"choose a smaller --batch (now {args.batch:,})")
+    view = view_of(args, model, lambda: recurrent_of(checkpoint), sequences.numel(), rows)
 
     def score(piece: Piece) -> Arrays:
         rows = slice(piece.computed.start, piece.computed.stop)

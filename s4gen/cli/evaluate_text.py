@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from s4gen.bulk.dealing import Piece, own_rows
+from s4gen.cli.bounds import check_scored
 from s4gen.cli.dataset import dataset_of, open_text
 from s4gen.cli.evaluate_common import Outcome, Scoring, Shown, about, check_is_number, view_in_words, view_of
 from s4gen.cli.shards import digest_of_array
@@ -40,6 +41,8 @@ def scoring(args: argparse.Namespace, checkpoint: Checkpoint) -> Scoring:
     # A length beyond the text is that of the text, so that nothing is as large as a number that somebody wrote.
     windows = Windows(tokens, model.bos, min(length, len(tokens)), 1 if is_stream else args.batch, is_stream)
     rows = min(windows.rows, windows.batches.n)
+    remedy = f"choose a smaller {'--chunk' if is_stream else '--windows or --batch'}"
+    check_scored(model.config, rows, windows.length, remedy)
     view = view_of(args, model, lambda: recurrent_of(checkpoint), len(tokens), rows)
     if view.engine is None:  # chunks and windows are all of one length, the last one apart: they have one kernel
         keep_kernels(model)

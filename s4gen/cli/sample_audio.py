@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.bulk.part import Run
+from s4gen.cli.bounds import BOOKKEEPING, check_kept, check_written
 from s4gen.cli.classes import chosen_classes
 from s4gen.cli.filters import filters_of
 from s4gen.cli.rates import at_rate, rate_of
@@ -104,6 +105,8 @@ def request_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes
         recurrent = convert(at_rate(checkpoint, args.rate))
         print(f"s4gen: {what_a_rate_means(checkpoint, args.rate, format.rate)}", file=sys.stderr)
     samples = round((args.seconds or SECONDS) * format.rate)
+    if args.out != STREAM:
+        _check_bounds(args, n, samples, format)
     if not samples:
         raise UserError(f"--seconds {args.seconds:g} holds none of {format.rate:,} samples per second; ask for more")
     prompts = read_prompts(args.prompt or (), format)
@@ -115,6 +118,21 @@ def request_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes
     return ClipRequest(
         recurrent, engine, format, layout.classes, prompts, begins, samples, args.seed, args.batch, ending
     )
+
+
+def _check_bounds(args: argparse.Namespace, n: int, samples: int, format: AudioFormat) -> None:
+    """Refuse more and longer clips than there is room for.
+
+    Raises:
+        UserError: there is no room, in memory or on the disk.
+    """
+    # The codes of all clips are kept, and their sound for the picture and the classifier.
+    size = (1 if format.bits <= 8 else 4) + 4
+    drawn = 2 * n if args.select else n
+    check_kept(drawn, BOOKKEEPING + (size * samples if args.shard is None else 0), f"clips of {samples:,} samples")
+    check_kept(min(drawn, args.batch), 16 * samples, "clips side by side", "choose a smaller --seconds or --batch")
+    if args.shard is None:
+        check_written(args.out, n, 2 * samples, "clips")
 
 
 def ending_of(checkpoint: Checkpoint, rate: int) -> int:

@@ -216,7 +216,11 @@ def draw_all(request: ClipRequest, batches: Sequence[range], paths: Sequence[Pat
     """
     import torch
 
-    from s4gen.data.audio.write import open_writers
+    from s4gen.data.audio.write import may_be_open, open_writers, write_audio
+
+    def write_rest(parts: list[list[Tensor]], places: Sequence[Path], written: int) -> None:
+        for path, part in zip(places[written:], parts[written:] if places else (), strict=True):
+            write_audio(path, request.sound(torch.cat(part)), request.format.rate)
 
     small = torch.uint8 if request.format.bits <= 8 else torch.int32
     clips: list[Tensor] = []
@@ -225,19 +229,27 @@ def draw_all(request: ClipRequest, batches: Sequence[range], paths: Sequence[Pat
         for members, chunks in request.draw(batches):
             parts = [[request.prompt(i).to(small)] for i in members]
             endings = request.endings(len(members))
-            with open_writers(paths[members.start : members.stop], request.format.rate) as writers:
-                for writer, i in zip(writers, members, strict=False):
-                    writer.append(request.sound(request.prompt(i)))
-                for chunk in chunks:
-                    counts = endings.counts(chunk)
-                    for part, codes, count in zip(parts, chunk.to(small), counts, strict=True):
-                        part.append(codes[:count])
-                    for writer, codes, count in zip(writers, chunk, counts, strict=False):
-                        writer.append(request.sound(codes[:count]))
-                    drawn += chunk.numel()
-                    bar.update(chunk.numel())
-                    if endings.all_over:
-                        break
+            places = paths[members.start : members.stop]
+            # Those that cannot grow, because so many files may not be open at a time, are written at the end.
+            grow = may_be_open(len(places))
+            try:
+                with open_writers(places[:grow], request.format.rate) as writers:
+                    for writer, i in zip(writers, members, strict=False):
+                        writer.append(request.sound(request.prompt(i)))
+                    for chunk in chunks:
+                        counts = endings.counts(chunk)
+                        for part, codes, count in zip(parts, chunk.to(small), counts, strict=True):
+                            part.append(codes[:count])
+                        for writer, codes, count in zip(writers, chunk, counts, strict=False):
+                            writer.append(request.sound(codes[:count]))
+                        drawn += chunk.numel()
+                        bar.update(chunk.numel())
+                        if endings.all_over:
+                            break
+            except KeyboardInterrupt:
+                write_rest(parts, places, grow)
+                raise
+            write_rest(parts, places, grow)
             clips += [torch.cat(part) for part in parts]
     return clips, drawn
 

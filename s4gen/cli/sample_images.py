@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s4gen.bulk.part import Run
+from s4gen.cli.bounds import BOOKKEEPING, check_kept, check_written
 from s4gen.cli.classes import chosen_classes, labels_in_turn
 from s4gen.cli.dataset import dataset_of, open_images
 from s4gen.cli.filters import filters_of
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     chosen = chosen_classes(args.classes, layout.classes, args.checkpoint)
     prompt, labels = (None, None) if args.prompt is None else read_prompt(args, checkpoint, layout)
     n = (args.count or max(DEFAULT_COUNT, len(chosen))) if prompt is None else len(prompt)
+    _check_bounds(args, layout, n)
     if chosen and (labels is None or args.classes):
         labels = labels_in_turn(chosen, n)
     drawn = layout.length - (0 if prompt is None else prompt.shape[1])
@@ -100,6 +102,21 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         f"{1000 * seconds / steps:.3f} ms/step ({engine.name})"
     )
     return 0
+
+
+def _check_bounds(args: argparse.Namespace, layout: ImageLayout, n: int) -> None:
+    """Refuse more images than there is room for.
+
+    Raises:
+        UserError: there is no room, in memory or on the disk.
+    """
+    # A grid is held as bytes, and in its enlarged form, several times; with --nearest, as tokens of eight bytes.
+    whole = (16 if args.out.suffix else 0) + (9 * (1 + args.nearest) if args.nearest else 0)
+    given = 8 if args.prompt else 0
+    check_kept(n, BOOKKEEPING + (whole + given) * layout.length, "images")
+    check_kept(min(n, args.batch), 16 * layout.length, "images side by side", "choose a smaller --batch")
+    if args.shard is None and not args.out.suffix:
+        check_written(args.out, n, 0, "images")
 
 
 def save(out: Path, layout: ImageLayout, n: int, parts: Iterable[tuple[range, Tensor]], labels: Tensor | None) -> None:
@@ -226,6 +243,7 @@ def read_prompt(args: argparse.Namespace, checkpoint: Checkpoint, layout: ImageL
     else:
         images = to_sequence(np.stack([read_image(path, layout) for path in args.prompt]))
         labels, n = None, args.count or len(images)
+    check_kept(n, 8 * layout.length, "images")
     turns = -(-n // len(images))
     kept = images.repeat(turns, 1)[:n, : rows * layout.width * layout.channels]
     return kept, None if labels is None else labels.repeat(turns)[:n]

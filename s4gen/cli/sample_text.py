@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s4gen.bulk.part import Arrays, Part, Run
+from s4gen.cli.bounds import BOOKKEEPING, check_kept
 from s4gen.cli.filters import filters_of
 from s4gen.cli.output import check_file, shows_progress
 from s4gen.cli.shards import digest_of, merged_name, model_digest, sampling_options, write_part
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 200
 UNKNOWN = "<unk>"
+BYTES_OF_A_TOKEN = 40
+"""Bytes that Python takes for a token in a list, and for the text that it stands for."""
+BYTES_OF_A_PROMPT = 24
+"""Bytes that a character of a prompt takes while prompts are made one array, at most one token for each byte."""
 
 
 def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
@@ -45,14 +50,15 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     given = [as_utf8(prompt) for prompt in args.prompt or ()] or (
         [""] if args.prompts is None else read_prompts(args.prompts)
     )
-    prompts = [given[i % len(given)] for i in range(args.count or len(given))]
+    n, max_tokens = args.count or len(given), args.max_tokens or MAX_TOKENS
+    check_texts(n, max_tokens, given, args.batch, kept=args.shard is None)
+    prompts = [given[i % len(given)] for i in range(n)]
     tokenizer = checkpoint.tokenizer()
     _say_what_is_unknown(tokenizer, given)
     recurrent = recurrent_of(checkpoint).to(best_device())
     filters = filters_of(args)
     if filters.eager_only and args.engine != "eager":
         print("s4gen: with a repetition penalty, going on with the eager engine", file=sys.stderr)
-    max_tokens = args.max_tokens or MAX_TOKENS
     stop = [unescaped(string) for string in args.stop or ()]
     engine = make_engine(args.engine, recurrent, filters, len(prompts) * max_tokens)
     request = TextRequest(recurrent, engine, tokenizer, prompts, args.seed, max_tokens, stop, args.batch)
@@ -82,6 +88,20 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         print(f"{len(texts)} texts in {args.out}")
     print(f"s4gen: {drawn} tokens in {seconds:.2f} s: {drawn / seconds:,.0f} tokens/s", file=sys.stderr)
     return 0
+
+
+def check_texts(n: int, max_tokens: int, prompts: Sequence[str], batch: int, kept: bool) -> None:
+    """Refuse more and longer texts than there is room for; `kept`: all of them are held until the last one has ended.
+
+    Raises:
+        UserError: there is no room.
+    """
+    check_kept(n, BOOKKEEPING + (BYTES_OF_A_TOKEN * max_tokens if kept else 0), f"texts of {max_tokens:,} tokens")
+    rows = min(n, batch)
+    check_kept(rows, BYTES_OF_A_TOKEN * max_tokens, "texts side by side", "choose a smaller --max-tokens or --batch")
+    longest = max(map(len, prompts), default=0)
+    remedy = "choose shorter prompts or a smaller --batch"
+    check_kept(max(4, rows), BYTES_OF_A_PROMPT * longest, f"prompts of {longest:,} characters", remedy)
 
 
 class _Terminal:

@@ -33,9 +33,9 @@ def keep_freed_memory() -> None:
 class FreedMemory:
     """Bounds what `keep_freed_memory` keeps while shapes change from step to step, as with clips of many lengths.
 
-    Holes that are too small for the next tensor add up: without a bound, a training on clips of 1 to 8 s kept 9.5 GB
-    where a step needs 2. What is kept right after a step that began with nothing kept is what one step needs; when
-    twice the most of that is kept, all of it goes back to the kernel once, which costs a part of one step.
+    Holes that are too small for the next tensor add up to many times what a step needs. What is kept right after a step
+    that began with nothing kept is what one step needs; when half as much again is kept, all of it goes back to the
+    kernel once, which costs a part of one step.
     """
 
     def __init__(self) -> None:
@@ -51,9 +51,14 @@ class FreedMemory:
         if self._fresh or not self._need:
             self._need = max(self._need, kept)
             self._fresh = False
-        elif kept > 2 * self._need + SLACK:
-            ctypes.CDLL(None).malloc_trim(0)
+        elif kept > 1.5 * self._need + SLACK:
+            _give_back()
             self._fresh = True
+
+
+def _give_back() -> None:
+    """Return all freed memory to the kernel, page by page, wherever in the heap it is."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 SLACK = 256 * 2**20
@@ -63,21 +68,8 @@ SLACK = 256 * 2**20
 class _Mallinfo(ctypes.Structure):
     """What glibc's mallinfo2 returns (malloc.h)."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in [
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        ]
-    )
+    _fields_ = tuple((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks"))
+    _fields_ += tuple((name, ctypes.c_size_t) for name in ("fsmblks", "uordblks", "fordblks", "keepcost"))
 
 
 def _freed_bytes() -> Callable[[], int] | None:

@@ -13,6 +13,7 @@ from s4gen.bulk.dealing import WHOLE, Batches, Piece, Shard, pieces
 from s4gen.config import ModelConfig, TextLayout
 from s4gen.data.text import StreamDecoder, Tokenizer
 from s4gen.errors import UserError
+from s4gen.evaluate.scorers import fed
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
@@ -224,15 +225,12 @@ def _written(
 def log_probabilities(recurrent: RecurrentModel, text: Text) -> list[float]:
     """Return log p, in nats, of every drawn token under the model itself, without temperature, filters or penalty."""
     whole = torch.cat([text.prompt, torch.tensor(text.tokens, dtype=torch.int64)])[None].to(recurrent.device)
-    source, layout, known = recurrent.source, recurrent.config.layout, len(text.prompt)
+    layout, known = recurrent.config.layout, len(text.prompt)
     # A model with bare prompts was given no bos in front of its prompt, so it is scored without one, too.
     bare = bool(known) and isinstance(layout, TextLayout) and layout.bare_prompts
-    fed = whole[:, :-1] if bare else torch.cat([whole.new_full((1, 1), source.bos), whole[:, :-1]], dim=1)
-    target = whole[:, 1:] if bare else whole
-    found, state = [], None
-    # The logits of a long prompt, all at once, would take a thousand times the room of its tokens.
-    for begin in range(0, target.shape[1], CHUNK):
-        part = slice(begin, begin + CHUNK)
-        nats, state = source.score(fed[:, part], target[:, part], state)
-        found.append(nats)
-    return [-value for value in torch.cat(found, dim=1)[0, known - bare :].tolist()]
+    before, after = (whole[:, :-1], whole[:, 1:]) if bare else (fed(whole, recurrent.bos), whole)
+    nats, state = [], None
+    for tokens, target in zip(before.split(CHUNK, 1), after.split(CHUNK, 1), strict=True):
+        found, state = recurrent.source.score(tokens, target, state)
+        nats += found[0].tolist()
+    return [-value for value in nats[len(nats) - len(text.tokens) :]]
