@@ -19,6 +19,7 @@ import soundfile
 from sounds import put, tone
 
 from s4gen.cli.sample_text import read_prompts
+from s4gen.data import gzipped
 from s4gen.data import open_split as open_images
 from s4gen.data.audio import AudioFormat, clips
 from s4gen.data.audio import open_split as open_audio
@@ -221,7 +222,7 @@ def test_what_is_no_regular_file_is_refused_at_once(odd: Path) -> None:
 def test_a_line_without_end_is_read_no_further_than_allowed(
     name: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_reading, "BOMB_SIZE", 10**7)
+    monkeypatch.setattr(gzipped, "BOMB_SIZE", 10**7)
     with gzip.open(tmp_path / name, "wb") as file:
         file.write(b'{"text": "')
         for _ in range(100):
@@ -232,6 +233,19 @@ def test_a_line_without_end_is_read_no_further_than_allowed(
             open_split(str(tmp_path / name), "train", prepare_tokenizer(str(tmp_path / name), "bytes"), progress=False)
 
     assert grown(read) < 100
+
+
+@pytest.mark.timeout(20)
+def test_a_gzipped_file_without_end_is_refused_at_once(tmp_path: Path) -> None:
+    """Zeros behind the end are allowed, but Python's reader looks at each of them: a terabyte would take weeks."""
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"some text\n") + bytes(1000))
+    assert text_reading.unpacked_size(path) == 10
+    os.truncate(path, 1 << 40)
+    with pytest.raises(UserError, match="it ends in zeros"):
+        text_reading.unpacked_size(path)
+    with pytest.raises(UserError, match="it ends in zeros"):
+        read_idx(path, (10,))
 
 
 def test_a_record_of_any_length_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
