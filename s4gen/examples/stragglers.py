@@ -1,9 +1,9 @@
 """How many parts should a run have? Simulate workers of unequal speed that sometimes die.
 
 Bulk work (docs/scale.md) is cut into parts. Whoever is free takes the next one. A part whose worker dies is taken
-again, and goes on behind its last finished block. With few parts, everybody waits for the slowest worker at the end; with
-many, each pays again for starting a process and loading the model. This program draws runs at random and prints how
-much longer they take than if the work could be dealt out in any pieces.
+again, and goes on behind its last finished block. With few parts, everybody waits for the slowest worker at the end;
+with many, each pays again for starting a process and loading the model. This program draws runs at random and prints
+how much longer they take than if the work could be dealt out in any pieces.
 
     python -m s4gen.examples.stragglers --workers 100 --hours 2 --start 10 --spread 0.3 --deaths 0.05
 """

@@ -69,6 +69,9 @@ def check_memory(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks 
     if not train.checkpoint_activations:
         remedy += " or train.checkpoint_activations = true"
     rows = part_rows(recipe, task, ranks.world)
+    # Then by the least that any model keeps, because what is measured below are whole sequences.
+    least = least_bytes(config, rows, task.example(1).tokens.shape[1])
+    check_room(sharing * (kept + least), device, f"a training step of {rows:,} rows at a time", remedy)
     needed = sharing * (kept + footprint(recipe, task, device, ranks.world).passing)
     by = f" by each of {sharing} ranks" if sharing > 1 else ""
     check_room(needed, device, f"a training step of {rows:,} rows at a time{by}", remedy)
@@ -96,6 +99,14 @@ def footprint(recipe: Recipe, task: Task, device: torch.device, world: int = 1) 
         step += LIBRARIES + round(HOLES * whole)
         saving += 3 * parameters  # weights and two moments, gathered for the file
     return Footprint(kept_bytes(model, recipe.optim), max(step, saving))
+
+
+def least_bytes(config: DensityConfig, rows: int, length: int) -> int:
+    """Return bytes that a step keeps for its gradient in any case: the input of each block, in 32 bits.
+
+    The step is one of `rows` sequences of `length` tokens; levels below the first of a multi-scale stack are left out.
+    """
+    return 4 * (rows * length // config.tokens_per_input) * config.model.d_model * config.model.n_layers
 
 
 def kept_bytes(model: DensityModel, config: OptimConfig) -> int:
