@@ -45,27 +45,27 @@ def room(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 REFUSED: list[tuple[list[str], str]] = [
-    (["sample", "classes", "-n", TRILLION, "-o", "x"], "keeping 1,000,000,000,000 images needs about 200.0 TB, and"),
-    (["sample", "classes", "-n", TRILLION, "-o", "x.png"], "images needs about 680.0 TB"),
-    (["sample", "classes", "-n", TRILLION, "-o", "x", "--shard", "0/9"], "images needs about 200.0 TB"),
+    (["sample", "classes", "-n", TRILLION, "-o", "x"], "images needs about 200,000.0 GB, and there"),
+    (["sample", "classes", "-n", TRILLION, "-o", "x.png"], "images needs about 680,000.0 GB"),
+    (["sample", "classes", "-n", TRILLION, "-o", "x", "--shard", "0/9"], "images needs about 200,000.0 GB"),
     (["sample", "classes", "-n", str(10**30), "-o", "x"], "images needs about"),
     (
         ["sample", "grey", "-n", TRILLION, "-o", "x", "--prompt", "test", "--dataset", "mnist-mini"],
         "images needs about",
     ),
-    (["sample", "bytes", "-n", TRILLION, "-o", "x.txt"], "texts of 200 tokens needs about 8.2 PB"),
-    (["sample", "bytes", "-n", TRILLION], "texts of 200 tokens needs about 8.2 PB"),
+    (["sample", "bytes", "-n", TRILLION, "-o", "x.txt"], "texts of 200 tokens needs about 8,200,000.0 GB"),
+    (["sample", "bytes", "-n", TRILLION], "texts of 200 tokens needs about 8,200,000.0 GB"),
     (
         ["sample", "bytes", "--max-tokens", TRILLION, "-o", "x.txt"],
-        "texts of 1,000,000,000,000 tokens needs about 40.0 TB",
+        "texts of 1,000,000,000,000 tokens needs about 40,000.0 GB",
     ),
-    (["sample", "bytes", "--max-tokens", TRILLION, "-o", "x", "--shard", "0/2"], "side by side needs about 40.0 TB"),
+    (["sample", "bytes", "--max-tokens", TRILLION, "-o", "x", "--shard", "0/2"], "needs about 40,000.0 GB"),
     (["sample", "spoken", "-n", TRILLION, "-o", "x"], "clips of 400 samples needs about"),
     (
         ["sample", "spoken", "--seconds", "1e12", "-o", "x.wav"],
-        "clips of 400,000,000,000,000 samples needs about 2.0 PB",
+        "clips of 400,000,000,000,000 samples needs about 2,000,000.0 GB",
     ),
-    (["sample", "spoken", "--seconds", "1e12", "-o", "x", "--select"], "samples needs about 4.0 PB"),
+    (["sample", "spoken", "--seconds", "1e12", "-o", "x", "--select"], "samples needs about 4,000,000.0 GB"),
     (["convert", "classes", "x", "--sequences", TRILLION], "keeping 1,000,000,000,000 sequences needs about"),
 ]
 

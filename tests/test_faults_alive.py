@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -44,6 +45,11 @@ class Runs:
             number, code = self._line(2)
             self._ended[int(number)] = int(code)
         return self._ended[process]
+
+    def signal(self, process: int, number: int) -> None:
+        """Send a signal to a process, which may have ended meanwhile."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
 
     def whole(self, kind: str, out: Path) -> float:
         """Make a run that nothing disturbs, and return the seconds that it took."""
@@ -95,7 +101,7 @@ def test_wherever_a_run_is_killed_it_goes_on_to_the_same_weights(
         for _ in range(2):
             process = runs.start(kind, out, again=True)
             time.sleep(dice.random() * seconds)
-            os.kill(process, signal.SIGKILL)
+            runs.signal(process, signal.SIGKILL)
             killed += runs.end(process) == -signal.SIGKILL
         assert runs.end(runs.start(kind, out, again=True)) == 0
         missing = differing(out, tmp_path / "whole")
@@ -116,7 +122,7 @@ def test_a_signal_saves_a_run_that_goes_on_to_the_same_weights(
         out = tmp_path / kind
         process = runs.start(kind, out)
         until(lambda out=out: len(read_metrics(out)) >= 3)
-        os.kill(process, getattr(signal, name))
+        runs.signal(process, getattr(signal, name))
         assert runs.end(process) in (130, 0)
         saved = json.loads((out / "checkpoint" / "training.json").read_text())["step"]
         assert saved == max(row["step"] for row in read_metrics(out))
@@ -131,7 +137,7 @@ def test_a_run_that_ignores_ctrl_c_runs_to_its_end(runs: Runs, tmp_path: Path, n
     runs.whole("images", tmp_path / "whole")
     process = runs.start("images", tmp_path / "run", ignored=True)
     until(lambda: len(read_metrics(tmp_path / "run")) >= 2)
-    os.kill(process, signal.SIGINT)
+    runs.signal(process, signal.SIGINT)
     assert runs.end(process) == 0
     lost = differing(tmp_path / "run", tmp_path / "whole")
     note("signals: an ignored SIGINT, as by nohup", 1, int(not lost), lost=lost)
@@ -161,7 +167,7 @@ def test_of_two_who_resume_at_once_one_goes_on(runs: Runs, tmp_path: Path, note:
     out = tmp_path / "run"
     first = runs.start("images", out)
     until(lambda: (out / "checkpoint").exists())
-    os.kill(first, signal.SIGKILL)
+    runs.signal(first, signal.SIGKILL)
     runs.end(first)
     both = [runs.start("images", out, again=True) for _ in range(2)]
     assert sorted(runs.end(process) for process in both) == [0, 2]

@@ -144,3 +144,15 @@ def test_the_limit_of_a_container_counts_without_the_files_it_has_read(tmp_path:
 @pytest.mark.parametrize(("n", "words"), [(999, "999 bytes"), (2_500_000, "2.5 MB"), (7_123_400_000_000, "7.1 TB")])
 def test_bytes_in_words(n: int, words: str) -> None:
     assert re.fullmatch(words, in_words(n))
+
+
+def test_sequences_too_long_to_be_measured_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One image of 4096 x 4096 pixels is more than what is measured on it could hold."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 2 * 10**7)
+    monkeypatch.setattr(footprint, "footprint", lambda *_: pytest.fail("a whole sequence was measured"))
+    arguments = ["train", "mnist-small", "--set", "data.dataset=mnist-mini", "train.batch_size=10000"]
+    assert_refused_in_one_line(main, arguments, "rows at a time needs about", capsys)
+    assert not any(tmp_path.iterdir())

@@ -119,7 +119,7 @@ def check_room(needed: int, device: torch.device, what: str, remedy: str) -> Non
 
 def in_words(n_bytes: int) -> str:
     """Return a number of bytes as a person reads it, such as "3.2 GB" (1 GB is 10^9 bytes)."""
-    for unit, size in (("EB", 1e18), ("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if n_bytes >= size:
             return f"{n_bytes / size:,.1f} {unit}"
     return f"{n_bytes:,} bytes"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from s4gen.config import OptimConfig, Recipe
+from s4gen.config import DensityConfig, OptimConfig, Recipe
 from s4gen.errors import UserError
 from s4gen.machine.memory import available_bytes, check_room
 from s4gen.models.build import MOST_NUMBERS, AnyConfig, AnyModel, TooLargeError, build_model, build_shapes
@@ -73,6 +73,9 @@ def check_memory(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks 
     if not train.checkpoint_activations:
         remedy += " or train.checkpoint_activations = true"
     rows = part_rows(recipe, task, ranks.world)
+    # Then by the least that any model keeps, because what is measured below are whole sequences.
+    least = least_bytes(config, rows, task.example(1).length)
+    check_room(sharing * (kept + least), device, f"a training step of {rows:,} rows at a time", remedy)
     needed = sharing * (kept + footprint(recipe, task, device, ranks.world).passing)
     by = f" by each of {sharing} ranks" if sharing > 1 else ""
     check_room(needed, device, f"a training step of {rows:,} rows at a time{by}", remedy)
@@ -116,6 +119,17 @@ def footprint(recipe: Recipe, task: Task, device: torch.device, world: int = 1) 
         step += LIBRARIES + round(HOLES * whole)
         saving += 3 * parameters  # weights and two moments, gathered for the file
     return Footprint(kept_bytes(model, recipe.optim), max(step, saving))
+
+
+def least_bytes(config: AnyConfig, rows: int, length: int) -> int:
+    """Return bytes that a step keeps for its gradient in any case: the input of each block, in 32 bits.
+
+    The step is one of `rows` sequences of `length` tokens; levels below the first of a multi-scale stack are left out,
+    and so are predictors, whose readers may make few positions of many samples.
+    """
+    if not isinstance(config, DensityConfig):
+        return 0
+    return 4 * (rows * length // config.tokens_per_input) * config.model.d_model * config.model.n_layers
 
 
 def kept_bytes(model: AnyModel, config: OptimConfig) -> int:
