@@ -226,7 +226,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(what: str, name: 
         os.mkfifo(file)
     else:
         file.mkdir()
-    with pytest.raises(UserError, match=rf"{name} cannot be read: it is a {what}, not a regular file"):
+    with pytest.raises(UserError, match=rf"{name} is a {what}: expected a regular file"):
         if name == "tokenizer.json":
             from s4gen.checkpoint import load_tokenizer
 

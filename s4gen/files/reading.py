@@ -40,7 +40,7 @@ def open_regular(path: str | Path, pipes: bool = False) -> io.BufferedReader:
     try:
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
         if kind != stat.S_IFREG and not (pipes and kind == stat.S_IFIFO):
-            raise UserError(f"{path} cannot be read: it is {_NOUNS.get(kind, 'no file')}, not a regular file")
+            raise UserError(f"{path} is {_NOUNS.get(kind, 'no file')}: expected a regular file")
         os.set_blocking(descriptor, True)
         return os.fdopen(descriptor, "rb")
     except BaseException:
