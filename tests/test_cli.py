@@ -602,7 +602,7 @@ def test_a_preset_that_fits_into_no_memory_is_counted_and_not_measured(
     facts = json.loads(output(capsys, "info", "huge.toml", "--json"))
     assert facts["memory"]["bytes_of_weights"] > 10**13
     assert re.fullmatch(
-        r"measuring huge.toml needs about [\d,.]+ TB, and there are [\d.]+ [GM]B of available memory: choose a smaller "
+        r"measuring huge.toml needs about [\d,.]+ GB, and there are [\d.]+ [GM]B of available memory: choose a smaller "
         r"model",
         refusal("bench", "huge.toml").removesuffix("\n"),
     )

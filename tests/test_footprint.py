@@ -141,7 +141,7 @@ def test_the_limit_of_a_container_counts_without_the_files_it_has_read(tmp_path:
     assert memory._free_in_container(tmp_path) is None
 
 
-@pytest.mark.parametrize(("n", "words"), [(999, "999 bytes"), (2_500_000, "2.5 MB"), (7_123_400_000_000, "7.1 TB")])
+@pytest.mark.parametrize(("n", "words"), [(999, "999 bytes"), (2_500_000, "2.5 MB"), (7_123_400_000_000, "7,123.4 GB")])
 def test_bytes_in_words(n: int, words: str) -> None:
     assert re.fullmatch(words, in_words(n))
 
