@@ -2,6 +2,7 @@
 # make test         run lint, types and tests, as .ci/run does
 # make lint         run the linters and mypy alone
 # make test-faults  kill a run, a conversion or a preparation wherever that is possible; slow, prints a table
+# make test-fuzz    read thousands of damaged files of all kinds; prints a table; FILES=100000 SEED=7 for more, and others
 # make bench        measure the speed of the shipped checkpoint: recurrence against convolution and Transformer
 # make bench-core   measure what kernels and layers cost against N, H and L; writes runs/bench-core.json
 # make clean        remove .venv and what the tools leave behind, but never runs/
@@ -13,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test test-faults lint bench bench-core clean
+.PHONY: demo test test-faults test-fuzz lint bench bench-core clean
 
 demo: $(READY)
 	$(BIN)/s4gen demo
@@ -25,7 +26,13 @@ test: lint
 	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
 
 test-faults: $(READY)
-	$(BIN)/pytest -m slow -q tests/test_faults.py
+	$(BIN)/pytest -m faults -q -n auto --maxprocesses 4 --dist worksteal
+
+FILES := 3000
+SEED := 1
+
+test-fuzz: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m fuzz --files $(FILES) --seed $(SEED)
 
 lint: $(READY)
 	$(BIN)/ruff check .

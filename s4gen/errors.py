@@ -15,6 +15,11 @@ def shortened(text: str, most: int = 300) -> str:
     return f"{text[:head]}...{text[len(text) - (most - 3 - head) :]}"
 
 
+def printable(text: str) -> str:
+    """Return a text of a stranger, such as the name of a file, with escapes for what would command the terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 class UserError(Exception):
     """Something that the user can fix: a wrong path, key or value, a full disk.
 
@@ -28,7 +33,7 @@ class UserError(Exception):
         A message may quote a file of a stranger. Characters that would command the terminal are written as escapes.
         """
         line = " ".join(message.split())
-        super().__init__(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", line))
+        super().__init__(printable(shortened(line, 2000)))
 
 
 class WriteError(UserError):

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
+from fault_table import Note, rows_of, table
 from hypothesis import settings
 
 from s4gen.files.folders import cache_folder
@@ -37,6 +38,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("data"):
             item.add_marker(pytest.mark.skip(reason="S4GEN_DATA is not set"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if mark := item.get_closest_marker("faults"):
+        item.user_properties.append(("faults", mark.args[0]))
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest) -> Note:
+    """Adds to the table of `make test-faults`; with several processes, what they add travels in their reports."""
+
+    def add(row: str, tried: int, survived: int, remark: str = "", lost: int = 0) -> None:
+        request.node.user_properties.append(("fault", [row, tried, survived, remark, lost]))
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the table of faults, where any were tried."""
+    reports = [
+        report
+        for outcome in ("passed", "failed", "error")
+        for report in terminalreporter.stats.get(outcome, [])
+        if report.when == "call" or report.failed
+    ]
+    if rows := rows_of(reports):
+        terminalreporter.section("faults")
+        for line in table(rows):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)

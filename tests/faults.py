@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import builtins
 import errno
+import hashlib
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -43,8 +45,18 @@ class Disk:
     """Names of all changes, in their order."""
     dead: bool = False
 
-    def change(self, name: str, path: Any, act: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
-        """Make one change by calling `act`, or a part of it by calling `half`, unless the disk fails before that."""
+    def change(
+        self,
+        name: str,
+        path: Any,
+        act: Callable[[], Any],
+        half: Callable[[], Any] | None = None,
+        rest: Callable[[], Any] | None = None,
+    ) -> Any:
+        """Make one change by calling `act`, or a part of it by calling `half`, unless the disk fails before that.
+
+        `half` and then `rest` are as good as `act`.
+        """
         if not self._here(path):
             return act()
         if self.dead:
@@ -70,6 +82,71 @@ class Disk:
         return Path(name).is_relative_to(self.root)
 
 
+@dataclass
+class Camera(Disk):
+    """A disk that never fails, and takes a picture of the folder at every point at which a process could die there.
+
+    A picture is a copy of what is on the disk at that moment, so buffers that are not written yet are not in it: it is
+    what a process that dies there leaves behind. Equal states are kept once.
+    """
+
+    kept: Path = Path()
+    """Where the copies go, each under a digest of its content."""
+    every: int = 1
+    """Every so many points a picture is taken."""
+    pictures: list[tuple[tuple[int, str, str], str]] = field(default_factory=list)
+    """The points, as `points` returns them, and the digest of the state that each of them leaves."""
+    passed: int = 0
+
+    def __init__(self, root: Path, kept: Path, every: int = 1) -> None:
+        super().__init__(root)
+        self.kept, self.every, self.pictures, self.passed = kept, every, [], 0
+
+    def change(
+        self,
+        name: str,
+        path: Any,
+        act: Callable[[], Any],
+        half: Callable[[], Any] | None = None,
+        rest: Callable[[], Any] | None = None,
+    ) -> Any:
+        if not self._here(path):
+            return act()
+        number = len(self.seen)
+        self.seen.append(name)
+        self._take(number, name, "before")
+        if half is not None and rest is not None:
+            half()
+            self._take(number, name, "half-way")
+            act = rest
+        try:
+            return act()
+        finally:
+            self._take(number, name, "after")
+
+    def _take(self, number: int, name: str, when: str) -> None:
+        self.passed += 1
+        if (self.passed - 1) % self.every == 0:
+            digest = _digest(self.root)
+            if self.root.exists() and not (self.kept / digest).exists():
+                shutil.copytree(self.root, self.kept / digest, symlinks=True)
+            self.pictures.append(((number, name, when), digest))
+
+
+def _digest(root: Path) -> str:
+    """Return a digest of the names and contents of everything below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")) if root.exists() else ():
+        content = b"" if path.is_dir() else os.readlink(path).encode() if path.is_symlink() else _content(path)
+        digest.update(f"{path.relative_to(root)} {path.is_dir()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    with open(os.open(path, os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
 class _File(io.FileIO):
     """A file whose writes count as changes of the disk."""
 
@@ -80,8 +157,13 @@ class _File(io.FileIO):
             return len(memoryview(data).cast("B"))  # a buffer that is flushed after the death is lost
         plain = super()
         some = memoryview(data).cast("B")
+        middle = len(some) // 2
         written: int = self.disk.change(
-            "write", self.fileno(), lambda: plain.write(some), lambda: plain.write(some[: len(some) // 2])
+            "write",
+            self.fileno(),
+            lambda: plain.write(some),
+            lambda: plain.write(some[:middle]),
+            lambda: middle + plain.write(some[middle:]),
         )
         return written
 
@@ -110,9 +192,21 @@ def _watched(disk: Disk, name: str, real: Callable[..., Any]) -> Callable[..., A
 
 def _watched_sendfile(disk: Disk, real: Callable[..., int]) -> Callable[..., int]:
     def sendfile(out: int, source: int, offset: int, count: int) -> int:
-        half = max(1, (os.fstat(source).st_size - offset) // 2)
+        half, done = max(1, (os.fstat(source).st_size - offset) // 2), 0
+
+        def first() -> None:
+            nonlocal done
+            done = real(out, source, offset, half)
+
+        def rest() -> int:
+            return done + real(out, source, offset + done, count - done)
+
         sent: int = disk.change(
-            "write", out, lambda: real(out, source, offset, count), lambda: real(out, source, offset, half)
+            "write",
+            out,
+            lambda: real(out, source, offset, count),
+            first,
+            rest,
         )
         return sent
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s4gen.train import loop, training_run
-from s4gen.train.tasks import Batch
+from s4gen.train.batches import Batch
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) -> None:

@@ -18,7 +18,7 @@ from s4gen.config import recipe_to_toml
 from s4gen.train.metrics import read_metrics
 
 HERE = Path(__file__).parent
-LOSSES = ("bits_per_dim", "nats", "bits_per_sample")
+LOSSES = ("bits_per_dim", "nats", "bits_per_sample", "cross_entropy")
 
 
 def environment(**settings: str) -> dict[str, str]:

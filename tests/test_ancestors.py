@@ -27,8 +27,8 @@ from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.config.combinations import check_pair
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
-from s4gen.models.density import resampled
 from s4gen.models.lssl_dss import DSS, LSSL
+from s4gen.models.sequence import resampled
 from s4gen.models.ssm_layers import S4
 from s4gen.ssm import block_form, diagonal, dplr, dss, hippo, lssl, reference
 
@@ -419,13 +419,17 @@ def test_the_published_kernel_of_s4_is_ours_with_c_truncated() -> None:
 @pytest.mark.parametrize("way", ancestors.TITLES)
 def test_a_measured_step_gives_a_gradient_to_every_parameter(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[Any] = []
-    convolve = ancestors.fft_convolve
+    convolve, in_blocks = ancestors.fft_convolve, ancestors.block_convolve
     monkeypatch.setattr(ancestors, "fft_convolve", lambda u, kernel: taken.append((u, kernel)) or convolve(u, kernel))
+    monkeypatch.setattr(
+        ancestors, "block_convolve", lambda u, maps, state: taken.append((u, maps)) or in_blocks(u, maps, state)
+    )
     ancestors.training_step(way, 8, 30, 2, torch.device("cpu"))()
-    ((u, kernel),) = taken
+    ((u, made),) = taken
+    kernel = made.kernel if way == "s4-blocks" else made
     assert kernel.shape == (8, 30)
     reached = [node for node in leaves_of(kernel.grad_fn) if node is not u]
-    assert len(reached) == {"lssl": 4, "s4": 6, "s4d": 5, "dss": 4}[way]  # D is none of the kernel's
+    assert len(reached) == {"lssl": 4, "s4": 6, "s4-blocks": 6, "s4d": 5, "dss": 4}[way]  # D is none of the kernel's
     for parameter in (u, *reached):
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0
 
@@ -484,7 +488,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(workload: ancestors.TrainingStepWorkload) -> TrainingStepMeasurement:
         if (workload.way, workload.dimension) == ("lssl", 512):
             return TrainingStepMeasurement("lssl", 512, math.nan, math.nan, "does not fit here: its process died")
-        cost = {"lssl": 60.0, "s4": 4.0, "s4d": 1.0, "dss": 2.0}[workload.way]
+        cost = {"lssl": 60.0, "s4": 4.0, "s4-blocks": 3.0, "s4d": 1.0, "dss": 2.0}[workload.way]
         return TrainingStepMeasurement(workload.way, workload.dimension, cost, 10 * cost)
 
     monkeypatch.setattr(ancestors, "measure_apart", measured)
@@ -496,7 +500,9 @@ def test_the_table_has_our_ratios_and_the_published_ones(capsys: pytest.CaptureF
     assert main(["bench", "ancestors", "--json"]) == 0
     table = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     rows = {(row["way"], row["dimension"]): row for row in table["rows"]}
-    assert list(rows) == [(way, dimension) for dimension in (128, 256, 512) for way in ("lssl", "s4", "s4d", "dss")]
+    assert list(rows) == [(way, dimension) for dimension in (128, 256, 512) for way in ancestors.TITLES]
+    assert list(ancestors.TITLES) == ["lssl", "s4", "s4-blocks", "s4d", "dss"]
+    assert rows["s4-blocks", 256]["lssl_time_ratio"] == 20 and rows["s4-blocks", 256]["published"] is None
     assert rows["s4", 256]["lssl_time_ratio"] == rows["s4", 256]["lssl_memory_ratio"] == 15
     assert rows["s4", 512]["lssl_time_ratio"] is None
     assert rows["s4", 512]["published"]["lssl_time_ratio"] == pytest.approx(29.6, abs=0.05)
@@ -505,7 +511,7 @@ def test_the_table_has_our_ratios_and_the_published_ones(capsys: pytest.CaptureF
     assert main(["bench", "ancestors", "--dimension", "8", "16", "--length", "32", "--batch", "2", "--json"]) == 0
     small = json.loads(capsys.readouterr().out)
     assert (small["length"], small["batch"]) == (32, 2)
-    assert [row["dimension"] for row in small["rows"]] == [8] * 4 + [16] * 4
+    assert [row["dimension"] for row in small["rows"]] == [8] * 5 + [16] * 5
     assert main(["bench", "ancestors"]) == 0
     printed = capsys.readouterr().out
     for words in ("length 1024, batch 1", "dimension 512, LSSL: does not fit here", "29.6", "392"):

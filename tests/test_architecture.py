@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "s4gen"
 
 FLOORS = [
     {"errors"},
-    {"files", "machine", "showing", "config", "compiling"},
+    {"files", "machine", "showing", "config", "compiling", "bulk"},
     {"ssm"},
     {"models"},
     {"data", "checkpoint", "layers", "hub"},

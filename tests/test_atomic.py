@@ -15,6 +15,7 @@ import pytest
 from faults import dies, points
 
 from s4gen.cli.output import check_file
+from s4gen.data.audio.write import AudioWriter
 from s4gen.errors import UserError, WriteError
 from s4gen.files.atomic import current, discard, read_consistent, recover, write_atomic, write_file_atomic
 from s4gen.files.unfinished import remove_leftovers, unfinished
@@ -68,6 +69,22 @@ def test_nothing_is_written_through_a_link_to_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a link to"):
         check_file(tmp_path / "link", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_device_or_a_pipe_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    """Root may rename over anything: /dev/null would become a file, and every program that uses it would fail."""
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "link.wav").symlink_to("pipe.wav")
+    writers = (
+        lambda path: write_file_atomic(path, b"x"),
+        lambda path: write_atomic(path, fill_with("x")),
+        lambda path: AudioWriter(path, 8000),
+    )
+    for write in writers:
+        for name in ("pipe.wav", "link.wav"):
+            with pytest.raises(UserError, match=r"\.wav is neither a file nor a folder"):
+                write(tmp_path / name)
+    assert (tmp_path / "pipe.wav").is_fifo() and sorted(os.listdir(tmp_path)) == ["link.wav", "pipe.wav"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bug"), SystemExit(1)])

@@ -38,7 +38,8 @@ from s4gen.errors import UserError
 from s4gen.evaluate.audio import evaluate_clips, ratio
 from s4gen.evaluate.scorers import by_convolution
 from s4gen.models.build import build_model
-from s4gen.models.density import DensityModel, resampled
+from s4gen.models.density import DensityModel
+from s4gen.models.sequence import resampled
 from s4gen.train import loop, optim, run, training_run
 from s4gen.train.audio import AudioTask
 from s4gen.train.metrics import read_metrics
@@ -77,6 +78,10 @@ def model(stack: str = "sashimi", classes: tuple[str, ...] = CLASSES, bits: int 
     torch.manual_seed(seed)
     settings = dataclasses.replace(STACKS[stack], dropout=0.0)
     return build_model(DensityConfig(AudioLayout(8000, bits=bits, classes=classes), settings, SSMConfig(d_state=4)))
+
+
+def config_of(settings: Recipe) -> DensityConfig:
+    return DensityConfig(AudioLayout(1000, classes=CLASSES), settings.model, settings.ssm)
 
 
 def clips(lengths: tuple[int, ...] = (50, 31, 7), bits: int = 8, seed: int = 1) -> ClipBatch:
@@ -180,7 +185,7 @@ def test_padding_counts_nowhere_and_the_tail_is_silence_that_counts() -> None:
 def test_what_stands_in_the_padding_changes_neither_loss_nor_gradient() -> None:
     found = []
     for filler in (128, 5):
-        state = training_run.start(recipe(), AudioLayout(1000, classes=CLASSES), torch.device("cpu"))
+        state = training_run.start(recipe(), config_of(recipe()), torch.device("cpu"))
         state.model.eval()  # no dropout
         batch = AudioTask(recipe(), progress=False).batch(0)
         assert batch.counted is not None
@@ -195,7 +200,7 @@ def test_parts_of_a_batch_have_the_gradient_of_the_whole() -> None:
     grads = []
     for accumulate in (1, 2):
         settings = recipe(accumulate=accumulate)
-        state = training_run.start(settings, AudioLayout(1000, classes=CLASSES), torch.device("cpu"))
+        state = training_run.start(settings, config_of(settings), torch.device("cpu"))
         state.model.eval()
         loop.training_step(state, AudioTask(settings, progress=False).batch(0))
         grads.append([parameter.grad for parameter in state.model.parameters()])

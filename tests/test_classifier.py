@@ -14,39 +14,61 @@ import torch
 from refusals import assert_refused_in_one_line
 from sounds import noise, tone
 
-from s4gen.checkpoint import load_checkpoint, save_tensors
-from s4gen.config import AudioLayout, DensityConfig, ImageLayout, ModelConfig, OptimConfig, SSMConfig
+from s4gen.checkpoint import load_checkpoint, save_checkpoint, save_tensors
+from s4gen.config import (
+    Answers,
+    AudioLayout,
+    ImageLayout,
+    ModelConfig,
+    OptimConfig,
+    PredictorConfig,
+    SSMConfig,
+    TaskConfig,
+)
 from s4gen.config.checks import ConfigError
 from s4gen.data.audio import AudioSet, open_split
 from s4gen.errors import UserError
 from s4gen.evaluate import recognition
-from s4gen.evaluate.recognition import Classifier, find_classifier, load_classifier, padded, save_classifier
+from s4gen.evaluate.recognition import Classifier, find_classifier, load_classifier, padded
 from s4gen.examples import digits
 from s4gen.files.shipped import shipped_folder
-from s4gen.models.classifier import ClassifierModel, log_spectrum
+from s4gen.models.predictor import Predictor
+from s4gen.models.spectrum import log_spectrum
 from s4gen.train.optim import parameter_groups
 
 SHIPPED = "fsdd-digits"
-LAYOUT = AudioLayout(800, classes=("low", "high"))
+LAYOUT = AudioLayout(800)
+TASK = TaskConfig("classify", reader="spectrum", bidirectional=True)
 LENGTHS = (1, 7, 8, 9, 70, 411, 800)
 """Around a frame of 8 samples, and more."""
 
 
-def tiny(seed: int = 0, layout: Any = LAYOUT, **model: Any) -> ClassifierModel:
+def tiny(
+    seed: int = 0,
+    layout: Any = LAYOUT,
+    classes: tuple[str, ...] = ("low", "high"),
+    task: TaskConfig = TASK,
+    **model: Any,
+) -> Predictor:
     """Two blocks, no weight zero or the same in two places, in evaluation mode."""
     torch.manual_seed(seed)
     sizes = {"d_model": 12, "n_layers": 2, "d_ff": 10} | model
-    made = ClassifierModel(DensityConfig(layout, ModelConfig(**sizes), SSMConfig(d_state=8, dt_max=0.5)))
+    ssm = SSMConfig(d_state=8, dt_max=0.5)
+    made = Predictor(PredictorConfig(layout, ModelConfig(**sizes), ssm, task, Answers(classes)))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
     return made.eval()
 
 
-def save(path: Path, seed: int = 0, overwrite: bool = False) -> ClassifierModel:
+def save(path: Path, seed: int = 0, overwrite: bool = False) -> Predictor:
     model = tiny(seed)
-    save_classifier(path, model, card=f"card {seed}", overwrite=overwrite)
+    save_checkpoint(path, model, recipe=None, metrics={}, card=f"card {seed}", overwrite=overwrite)
     return model
+
+
+def logits(model: Predictor, samples: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    return model.answer(samples[..., None], lengths)
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -65,13 +87,13 @@ def samples_of(audio: AudioSet) -> list[np.ndarray]:
 def test_neither_the_padding_of_a_batch_nor_what_stands_in_it_changes_a_logit() -> None:
     model = tiny()
     samples, lengths = padded(clips())
-    together = model(samples, lengths)
-    apart = torch.cat([model(torch.from_numpy(clip)[None]) for clip in clips()])
+    together = logits(model, samples, lengths)
+    apart = torch.cat([logits(model, torch.from_numpy(clip)[None]) for clip in clips()])
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
     filled = samples.clone()
     for row, n in zip(filled, LENGTHS, strict=True):
         row[n:] = float("nan")
-    assert torch.equal(model(filled, lengths), together)
+    assert torch.equal(logits(model, filled, lengths), together)
     assert (together[:-1] - together[-1]).abs().amax(1).min() > 1e-3, "the clips must differ for this to mean anything"
 
 
@@ -79,25 +101,25 @@ def test_neither_the_padding_of_a_batch_nor_what_stands_in_it_changes_a_logit() 
 def test_silence_within_the_length_is_heard() -> None:
     samples, lengths = padded(clips())
     model = tiny()
-    assert (model(samples) - model(samples, lengths)).abs()[:-1].amax(1).min() > 1e-4
+    assert (logits(model, samples) - logits(model, samples, lengths)).abs()[:-1].amax(1).min() > 1e-4
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("gain", [2**-10, 0.5, 4.0])
 def test_loudness_changes_nothing(gain: float) -> None:
     model, (samples, lengths) = tiny(), padded(clips())
-    assert torch.equal(model(gain * samples, lengths), model(samples, lengths))
+    assert torch.equal(logits(model, gain * samples, lengths), logits(model, samples, lengths))
 
 
 @torch.no_grad()
 def test_every_frame_counts_and_the_order_of_frames_too() -> None:
     model, clip = tiny(), torch.from_numpy(clips()[-1])[None]
-    known = model(clip)
+    known = logits(model, clip)
     for place in (0, 399, 799):
         changed = clip.clone()
         changed[0, place] -= 0.3
-        assert (model(changed) - known).abs().max() > 1e-5, place
-    assert (model(clip.flip(1)) - known).abs().max() > 1e-3
+        assert (logits(model, changed) - known).abs().max() > 1e-5, place
+    assert (logits(model, clip.flip(1)) - known).abs().max() > 1e-3
 
 
 def test_the_spectrum_of_a_full_tone_is_one_at_its_frequency_and_silence_is_zero() -> None:
@@ -116,29 +138,37 @@ def test_the_spectrum_of_a_full_tone_is_one_at_its_frequency_and_silence_is_zero
 @pytest.mark.parametrize(
     ("samples", "lengths", "message"),
     [
-        (torch.zeros(3), None, r"samples have shape \(3,\), expected \(batch, length >= 1\)"),
-        (torch.zeros(3, 0), None, r"samples have shape \(3, 0\)"),
+        (torch.zeros(3), None, r"inputs have shape \(3, 1\), expected \(batch, length >= 1, 1\)"),
+        (torch.zeros(3, 0), None, r"inputs have shape \(3, 0, 1\)"),
         (torch.zeros(3, 5), torch.tensor([5, 6, 1]), "expected 0 to 5"),
         (torch.zeros(3, 5), torch.tensor([5]), r"expected \(3,\)"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(samples: torch.Tensor, lengths: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        tiny()(samples, lengths)
+        logits(tiny(), samples, lengths)
 
 
 @pytest.mark.parametrize(
-    ("layout", "model", "message"),
+    ("changes", "message"),
     [
-        (AudioLayout(800), {}, "names less than two classes"),
-        (ImageLayout(3, 3, 1), {}, "names less than two classes"),
-        (LAYOUT, {"mixer": "attention", "window": 8, "n_heads": 2}, 'model.mixer = "attention": expected one of s4d'),
-        (LAYOUT, {"pool": (2,)}, "without model.pool"),
+        ({"classes": ("low",)}, "there is nothing to tell apart"),
+        ({"classes": ()}, "expected at least one name"),
+        ({"layout": ImageLayout(3, 3, 1)}, 'task.reader = "spectrum" goes with audio, not with data of kind image'),
+        (
+            {"task": TaskConfig("classify", reader="spectrum")},
+            'task.reader = "spectrum" needs task.bidirectional = true, because the peak of a clip is known only at',
+        ),
+        (
+            {"mixer": "attention", "window": 8, "n_heads": 2},
+            'model.mixer = "attention" does not go with task.bidirectional = true: expected one of s4d',
+        ),
+        ({"pool": (2,)}, 'model.pool = \\[2\\] goes with task.kind = "density", not with "classify"'),
     ],
 )
-def test_what_cannot_classify_is_refused(layout: Any, model: dict[str, Any], message: str) -> None:
+def test_what_cannot_classify_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        tiny(layout=layout, **model)
+        tiny(**changes)
 
 
 def test_state_space_parameters_of_both_directions_have_their_own_learning_rate() -> None:
@@ -153,19 +183,19 @@ def test_clips_are_recognised_one_by_one_as_in_any_batches(monkeypatch: pytest.M
     classifier = Classifier(tiny())
     mixed = [*clips(), *(np.asarray(tone(n, 30.0 * n, 800), np.float32) for n in (50, 900, 60, 3))]
     with torch.no_grad():  # some one way, some the other
-        classifier.model.head.bias.sub_(classifier.model(*padded(mixed)).median(0).values)
+        classifier.model.head.bias.sub_(logits(classifier.model, *padded(mixed)).median(0).values)
     found = classifier.recognise(mixed)
     assert set(found) == {0, 1}
     assert [classifier.recognise([clip])[0] for clip in mixed] == found
     rows: list[tuple[int, ...]] = []
     monkeypatch.setattr(recognition, "SAMPLES", 850)
-    forward = ClassifierModel.forward
+    answer = Predictor.answer
 
-    def watched(self: ClassifierModel, samples: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        rows.append(tuple(samples.shape))
-        return forward(self, samples, lengths)
+    def watched(self: Predictor, samples: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        rows.append(tuple(samples.shape[:2]))
+        return answer(self, samples, lengths)
 
-    monkeypatch.setattr(ClassifierModel, "forward", watched)
+    monkeypatch.setattr(Predictor, "answer", watched)
     assert classifier.recognise(mixed) == found
     assert sum(n for n, _ in rows) == len(mixed)
     assert all(n == 1 or n * length <= 850 for n, length in rows)
@@ -199,6 +229,7 @@ def test_a_classifier_is_saved_exactly_and_random_numbers_are_left_alone(tmp_pat
     assert sorted(file.name for file in (tmp_path / "c").iterdir()) == [
         "README.md",
         "config.json",
+        "metrics.json",
         "model.safetensors",
     ]
 
@@ -221,13 +252,24 @@ def test_an_old_classifier_is_replaced_only_when_asked(tmp_path: Path) -> None:
         (lambda c: (c / "config.json").write_text("{"), "config.json is damaged or truncated"),
         (lambda c: (c / "model.safetensors").write_bytes(b"\x08"), "model.safetensors is damaged or truncated"),
         (lambda c: save_tensors(c / "model.safetensors", {}), "does not fit config.json: tensor .* is missing"),
-        (lambda c: edit(c / "config.json", format_version=2), "classifier format version 2, but s4gen .* reads"),
-        (lambda c: edit(c / "config.json", format="gpt"), "format = 'gpt': expected \"s4gen-classifier\""),
-        (lambda c: edit(c / "config.json", classifier=None), "classifier is missing; the file is damaged"),
-        (lambda c: edit(c / "config.json", classifier={}), "config.json: layout.height is missing"),
+        (lambda c: edit(c / "config.json", format_version=2), "checkpoint format version 2, but s4gen .* reads"),
+        (lambda c: edit(c / "config.json", format="gpt"), "format = 'gpt': expected \"s4gen-checkpoint\""),
         (
-            lambda c: edit(c / "config.json", classifier={"layout": {"kind": "audio", "rate": 8000}}),
-            "config.json: layout.classes names less than two classes",
+            lambda c: edit(c / "config.json", format="s4gen-classifier"),
+            "is a classifier of an earlier version of s4gen",
+        ),
+        (lambda c: edit(c / "config.json", predictor=None), "predictor is missing; the file is damaged"),
+        (lambda c: edit(c / "config.json", predictor={}), "config.json: layout.height is missing"),
+        (
+            lambda c: edit(
+                c / "config.json",
+                predictor={
+                    "layout": {"kind": "audio", "rate": 8000},
+                    "task": {"kind": "classify"},
+                    "answers": {"names": ["a"]},
+                },
+            ),
+            "config.json: answers.names = .* there is nothing to tell apart",
         ),
     ],
 )
@@ -241,9 +283,9 @@ def test_a_damaged_classifier_is_one_sentence(spoil: Callable[[Path], Any], mess
 
 def test_a_classifier_is_no_density_model_and_no_density_model_a_classifier(tmp_path: Path) -> None:
     save(tmp_path / "c")
-    with pytest.raises(UserError, match=r"c is a classifier of recordings, not a density model"):
+    with pytest.raises(UserError, match=r"c is trained to classify, and is no density model"):
         load_checkpoint(tmp_path / "c")
-    with pytest.raises(UserError, match='expected "s4gen-classifier"; this is no classifier'):
+    with pytest.raises(UserError, match="is a density model of images, and predicts nothing"):
         load_classifier("mnist-small")
     with pytest.raises(UserError, match=r"^no checkpoint at nowhere; the shipped ones are: "):
         load_classifier("nowhere")

@@ -407,18 +407,14 @@ def start(source: Path, **environment: str) -> AbstractContextManager[subprocess
 
 
 @pytest.mark.parametrize(
-    ("verb", "module", "options"),
+    ("verb", "options"),
     [
-        (
-            sample_images,
-            "s4gen.sampling.engines",
-            ["mnist-small", "-n", "1"],
-        ),
-        (sample_text, "s4gen.sampling.text", ["wikitext2-small", "--max-tokens", "2"]),
+        (sample_images, ["mnist-small", "-n", "1"]),
+        (sample_text, ["wikitext2-small", "--max-tokens", "2"]),
     ],
 )
 def test_no_clock_runs_while_the_engine_is_made(
-    verb: ModuleType, module: str, options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    verb: ModuleType, options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     events: list[str] = []
 
@@ -430,7 +426,7 @@ def test_no_clock_runs_while_the_engine_is_made(
         events.append("clock")
         return time.perf_counter()
 
-    monkeypatch.setattr(f"{module}.make_engine", make)
+    monkeypatch.setattr("s4gen.sampling.engines.make_engine", make)
     monkeypatch.setattr(verb, "time", SimpleNamespace(perf_counter=clock))
     name = "out.png" if verb is sample_images else "out.txt"
     assert main(["sample", *options, "-o", str(tmp_path / name)]) == 0

@@ -36,7 +36,8 @@ from s4gen.data.audio.references import compressed_bits
 from s4gen.errors import UserError
 from s4gen.files.shipped import find
 from s4gen.models.build import build_model
-from s4gen.models.density import DensityModel, resampled
+from s4gen.models.density import DensityModel
+from s4gen.models.sequence import resampled
 from s4gen.sampling.convert import certify, convert
 from s4gen.sampling.engines import make_engine
 

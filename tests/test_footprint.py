@@ -43,7 +43,7 @@ def measured_and_estimated(name: str) -> tuple[float, float]:
     keep_freed_memory()
     settings = of_size(name)
     task, peak = opening.open_task(settings, CPU), PeakMemory(CPU)
-    state = training_run.start(settings, task.layout, CPU)
+    state = training_run.start(settings, task.config(settings), CPU)
     state.model.train()
     for step in range(2):
         training_step(state, task.batch(step))
@@ -62,7 +62,7 @@ def test_tensors_are_counted_as_pytorch_counts_them() -> None:
     """Of two linear layers and a product the saved tensors are known: the estimate of a model is made of such."""
     settings = of_size("values")
     task = opening.open_task(settings, CPU)
-    model = training_run.start(settings, task.layout, CPU).model
+    model = training_run.start(settings, task.config(settings), CPU).model
     one, two, four = (footprint.activations(model, task.example(rows), settings)[0] for rows in (1, 2, 4))
     assert four - two == 2 * (two - one), "a row more is as much more, whatever the batch"
     least = 784 * 4 * (3 * (4 * 96 + 192) + 256)  # inputs of the layers in three blocks, and the logits
@@ -73,7 +73,7 @@ def test_computing_blocks_again_keeps_less_and_bf16_keeps_less() -> None:
     def kept(name: str) -> int:
         settings = of_size(name)
         task = opening.open_task(settings, CPU)
-        model = training_run.start(settings, task.layout, CPU).model
+        model = training_run.start(settings, task.config(settings), CPU).model
         return footprint.activations(model, task.example(8), settings)[0]
 
     assert kept("computed again") < kept("values") / 1.5
@@ -84,7 +84,7 @@ def test_what_stays_is_weights_gradients_mean_and_moments() -> None:
     """Five numbers for each weight; one less where Muon has it, which keeps no squares."""
     settings = of_size("pixels")
     task = opening.open_task(settings, CPU)
-    state = training_run.start(settings, task.layout, CPU)
+    state = training_run.start(settings, task.config(settings), CPU)
     n_bytes = sum(parameter.nbytes for parameter in state.model.parameters())
     assert footprint.kept_bytes(state.model, settings.optim) == 5 * n_bytes
     assert footprint.kept_bytes(build_shapes(state.model.config), settings.optim) == 5 * n_bytes
@@ -144,3 +144,15 @@ def test_the_limit_of_a_container_counts_without_the_files_it_has_read(tmp_path:
 @pytest.mark.parametrize(("n", "words"), [(999, "999 bytes"), (2_500_000, "2.5 MB"), (7_123_400_000_000, "7,123.4 GB")])
 def test_bytes_in_words(n: int, words: str) -> None:
     assert re.fullmatch(words, in_words(n))
+
+
+def test_sequences_too_long_to_be_measured_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One image of 4096 x 4096 pixels is more than what is measured on it could hold."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 2 * 10**7)
+    monkeypatch.setattr(footprint, "footprint", lambda *_: pytest.fail("a whole sequence was measured"))
+    arguments = ["train", "mnist-small", "--set", "data.dataset=mnist-mini", "train.batch_size=10000"]
+    assert_refused_in_one_line(main, arguments, "rows at a time needs about", capsys)
+    assert not any(tmp_path.iterdir())

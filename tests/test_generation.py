@@ -788,7 +788,7 @@ def test_what_is_not_a_suspended_generation_is_refused(
 ) -> None:
     with pytest.raises(UserError, match="there is no file"):
         Generation.load(tmp_path / "nowhere", recurrent)
-    with pytest.raises(UserError, match=r"cannot be read|is damaged"):
+    with pytest.raises(UserError, match="is a folder: expected a regular file"):
         Generation.load(tmp_path, recurrent)
     other = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"x": torch.zeros(1)}, other)

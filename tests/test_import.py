@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ from s4gen.config import AudioLayout
 from s4gen.errors import UserError
 from s4gen.importing import import_weights, kernels, save_imported
 from s4gen.importing.options import Options, flattened
+from s4gen.importing.reading import read_weights
 from s4gen.models.density import DensityModel
 from s4gen.sampling.convert import recurrent_of
 from s4gen.sampling.engines import make_engine
@@ -349,3 +351,34 @@ def test_a_configuration_of_another_model_is_refused(key: str, value: str) -> No
     with pytest.raises(UserError, match=rf"theirs.json: {key} = .*is it another model's\?"):
         kernels._check_kind(options, "HEAD", "s4")
     kernels._check_kind(Options({}, "theirs.json"), "v2", "s4d")
+
+
+def saved_state_dict(tensors: dict[str, torch.Tensor], path: Path) -> Path:
+    torch.save(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(1).expand(2**40), "claims 1,099,511,627,776 numbers, and the file has"),
+        (torch.tensor([1.0, float("nan")]), "holds 1 numbers that are not finite"),
+        (torch.eye(3).to_sparse(), "is no plain tensor"),
+        (torch.empty(3, device="meta"), "is no plain tensor"),
+    ],
+    ids=["expanded", "nan", "sparse", "meta"],
+)
+def test_weights_that_are_not_what_they_seem_are_refused_by_name(
+    tensor: torch.Tensor, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"w\.pt: (tensor )?layer\.x {message}"):
+        read_weights(saved_state_dict({"layer.x": tensor}, tmp_path / "w.pt"))
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    whole, packed = saved_state_dict({"x": torch.zeros(10**6)}, tmp_path / "w.pt"), tmp_path / "packed.pt"
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member))
+    with pytest.raises(UserError, match="its members unpack to far more than the file holds"):
+        read_weights(packed)

@@ -15,8 +15,9 @@ from s4gen.errors import UserError
 from s4gen.models.bidirectional import Bidirectional
 from s4gen.models.blocks import Block
 from s4gen.models.build import build_model
-from s4gen.models.density import DensityModel, resampled
+from s4gen.models.density import DensityModel
 from s4gen.models.mixers import make_mixer
+from s4gen.models.sequence import resampled
 from s4gen.models.ssm_layers import S4, S4D, SSMLayer
 
 LAYOUT = ImageLayout(height=4, width=3, channels=3, levels=6)

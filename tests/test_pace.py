@@ -14,7 +14,7 @@ from test_train import CPU, files, recipe
 from s4gen.cli import main
 from s4gen.config import DataConfig, Recipe, load_recipe, recipe_to_toml
 from s4gen.train import opening, run, steps_in_time
-from s4gen.train.tasks import Batch
+from s4gen.train.batches import Batch
 from s4gen.train.training_run import TrainingRun
 
 

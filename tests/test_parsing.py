@@ -28,6 +28,7 @@ MAY_PARSE = {
     "data/text/bpe.py": "JSON that the tokenizers package has just made in this process",
     "exporting/run_torch.py": "a program of its own, which is copied beside an export and must not need s4gen",
     "exporting/run_onnx.py": "the same",
+    "data/labelled/workers.py": "what the process that started this one has given it as its argument",
     "train/watch.py": "what another rank of the same run has written into the launcher's store",
     "train/ranks.py": "what rank 0 of the same run has sent",
     "train/together.py": "the recipe that rank 0 of the same run has sent",

@@ -16,7 +16,7 @@ from ranks import HERE, by_hand, differ, launched, losses, ranks_of, said_by_us,
 from two_hosts import cut_and_go_on, possible
 
 from s4gen.checkpoint import load_tensors
-from s4gen.config import DataConfig, ModelConfig, OptimConfig, Recipe, SSMConfig, TrainConfig
+from s4gen.config import DataConfig, ModelConfig, OptimConfig, Recipe, SSMConfig, TaskConfig, TrainConfig
 from s4gen.errors import UserError
 from s4gen.train import run
 from s4gen.train.metrics import read_metrics
@@ -32,11 +32,13 @@ def recipe(kind: str, **train: Any) -> Recipe:
         "images": ModelConfig("s4d", 8, 1, d_ff=8),
         "text": ModelConfig("s4", 8, 1, d_ff=8, mixers_per_block=2, cutoffs=(100,)),
         "sound": ModelConfig("s4d", 8, 1, d_ff=8, pool=(4, 2)),
+        "classes": ModelConfig("s4", 8, 1, d_ff=8),
     }[kind]
     data = {
         "images": DataConfig("mnist-mini", validation=11),
         "text": DataConfig("wikitext-mini", tokenizer="word", vocab_size=300),
         "sound": DataConfig("fsdd-mini", labels=True, tail=0.01, validation=6, rate=1000),
+        "classes": DataConfig("fsdd-mini", validation=6, rate=1000),
     }[kind]
     settings = {"steps": 6, "batch_size": 4, "accumulate": 2 if kind == "text" else 1, "eval_every": 3, "save_every": 3}
     limits = {"eval_limit": 11, "n_samples": 0, "log_every": 1, "precision": "fp32"}
@@ -47,6 +49,7 @@ def recipe(kind: str, **train: Any) -> Recipe:
         data,
         OptimConfig(warmup_steps=2, muon_lr=0.01),
         TrainConfig(**{**settings, **limits, **chunk, **train}),
+        TaskConfig("classify" if kind == "classes" else "density"),
     )
 
 
@@ -54,7 +57,7 @@ def with_dropout(settings: Recipe) -> Recipe:
     return dataclasses.replace(settings, model=dataclasses.replace(settings.model, dropout=0.2))
 
 
-KINDS = ("images", "text", "sound")
+KINDS = ("images", "text", "sound", "classes")
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +112,13 @@ def test_every_rank_takes_its_rows_of_the_states() -> None:
 
 
 def test_two_ranks_learn_what_one_process_does(single: Path, tmp_path: Path) -> None:
-    """Images, text with its state, sound of many lengths, and images in shards; only rank 0 says anything."""
+    """Images, text with its state, sound of many lengths, its classes, and shards; only rank 0 says anything."""
     for kind in KINDS:
         written(recipe(kind), tmp_path, f"{kind}.toml")
-    written(recipe("text", shard=True), tmp_path, "text-shard.toml")
+    for kind in ("text", "classes"):
+        written(recipe(kind, shard=True), tmp_path, f"{kind}-shard.toml")
     said = by_hand(2, HERE / "train_together.py", tmp_path)
-    assert said[0].count("s4gen: trained 6 steps") == 4 and not said[1], said
+    assert said[0].count("s4gen: trained 6 steps") == 6 and not said[1], said
     for path in sorted(tmp_path.glob("*.toml")):
         one, two = single / path.stem.partition("-")[0], path.with_suffix("")
         assert differ(one, two) < CLOSE and differ(one, two, "validation") < CLOSE, path.stem
@@ -130,6 +134,7 @@ def test_two_ranks_learn_what_one_process_does(single: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.faults("ranks: a signal to one or to all")
 @pytest.mark.parametrize(("name", "to"), [("SIGTERM", "rank"), ("SIGINT", "launcher"), ("SIGHUP", "rank")])
 def test_a_signal_saves_once_and_ends_all_and_one_process_goes_on(tmp_path: Path, name: str, to: str) -> None:
     out = tmp_path / "out"
@@ -151,6 +156,7 @@ def endless(kind: str, save_every: int = 3) -> Recipe:
 
 
 @pytest.mark.slow
+@pytest.mark.faults("ranks: one is killed or hangs")
 @pytest.mark.parametrize(("name", "victim"), [("SIGKILL", 1), ("SIGKILL", 0), ("SIGSTOP", 1), ("SIGSTOP", 0)])
 def test_a_rank_that_is_killed_or_hangs_ends_all_and_is_named(tmp_path: Path, name: str, victim: int) -> None:
     out = tmp_path / "out"

@@ -31,7 +31,7 @@ from s4gen.data.audio.reading import read_prompt
 from s4gen.data.audio.write import to_pcm16
 from s4gen.errors import UserError
 from s4gen.evaluate import audio as audio_evaluation
-from s4gen.models.density import resampled
+from s4gen.models.sequence import resampled
 from s4gen.sampling import audio as audio_module
 from s4gen.sampling.audio import Begin, ClipRequest, Endings, in_turn, select, with_candidates
 from s4gen.sampling.convert import RecurrentModel, convert

@@ -283,7 +283,7 @@ class ScalarNorm(nn.Module):
         super().__init__()
         self.m, self.s = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.ones(1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         deviation, mean = torch.std_mean(x, dim=-1, unbiased=False, keepdim=True)
         return self.s / deviation * (x - mean + self.m)
 

@@ -47,6 +47,7 @@ def is_lockable(out: Path) -> bool:
         return False
 
 
+@pytest.mark.faults("signals: children end with their parent")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGHUP"])
 def test_work_in_a_process_of_its_own_ends_with_the_program_that_wanted_it(name: str, tmp_path: Path) -> None:
     said = tmp_path / "number"
@@ -63,6 +64,7 @@ def test_work_in_a_process_of_its_own_ends_with_the_program_that_wanted_it(name:
                 os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.faults("signals: the terminal goes away")
 @pytest.mark.skipif(shutil.which("script") is None, reason="no program that makes a terminal")
 def test_a_run_whose_terminal_goes_away_is_saved(tmp_path: Path) -> None:
     """The kernel tells it by SIGHUP; from then on nothing can be written to standard error."""
@@ -77,6 +79,7 @@ def test_a_run_whose_terminal_goes_away_is_saved(tmp_path: Path) -> None:
     assert saved >= read_metrics(out)[-1]["step"] > 0
 
 
+@pytest.mark.faults("signals: SIGHUP under nohup")
 def test_nohup_lets_a_run_go_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with running(["nohup", sys.executable, HERE / "train_forever.py", out], stdin=subprocess.DEVNULL) as child:

@@ -17,9 +17,9 @@ from s4gen.files.shipped import find, shipped_names
 from s4gen.models.build import build_shapes
 from s4gen.models.flops import count_flops
 from s4gen.train import run, training_run, utilisation
+from s4gen.train.batches import TokenBatch
 from s4gen.train.metrics import read_metrics
 from s4gen.train.speed import Speed
-from s4gen.train.tasks import Batch
 
 SHAPES = build_shapes(DensityConfig(ImageLayout(4, 4, 3), recipe().model, recipe().ssm))
 
@@ -27,8 +27,8 @@ SHAPES = build_shapes(DensityConfig(ImageLayout(4, 4, 3), recipe().model, recipe
 def test_the_share_of_the_peak_is_operations_over_time_over_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utilisation, "peak_rate", lambda device, precision: 1e9)
     speed = Speed(SHAPES, CPU, "fp32", "images")
-    speed.add(Batch(torch.zeros(3, 48, dtype=torch.int64)), 0.5)
-    speed.add(Batch(torch.zeros(5, 24, dtype=torch.int64)), 1.5)
+    speed.add(TokenBatch(torch.zeros(3, 48, dtype=torch.int64)), 0.5)
+    speed.add(TokenBatch(torch.zeros(5, 24, dtype=torch.int64)), 1.5)
     operations = 3 * count_flops(SHAPES, 48).training + 5 * count_flops(SHAPES, 24).training
     values = speed.values()
     assert values == {
@@ -38,14 +38,14 @@ def test_the_share_of_the_peak_is_operations_over_time_over_peak(monkeypatch: py
     }
     assert speed.say() == f"4.0 images/s, {values['utilisation']:.0%} of peak"
     speed.reset()
-    speed.add(Batch(torch.zeros(1, 48, dtype=torch.int64)), 1.0)
+    speed.add(TokenBatch(torch.zeros(1, 48, dtype=torch.int64)), 1.0)
     assert speed.values()["images_per_second"] == 1
 
 
 def test_on_an_unknown_card_the_share_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utilisation, "peak_rate", lambda device, precision: None)
     speed = Speed(SHAPES, CPU, "fp32", "tokens")
-    speed.add(Batch(torch.zeros(3, 48, dtype=torch.int64)), 0.5)
+    speed.add(TokenBatch(torch.zeros(3, 48, dtype=torch.int64)), 0.5)
     assert speed.values() == {"tokens_per_second": 288.0}
     assert speed.say() == "288.0 tokens/s"
 

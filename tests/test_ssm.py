@@ -168,6 +168,22 @@ def test_block_form_equals_fft_form(seed: int, L: int, batch: int) -> None:
     torch.testing.assert_close(block_form.block_convolve(u, maps, None)[0], wanted, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("tile", [1, 30, 200, 2000])
+def test_tiles_of_cauchy_sums_make_no_difference(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of one number, of some frequencies of one head, and of several heads; the last ones are smaller."""
+    system = [x.requires_grad_() for x in random_system(7, 5, 4, 2)]
+    weights = torch.randn(5, 61, dtype=torch.float64)
+
+    def kernel_and_gradients() -> list[Tensor]:
+        kernel = dplr.cauchy_kernel(*system, 61)
+        return [kernel, *torch.autograd.grad((kernel * weights).sum(), system)]
+
+    whole = kernel_and_gradients()
+    monkeypatch.setattr(dplr, "_TILE", tile)
+    for part, wanted in zip(kernel_and_gradients(), whole, strict=True):
+        torch.testing.assert_close(part, wanted, rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("L", [1, 127, 128, 129, 784, 1021, 3072, 16384])
 def test_blocks_cover_every_length_without_waste(L: int) -> None:
     T, last = block_form.block_lengths(L)

@@ -16,6 +16,7 @@ from torch import Tensor
 from s4gen.checkpoint import load_checkpoint, load_tensors
 from s4gen.config import (
     DataConfig,
+    DensityConfig,
     ImageLayout,
     ModelConfig,
     OptimConfig,
@@ -29,8 +30,8 @@ from s4gen.errors import UserError
 from s4gen.evaluate.text import evaluate_stream, evaluate_windows
 from s4gen.models.density import DensityModel
 from s4gen.train import loop, optim, run, training_run
+from s4gen.train.batches import TokenBatch
 from s4gen.train.metrics import read_metrics
-from s4gen.train.tasks import Batch
 
 
 def recipe(mixer: str = "s4d", **train: Any) -> Recipe:
@@ -56,7 +57,9 @@ def recipe(mixer: str = "s4d", **train: Any) -> Recipe:
 
 def begun(settings: Recipe, seed: int = 0) -> training_run.TrainingRun:
     torch.manual_seed(seed)
-    return training_run.start(settings, TextLayout(900, 0), torch.device("cpu"))
+    return training_run.start(
+        settings, DensityConfig(TextLayout(900, 0), settings.model, settings.ssm), torch.device("cpu")
+    )
 
 
 def rows(settings: Recipe, seed: int = 3) -> TrainStream:
@@ -91,7 +94,7 @@ def test_a_step_goes_on_where_the_last_one_ended() -> None:
     settings = dataclasses.replace(recipe(batch_size=2), optim=OptimConfig(lr=1e-30, ssm_lr=1e-30, weight_decay=0))
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, dropout=0.0))
     state, stream = begun(settings), rows(settings)
-    found = [loop.training_step(state, Batch(*stream.batch(step)))[0] for step in range(3)]
+    found = [loop.training_step(state, TokenBatch(*stream.batch(step)))[0] for step in range(3)]
     x, y = (torch.cat(side, 1) for side in zip(*(stream.batch(step) for step in range(3)), strict=True))
     with torch.no_grad():
         nats = state.model.score(x, y)[0].view(2, 3, 12).mean((0, 2))
@@ -110,7 +113,7 @@ def test_the_gradient_of_parts_is_that_of_the_whole_batch(mixer: str) -> None:
         for state in states:
             torch.manual_seed(5)
             for step in range(2):
-                loop.training_step(state, Batch(*rows(settings).batch(step)))
+                loop.training_step(state, TokenBatch(*rows(settings).batch(step)))
         for (name, a), b in zip(states[0].model.named_parameters(), states[1].model.parameters(), strict=True):
             assert a.grad is not None and b.grad is not None
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6, msg=name)
@@ -126,9 +129,11 @@ def test_parts_of_a_batch_of_images_are_the_batch_too() -> None:
             OptimConfig(),
             TrainConfig(batch_size=6, accumulate=accumulate),
         )
-        state = training_run.start(settings, ImageLayout(4, 4, 1), torch.device("cpu"))
+        state = training_run.start(
+            settings, DensityConfig(ImageLayout(4, 4, 1), settings.model, settings.ssm), torch.device("cpu")
+        )
         tokens = torch.randint(0, 256, (5, 16), generator=torch.Generator().manual_seed(2))
-        loop.training_step(state, Batch(tokens))
+        loop.training_step(state, TokenBatch(tokens))
         grads.append([parameter.grad for parameter in state.model.parameters()])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-7)

@@ -3,7 +3,10 @@
 N = H = dimension; one SSM serves all features, with a step size for each. A step makes a kernel of length L, convolves
 a batch with it by FFT, and goes back to the gradients of all parameters and of the input; skip, projections and
 optimiser are left out. Each kernel is that of its paper. So the parameter C of S4 is taken to be the truncated C~, and
-no power of the matrix is needed; our own S4 layer, made for N of 64 or so, takes dense powers of it.
+no power of the matrix is needed.
+
+Beside it stands S4 as the layers of this package run it, in blocks (`ssm/block_form.py`). That form is made for N of 64
+or so: it takes dense powers of the matrix, one for each feature, as LSSL does.
 
 Time is the median over steps. Peak memory is that of the first step, in a process of its own, above the level of a
 process that has taken the same step at the smallest size.
@@ -33,14 +36,18 @@ from s4gen.models.lssl_dss import DSS, LSSL
 from s4gen.models.ssm_layers import S4, S4D
 from s4gen.showing.progress import progress_bar
 from s4gen.ssm import dplr
-from s4gen.ssm.block_form import fft_convolve
+from s4gen.ssm.block_form import block_convolve, block_lengths, fft_convolve
 
 BUDGET = 0.5
 """Seconds of measuring for each workload; a step that takes more than ten times that is taken once."""
-TITLES = {"lssl": "LSSL", "s4": "S4 (DPLR)", "s4d": "S4D", "dss": "DSS (softmax)"}
+TITLES = {
+    "lssl": "LSSL",
+    "s4": "S4, Cauchy sums",
+    "s4-blocks": "S4, blocks",
+    "s4d": "S4D",
+    "dss": "DSS (softmax)",
+}
 """The layers that are measured, in this order, and their names in the table."""
-TILE = 2**16
-"""Modes times frequencies in one tile of Cauchy sums."""
 HEADER = ("ms", "peak MB", "LSSL: time", "memory", "| paper: ms", "MB", "LSSL: time", "memory")
 """Columns of the table. Under LSSL stands how many times as much of it LSSL takes."""
 
@@ -102,7 +109,7 @@ class AncestorsResult:
     def table(self) -> str:
         """Return what `s4gen bench ancestors` prints: the conditions, a table for each dimension, notes."""
         lines = [
-            f"one training step (kernel and FFT convolution, forward and backward), N = H = dimension, "
+            f"one training step (kernel and FFT convolution, or blocks, forward and backward), N = H = dimension, "
             f"length {self.length}, batch {self.batch}, float32",
             machine_line(self.machine),
             "paper: S4 (arXiv 2111.00396), table 2, on a GPU",
@@ -184,23 +191,35 @@ def measure(workload: TrainingStepWorkload) -> TrainingStepMeasurement:
 def training_step(way: str, dimension: int, length: int, batch: int, device: torch.device) -> Callable[[], None]:
     """Return a function that takes one step, as described above, from random numbers; it leaves all gradients."""
     config = SSMConfig(d_state=dimension, n_ssm=1, norm_length=length if way == "dss" else 0)
-    layer: Any = {"lssl": LSSL, "s4": S4, "s4d": S4D, "dss": DSS}[way](dimension, config).to(device)
+    layer: Any = {"lssl": LSSL, "s4": S4, "s4-blocks": S4, "s4d": S4D, "dss": DSS}[way](dimension, config).to(device)
+    convolve = {"s4": _by_cauchy_sums, "s4-blocks": _in_blocks}.get(way, _by_own_kernel)
     u = torch.randn(batch, length, dimension, device=device, requires_grad=True)
     gradient = torch.randn(batch, length, dimension, device=device)
 
     def step() -> None:
         for tensor in (u, *layer.parameters()):
             tensor.grad = None
-        kernel = truncated_kernel(layer, length) if isinstance(layer, S4) else layer.kernel(length)
-        fft_convolve(u, kernel).backward(gradient)
+        convolve(layer, u).backward(gradient)
 
     return step
+
+
+def _by_own_kernel(layer: Any, u: Tensor) -> Tensor:
+    return fft_convolve(u, layer.kernel(u.shape[1]))
+
+
+def _by_cauchy_sums(layer: S4, u: Tensor) -> Tensor:
+    return fft_convolve(u, truncated_kernel(layer, u.shape[1]))
+
+
+def _in_blocks(layer: S4, u: Tensor) -> Tensor:
+    return block_convolve(u, layer.block_maps(*block_lengths(u.shape[1])), None)[0]
 
 
 def truncated_kernel(layer: S4, L: int) -> Tensor:
     """Return the kernel r(H, L) of S4 as published (algorithm 1): the layer's C is taken to be C~ = C (I - Abar^L)."""
     Lambda, B, C, dt = layer.continuous()
-    return dplr.truncated_cauchy_kernel(Lambda, layer.low_rank(), B, C, dt, L, TILE)
+    return dplr.truncated_cauchy_kernel(Lambda, layer.low_rank(), B, C, dt, L)
 
 
 def _return_freed_memory() -> None:

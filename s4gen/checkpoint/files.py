@@ -12,7 +12,14 @@ from torch import Tensor
 import s4gen
 from s4gen.checkpoint.fitting import check_fit, fitting
 from s4gen.checkpoint.tensors import Header, check_finite, read_tensors
-from s4gen.config import DensityConfig, density_config_from_dict
+from s4gen.config import (
+    DensityConfig,
+    PredictorConfig,
+    density_config_from_dict,
+    density_config_to_dict,
+    predictor_config_from_dict,
+    predictor_config_to_dict,
+)
 from s4gen.errors import UserError, shortened
 from s4gen.files import expected
 from s4gen.files.parsing import read_json as read_parsed
@@ -22,8 +29,8 @@ from s4gen.files.reading import LARGE, read_bounded
 T = TypeVar("T")
 
 FORMAT = "s4gen-checkpoint"
-CLASSIFIER_FORMAT = "s4gen-classifier"
-"""The format of a classifier of recordings (s4gen.evaluate.recognition), which stands beside density models."""
+PREDICTOR_FORMAT = "s4gen-predictor"
+"""The format of a predictor, whose files are otherwise those of a density model."""
 EXACT = "float64"
 """The key of config.json that names the tensors kept in float64 beside a model in float32."""
 LAYER_FORMAT = "s4gen-layer"
@@ -32,6 +39,11 @@ FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
 CURVE_FILE = "curve.png"
 ANY_TABLE = expected.mapping(expected.anything)
+SECTIONS: dict[str, tuple[str, Any, Any]] = {
+    FORMAT: ("density", density_config_from_dict, density_config_to_dict),
+    PREDICTOR_FORMAT: ("predictor", predictor_config_from_dict, predictor_config_to_dict),
+}
+"""For each format the section of config.json that holds the configuration, and how it is read and written."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -70,22 +82,44 @@ def load_fitting(path: Path, wanted: Mapping[str, Tensor], exact: Collection[str
     return fitted
 
 
-def config_in(tables: Mapping[str, Any], what: str, section: str, path: Path) -> DensityConfig:
-    """Return the model's configuration in the config.json, at `path`, of a checkpoint of one kind or another.
+def config_in(tables: Mapping[str, Any], path: Path) -> DensityConfig | PredictorConfig:
+    """Return the model's configuration from the content of the config.json at `path`.
 
     Raises:
-        UserError: it is of another format version, or damaged.
+        UserError: it is no model's, of another format version, or damaged.
     """
+    if tables.get("format") == LAYER_FORMAT:
+        raise UserError(f"{path.parent} is a single layer, not a density model; s4gen.layers.load_layer reads it")
+    if tables.get("format") == "s4gen-classifier":
+        raise UserError(f"{path.parent} is a classifier of an earlier version of s4gen; train it again")
+    if not isinstance(tables.get("format"), str) or tables["format"] not in SECTIONS:
+        raise UserError(
+            f'{path}: format = {shortened(repr(tables.get("format")), 60)}: expected "{FORMAT}"; this is another '
+            "program's file"
+        )
+    section, from_dict, _ = SECTIONS[tables["format"]]
     version = tables.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         writer = shortened(str(tables.get("s4gen_version", "unknown")), 60)
         raise UserError(
-            f"{path}: {what} format version {shortened(repr(version), 60)}, but s4gen {s4gen.__version__} reads "
+            f"{path}: checkpoint format version {shortened(repr(version), 60)}, but s4gen {s4gen.__version__} reads "
             f"version {FORMAT_VERSION}; use the s4gen that wrote it ({writer})"
         )
     if not isinstance(tables.get(section), dict):
         raise UserError(f"{path}: {section} is missing; the file is damaged")
-    return density_config_from_dict(tables[section], source=str(path))
+    return from_dict(tables[section], source=str(path))
+
+
+def config_tables(config: DensityConfig | PredictorConfig) -> dict[str, Any]:
+    """Return the content of config.json for a model of this configuration."""
+    format = PREDICTOR_FORMAT if isinstance(config, PredictorConfig) else FORMAT
+    section, _, to_dict = SECTIONS[format]
+    return {
+        "format": format,
+        "format_version": FORMAT_VERSION,
+        "s4gen_version": s4gen.__version__,
+        section: to_dict(config),
+    }
 
 
 def read_json(path: Path, check: expected.Check = ANY_TABLE, finite: bool = True) -> dict[str, Any]:

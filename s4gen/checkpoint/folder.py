@@ -10,16 +10,12 @@ from typing import Any
 
 import torch
 
-import s4gen
 from s4gen.checkpoint.files import (
-    CLASSIFIER_FORMAT,
     CURVE_FILE,
     EXACT,
-    FORMAT,
-    FORMAT_VERSION,
-    LAYER_FORMAT,
     TOKENIZER_FILE,
     config_in,
+    config_tables,
     load_tensors,
     read_bytes,
     read_json,
@@ -29,31 +25,33 @@ from s4gen.checkpoint.fitting import check_fit, fitting
 from s4gen.checkpoint.tensors import Header, check_finite
 from s4gen.config import (
     DensityConfig,
+    PredictorConfig,
     Recipe,
     TextLayout,
-    density_config_to_dict,
     load_recipe,
     recipe_to_toml,
 )
+from s4gen.config.names import PLURAL
 from s4gen.data.text import Tokenizer, from_json
-from s4gen.errors import UserError, shortened
+from s4gen.errors import UserError
 from s4gen.files.atomic import current, read_consistent, write_atomic
 from s4gen.files.expected import shown
 from s4gen.files.folders import user_path
 from s4gen.files.shipped import find
-from s4gen.models.build import M, TooLargeError, build_model, shapes_alone, with_weights
+from s4gen.models.build import AnyConfig, AnyModel, M, TooLargeError, build_model, shapes_alone, with_weights
 from s4gen.models.density import DensityModel
+from s4gen.models.predictor import Predictor
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint as read from disk."""
+class AnyCheckpoint:
+    """A checkpoint as read from disk, of a density model or of a predictor."""
 
     path: Path
     """Its directory."""
-    config: DensityConfig
+    config: Any
     """The configuration of the model."""
-    model: DensityModel
+    model: Any
     """The model, on the CPU and in evaluation mode."""
     recipe: Recipe | None
     """The recipe that trained it, where one did."""
@@ -69,9 +67,25 @@ class Checkpoint:
         return load_tokenizer(self.path, self.config)
 
 
+@dataclass(frozen=True)
+class Checkpoint(AnyCheckpoint):
+    """The checkpoint of a density model."""
+
+    config: DensityConfig
+    model: DensityModel
+
+
+@dataclass(frozen=True)
+class PredictorCheckpoint(AnyCheckpoint):
+    """The checkpoint of a predictor."""
+
+    config: PredictorConfig
+    model: Predictor
+
+
 def save_checkpoint(
     path: str | Path,
-    model: DensityModel,
+    model: AnyModel,
     *,
     recipe: Recipe | None,
     metrics: Mapping[str, Any],
@@ -95,7 +109,7 @@ def save_checkpoint(
 
 def fill_checkpoint(
     folder: Path,
-    model: DensityModel,
+    model: AnyModel,
     *,
     recipe: Recipe | None,
     metrics: Mapping[str, Any],
@@ -107,12 +121,7 @@ def fill_checkpoint(
 
     `curve` is a PNG of how the loss went down.
     """
-    config = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "s4gen_version": s4gen.__version__,
-        "density": density_config_to_dict(model.config),
-    }
+    config = config_tables(model.config)
     if exact := _exact(model):
         config[EXACT] = exact
     save_tensors(folder / "model.safetensors", model.state_dict())
@@ -127,7 +136,7 @@ def fill_checkpoint(
         (folder / CURVE_FILE).write_bytes(curve)
 
 
-def _exact(model: DensityModel) -> list[str]:
+def _exact(model: AnyModel) -> list[str]:
     """Name the parameters that a model keeps in float64 while it works in float32, as an imported one may."""
     if model.dtype != torch.float32:
         return []
@@ -135,17 +144,49 @@ def _exact(model: DensityModel) -> list[str]:
 
 
 def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
-    """Load the checkpoint of this path or shipped name. The global random state is left as it was.
+    """Load the density model of this path or shipped name. The global random state is left as it was.
+
+    Raises:
+        UserError: there is none, it is a predictor's, it is damaged, or it is of another format version.
+    """
+    found = load_any(name_or_path)
+    if not isinstance(found, Checkpoint):
+        raise UserError(
+            f"{found.path} is trained to {found.config.task.kind}, and is no density model; choose another checkpoint "
+            "(train, eval, info and predict take this one)"
+        )
+    return found
+
+
+def load_predictor(name_or_path: str | Path) -> PredictorCheckpoint:
+    """Load the predictor of this path or shipped name. The global random state is left as it was.
+
+    Raises:
+        UserError: there is none, it is a density model's, it is damaged, or it is of another format version.
+    """
+    found = load_any(name_or_path)
+    if not isinstance(found, PredictorCheckpoint):
+        raise UserError(
+            f"{found.path} is a density model of {PLURAL[found.config.layout.kind]}, and predicts nothing; "
+            'choose the checkpoint of a recipe with [task] kind = "classify", "regress" or "forecast"'
+        )
+    return found
+
+
+def load_any(name_or_path: str | Path) -> Checkpoint | PredictorCheckpoint:
+    """Load the checkpoint of this path or shipped name, whatever its model is for.
 
     Raises:
         UserError: there is none, it is damaged, or it is of another format version.
     """
     path = resolve_checkpoint(name_or_path)
     config, model, recipe, metrics = read_consistent(path, _read)
-    return Checkpoint(path, config, model, recipe, metrics)
+    kind: Any = PredictorCheckpoint if isinstance(config, PredictorConfig) else Checkpoint
+    found: Checkpoint | PredictorCheckpoint = kind(path, config, model, recipe, metrics)
+    return found
 
 
-def load_tokenizer(path: Path, config: DensityConfig) -> Tokenizer:
+def load_tokenizer(path: Path, config: AnyConfig) -> Tokenizer:
     """Load the tokeniser in the directory of a checkpoint with this configuration.
 
     Raises:
@@ -197,7 +238,7 @@ def check_target(path: str | Path, overwrite: bool) -> None:
         raise UserError(f"{path} exists and is not a checkpoint, so it is not replaced; choose another name")
 
 
-def _read(folder: Path) -> tuple[DensityConfig, DensityModel, Recipe | None, dict[str, Any]]:
+def _read(folder: Path) -> tuple[AnyConfig, AnyModel, Recipe | None, dict[str, Any]]:
     config, exact = _read_config(folder / "config.json")
     model = load_model(folder / "model.safetensors", lambda: build_model(config), exact)
     recipe = load_recipe(folder / "recipe.toml") if (folder / "recipe.toml").exists() else None
@@ -226,7 +267,7 @@ def load_model(path: Path, build: Callable[[], M], exact: Collection[str] = ()) 
         try:
             # Some layers make parameters only to replace them, or constants that are not saved; and of a file that
             # lacks a little, the message is to name what is missing. Hence the factors.
-            with shapes_alone(4 * header.numbers + 100_000, 4 * len(header.tensors) + 400):
+            with shapes_alone(4 * header.numbers + 100_000, 2 * len(header.tensors) + 100):
                 shapes = build()
         except TooLargeError:
             raise UserError(
@@ -242,19 +283,10 @@ def load_model(path: Path, build: Callable[[], M], exact: Collection[str] = ()) 
     return with_weights(shapes, tensors)
 
 
-def _read_config(path: Path) -> tuple[DensityConfig, tuple[str, ...]]:
+def _read_config(path: Path) -> tuple[AnyConfig, tuple[str, ...]]:
     """Return the configuration of the model, and the names of the tensors that are kept in float64."""
-    config = read_json(path)
-    if config.get("format") == CLASSIFIER_FORMAT:
-        raise UserError(f"{path.parent} is a classifier of recordings, not a density model; choose another checkpoint")
-    if config.get("format") == LAYER_FORMAT:
-        raise UserError(f"{path.parent} is a single layer, not a density model; s4gen.layers.load_layer reads it")
-    if config.get("format") != FORMAT:
-        raise UserError(
-            f'{path}: format = {shortened(repr(config.get("format")), 60)}: expected "{FORMAT}"; this is another '
-            "program's file"
-        )
-    exact = config.get(EXACT, [])
+    tables = read_json(path)
+    config, exact = config_in(tables, path), tables.get(EXACT, [])
     if not isinstance(exact, list) or not all(isinstance(name, str) for name in exact):
         raise UserError(f"{path}: {EXACT} = {shown(exact)}: expected names of tensors; the file is damaged")
-    return config_in(config, "checkpoint", "density", path), tuple(exact)
+    return config, tuple(exact)

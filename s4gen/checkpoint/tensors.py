@@ -99,7 +99,7 @@ def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
         if not bool(finite.all()):
             bad = int((~finite).sum())
             raise UserError(
-                f"{path}: tensor {shortened(name, 100)} holds {bad:,} numbers that are NaN or infinite, of "
+                f"{path}: tensor {shortened(name, 100)} holds {bad:,} numbers that are not finite (NaN, infinite), of "
                 f"{tensor.numel():,}; the file is damaged, or the training had diverged: take an earlier checkpoint"
             )
 

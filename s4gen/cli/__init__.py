@@ -11,7 +11,21 @@ import traceback
 from collections.abc import Sequence
 
 from s4gen import __version__
-from s4gen.cli import bench, cache, convert, demo, evaluate, export, import_, info, sample, tokenize, train
+from s4gen.cli import (
+    bench,
+    cache,
+    convert,
+    demo,
+    evaluate,
+    export,
+    import_,
+    info,
+    merge,
+    predict,
+    sample,
+    tokenize,
+    train,
+)
 from s4gen.cli.parser import Parser
 from s4gen.cli.process import Interrupts, flush_output, forget, prepare_streams, watched_interrupts
 from s4gen.errors import UserError
@@ -26,6 +40,8 @@ VERBS = {
     "import": import_,
     "export": export,
     "sample": sample,
+    "merge": merge,
+    "predict": predict,
     "bench": bench,
     "info": info,
     "cache": cache,

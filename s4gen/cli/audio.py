@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.classes import labels_in_turn
@@ -13,14 +14,17 @@ from s4gen.config.names import WRITTEN_SOUND
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from s4gen.bulk.part import Arrays, Part
     from s4gen.checkpoint import Checkpoint
-    from s4gen.cli.evaluate_common import Outcome
+    from s4gen.cli.evaluate_common import Outcome, Scoring, Shown
     from s4gen.data.audio import AudioSet
     from s4gen.models.density import DensityModel
 
 SUFFIXES: tuple[str, ...] = WRITTEN_SOUND
 EXPECTED_NAME = "sound is written as wav or flac; use a name that ends in .wav or .flac, a folder, or - for a stream"
 NOUN = "sequence"
+SHOWN: dict[str, type] = {"rate": int, "rate_factor": float, "references": dict}
+"""What a part of scores says of its run, beside what all kinds do."""
 COMPARED_SAMPLES = 2048
 """Samples of each clip, at most, on which both forms of a model are compared."""
 
@@ -32,11 +36,25 @@ def sample(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     return sample_audio.run(args, checkpoint)
 
 
-def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
-    """Measure bits per sample of recordings."""
+def scoring(args: argparse.Namespace, checkpoint: Checkpoint) -> Scoring:
+    """Prepare to measure bits per sample of recordings."""
     from s4gen.cli import evaluate_audio
 
-    return evaluate_audio.evaluate(args, checkpoint)
+    return evaluate_audio.scoring(args, checkpoint)
+
+
+def outcome(shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
+    """Return bits per sample of recordings."""
+    from s4gen.cli import evaluate_audio
+
+    return evaluate_audio.outcome(shown, arrays, seconds)
+
+
+def merge_samples(args: argparse.Namespace, parts: Sequence[Part]) -> int:
+    """Put parts of samples together."""
+    from s4gen.cli import sample_audio_files
+
+    return sample_audio_files.merge(args, parts)
 
 
 def sequences_to_compare(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:

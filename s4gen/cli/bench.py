@@ -20,7 +20,7 @@ SUMMARY = "Measure speed and memory: generation with a model, the state space co
 """The command line shows this sentence for `-h`."""
 
 CORE = "Measure time and memory of kernels and layers against state size, features and length."
-ANCESTORS = "Measure a training step of LSSL, S4, S4D and DSS, beside table 2 of the S4 paper."
+ANCESTORS = "Measure a training step of LSSL, S4 (in two ways), S4D and DSS, beside table 2 of the S4 paper."
 
 
 class Result(Protocol):

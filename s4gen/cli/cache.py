@@ -19,6 +19,7 @@ OURS = (
     "tokens",
     "audio",
     "images",
+    "generated",
     "wikitext",
     "hub",
     "engine-*",

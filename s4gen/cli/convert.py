@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from s4gen.cli.arguments import number, whole
+from s4gen.cli.bounds import check_kept
 from s4gen.cli.dataset import add_dataset_argument, dataset_of
 from s4gen.cli.media import MEDIA
 from s4gen.config.names import MINI_OF
@@ -78,6 +79,7 @@ def own_sequences(recurrent: RecurrentModel, n: int) -> Tensor:
     from s4gen.sampling.generation import Generation
 
     length = min(recurrent.config.layout.length, DRAWN_TOKENS)
+    check_kept(n, 16 * length * recurrent.config.model.d_model, "sequences", "choose a smaller --sequences")
     drawn = Generation.start(recurrent, n, seed=0, engine="auto").chunks(length)
     return torch.cat(list(drawn), dim=1)
 

@@ -16,7 +16,7 @@ from s4gen.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from s4gen.checkpoint import Checkpoint
+    from s4gen.checkpoint import AnyCheckpoint, Checkpoint
     from s4gen.data.audio import AudioFormat, AudioSet
     from s4gen.data.text import TokenFile
 
@@ -26,7 +26,7 @@ def add_dataset_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", metavar="NAME", help="a data set other than the one that the model was trained on")
 
 
-def dataset_of(checkpoint: Checkpoint) -> str:
+def dataset_of(checkpoint: AnyCheckpoint) -> str:
     """Return the data set that the checkpoint was trained on.
 
     Raises:

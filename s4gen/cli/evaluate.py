@@ -1,18 +1,28 @@
-"""Measure bits per dimension of real images, perplexity of real text, or bits per sample of recordings, exactly."""
+"""Measure what a model costs or gets right on real data: bits of a density model, accuracy or error of a predictor."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from s4gen.cli import evaluate_predictor
 from s4gen.cli.arguments import number, refuse_foreign, whole
 from s4gen.cli.dataset import add_dataset_argument
 from s4gen.cli.media import MEDIA
-from s4gen.cli.output import print_json
+from s4gen.cli.output import check_file, json_text, print_json
+from s4gen.cli.shards import add_shard_argument, check_part_output
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
+from s4gen.files.atomic import write_file_atomic
+from s4gen.files.folders import user_path
+
+if TYPE_CHECKING:
+    from s4gen.cli.evaluate_common import Outcome
 
 SUMMARY = (
-    "Measure bits per dimension of real images, perplexity of real text, or bits per sample of recordings, exactly."
+    "Measure bits per dimension of real images, perplexity of real text, or bits per sample of recordings, exactly; "
+    "or the accuracy of a classifier, the error of a forecaster."
 )
 """The command line shows this sentence for `-h`."""
 
@@ -62,8 +72,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sound only: score at FACTOR times the model's sampling rate, without training again; recordings are "
         "converted to it, and every dt of the model is divided by FACTOR",
     )
+    parser.add_argument(
+        "--keep-dt",
+        action="store_true",
+        help="with --rate, of a classifier or regression of audio: leave every dt as it is, which is the control",
+    )
     add_dataset_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "-o", "--out", metavar="PATH", type=user_path, help="also write what --json prints to this file, NAME.json"
+    )
+    add_shard_argument(parser)
+    parser.add_argument("--force", action="store_true", help="write over what is at PATH")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,17 +91,52 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"--engine {args.engine} is for --mode recurrent: the convolution runs in no engine; add that mode"
         )
-    from s4gen.checkpoint import load_checkpoint
+    if args.shard is not None:
+        check_part_output(args)
+        if args.json:
+            raise UserError("--json prints a result, and a part has none; give it to s4gen merge")
+    elif args.out is not None:
+        check_result(args.out, args.force)
+    from s4gen.checkpoint import PredictorCheckpoint, load_any
+    from s4gen.cli.evaluate_common import score_part, scored
 
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = load_any(args.checkpoint)
     kind = checkpoint.config.layout.kind
+    if isinstance(checkpoint, PredictorCheckpoint):
+        if args.shard is not None:
+            raise UserError(f"--shard is for density models, and {args.checkpoint} is none; leave it out")
+        report(args, evaluate_predictor.evaluate(args, checkpoint))
+        return 0
+    if args.keep_dt:
+        raise UserError("--keep-dt is the control for predictors of audio at another --rate; leave it out")
     check_options(args, kind)
-    outcome = MEDIA[kind].evaluate(args, checkpoint)
+    scoring = MEDIA[kind].scoring(args, checkpoint)
+    if args.shard is not None:
+        score_part(args, checkpoint, scoring)
+    else:
+        report(args, scored(args, scoring))
+    return 0
+
+
+def report(args: argparse.Namespace, outcome: Outcome) -> None:
+    """Print a result, and write it to the file that `-o` names, if there is one."""
+    if args.out is not None:
+        write_file_atomic(args.out, (json_text(outcome.values) + "\n").encode())
     if args.json:
         print_json(outcome.values)
     else:
         print(outcome.text)
-    return 0
+
+
+def check_result(out: Path, force: bool) -> None:
+    """Refuse, before any work, a place where a result cannot or should not be written.
+
+    Raises:
+        UserError: it does not end in .json, is there already, or cannot be written.
+    """
+    if out.suffix.lower() != ".json":
+        raise UserError(f"{out}: a result is written as JSON; use a name that ends in .json")
+    check_file(out, force)
 
 
 def check_options(args: argparse.Namespace, kind: str) -> None:

@@ -1,15 +1,24 @@
-"""The parts of `s4gen eval` that all media share: who scores, and the two forms of a result."""
+"""The parts of `s4gen eval` that all media share: who scores, how scores are collected, both forms of a result."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from s4gen.bulk.dealing import Piece, pieces
+from s4gen.cli.output import shows_progress
+from s4gen.cli.shards import model_digest, write_part
+from s4gen.errors import UserError
 from s4gen.machine.device import best_device
+from s4gen.showing.progress import progress_bar
 
 if TYPE_CHECKING:
+    from s4gen.bulk.part import Arrays
+    from s4gen.checkpoint import Checkpoint
     from s4gen.evaluate.scorers import Scorer
     from s4gen.models.density import DensityModel
     from s4gen.sampling.convert import RecurrentModel
@@ -26,36 +35,126 @@ class Outcome:
     """For people: a line, or several."""
 
 
+Shown = dict[str, Any]
+"""What a result says beside its numbers, as plain values: the data, the checkpoint, the view of the model."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What `s4gen eval` computes, in rows that can be shared out."""
+
+    kind: str
+    view: View
+    batches: Sequence[range]
+    """The rows, in the batches in which they are scored."""
+    score: Callable[[Piece], Arrays]
+    """Scores the rows of a piece: arrays (rows,) by name, "nats" among them."""
+    outcome: Callable[[Shown, Arrays, float], Outcome]
+    """Makes the result of what is shown, the arrays of all rows, and seconds."""
+    shown: Shown
+    options: dict[str, Any]
+    """What the scores depend on, beside the model."""
+    unit: str
+    """What a row is, for a progress bar."""
+    carries: bool = False
+    """Whether a piece can be scored only behind all pieces before it."""
+
+
+def scored(args: argparse.Namespace, scoring: Scoring) -> Outcome:
+    """Score all rows, and return the result."""
+    import numpy as np
+
+    from s4gen.machine.memory import keep_freed_memory
+
+    keep_freed_memory()
+    began, found = time.perf_counter(), []
+    total = scoring.batches[-1].stop
+    with progress_bar(total, scoring.unit, shows_progress(), desc=f"scoring ({args.mode})") as bar:
+        for piece in pieces(scoring.batches):
+            found.append(scoring.score(piece))
+            bar.update(len(piece.own))
+    arrays = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    return scoring.outcome(_shown(args, scoring), arrays, time.perf_counter() - began)
+
+
+def score_part(args: argparse.Namespace, checkpoint: Checkpoint, scoring: Scoring) -> None:
+    """Score the shard that `--shard` asks for, into its part."""
+    from s4gen.bulk.part import Run
+    from s4gen.machine.memory import keep_freed_memory
+
+    keep_freed_memory()
+    shown, rows = _shown(args, scoring), scoring.batches[-1].stop
+    options = scoring.options | {"mode": args.mode, "engine": shown["engine"], "batch": args.batch}
+    run = Run("eval", scoring.kind, model_digest(checkpoint), options, shown, rows)
+    write_part(args, run, scoring.batches, scoring.score, scoring.score if scoring.carries else None)
+
+
+def _shown(args: argparse.Namespace, scoring: Scoring) -> Shown:
+    # Asked for at the end where that is possible: an engine that fails goes on as another one, under the other's name.
+    return scoring.shown | {
+        "checkpoint": str(args.checkpoint),
+        "split": args.split,
+        "mode": args.mode,
+        "engine": scoring.view.engine.name if scoring.view.engine else None,
+    }
+
+
+def about(shown: Shown) -> dict[str, Any]:
+    """Return what stands beside every result: the data, the checkpoint, and the engine if there is one."""
+    found = {name: shown[name] for name in ("split", "dataset", "checkpoint")}
+    return found | ({"engine": shown["engine"]} if shown["engine"] else {})
+
+
+def view_in_words(shown: Shown) -> str:
+    """Return by which view of the model, and in which engine, scores were made."""
+    return f"{shown['mode']} mode" + (f", {shown['engine']} engine" if shown["engine"] else "")
+
+
 @dataclass(frozen=True)
 class View:
     """The view of the model that `--mode` and `--engine` ask for, and what it scores with."""
 
-    mode: str
     score: Scorer
     engine: Engine | None
 
-    # Both methods are for the end: an engine that fails while it runs goes on as another one, under the other's name.
 
-    def __str__(self) -> str:
-        """Return the view in words."""
-        return f"{self.mode} mode" + (f", {self.engine.name} engine" if self.engine else "")
+def check_is_number(cost: float, name: str) -> None:
+    """Refuse to report what a model costs if that is no number (NaN), or infinite.
 
-    def about(self, args: argparse.Namespace, dataset: str) -> dict[str, Any]:
-        """Return what stands beside every result: the data, the checkpoint, and the engine if there is one."""
-        data = {"split": args.split, "dataset": dataset, "checkpoint": args.checkpoint}
-        return data | ({"engine": self.engine.name} if self.engine else {})
+    Raises:
+        UserError: it is not finite.
+    """
+    if not math.isfinite(cost):
+        raise UserError(
+            f"{name}: the cost of these data under the model is not a finite number; its training must have diverged"
+        )
 
 
 def view_of(
-    args: argparse.Namespace, model: DensityModel, recurrent: Callable[[], RecurrentModel], tokens: int
+    args: argparse.Namespace,
+    model: DensityModel,
+    recurrent: Callable[[], RecurrentModel],
+    tokens: int,
+    rows: int,
+    in_pieces: bool = False,
 ) -> View:
-    """Put the model, or what `recurrent` converts it to, on the best device, ready to score `tokens` tokens."""
-    from s4gen.evaluate.scorers import by_convolution, by_recurrence
+    """Put the model, or what `recurrent` converts it to, on the best device, ready to score `tokens` tokens.
 
+    Where more than one row is scored at a time, a row costs the same on a CPU whichever rows are beside it.
+    With `in_pieces`, a sequence is scored in several pieces, with the state between them.
+    """
+    from s4gen.evaluate.scorers import by_convolution, by_recurrence, in_whole_rows
+    from s4gen.models.states import least_length, row_multiple
+
+    engine: Engine | None = None
     if args.mode == "conv":
-        return View(args.mode, by_convolution(model.to(best_device())), None)
-    from s4gen.sampling.engines import make_engine
+        score, multiple = by_convolution(model.to(best_device())), row_multiple(model.config.ssm.d_state)
+    else:
+        from s4gen.sampling.engines import make_engine
 
-    converted = recurrent().to(best_device())
-    engine = make_engine(args.engine or "eager", converted, tokens=tokens)
-    return View(args.mode, by_recurrence(converted, engine), engine)
+        converted = recurrent().to(best_device())
+        engine = make_engine(args.engine or "eager", converted, tokens=tokens)
+        score, multiple = by_recurrence(converted, engine), engine.row_multiple
+    # Steps are computed one by one, whatever the length.
+    least = 0 if in_pieces or engine is not None else least_length(model.config)
+    return View(score if rows == 1 else in_whole_rows(score, multiple, least), engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.classes import labels_in_turn
@@ -13,13 +14,16 @@ from s4gen.config.names import WRITTEN_IMAGES
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from s4gen.bulk.part import Arrays, Part
     from s4gen.checkpoint import Checkpoint
-    from s4gen.cli.evaluate_common import Outcome
+    from s4gen.cli.evaluate_common import Outcome, Scoring, Shown
     from s4gen.models.density import DensityModel
 
 SUFFIXES: tuple[str, ...] = WRITTEN_IMAGES
 EXPECTED_NAME = "images are written as PNG; use a name that ends in .png, or a folder"
 NOUN = "image"
+SHOWN: dict[str, type] = {"length": int}
+"""What a part of scores says of its run, beside what all kinds do."""
 
 
 def sample(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
@@ -29,11 +33,25 @@ def sample(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     return sample_images.run(args, checkpoint)
 
 
-def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
-    """Measure bits per dimension of images."""
+def scoring(args: argparse.Namespace, checkpoint: Checkpoint) -> Scoring:
+    """Prepare to measure bits per dimension of images."""
     from s4gen.cli import evaluate_images
 
-    return evaluate_images.evaluate(args, checkpoint)
+    return evaluate_images.scoring(args, checkpoint)
+
+
+def outcome(shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
+    """Return bits per dimension of images."""
+    from s4gen.cli import evaluate_images
+
+    return evaluate_images.outcome(shown, arrays, seconds)
+
+
+def merge_samples(args: argparse.Namespace, parts: Sequence[Part]) -> int:
+    """Put parts of samples together."""
+    from s4gen.cli import sample_images
+
+    return sample_images.merge(args, parts)
 
 
 def sequences_to_compare(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:

@@ -11,8 +11,12 @@ from s4gen.cli.media import MEDIA
 from s4gen.cli.output import print_json
 from s4gen.cli.presets import is_preset
 from s4gen.config import DensityConfig, ImageLayout, Layout, load_preset, recipe_to_dict
+from s4gen.config.combinations import means_something
+from s4gen.errors import UserError
 
 if TYPE_CHECKING:
+    from s4gen.checkpoint import PredictorCheckpoint
+    from s4gen.models.build import AnyModel
     from s4gen.models.density import DensityModel
 
 
@@ -41,15 +45,53 @@ def run(args: argparse.Namespace) -> int:
 
 def checkpoint_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
     """Return tables of facts about a checkpoint."""
-    from s4gen.checkpoint import load_checkpoint
+    from s4gen.checkpoint import PredictorCheckpoint, load_any
 
-    checkpoint = load_checkpoint(name_or_path)
-    facts = _model_facts(checkpoint.config, checkpoint.model)
-    facts |= MEDIA[checkpoint.config.layout.kind].extra_facts(checkpoint)
+    checkpoint = load_any(name_or_path)
+    if isinstance(checkpoint, PredictorCheckpoint):
+        facts = predictor_facts(checkpoint)
+    else:
+        facts = _model_facts(checkpoint.config, checkpoint.model)
+        facts |= MEDIA[checkpoint.config.layout.kind].extra_facts(checkpoint)
     facts["metrics"] = checkpoint.metrics
     if checkpoint.recipe is not None:
         tables = recipe_to_dict(checkpoint.recipe)
         facts |= {f"recipe: {section}": tables[section] for section in ("data", "optim", "train")}
+    return facts
+
+
+def predictor_facts(checkpoint: PredictorCheckpoint) -> dict[str, dict[str, Any]]:
+    """Return tables of facts about a predictor."""
+    from s4gen.models.flops import count_flops
+    from s4gen.models.states import tensors
+
+    config, model = checkpoint.config, checkpoint.model
+    layout, settings = config.layout, dataclasses.asdict(config.task)
+    task = {
+        key: value for key, value in settings.items() if means_something(f"task.{key}", layout.kind, settings["kind"])
+    }
+    length = layout.length // (layout.channels if isinstance(layout, ImageLayout) and config.reader == "values" else 1)
+    task |= {"reader": config.reader, "pool": config.task.pooling}
+    facts: dict[str, dict[str, Any]] = {
+        "task": task | {"answers": list(config.answers.names)},
+        "layout": {"kind": layout.kind} | dataclasses.asdict(layout) | {"length": layout.length},
+        "model": dataclasses.asdict(config.model),
+    }
+    if config.model.traits.inits:
+        facts["ssm"] = dataclasses.asdict(config.ssm)
+    facts["parameters"] = count_parameters(model)
+    flops = count_flops(model, length)
+    if config.task.bidirectional:
+        facts["state"] = {"steps": "no: it reads rows in both directions"}
+    else:
+        facts["state"] = {"bytes_per_stream": sum(tensor.nbytes for tensor in tensors(model.initial_state(1)))}
+    facts["flops"] = {
+        "forward_per_position": round(flops.forward / length),
+        "forward_per_row": flops.forward,
+        "training_step_per_row": flops.training,
+        "positions_per_row": length,
+    }
+    facts["memory"] = {"bytes_of_weights": sum(parameter.nbytes for parameter in model.parameters())}
     return facts
 
 
@@ -58,11 +100,19 @@ def preset_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
 
     A preset without a layout is counted as a model of MNIST's images.
     """
-    from s4gen.models.build import build_shapes
+    from s4gen.machine.memory import in_words
+    from s4gen.models.build import MOST_NUMBERS, TooLargeError, build_shapes
 
     model, ssm, layout = load_preset(name_or_path)
     config = DensityConfig(layout or ImageLayout(28, 28, 1), model, ssm)
-    return _model_facts(config, build_shapes(config))
+    try:
+        shapes = build_shapes(config, MOST_NUMBERS)
+    except TooLargeError as error:
+        raise UserError(
+            f"{name_or_path}: a model of more than {error.least:,} parameters, whose weights need more than "
+            f"{in_words(4 * error.least)}; choose smaller sizes"
+        ) from None
+    return _model_facts(config, shapes)
 
 
 def _model_facts(config: DensityConfig, model: DensityModel) -> dict[str, dict[str, Any]]:
@@ -104,7 +154,7 @@ def _layout_facts(layout: Layout) -> dict[str, Any]:
     return facts
 
 
-def count_parameters(model: DensityModel) -> dict[str, int]:
+def count_parameters(model: AnyModel) -> dict[str, int]:
     """Count the parameters of each part, and in all."""
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():

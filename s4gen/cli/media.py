@@ -7,7 +7,7 @@ behind one of these.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from s4gen.cli import audio, images, text
@@ -15,8 +15,9 @@ from s4gen.cli import audio, images, text
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from s4gen.bulk.part import Arrays, Part
     from s4gen.checkpoint import Checkpoint
-    from s4gen.cli.evaluate_common import Outcome
+    from s4gen.cli.evaluate_common import Outcome, Scoring, Shown
     from s4gen.models.density import DensityModel
 
 
@@ -27,14 +28,22 @@ class Medium(Protocol):
     """Endings of the files that samples are written to."""
     EXPECTED_NAME: str
     """The names that such a file may have, in the words of a message."""
+    SHOWN: dict[str, type]
+    """What a part of scores says of its run, by name and type, beside what all kinds do; numbers are at least 1."""
     NOUN: str
     """The word for one sequence where its operations are counted."""
 
     def sample(self, args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         """Run `s4gen sample` and return the exit code."""
 
-    def evaluate(self, args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
-        """Run `s4gen eval` and return what it found."""
+    def scoring(self, args: argparse.Namespace, checkpoint: Checkpoint) -> Scoring:
+        """Return what `s4gen eval` is to compute."""
+
+    def outcome(self, shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
+        """Make the result of `s4gen eval` of what all rows cost."""
+
+    def merge_samples(self, args: argparse.Namespace, parts: Sequence[Part]) -> int:
+        """Write the samples of all parts of a run to `args.out`, and return the exit code."""
 
     def sequences_to_compare(self, checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:
         """Return at most n sequences (n, L) int64 of a test split, and labels (n,) int64 where the model has classes.

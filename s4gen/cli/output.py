@@ -70,6 +70,19 @@ def check_file(out: Path, overwrite: bool) -> None:
     _check_folder(out)
 
 
+def check_folder(out: Path, overwrite: bool) -> None:
+    """Check, before any work, that the folder `out` can be made or replaced.
+
+    Raises:
+        UserError: `out` holds something and `overwrite` is not set, is a file, or the folder above it is not writable.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; choose another name")
+    if out.exists() and not overwrite and any(out.iterdir()):
+        raise UserError(f"{out} exists; choose another name, or write over it with --force")
+    _check_folder(out)
+
+
 def _check_folder(out: Path) -> None:
     """Check that the nearest folder above `out` that exists can be written to; the missing ones will be made in it."""
     destination(out)

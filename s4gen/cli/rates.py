@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s4gen.config.layouts import EXPECTED_RATES, RATES
 from s4gen.errors import UserError
 
 if TYPE_CHECKING:
-    from s4gen.checkpoint import Checkpoint
-    from s4gen.models.density import DensityModel
+    from s4gen.checkpoint import AnyCheckpoint
 
 
 def rate_of(rate: int, factor: float) -> int:
@@ -27,13 +26,13 @@ def rate_of(rate: int, factor: float) -> int:
     return found
 
 
-def at_rate(checkpoint: Checkpoint, factor: float) -> DensityModel:
+def at_rate(checkpoint: AnyCheckpoint, factor: float) -> Any:
     """Return the model for signals with `factor` times as many samples per second as it was trained on.
 
     Raises:
         UserError: its layers know no time.
     """
-    from s4gen.models.density import resampled
+    from s4gen.models.sequence import resampled
 
     traits = checkpoint.config.model.traits
     if not traits.has_dt:

@@ -11,6 +11,7 @@ from s4gen.cli.dataset import add_dataset_argument
 from s4gen.cli.filters import add_filters, filter_names
 from s4gen.cli.media import MEDIA, kind_of_file
 from s4gen.cli.output import check_file, check_output
+from s4gen.cli.shards import add_shard_argument, check_part_output
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
 from s4gen.files.folders import user_path
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: the native engine where it came with s4gen or can be compiled (default: auto)",
     )
+    add_shard_argument(parser)
     parser.add_argument("--force", action="store_true", help="write over what is at PATH")
 
 
@@ -146,10 +148,7 @@ def _add_audio(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    wanted = None if args.out is None else kind_of_file(args.out.suffix.lower())
-    wanted = "audio" if args.out == Path("-") else wanted
-    if args.out is not None and wanted != "audio":  # of sound, what the name means is known when the model is
-        (check_file if wanted == "text" else check_output)(args.out, args.force)
+    wanted = _kind_by_name(args)
     if args.prompt is None and args.prompt_rows is not None:
         raise UserError("--prompt-rows says how much of a given image is kept; give one with --prompt")
     from s4gen.checkpoint import load_checkpoint
@@ -159,11 +158,28 @@ def run(args: argparse.Namespace) -> int:
     check_options(args, kind)
     if args.out is None and kind != "text":
         raise UserError("the following arguments are required: -o/--out (see s4gen sample -h)")
-    if args.out is not None and wanted != kind and (wanted or kind == "text"):
+    if args.shard is None and args.out is not None and wanted != kind and (wanted or kind == "text"):
         raise UserError(f"{args.out}: {MEDIA[kind].EXPECTED_NAME}")
     if kind == "text" and "" in (args.prompt or ()):
         print("s4gen: a prompt is empty, so its text is drawn from the start", file=sys.stderr)
     return MEDIA[kind].sample(args, checkpoint)
+
+
+def _kind_by_name(args: argparse.Namespace) -> str | None:
+    """Return the kind of samples that the name of the output is for; None: any kind, or the folder of a part.
+
+    Raises:
+        UserError: nothing can be written there, or something is to be kept.
+    """
+    if args.shard is not None:
+        check_part_output(args)
+        return None
+    if args.out is None:
+        return None
+    wanted = "audio" if args.out == Path("-") else kind_of_file(args.out.suffix.lower())
+    if wanted != "audio":  # of sound, what the name means is known when the model is
+        (check_file if wanted == "text" else check_output)(args.out, args.force)
+    return wanted
 
 
 def check_options(args: argparse.Namespace, kind: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -10,10 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s4gen.bulk.part import Run
+from s4gen.cli.bounds import BOOKKEEPING, check_kept, check_written
 from s4gen.cli.classes import chosen_classes
 from s4gen.cli.filters import filters_of
 from s4gen.cli.rates import at_rate, rate_of
-from s4gen.cli.sample_audio_files import is_file, picture_of, write_clips
+from s4gen.cli.sample_audio_files import is_file, part_of, picture_of, write_clips
+from s4gen.cli.shards import digest_of, layout_table, model_digest, sampling_options, write_part
 from s4gen.config import AudioLayout
 from s4gen.errors import UserError
 from s4gen.machine.device import best_device
@@ -33,13 +37,36 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     classes = checkpoint.config.layout.classes  # type: ignore[union-attr]
     chosen = chosen_classes(args.classes, classes, args.checkpoint)
     n = args.count or max(1, len(args.prompt or ()), len(chosen) if args.classes else 0)
-    check_out(args, n)
+    if args.shard is None:
+        check_out(args, n)
     request = request_of(args, checkpoint, n, chosen)
-    if args.out == STREAM:
+    if args.shard is not None:
+        run = _run_of(args, checkpoint, request, n, chosen)
+        write_part(args, run, request.batches, lambda piece: part_of(request, piece))
+    elif args.out == STREAM:
         stream(request)
     else:
         write_clips(request, n, args.out)
     return 0
+
+
+def _run_of(
+    args: argparse.Namespace, checkpoint: Checkpoint, request: ClipRequest, n: int, classes: Sequence[int]
+) -> Run:
+    """Return the run that the parts of this command belong to."""
+    options = sampling_options(args, request.engine.name)
+    options |= {
+        "samples": request.samples,
+        "rate": request.format.rate,
+        "ending": request.ending,
+        "clips": n,
+        "classes": list(classes),
+        "select": bool(args.select),
+        "prompt": digest_of([prompt.tolist() for prompt in request.prompts]),
+    }
+    shown = {key: options[key] for key in ("rate", "clips", "classes", "select")}
+    shown |= {"layout": layout_table(checkpoint), "prompts": len(request.prompts)}
+    return Run("sample", "audio", model_digest(checkpoint), options, shown, len(request.begins))
 
 
 def check_out(args: argparse.Namespace, n: int) -> None:
@@ -78,6 +105,8 @@ def request_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes
         recurrent = convert(at_rate(checkpoint, args.rate))
         print(f"s4gen: {what_a_rate_means(checkpoint, args.rate, format.rate)}", file=sys.stderr)
     samples = round((args.seconds or SECONDS) * format.rate)
+    if args.out != STREAM:
+        _check_bounds(args, n, samples, format)
     if not samples:
         raise UserError(f"--seconds {args.seconds:g} holds none of {format.rate:,} samples per second; ask for more")
     prompts = read_prompts(args.prompt or (), format)
@@ -89,6 +118,21 @@ def request_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes
     return ClipRequest(
         recurrent, engine, format, layout.classes, prompts, begins, samples, args.seed, args.batch, ending
     )
+
+
+def _check_bounds(args: argparse.Namespace, n: int, samples: int, format: AudioFormat) -> None:
+    """Refuse more and longer clips than there is room for.
+
+    Raises:
+        UserError: there is no room, in memory or on the disk.
+    """
+    # The codes of all clips are kept, and their sound for the picture and the classifier.
+    size = (1 if format.bits <= 8 else 4) + 4
+    drawn = 2 * n if args.select else n
+    check_kept(drawn, BOOKKEEPING + (size * samples if args.shard is None else 0), f"clips of {samples:,} samples")
+    check_kept(min(drawn, args.batch), 16 * samples, "clips side by side", "choose a smaller --seconds or --batch")
+    if args.shard is None:
+        check_written(args.out, n, 2 * samples, "clips")
 
 
 def ending_of(checkpoint: Checkpoint, rate: int) -> int:
@@ -118,7 +162,7 @@ def read_prompts(paths: Sequence[str], format: AudioFormat) -> list[Tensor]:
 
     prompts = []
     for path in paths:
-        if not Path(path).is_file():
+        if not os.path.exists(path):
             raise UserError(f"--prompt {path}: there is no such file; expected {WANTED}")
         codes, notes = read_prompt(path, format)
         prompts.append(torch.from_numpy(codes).to(torch.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.dataset import open_text
@@ -11,13 +12,19 @@ from s4gen.config.names import WRITTEN_TEXTS
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from s4gen.bulk.part import Arrays, Part
     from s4gen.checkpoint import Checkpoint
-    from s4gen.cli.evaluate_common import Outcome
+    from s4gen.cli.evaluate_common import Outcome, Scoring, Shown
     from s4gen.models.density import DensityModel
 
 SUFFIXES: tuple[str, ...] = WRITTEN_TEXTS
 EXPECTED_NAME = "texts are written as .txt or .jsonl; use a name that ends in one of these"
 NOUN = "sequence"
+SHOWN: dict[str, type] = {
+    "protocol": str,
+    **dict.fromkeys(("length", "n_tokens", "tokens", "words", "text_bytes"), int),
+}
+"""What a part of scores says of its run, beside what all kinds do."""
 DRAWN_TOKENS = 200
 """Tokens of each text that training shows."""
 
@@ -29,11 +36,25 @@ def sample(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     return sample_text.run(args, checkpoint)
 
 
-def evaluate(args: argparse.Namespace, checkpoint: Checkpoint) -> Outcome:
-    """Measure the perplexity of a text."""
+def scoring(args: argparse.Namespace, checkpoint: Checkpoint) -> Scoring:
+    """Prepare to measure the perplexity of a text."""
     from s4gen.cli import evaluate_text
 
-    return evaluate_text.evaluate(args, checkpoint)
+    return evaluate_text.scoring(args, checkpoint)
+
+
+def outcome(shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
+    """Return the perplexity of a text."""
+    from s4gen.cli import evaluate_text
+
+    return evaluate_text.outcome(shown, arrays, seconds)
+
+
+def merge_samples(args: argparse.Namespace, parts: Sequence[Part]) -> int:
+    """Put parts of samples together."""
+    from s4gen.cli import sample_text
+
+    return sample_text.merge(args, parts)
 
 
 def sequences_to_compare(checkpoint: Checkpoint, dataset: str, n: int) -> tuple[Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""Train a density model from a recipe."""
+"""Train a model from a recipe: a density model or, with a section [task], a predictor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s4gen.config import Recipe, load_recipe
 from s4gen.errors import UserError
 from s4gen.files.folders import user_path
 
-SUMMARY = "Train a density model from a recipe."
+SUMMARY = "Train a model from a recipe."
 """The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
 
 if TYPE_CHECKING:

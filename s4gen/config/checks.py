@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from s4gen.errors import UserError
+from s4gen.errors import UserError, shortened
 
 
 class ConfigError(UserError):
     """An invalid value. `key` is its dotted name, by which a loader finds the file or option that it came from."""
 
     def __init__(self, key: str, problem: str) -> None:
-        super().__init__(f"{key} {problem}")
+        super().__init__(f"{key} {shortened(problem, 600)}")  # it quotes a value, which may be of any length
         self.key = key
 
 
@@ -27,6 +27,13 @@ def at_least(least: int, section: str, **values: int) -> None:
     for key, value in values.items():
         if value < least:
             raise ConfigError(f"{section}.{key}", f"= {value}: expected at least {least}")
+
+
+def at_most(most: int, section: str, **values: int) -> None:
+    """Raise ConfigError unless every value, named by its key in the section, is at most `most`."""
+    for key, value in values.items():
+        if value > most:
+            raise ConfigError(f"{section}.{key}", f"= {value}: expected at most {most}")
 
 
 def positive(section: str, **values: float) -> None:

@@ -6,12 +6,23 @@ The dataclasses of the configuration check their own ranges; what is here looks 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from s4gen.config.checks import ConfigError
 from s4gen.config.mixers import MIXERS, RESERVED
-from s4gen.config.names import PLURAL
+from s4gen.config.names import (
+    ARRAY_PREFIX,
+    AUDIO_PREFIX,
+    CSV_PREFIX,
+    GENERATED_SETS,
+    IMAGE_PREFIX,
+    IMAGE_SETS,
+    LABELLED_PREFIX,
+    PLURAL,
+    PREDICTIONS,
+)
 from s4gen.config.schema import ModelConfig, SSMConfig
 
 GOES_WITH = {
@@ -32,18 +43,111 @@ GOES_WITH = {
 }
 """Keys that mean something only for these kinds of data; all other keys are for every kind."""
 
+OF_ALL_KINDS = ("data.validation", "model.window")
+"""Keys of `GOES_WITH` that mean something for every kind of data where the task is not a density."""
 
-def refuse_foreign(kind: str, what: str, **sections: Any) -> None:
-    """Raise ConfigError for a key that is set but means nothing for data of this kind; `what` names the data."""
+FOR_TASKS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((f"data.{key}" for key in ("labels", "tail", "flips", "crop")), ("density",)),
+    **dict.fromkeys(("train.chunk", "train.n_samples", "model.recent", "model.pool"), ("density",)),
+    "model.whole_pixels": ("density",),
+    "model.batch_norm": PREDICTIONS,
+    **dict.fromkeys(("task.pool", "task.bidirectional"), PREDICTIONS),
+    **dict.fromkeys(("task.reader", "data.grey", "data.permuted"), ("classify",)),
+    **dict.fromkeys((f"task.{key}" for key in ("window", "horizon", "targets", "relative")), ("forecast",)),
+}
+"""Keys that mean something only for these values of `task.kind`; all other keys are for every task."""
+
+FOR_SETS: dict[str, tuple[str, ...]] = {
+    "data.grey": ("cifar10", "cifar10-mini"),
+    "data.permuted": (*IMAGE_SETS, IMAGE_PREFIX, "pathfinder", "pathx"),
+    **dict.fromkeys(("data.seed", "data.counts"), tuple(GENERATED_SETS)),
+    "data.lengths": ("listops",),
+    "data.contour": ("pathfinder",),
+    **dict.fromkeys((f"data.{key}" for key in ("text_column", "label_column", "longest")), (LABELLED_PREFIX,)),
+    **dict.fromkeys((f"data.{key}" for key in ("time_column", "columns", "splits")), (CSV_PREFIX,)),
+}
+"""Keys that mean something only for these data sets, or those that begin so; all other keys are for every set."""
+
+SETS_OF_TASKS: dict[str, tuple[str, ...]] = {
+    "density": (),
+    "classify": (
+        *(*IMAGE_SETS, *GENERATED_SETS, "fsdd", "fsdd-mini", "sc09"),
+        *(IMAGE_PREFIX, AUDIO_PREFIX, LABELLED_PREFIX, ARRAY_PREFIX),
+    ),
+    "regress": (ARRAY_PREFIX,),
+    "forecast": (CSV_PREFIX,),
+}
+"""The data sets of each task, or how their names begin. A density model takes all that are for no other task alone."""
+
+NOT_OF_DENSITIES = (*GENERATED_SETS, LABELLED_PREFIX, ARRAY_PREFIX, CSV_PREFIX)
+"""The data sets, or beginnings of their names, that no density model is trained on."""
+
+
+def is_one_of(dataset: str, names: Sequence[str]) -> bool:
+    """Return whether a data set has one of the names, or begins with one that ends in a colon."""
+    return any(dataset.startswith(name) if name.endswith(":") else dataset == name for name in names)
+
+
+def check_data_of_task(task: str, dataset: str) -> None:
+    """Raise ConfigError for a data set that the task cannot be learnt from."""
+    if task == "density":
+        if is_one_of(dataset, NOT_OF_DENSITIES):
+            tasks = [name for name, sets in SETS_OF_TASKS.items() if is_one_of(dataset, sets)]
+            choice = " or ".join(map(json.dumps, tasks))
+            raise ConfigError(
+                "task.kind", f'= "density" does not go with data.dataset = "{dataset}": expected {choice}'
+            )
+    elif not is_one_of(dataset, SETS_OF_TASKS[task]):
+        expected = ", ".join(map(_place, SETS_OF_TASKS[task]))
+        raise ConfigError("data.dataset", f'= "{dataset}" does not go with task.kind = "{task}": expected {expected}')
+
+
+def means_something(name: str, kind: str, task: str = "density", dataset: str | None = None) -> bool:
+    """Return whether the key "section.key" means something for data of this kind, this task and this data set.
+
+    Without a data set, as for a model whose data are not known, keys of all sets do.
+    """
+    if kind not in GOES_WITH.get(name, (kind,)) and (task == "density" or name not in OF_ALL_KINDS):
+        return False
+    if task not in FOR_TASKS.get(name, (task,)):
+        return False
+    return dataset is None or name not in FOR_SETS or is_one_of(dataset, FOR_SETS[name])
+
+
+def refuse_foreign(
+    kind: str, what: str, for_task: str = "density", dataset: str | None = None, **sections: Any
+) -> None:
+    """Raise ConfigError for a key that is set but means nothing here.
+
+    Args:
+        kind: the kind of the data.
+        what: names the data in messages.
+        for_task: the value of `task.kind`.
+        dataset: the name of the data set, where it is known.
+        sections: the dataclasses to look at, by the name of their section.
+    """
     for section, table in sections.items():
         for field in fields(table):
-            value, kinds = getattr(table, field.name), GOES_WITH.get(f"{section}.{field.name}", (kind,))
-            if kind not in kinds and value != field.default:
-                shown = list(value) if isinstance(value, tuple) else json.dumps(value)
-                names = " and ".join(PLURAL[known] for known in kinds)
-                raise ConfigError(
-                    f"{section}.{field.name}", f"= {shown} goes with {names}, not with {what}: leave it out"
-                )
+            name, value = f"{section}.{field.name}", getattr(table, field.name)
+            if value == field.default or means_something(name, kind, for_task, dataset):
+                continue
+            shown = list(value) if isinstance(value, tuple) else json.dumps(value)
+            raise ConfigError(name, f"= {shown} goes with {_places(name, kind, what, for_task)}: leave it out")
+
+
+def _places(name: str, kind: str, what: str, task: str) -> str:
+    """Return where a key goes, and where it does not, in the words of a message."""
+    kinds, tasks = GOES_WITH.get(name, (kind,)), FOR_TASKS.get(name, (task,))
+    if kind not in kinds:
+        return f"{' and '.join(PLURAL[known] for known in kinds)}, not with {what}"
+    if task not in tasks:
+        return f"task.kind = {' or '.join(map(json.dumps, tasks))}, not with {json.dumps(task)}"
+    return f"{', '.join(map(_place, FOR_SETS[name]))}, not with {what}"
+
+
+def _place(name: str) -> str:
+    """Return the name of a data set for messages, or how such a name looks that begins so."""
+    return f"{name}PLACE" if name.endswith(":") else name
 
 
 def check_window(kind: str, model: ModelConfig, what: str) -> None:

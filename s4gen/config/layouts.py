@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from s4gen.config.checks import ConfigError, at_least, one_of
+from s4gen.config.names import SERIES
 
 RATES = range(100, 1_000_001)
 """Samples per second that sound can have."""
@@ -109,6 +111,42 @@ class AudioLayout:
         return int(2**self.bits)
 
 
+@dataclass(frozen=True)
+class SeriesLayout:
+    """Rows of real numbers of any length: at each position the values of some columns, and then what the time says."""
+
+    kind: ClassVar[str] = SERIES
+    unit: ClassVar[str] = "standardised units"
+    """The unit of a value: it has mean 0 and variance 1 over the training part."""
+
+    columns: tuple[str, ...]
+    """Names of the columns; for arrays these are just their numbers."""
+    mean: tuple[float, ...]
+    """The mean of each column over the training part, which is subtracted from its values."""
+    std: tuple[float, ...]
+    """The standard deviation of each column over the training part, by which its values are divided."""
+    times: tuple[str, ...] = ()
+    """Names of the features of the time, which stand behind the columns, such as hour or weekday."""
+    length: int = 1024
+    """Positions of a row for those who need one length, such as `s4gen info`."""
+
+    def __post_init__(self) -> None:
+        at_least(1, "layout", length=self.length)
+        if not self.columns or len({len(self.columns), len(self.mean), len(self.std)}) > 1:
+            raise ConfigError(
+                "layout.columns", f"= {list(self.columns)}: expected a mean and a std for each, at least one"
+            )
+        if not all(0 < std < math.inf for std in self.std) or not all(map(math.isfinite, self.mean)):
+            raise ConfigError(
+                "layout.std", f"= {list(self.std)}: expected finite numbers greater than 0, and finite means"
+            )
+
+    @property
+    def channels(self) -> int:
+        """How many numbers stand at each position."""
+        return len(self.columns) + len(self.times)
+
+
 def check_sound(section: str, rate: int, law: str, bits: int, normalise: str) -> None:
     """Refuse an impossible format of sound; messages name the values as keys of `section`.
 
@@ -124,3 +162,6 @@ def check_sound(section: str, rate: int, law: str, bits: int, normalise: str) ->
 
 
 Layout = ImageLayout | TextLayout | AudioLayout
+"""The layouts that density models have."""
+InputLayout = Layout | SeriesLayout
+"""The layouts of what predictors read."""

@@ -8,8 +8,24 @@ from __future__ import annotations
 
 KINDS = ("image", "text", "audio")
 """The kinds of sequences; `Layout.kind` is one of these."""
-PLURAL = {"image": "images", "text": "text", "audio": "sound"}
+PLURAL = {"image": "images", "text": "text", "audio": "sound", "series": "series"}
 """What messages call data of each kind."""
+
+ROWS = {
+    ("sample", "image"): "images",
+    ("sample", "text"): "texts",
+    ("sample", "audio"): "clips",
+    ("eval", "image"): "images",
+    ("eval", "text"): "windows or chunks",
+    ("eval", "audio"): "clips",
+}
+"""What the rows of a run are that `--shard` shares out, by verb and kind."""
+SERIES = "series"
+"""The kind of sequences of real numbers. It stands beside `KINDS`, because no density model is of this kind."""
+TASKS = ("density", "classify", "regress", "forecast")
+"""What a model is trained for: a density, the class of a row, numbers that go with a row, or the values after a row."""
+PREDICTIONS = TASKS[1:]
+"""The tasks whose models give answers about what they read (`models.predictor.Predictor`)."""
 
 SPLITS = ("train", "validation", "test")
 """The parts of a data set, in the order in which galleries number them."""
@@ -19,6 +35,8 @@ IMAGE_SET_SPLITS = ("train", "test")
 """The splits of `IMAGE_SETS`: for validation, training images are held out. Users' own images have all of `SPLITS`."""
 TEXT_SETS = ("wikitext-2", "wikitext-103", "wikitext-mini")
 AUDIO_SETS = ("fsdd", "fsdd-mini", "sc09", "youtubemix", "beethoven")
+GENERATED_SETS = {"listops": "text", "pathfinder": "image", "pathx": "image"}
+"""The sets that a program makes of a seed, and the kind of each. They are for classification."""
 WITHOUT_VALIDATION = ("fsdd", "fsdd-mini")
 """The sets of sound that have no validation split: for validation, training clips are held out."""
 MINI_OF = {
@@ -34,6 +52,12 @@ IMAGE_PREFIX = "images:"
 """Stands before a folder, a file or a name on the hub that holds somebody's own images."""
 AUDIO_PREFIX = "audio:"
 """Stands before a folder of somebody's own recordings."""
+LABELLED_PREFIX = "labelled:"
+"""Stands before a folder of texts by class, or Parquet files of texts and labels."""
+CSV_PREFIX = "csv:"
+"""Stands before a CSV file of series to forecast."""
+ARRAY_PREFIX = "npy:"
+"""Stands before a folder of arrays: rows of numbers, and what belongs to each."""
 
 FITS = ("crop", "stretch")
 """The ways to bring an image to a size of another shape."""

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s4gen.config.combinations import GOES_WITH, check_pair
+from s4gen.config.combinations import check_pair, means_something
+from s4gen.config.data import kind_of
 from s4gen.config.density import DensityConfig
 from s4gen.config.layouts import Layout
-from s4gen.config.run import Recipe, kind_of
+from s4gen.config.run import Recipe
 from s4gen.config.schema import ModelConfig, SSMConfig
 from s4gen.config.strict import SECTIONS, Setting, build, build_layout, build_recipe, flatten, located
 from s4gen.errors import UserError, shortened
@@ -63,13 +64,14 @@ def load_preset(name_or_path: str | Path) -> tuple[ModelConfig, SSMConfig, Layou
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Return all sections as tables, without the keys that mean nothing for the data of the recipe and are not set."""
-    kind = kind_of(recipe.data.dataset)
+    """Return all sections as tables, without the keys that mean nothing for data and task and are not set."""
+    dataset, task = recipe.data.dataset, recipe.task.kind
+    kind = kind_of(dataset)
     return {
         section: {
             field.name: getattr(getattr(recipe, section), field.name)
             for field in dataclasses.fields(SECTIONS[section])
-            if kind in GOES_WITH.get(f"{section}.{field.name}", (kind,))
+            if means_something(f"{section}.{field.name}", kind, task, dataset)
             or getattr(getattr(recipe, section), field.name) != field.default
         }
         for section in RECIPE_SECTIONS

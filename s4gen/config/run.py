@@ -1,121 +1,18 @@
-"""The dataclasses of a training run: its data, its optimiser, its loop, and the recipe that holds them all."""
+"""The dataclasses of a training run: its optimiser, its loop, and the recipe that holds all sections."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from s4gen.config.checks import ConfigError, at_least, one_of, positive
-from s4gen.config.combinations import check_pair, check_window, refuse_foreign
-from s4gen.config.layouts import check_sound
-from s4gen.config.names import (
-    AUDIO_PREFIX,
-    AUDIO_SETS,
-    FITS,
-    IMAGE_PREFIX,
-    IMAGE_SETS,
-    PRECISIONS,
-    TEXT_SETS,
-    TEXT_SUFFIXES,
-    TOKENIZERS,
-)
+from s4gen.config.combinations import check_data_of_task, check_pair, check_window, refuse_foreign
+from s4gen.config.data import DataConfig, kind_of
+from s4gen.config.names import PRECISIONS
+from s4gen.config.predictor import check_predictor
 from s4gen.config.schema import ModelConfig, SSMConfig
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The data to train on."""
-
-    dataset: str = "mnist"
-    """Name or place of the data set. A name that ends in -mini is a small set inside the package.
-
-    - Images: mnist, cifar10, mnist-mini, cifar10-mini; or images:PLACE, where PLACE is a folder of pictures or of
-      Parquet files, a Parquet file, or OWNER/NAME on the Hugging Face hub.
-    - Text: wikitext-2, wikitext-103, wikitext-mini; or a .txt, .md or .jsonl file, or a folder of them, whose name must
-      be written with a slash.
-    - Audio: fsdd, fsdd-mini, sc09, youtubemix, beethoven; or audio:FOLDER, a folder of recordings.
-    """
-    validation: int = 1000
-    """How many images or clips are held out of the training split for the periodic evaluation; 0 means no evaluation.
-    Folders of images, and audio other than fsdd, have a validation split of their own, of which this is the most that
-    is used. Text has one, too; 0 leaves its evaluation out, and no other number is allowed."""
-    tokenizer: str = "word"
-    """Text only: the tokeniser. word splits at white space and has <eos> for the end of each line; bpe merges pairs of
-    bytes; bytes has a token for each byte."""
-    vocab_size: int = 0
-    """Text only: how many tokens there are, <eos> and <unk> included. bpe needs it; for word, 0 takes all words."""
-    rate: int = 0
-    """Audio only: samples per second. 0 takes the rate of the set, and 16000 for a folder."""
-    law: str = ""
-    """Audio only: mu-law or linear. Empty takes the law of the set, and mu-law for a folder."""
-    bits: int = 8
-    """Audio only: bits of the code of a sample."""
-    normalise: str = ""
-    """Audio only: how each recording is scaled: none, peak or minmax. Empty takes that of the set, and none for a
-    folder. Bits per sample can be compared only between models with the same scaling."""
-    labels: bool = False
-    """Images and audio: whether the model is conditional on the class of an image or a clip."""
-    crop: float = 0.0
-    """Audio only: seconds of a training sequence, which is cut at random from a clip. 0 takes that of the set, or whole
-    clips."""
-    tail: float = 0.0
-    """Audio only: seconds of silence behind every training clip. From them the model learns to end a clip by itself."""
-    min_seconds: float = 0.0
-    """Audio only: recordings shorter than this are left out."""
-    max_seconds: float = 0.0
-    """Audio only: recordings longer than this are left out; 0 leaves none out."""
-    flips: bool = False
-    """Images only: mirror half of the training images, chosen at random, left to right."""
-    size: int = 0
-    """With images:PLACE only: every image is brought to this many rows and columns. 0 leaves images as they are; then
-    all must be of one size."""
-    channels: int = 0
-    """With images:PLACE only: 1 for grey, 3 for red, green and blue. 0 takes 3 if any image has a colour, else 1."""
-    fit: str = "crop"
-    """With images:PLACE and a size only. crop scales an image until its shorter side fits, and takes the middle of the
-    longer one; stretch scales each side by itself."""
-
-    def __post_init__(self) -> None:
-        if self.dataset not in IMAGE_SETS and kind_of(self.dataset) == "image" and not _is_own(self.dataset):
-            names = ", ".join((*IMAGE_SETS, *TEXT_SETS, *AUDIO_SETS))
-            raise ConfigError(
-                "data.dataset",
-                f'= "{self.dataset}": expected one of {names}, a path to text, such as ./my.txt, images:FOLDER or '
-                "audio:FOLDER",
-            )
-        self._check_images()
-        at_least(0, "data", validation=self.validation)
-        one_of(TOKENIZERS, "data.tokenizer", self.tokenizer)
-        least, most = {"word": (2, math.inf), "bpe": (257, math.inf), "bytes": (257, 257)}[self.tokenizer]
-        if not least <= self.vocab_size <= most and (self.vocab_size or self.tokenizer == "bpe"):
-            wanted = f"at least {least}" if most > least else f"{least}"
-            raise ConfigError(
-                "data.vocab_size", f'= {self.vocab_size}: expected {wanted} for data.tokenizer = "{self.tokenizer}"'
-            )
-        self._check_audio()
-
-    def _check_images(self) -> None:
-        if not self.dataset.isprintable() and any("\ud800" <= character <= "\udfff" for character in self.dataset):
-            raise ConfigError(
-                "data.dataset", f"= {self.dataset!a} is not valid Unicode: rename it, or set LC_ALL=C.UTF-8"
-            )
-        at_least(0, "data", size=self.size)
-        if self.channels not in (0, 1, 3):
-            raise ConfigError("data.channels", f"= {self.channels}: expected 1 (grey), 3 (red, green, blue) or 0")
-        one_of(FITS, "data.fit", self.fit)
-        if _is_own(self.dataset):
-            return
-        for key, default in (("size", 0), ("channels", 0), ("fit", "crop")):
-            if self.dataset in IMAGE_SETS and getattr(self, key) != default:
-                raise ConfigError(f"data.{key}", f"goes with images:PLACE, not with {self.dataset}: leave it out")
-
-    def _check_audio(self) -> None:
-        check_sound("data", self.rate or 16_000, self.law or "mu-law", self.bits, self.normalise or "none")
-        for key in ("crop", "tail", "min_seconds", "max_seconds"):
-            if not 0 <= getattr(self, key) < math.inf:
-                raise ConfigError(f"data.{key}", f"= {getattr(self, key)}: expected a number of seconds, at least 0")
-        if 0 < self.max_seconds < self.min_seconds:
-            raise ConfigError("data.max_seconds", f"= {self.max_seconds}: expected at least {self.min_seconds}, or 0")
+from s4gen.config.task import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -191,7 +88,11 @@ class TrainConfig:
     """Stop early after this many evaluations in a row without a new best on held-out data. The best model, which is the
     running mean at that step, is kept as a checkpoint in RUN/best. 0 never stops early, and keeps no best model."""
     n_samples: int = 16
-    """Images in the grid, or texts, or clips, that are sampled at each evaluation; 0 samples none."""
+    """Density models only: images in the grid, or texts, or clips, that are sampled at each evaluation; 0 samples
+    none."""
+    start: str = ""
+    """A checkpoint whose weights the run begins from, as with --start, which wins over it. Empty begins from random
+    weights. What fits neither in name nor in shape is listed and initialised anew."""
 
     def __post_init__(self) -> None:
         at_least(1, "train", steps=self.steps, batch_size=self.batch_size, chunk=self.chunk)
@@ -218,40 +119,46 @@ class Recipe:
     data: DataConfig
     optim: OptimConfig
     train: TrainConfig
+    task: TaskConfig = field(default_factory=TaskConfig)
 
     def __post_init__(self) -> None:
         check_pair(self.model, self.ssm)
-        where, kind = f'data.dataset = "{self.data.dataset}"', kind_of(self.data.dataset)
+        where, kind, task = f'data.dataset = "{self.data.dataset}"', kind_of(self.data.dataset), self.task.kind
+        check_data_of_task(task, self.data.dataset)
         data = self.data
         # The number of held-out sequences means nothing for text, but 0, no evaluation, is allowed with any data.
         if kind == "text" and not data.validation:
             data = replace(data, validation=DataConfig.validation)
-        refuse_foreign(kind, where, model=self.model, data=data, train=self.train)
-        check_window(kind, self.model, where)
+        train = self.train
+        if not train.n_samples:  # likewise, nothing drawn is allowed with any task
+            train = replace(train, n_samples=TrainConfig.n_samples)
+        sections = {"model": self.model, "data": data, "train": train, "task": self.task}
+        refuse_foreign(kind, where, task, self.data.dataset, **sections)
+        if task == "density":
+            check_window(kind, self.model, where)
+        else:
+            check_predictor(self.task, self.model, kind, where)
+            self._check_batch_norm()
         if self.train.patience and kind != "text" and not self.data.validation:
             raise ConfigError(
                 "train.patience",
                 f"= {self.train.patience} needs held-out data, and data.validation = 0: hold some out, or leave it out",
             )
 
-
-def _is_own(dataset: str) -> bool:
-    """Return whether the data set is the user's own images, images:PLACE."""
-    return dataset.startswith(IMAGE_PREFIX)
-
-
-def kind_of(dataset: str) -> str:
-    """Return the kind of a data set: image, text or audio.
-
-    Text is a named corpus, or a path, which is known by the ending of a text file or by a slash.
-    """
-    if dataset in AUDIO_SETS or dataset.startswith(AUDIO_PREFIX):
-        return "audio"
-    if _is_own(dataset):
-        return "image"
-    return "text" if dataset in TEXT_SETS or dataset.lower().endswith(TEXT_SUFFIXES) or "/" in dataset else "image"
-
-
-def is_text(dataset: str) -> bool:
-    """Return whether a data set is text."""
-    return kind_of(dataset) == "text"
+    def _check_batch_norm(self) -> None:
+        """Raise ConfigError for settings under which the statistics of a batch norm would not be those of the batch."""
+        if not self.model.batch_norm:
+            return
+        for key, wanted, why in (
+            ("optim.ema_decay", 0.0, "running statistics belong to the last weights, not to a mean of weights"),
+            ("train.accumulate", 1, "each part of a batch would be normalised by itself"),
+            ("train.checkpoint_activations", False, "blocks that run twice would count a batch twice"),
+        ):
+            section, _, name = key.partition(".")
+            value = getattr(getattr(self, section), name)
+            if value != wanted:
+                raise ConfigError(
+                    key,
+                    f"= {json.dumps(value)} does not go with model.batch_norm = true, because {why}: set it to "
+                    f"{json.dumps(wanted)}",
+                )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from s4gen.config.checks import ConfigError, at_least, one_of, positive
+from s4gen.config.checks import ConfigError, at_least, at_most, one_of, positive
 from s4gen.config.mixers import MIXERS, Mixer
 
 HEADS = ("categorical", "mixture")
@@ -19,6 +19,13 @@ NORMS = ("pre", "post")
 
 MOST_RECENT = 4096
 """The most samples that the embedding of a model of sound may read. There is a limit because each step reads all."""
+
+
+MOST_STATE, MOST_LAYERS, MOST_ROWS = 4096, 1000, 1024
+"""The largest d_state, n_layers and neighbourhood. Initial values of S4 take a time that grows with the cube of
+d_state, and a stack some milliseconds for each layer, so beyond these a model would be built for ever."""
+MOST_CLUSTERS, MOST_LEVELS = 64, 16
+"""The most cutoffs and strides; each makes vectors narrower, or the level below wider, by a factor."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class SSMConfig:
     def __post_init__(self) -> None:
         if self.d_state < 2 or self.d_state % 2:
             raise ConfigError("ssm.d_state", f"= {self.d_state}: expected an even number, at least 2")
+        at_most(MOST_STATE, "ssm", d_state=self.d_state)
         one_of(INITS, "ssm.init", self.init)
         one_of(DISCRETIZATIONS, "ssm.discretization", self.discretization)
         one_of(DECAYS, "ssm.decay", self.decay)
@@ -105,6 +113,9 @@ class ModelConfig:
     scalar_norm: bool = False
     """Norms are s (x - mean + m) / std over the features, with one m and one s for all of them. Before the head of a
     multi-scale stack there is a layer norm all the same."""
+    batch_norm: bool = False
+    """Predictors only: norms are batch norms, over all valid positions of all rows of a batch. When training is over
+    they are a fixed scale and shift of each feature, so such a model can be stepped like any other."""
     pool: tuple[int, ...] = ()
     """Strides of a multi-scale stack (SaShiMi): each level has n_layers blocks, and the next level runs once for this
     many inputs of the level above. Empty is a stack of one level."""
@@ -152,11 +163,19 @@ class ModelConfig:
         at_least(0, "model", d_ff=self.d_ff, window=self.window)
         at_least(1, "model", expand=self.expand, components=self.components)
         at_least(0, "model", neighbourhood=self.neighbourhood, recent=self.recent)
-        if self.recent > MOST_RECENT:
-            raise ConfigError("model.recent", f"= {self.recent}: expected at most {MOST_RECENT}")
+        at_most(MOST_RECENT, "model", recent=self.recent)
+        at_most(MOST_ROWS, "model", neighbourhood=self.neighbourhood)
+        at_most(MOST_LAYERS, "model", n_layers=self.n_layers, mixers_per_block=self.mixers_per_block)
+        for key, most in (("cutoffs", MOST_CLUSTERS), ("pool", MOST_LEVELS), ("scan", MOST_LAYERS)):
+            if (count := len(getattr(self, key))) > most:
+                raise ConfigError(f"model.{key}", f"has {count} entries: expected at most {most}")
         one_of(HEADS, "model.head", self.head)
         one_of(NORMS, "model.norm", self.norm)
         at_least(1, "model", div=self.div)
+        if self.batch_norm and self.scalar_norm:
+            raise ConfigError(
+                "model.batch_norm", "= true does not go with model.scalar_norm = true: leave one of them out"
+            )
         _check_stack(self)
         _check_pixels(self)
         if not 0 <= self.dropout < 1:

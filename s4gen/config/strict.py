@@ -14,11 +14,14 @@ from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from s4gen.config.checks import ConfigError
+from s4gen.config.data import DataConfig
 from s4gen.config.density import DensityConfig
-from s4gen.config.layouts import AudioLayout, ImageLayout, Layout, TextLayout
-from s4gen.config.run import DataConfig, OptimConfig, Recipe, TrainConfig
+from s4gen.config.layouts import AudioLayout, ImageLayout, InputLayout, Layout, SeriesLayout, TextLayout
+from s4gen.config.predictor import Answers, PredictorConfig
+from s4gen.config.run import OptimConfig, Recipe, TrainConfig
 from s4gen.config.schema import ModelConfig, SSMConfig
-from s4gen.errors import UserError
+from s4gen.config.task import TaskConfig
+from s4gen.errors import UserError, shortened
 
 SECTIONS: dict[str, type] = {
     "model": ModelConfig,
@@ -26,15 +29,22 @@ SECTIONS: dict[str, type] = {
     "data": DataConfig,
     "optim": OptimConfig,
     "train": TrainConfig,
+    "task": TaskConfig,
     "layout": ImageLayout,
+    "answers": Answers,
 }
 LAYOUTS: dict[str, type] = {kind.kind: kind for kind in (ImageLayout, TextLayout, AudioLayout)}
-"""The layouts by the name in `layout.kind`. A table without that key is of kind image."""
+"""The layouts of density models by the name in `layout.kind`. A table without that key is of kind image."""
+INPUT_LAYOUTS: dict[str, type] = {**LAYOUTS, SeriesLayout.kind: SeriesLayout}
+"""The layouts of what predictors read."""
+LARGEST = 2**40
+"""No setting is larger: products of a few of them still fit into 64 bits, or are refused by torch."""
 Numbers = tuple[int, ...]
 Words = tuple[str, ...]
 RENAMED = {"model.mixers": "model.mixers_per_block"}
 """Keys in recipes and checkpoints of earlier versions, with their names today. They are read without a message."""
-ITEMS: dict[Any, type] = {Numbers: int, Words: str}
+Floats = tuple[float, ...]
+ITEMS: dict[Any, type] = {Numbers: int, Words: str, Floats: float}
 NOUNS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -42,6 +52,7 @@ NOUNS: dict[Any, str] = {
     bool: "true or false",
     Numbers: "a list of whole numbers, such as [2, 3]",
     Words: 'a list of strings, such as ["row"]',
+    Floats: "a list of numbers, such as [0.1, 1.0]",
 }
 """The words of messages for the type that is expected."""
 
@@ -57,7 +68,11 @@ Flat = Mapping[str, Setting]
 
 
 def flatten(
-    tables: Mapping[str, Any], sections: Sequence[str], source: str, also: Sequence[str] = ()
+    tables: Mapping[str, Any],
+    sections: Sequence[str],
+    source: str,
+    also: Sequence[str] = (),
+    layouts: Mapping[str, type] = LAYOUTS,
 ) -> dict[str, Setting]:
     """Make flat settings of nested tables. Names and types are checked here, ranges when the dataclass is made.
 
@@ -66,13 +81,14 @@ def flatten(
         sections: the sections that are allowed.
         source: the file or option that messages name.
         also: further keys that are allowed though they are in no dataclass; their values are strings.
+        layouts: the layouts that a section [layout] may describe.
 
     Raises:
         UserError: a section or key is unknown, or a value has another type.
     """
     kinds = {name: SECTIONS[name] for name in sections}
     if isinstance(layout := tables.get("layout"), Mapping) and "layout" in sections:
-        kinds["layout"] = _layout_type(layout.get("kind", ImageLayout.kind), source)
+        kinds["layout"] = _layout_type(layout.get("kind", ImageLayout.kind), source, layouts)
     types = {f"{name}.{key}": kind for name in sections for key, kind in field_types(kinds[name]).items()}
     types |= dict.fromkeys(also, str)
     flat = {}
@@ -80,15 +96,15 @@ def flatten(
         if not isinstance(table, Mapping):
             if section in sections:
                 raise UserError(f"{source}: {section} = {_show(table)}: expected a section [{section}]")
-            raise UserError(f"{source}: unknown key {section}{_suggest(section, list(types))}")
+            raise UserError(f"{source}: unknown key {shortened(section, 100)}{_suggest(section, list(types))}")
         if section not in sections:
             nearest = difflib.get_close_matches(section, sections, n=1)
             hint = f"did you mean [{nearest[0]}]?" if nearest else f"expected {', '.join(f'[{s}]' for s in sections)}"
-            raise UserError(f"{source}: unknown section [{section}]; {hint}")
+            raise UserError(f"{source}: unknown section [{shortened(section, 100)}]; {hint}")
         for key, value in table.items():
             name = RENAMED.get(f"{section}.{key}", f"{section}.{key}")
             if name not in types:
-                raise UserError(f"{source}: unknown key {name}{_suggest(name, list(types))}")
+                raise UserError(f"{source}: unknown key {shortened(name, 100)}{_suggest(name, list(types))}")
             flat[name] = Setting(_checked(name, value, types[name], source), source)
     return flat
 
@@ -144,6 +160,27 @@ def density_config_from_dict(tables: Mapping[str, Any], source: str = "config.js
     return config
 
 
+def predictor_config_to_dict(config: PredictorConfig) -> dict[str, dict[str, Any]]:
+    """Return a configuration as plain values for JSON, from which `predictor_config_from_dict` makes an equal one."""
+    tables = dataclasses.asdict(config)
+    return {**tables, "layout": {"kind": config.layout.kind, **tables["layout"]}}
+
+
+def predictor_config_from_dict(tables: Mapping[str, Any], source: str = "config.json") -> PredictorConfig:
+    """Invert `predictor_config_to_dict`. A missing key has its default.
+
+    Raises:
+        UserError: the tables are not such as `predictor_config_to_dict` makes; the message begins with `source`.
+    """
+    sections = [field.name for field in dataclasses.fields(PredictorConfig)]
+    flat = flatten(tables, sections, source, also=["layout.kind"], layouts=INPUT_LAYOUTS)
+    kind = flat.get("layout.kind", Setting(ImageLayout.kind, source))
+    layout: InputLayout = build("layout", flat, source, _layout_type(*kind, INPUT_LAYOUTS))
+    parts = {name: build(name, flat, source) for name in sections if name != "layout"}
+    config: PredictorConfig = located(lambda: PredictorConfig(layout=layout, **parts), flat, source)
+    return config
+
+
 def build_layout(flat: Flat, source: str) -> Layout:
     """Make the layout of the kind that `layout.kind` names; without that key it is an ImageLayout."""
     kind = flat.get("layout.kind", Setting(ImageLayout.kind, source))
@@ -151,11 +188,11 @@ def build_layout(flat: Flat, source: str) -> Layout:
     return layout
 
 
-def _layout_type(kind: Any, source: str) -> type:
-    if kind not in LAYOUTS:
-        names = " or ".join(f'"{name}"' for name in LAYOUTS)
+def _layout_type(kind: Any, source: str, layouts: Mapping[str, type] = LAYOUTS) -> type:
+    if not isinstance(kind, str) or kind not in layouts:  # what is no string may not even be hashable
+        names = " or ".join(f'"{name}"' for name in layouts)
         raise UserError(f"{source}: layout.kind = {_show(kind)}: expected {names}")
-    return LAYOUTS[kind]
+    return layouts[kind]
 
 
 def build_recipe(flat: Flat, source: str) -> Recipe:
@@ -181,14 +218,23 @@ def _checked(name: str, value: Any, wanted: type, source: str) -> Any:
     """Return the value if it has the type that is wanted; an int will do for a float, and a list for a tuple."""
     # `type` and not isinstance: a bool is an int to Python, but `true` is no number here.
     if type(value) is wanted:
+        if type(value) is int and not -LARGEST <= value <= LARGEST:
+            raise UserError(f"{source}: {name} = {_show(value)}: expected at most {LARGEST}")
         return value
     if wanted is float and type(value) is int and abs(value) < 2**53:  # beyond that a float would round it
         return float(value)
     items: type | None = ITEMS.get(wanted)
-    if items and isinstance(value, list | tuple) and all(type(item) is items for item in value):
-        return tuple(value)
+    if items and isinstance(value, list | tuple) and all(type(item) in (items, *_also(items)) for item in value):
+        if items is int and any(abs(item) > LARGEST for item in value):
+            raise UserError(f"{source}: {name} = {_show(value)}: expected numbers of at most {LARGEST}")
+        return tuple(map(items, value))
     noun = NOUNS[wanted]
     raise UserError(f"{source}: {name} = {_show(value)}: got {_noun(value)}, expected {noun}")
+
+
+def _also(items: type) -> tuple[type, ...]:
+    """Return the other types that will do for an item of a list: a whole number for a float."""
+    return (int,) if items is float else ()
 
 
 def _show(value: Any) -> str:
@@ -210,6 +256,7 @@ def _noun(value: Any) -> str:
 def _suggest(name: str, names: Sequence[str]) -> str:
     """Return the end of a message about an unknown key: the nearest valid key, or all keys of its section."""
     section, _, key = name.rpartition(".")
+    name = shortened(name, 100)  # to look for what resembles it takes a time that grows with its length
     same_key = [other for other in names if other.rpartition(".")[2] == key]
     siblings = [other for other in names if section and other.startswith(f"{section}.")]
     nearest = same_key or difflib.get_close_matches(name, siblings, n=1) or difflib.get_close_matches(name, names, n=1)

@@ -11,7 +11,7 @@ from s4gen.data.galleries import NO_LABEL, NO_SPLIT, Gallery, Picture
 from s4gen.data.pictures import is_picture, read_picture
 from s4gen.data.splits import are_splits, split_of, warning
 from s4gen.data.tree import Parts, names_below, natural, readable, without_common_folder
-from s4gen.errors import UserError
+from s4gen.errors import UserError, printable
 from s4gen.showing.words import plural
 
 
@@ -31,7 +31,8 @@ def from_folder(folder: Path, name: str) -> Gallery:
     if in_folders := are_splits(p[0] for p in parts.values() if len(p) > 1):
         inside = {file: p for file, p in parts.items() if len(p) > 1 and split_of(p[0])}
         if outside := sorted(parts.keys() - inside.keys(), key=natural):
-            notes.append(f"left aside {plural(len(outside), 'image')} in no folder of a split, such as {outside[0]}")
+            found = plural(len(outside), "image")
+            notes.append(f"left aside {found} in no folder of a split, such as {printable(outside[0])}")
         parts = inside
     names = sorted(parts, key=natural)
     class_of = _classes({file: p[1:] if in_folders else p for file, p in parts.items()})

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from s4gen.config.names import SPLITS
 from s4gen.data.pictures import ImageFormat, Seen, UnusableError
 from s4gen.data.sealed import OutdatedError, check_digest, digest, kept_or_made, sealed, unsealed
-from s4gen.errors import UserError
+from s4gen.errors import UserError, printable, shortened
 from s4gen.files.expected import anything, items, table, text, whole
 from s4gen.files.folders import cache_folder
 from s4gen.showing.progress import progress_bar
@@ -82,7 +82,7 @@ class _Index:
         """Return what somebody should know, one line for each kind; empty if all pictures went in as they are."""
         lines = []
         if self.skipped:
-            named = [f"{name} {why}" for name, why in self.skipped[:_NAMED]]
+            named = [f"{shortened(printable(name), 120)} {why}" for name, why in self.skipped[:_NAMED]]
             more = len(self.skipped) - len(named)
             reasons = "; ".join([*named, f"and {more} more"] if more else named)
             lines.append(f"skipped {len(self.skipped)} of {self.found} images: {reasons}")
@@ -137,7 +137,7 @@ def decode(gallery: Gallery, format: ImageFormat, progress: bool = False) -> Dec
         kept = unsealed(directory / "index.json", _INDEX)
         if kept.pop("key") != gallery.key:
             raise OutdatedError
-        check_digest(directory / "pixels", kept.pop("pixels_sha256"))
+        check_digest(directory / "pixels", math.prod(kept["shape"]), kept.pop("pixels_sha256"))
         index = _Index(**kept)
         return index, np.memmap(directory / "pixels", np.uint8, "r", shape=tuple(index.shape))
 

@@ -190,18 +190,27 @@ def save_grid(
 
 
 def save_each(
-    sequences: Tensor, layout: ImageLayout, folder: str | Path, scale: int = 1, names: Sequence[str] | None = None
+    sequences: Tensor,
+    layout: ImageLayout,
+    folder: str | Path,
+    scale: int = 1,
+    names: Sequence[str] | None = None,
+    first: int = 0,
+    of: int = 0,
 ) -> list[Path]:
     """Write a PNG for each sequence (n, layout.length) to `folder`, which is made if missing; return their paths.
 
     They are 00000.png, 00001.png, ...; with names, one for each, 00000-NAME.png, in which "_" stands for whatever is
-    not safe in the name of a file. With the default scale, `read_image` gives back exactly what was written.
+    not safe in the name of a file. Numbers begin at `first`, and have as many digits as the last of `of` images needs,
+    at least five. With the default scale, `read_image` gives back exactly what was written.
+
 
     Raises:
         UserError: a file cannot be written.
     """
     ends = [""] * len(sequences) if names is None else ["-" + re.sub(r"[^\w.-]+", "_", name) for name in names]
-    paths = [Path(folder) / f"{index:05d}{end}.png" for index, end in enumerate(ends)]
+    width = max(5, len(str(of - 1)))
+    paths = [Path(folder) / f"{index:0{width}d}{end}.png" for index, end in enumerate(ends, first)]
     for pixels, path in zip(_pixels(sequences, layout, scale), paths, strict=True):
         _write_png(pixels, path)
     return paths

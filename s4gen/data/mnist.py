@@ -6,7 +6,6 @@ LeCun, Cortes, Burges, "The MNIST database of handwritten digits". IDX is: two z
 
 from __future__ import annotations
 
-import gzip
 import math
 import zlib
 from pathlib import Path
@@ -14,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from s4gen.data.gzipped import open_gzipped
 from s4gen.data.store import data_folder
 from s4gen.errors import UserError
-from s4gen.files.reading import open_regular
 
 SIZES = {"train": 60_000, "test": 10_000}
 
@@ -60,7 +59,7 @@ def read_idx(path: Path, shape: tuple[int, ...], missing: str) -> NDArray[np.uin
     header = np.array([0x800 + len(shape), *shape], dtype=">i4").tobytes()
     size = len(header) + math.prod(shape)
     try:
-        with open_regular(path) as packed, gzip.GzipFile(fileobj=packed) as file:
+        with open_gzipped(path) as file:
             content = file.read(size + 1)  # and no more, however much it may unpack to
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: {missing}") from error

@@ -96,16 +96,19 @@ def digest(path: Path, most: int | None = None) -> Any:
     return found
 
 
-def check_digest(path: Path, expected: str) -> None:
-    """Compare a file with its checksum, SHA-256 in hexadecimal.
+def check_digest(path: Path, size: int, expected: str) -> None:
+    """Compare a file with its size in bytes and its checksum, SHA-256 in hexadecimal.
 
     Raises:
-        DamagedError: it has another one, or cannot be read.
+        DamagedError: it has another size or another checksum, or cannot be read.
     """
     try:
-        found = digest(path).hexdigest()
+        found_size = path.stat().st_size
+        found = digest(path).hexdigest() if found_size == size else ""
     except Exception as error:
         raise DamagedError(f"{path.name}: {error}") from error
+    if found_size != size:
+        raise DamagedError(f"{path.name}: {found_size:,} bytes, expected {size:,}")
     if found != expected:
         raise DamagedError(f"{path.name}: its checksum is that of another content")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from s4gen.errors import printable, shortened
+
 NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
@@ -43,7 +45,7 @@ def warning(classes: Iterable[str]) -> list[str]:
     found = suspicious(classes)
     if not found:
         return []
-    names = ", ".join(found)
+    names = shortened(printable(", ".join(found)))
     return [
         f"the folder {names} is taken for a class, though its name is like that of a split; folders train, valid and "
         "test, one of them train, are taken for splits"

@@ -141,7 +141,12 @@ def _label(record: Mapping[str, Any], label: str | None, classes: tuple[str, ...
     if value is None or (isinstance(value, int) and value < 0):
         return NO_LABEL
     known = str(value)
-    return classes.index(known) if known in classes else int(value)
+    if known in classes:
+        return classes.index(known)
+    number = int(value)
+    if number >= len(classes):
+        raise ValueError(f"a label {number}, and there are {len(classes)} classes")
+    return number
 
 
 @contextlib.contextmanager

@@ -12,13 +12,17 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from s4gen.data.audio.batches import ClipBatch
 from s4gen.errors import UserError
-from s4gen.evaluate.scorers import Scorer, fed
+from s4gen.evaluate.scorers import Nats, Scorer, fed, summed
 from s4gen.machine.memory import keep_freed_memory
 from s4gen.showing.progress import progress_bar
 
@@ -62,41 +66,60 @@ def evaluate_clips(
     """
     keep_freed_memory()
     started = time.perf_counter()
-    bits, lengths = [torch.empty(0, dtype=torch.float64)], [torch.empty(0, dtype=torch.int64)]
-    with torch.inference_mode(), progress_bar(n, "clip", progress, desc=f"scoring ({mode})") as bar:
+    nats, lengths = [], []
+    total, samples = 0.0, 0
+    with progress_bar(n, "clip", progress, desc=f"scoring ({mode})") as bar:
         for batch in batches:
-            nats = clip_nats(score, batch.codes, bos, batch.labels).double().cpu()
-            # Padding stands behind the end of a row only, so by causality it disturbs nothing that counts.
-            bits.append(torch.where(batch.mask(), nats, 0).sum(-1) / math.log(2))
-            lengths.append(batch.lengths)
-            bar.set_postfix_str(f"{ratio(torch.cat(bits), torch.cat(lengths))[0]:.4f} bits/sample")
-            bar.update(len(nats))
-    cost, samples = torch.cat(bits), torch.cat(lengths)
-    if not len(cost):
+            nats.append(batch_nats(score, batch, bos, piece_of(*batch.codes.shape)))
+            lengths.append(batch.lengths.numpy())
+            total, samples = total + float(nats[-1].sum()), samples + int(lengths[-1].sum())
+            bar.update(len(batch.codes))
+            bar.set_postfix_str(f"{total / samples / math.log(2):.4f} bits/sample")
+    if not nats:
         raise UserError("there are no clips to evaluate")
-    mean, stderr = ratio(cost, samples)
-    return AudioEvaluation(mean, stderr, len(cost), int(samples.sum()), mode, time.perf_counter() - started)
+    return audio_evaluation(np.concatenate(nats), np.concatenate(lengths), mode, time.perf_counter() - started)
 
 
-def clip_nats(score: Scorer, codes: Tensor, bos: int, label: Tensor | None) -> Tensor:
-    """Score whole clips in pieces of at most `SAMPLES` samples, all rows together, with the state between them.
+def audio_evaluation(nats: Nats, lengths: NDArray[np.int64], mode: str, seconds: float) -> AudioEvaluation:
+    """Average what clips of these lengths (n,) cost, nats float64 (n,)."""
+    mean, stderr = ratio(nats / math.log(2), lengths)
+    return AudioEvaluation(mean, stderr, len(nats), int(lengths.sum()), mode, seconds)
 
-    codes int64 (B, L), label int64 (B,) or None. Returns -log p(x_t | x_<t) in nats, r(B, L).
+
+@torch.inference_mode()
+def batch_nats(score: Scorer, batch: ClipBatch, bos: int, piece: int) -> Nats:
+    """Return what each clip of a batch costs, in nats, float64 (B,); `piece` as for `clip_nats`.
+
+    Padding stands behind the end of a row only, so by causality it disturbs nothing that counts.
     """
-    parts, state = [], None
-    piece = max(1, SAMPLES // len(codes))
+    return summed(clip_nats(score, batch.codes, bos, batch.labels, piece), batch.mask())
+
+
+def piece_of(rows: int, longest: int, least: int = 1) -> int:
+    """Return how many samples of each of `rows` clips, of `longest` at most, are scored at a time: at least `least`."""
+    return max(least, min(longest, SAMPLES // rows), 1)
+
+
+def clip_nats(score: Scorer, codes: Tensor, bos: int, label: Tensor | None, piece: int) -> Tensor:
+    """Score whole clips in pieces of `piece` samples, with the state between them.
+
+    codes int64 (B, L), label int64 (B,) or None. Returns -log p(x_t | x_<t) in nats, r(B, L). The last piece is filled
+    up, so that it is computed as the others are, wherever the longest of the clips ends.
+    """
+    parts, state, length = [], None, codes.shape[1]
+    codes = F.pad(codes, (0, -length % piece))
     for tokens, target in zip(fed(codes, bos).split(piece, 1), codes.split(piece, 1), strict=True):
         nats, state = score(tokens, target, state, label)
         parts.append(nats)
-    return torch.cat(parts, dim=1)
+    return torch.cat(parts, dim=1)[:, :length]
 
 
-def ratio(numerator: Tensor, denominator: Tensor) -> tuple[float, float]:
+def ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> tuple[float, float]:
     """Return sum / sum of values (n,) each, and its standard error to first order, NaN for n = 1.
 
     Source: Cochran, Sampling Techniques, section 2.11.
     """
-    n, total = len(numerator), denominator.sum().item()
-    mean = numerator.sum().item() / total
-    rest = (numerator - mean * denominator).square().sum().item()
+    n, total = len(numerator), math.fsum(denominator.tolist())
+    mean = math.fsum(numerator.tolist()) / total
+    rest = math.fsum(((numerator - mean * denominator) ** 2).tolist())
     return mean, math.sqrt(n / (n - 1) * rest) / total if n > 1 else math.nan

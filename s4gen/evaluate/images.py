@@ -12,11 +12,12 @@ import math
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from s4gen.errors import UserError
-from s4gen.evaluate.scorers import Scorer, fed
+from s4gen.evaluate.scorers import Nats, Scorer, fed, summed
 from s4gen.machine.memory import keep_freed_memory
 from s4gen.showing.progress import progress_bar
 
@@ -69,22 +70,29 @@ def evaluate_images(
     keep_freed_memory()
     length = sequences.shape[1]
     started = time.perf_counter()
-    bits: list[Tensor] = []
-    with torch.inference_mode(), progress_bar(len(sequences), "seq", progress, desc=f"scoring ({mode})") as bar:
+    total, found = 0.0, []
+    with progress_bar(len(sequences), "seq", progress, desc=f"scoring ({mode})") as bar:
         for first in range(0, len(sequences), batch_size):
             rows = slice(first, first + batch_size)
-            batch = sequences[rows]
-            nats, _ = score(fed(batch, bos), batch, None, None if labels is None else labels[rows])
-            bits.append(nats.sum(-1).double().cpu() / (math.log(2) * length))
-            bar.set_postfix_str(f"{torch.cat(bits).mean().item():.4f} bits/dim")
-            bar.update(len(batch))
-    # The mean is taken over sequences, not over the means of batches: the last batch may be smaller than the others.
-    every = torch.cat(bits)
-    return ImageEvaluation(
-        bits_per_dim=every.mean().item(),
-        stderr=every.std().item() / math.sqrt(len(every)) if len(every) > 1 else math.nan,
-        n_sequences=len(every),
-        length=length,
-        mode=mode,
-        seconds=time.perf_counter() - started,
-    )
+            found.append(image_nats(score, sequences[rows], bos, None if labels is None else labels[rows]))
+            total += float(found[-1].sum())
+            bar.update(len(found[-1]))
+            bar.set_postfix_str(f"{total / (math.log(2) * length * min(rows.stop, len(sequences))):.4f} bits/dim")
+    return image_evaluation(np.concatenate(found), length, mode, time.perf_counter() - started)
+
+
+@torch.inference_mode()
+def image_nats(score: Scorer, sequences: Tensor, bos: int, labels: Tensor | None = None) -> Nats:
+    """Return what images int64 (n, L) with classes int64 (n,) cost, in nats, float64 (n,)."""
+    return summed(score(fed(sequences, bos), sequences, None, labels)[0])
+
+
+def image_evaluation(nats: Nats, length: int, mode: str, seconds: float) -> ImageEvaluation:
+    """Average what images of `length` tokens cost, nats float64 (n,).
+
+    The mean is taken over images, not over the means of batches: the last batch may be smaller than the others.
+    """
+    bits, n = (nats / (math.log(2) * length)).tolist(), len(nats)
+    mean = math.fsum(bits) / n
+    variance = math.fsum((x - mean) ** 2 for x in bits) / (n - 1) if n > 1 else math.nan
+    return ImageEvaluation(mean, math.sqrt(variance / n), n, length, mode, seconds)

@@ -1,15 +1,11 @@
-"""Recognising recordings: a classifier says which of its classes each one sounds like, and is kept in a directory.
+"""Recognising recordings: a classifier of clips says which of its classes each one sounds like.
 
-It judges generated speech; it takes no part in training or sampling. A directory holds
-
-config.json          format, its version, and the tables of the model
-model.safetensors    parameters and buffers, exactly as they were
-README.md            the card
+It judges generated speech; it takes no part in training or sampling. It is a predictor (`models.predictor`) in an
+ordinary checkpoint.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,24 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import s4gen
-from s4gen.checkpoint import (
-    CLASSIFIER_FORMAT,
-    check_target,
-    config_in,
-    load_model,
-    read_json,
-    resolve_checkpoint,
-    save_tensors,
-)
-from s4gen.config import AudioLayout, DensityConfig, density_config_to_dict
-from s4gen.config.checks import ConfigError
-from s4gen.errors import UserError, shortened
-from s4gen.files.atomic import read_consistent, write_atomic
+from s4gen.checkpoint import PREDICTOR_FORMAT, load_predictor, read_json
+from s4gen.config import AudioLayout
+from s4gen.errors import UserError
 from s4gen.files.shipped import shipped_folder, shipped_names
-from s4gen.models.classifier import ClassifierModel
+from s4gen.models.predictor import Predictor
 
-FORMAT_VERSION = 1
 SAMPLES = 1 << 19
 """Samples in a batch, padding included, so that memory does not grow with the number of clips."""
 
@@ -46,20 +30,20 @@ SAMPLES = 1 << 19
 class Classifier:
     """A trained classifier of recordings."""
 
-    model: ClassifierModel
+    model: Predictor
     """On the CPU, in evaluation mode."""
 
     @property
     def layout(self) -> AudioLayout:
-        """How the clips that it was trained on are coded, and their classes."""
+        """How the clips that it was trained on are coded."""
         layout = self.model.config.layout
-        assert isinstance(layout, AudioLayout)  # the model would not exist
+        assert isinstance(layout, AudioLayout)  # `load_classifier` has checked it
         return layout
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes that it tells apart."""
-        return self.layout.classes
+        return self.model.config.answers.names
 
     @property
     def rate(self) -> int:
@@ -83,7 +67,7 @@ class Classifier:
         for batch in _batches([len(clip) for clip in clips]):
             samples, lengths = padded([clips[index] for index in batch])
             with torch.inference_mode():
-                best = self.model(samples, lengths).argmax(-1).tolist()
+                best = self.model.answer(samples[..., None], lengths).argmax(-1).tolist()
             for index, label in zip(batch, best, strict=True):
                 found[index] = label
         return found
@@ -98,36 +82,18 @@ def padded(clips: Sequence[NDArray[np.floating[Any]]]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(samples), torch.tensor(lengths)
 
 
-def save_classifier(path: str | Path, model: ClassifierModel, *, card: str, overwrite: bool = False) -> None:
-    """Write the whole classifier, or nothing: a failure leaves what was there before.
-
-    Raises:
-        UserError: `path` exists (and `overwrite` is not set, or it is not a checkpoint), or cannot be written.
-    """
-    check_target(path, overwrite)
-
-    def fill(folder: Path) -> None:
-        config = {
-            "format": CLASSIFIER_FORMAT,
-            "format_version": FORMAT_VERSION,
-            "s4gen_version": s4gen.__version__,
-            "classifier": density_config_to_dict(model.config),
-        }
-        save_tensors(folder / "model.safetensors", model.state_dict())
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(card, encoding="utf-8")
-
-    write_atomic(path, fill)
-
-
 def load_classifier(name_or_path: str | Path) -> Classifier:
-    """Load the classifier of this path or shipped name. The global random state is left as it was.
+    """Load the classifier of recordings of this path or shipped name. The global random state is left as it was.
 
     Raises:
-        UserError: there is none, it is a density model, damaged, or of another format version.
+        UserError: there is none, it is of something else, damaged, or of another format version.
     """
-    path = resolve_checkpoint(name_or_path)
-    return Classifier(read_consistent(path, _read))
+    found = load_predictor(name_or_path)
+    if found.config.task.kind != "classify" or not isinstance(found.config.layout, AudioLayout):
+        raise UserError(f"{found.path} does not classify recordings; choose another checkpoint")
+    if found.config.reader == "tokens":
+        raise UserError(f'{found.path} reads codes (task.reader = "tokens"), not samples; choose another checkpoint')
+    return Classifier(found.model)
 
 
 def find_classifier(classes: Sequence[str], rate: int) -> Classifier | None:
@@ -138,30 +104,13 @@ def find_classifier(classes: Sequence[str], rate: int) -> Classifier | None:
     """
     for name in shipped_names("checkpoints"):
         folder = shipped_folder("checkpoints") / name
-        if read_json(folder / "config.json").get("format") != CLASSIFIER_FORMAT:
+        tables = read_json(folder / "config.json")
+        if tables.get("format") != PREDICTOR_FORMAT or tables["predictor"]["layout"].get("kind") != "audio":
             continue
         classifier = load_classifier(folder)
         if (classifier.classes, classifier.rate) == (tuple(classes), rate):
             return classifier
     return None
-
-
-def _read(folder: Path) -> ClassifierModel:
-    config = _read_config(folder / "config.json")
-    try:
-        return load_model(folder / "model.safetensors", lambda: ClassifierModel(config))
-    except ConfigError as error:
-        raise UserError(f"{folder / 'config.json'}: {error}") from None
-
-
-def _read_config(path: Path) -> DensityConfig:
-    config = read_json(path)
-    if config.get("format") != CLASSIFIER_FORMAT:
-        raise UserError(
-            f'{path}: format = {shortened(repr(config.get("format")), 60)}: expected "{CLASSIFIER_FORMAT}"; this is no '
-            "classifier"
-        )
-    return config_in(config, "classifier", "classifier", path)
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:

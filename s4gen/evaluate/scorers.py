@@ -13,14 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.states import padded_rows
 
 Feed = Callable[[Tensor], Tensor]
 """A function that reads one token int64 (B,) of every row and returns the logits r(B, V) of the next ones."""
+
+
+Nats = NDArray[np.float64]
+"""What sequences cost, -log p (n,)."""
 
 
 class Scorer(Protocol):
@@ -102,6 +109,24 @@ def by_recurrence(recurrent: Recurrent, engine: Stepping) -> Scorer:
     return score
 
 
+def in_whole_rows(score: Scorer, multiple: int, least: int = 0) -> Scorer:
+    """Return a scorer that repeats a last row until their number is a multiple of `multiple`, and drops what they cost.
+
+    With `models.states.row_multiple` a row then costs the same on a CPU, bit for bit, whichever rows are beside it, if
+    it has `models.states.least_length` tokens. Shorter ones are filled up to `least`; the state behind them is of no
+    use then, so scorers of pieces leave that out.
+    """
+
+    def scored(tokens: Tensor, target: Tensor, state: Any = None, label: Tensor | None = None) -> tuple[Tensor, Any]:
+        rows = padded_rows(len(tokens), multiple).to(tokens.device)
+        label = None if label is None else label[rows.to(label.device)]
+        missing = (0, max(0, least - tokens.shape[1]))
+        nats, state = score(F.pad(tokens[rows], missing), F.pad(target[rows], missing), state, label)
+        return nats[: len(tokens), : tokens.shape[1]], state
+
+    return scored
+
+
 def nats_by_steps(feed: Feed, tokens: Tensor, target: Tensor) -> Tensor:
     """Feed tokens int64 (B, L) one after another; returns -log p of target int64 (B, L) in nats, float64 (B, L)."""
     steps = zip(log_probabilities(feed, tokens), target.unbind(dim=1), strict=True)
@@ -112,6 +137,17 @@ def log_probabilities(feed: Feed, tokens: Tensor) -> Iterator[Tensor]:
     """Feed tokens int64 (B, L) one after another; yields the log-probabilities of the next one, float64 (B, V) each."""
     for token in tokens.unbind(dim=1):
         yield feed(token).double().log_softmax(dim=-1)
+
+
+def summed(nats: Tensor, counts: Tensor | None = None) -> Nats:
+    """Return what each row costs: the sums (B,) of nats r(B, L) in float64, where `counts` bool (B, L) is true.
+
+    A sum depends on the numbers of its row alone. torch's may depend on how many rows there are.
+    """
+    exact = nats.double().cpu().numpy()
+    exact = exact if counts is None else np.where(counts.cpu().numpy(), exact, 0.0)
+    sums: Nats = np.ascontiguousarray(exact).sum(axis=-1)
+    return sums
 
 
 def fed(x: Tensor, bos: int) -> Tensor:

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from s4gen.data.text import TokenFile, one_stream, windows
+from s4gen.bulk.dealing import Batches
+from s4gen.data.text import TokenFile, window_batches, window_pair
 from s4gen.errors import UserError
-from s4gen.evaluate.scorers import Scorer
+from s4gen.evaluate.scorers import Nats, Scorer, summed
 from s4gen.machine.memory import keep_freed_memory
 from s4gen.showing.progress import progress_bar
 
@@ -56,13 +58,27 @@ class TextEvaluation:
     """Wall time."""
 
 
-def perplexities(nats: float, text: TokenFile) -> dict[str, float]:
+class Counts(NamedTuple):
+    """How much a whole text holds."""
+
+    tokens: int
+    words: int
+    """`<eos>` of lines included."""
+    text_bytes: int
+
+    @classmethod
+    def of(cls, text: TokenFile) -> Counts:
+        """Return those of a text."""
+        return cls(len(text), text.words, text.text_bytes)
+
+
+def perplexities(nats: float, counts: Counts) -> dict[str, float]:
     """Convert a mean of `nats` per token of this text into the other units, by the names in `TextEvaluation`."""
-    n = len(text)
+    n = counts.tokens
     return {
-        "word_perplexity": _exp(nats * n / text.words),
+        "word_perplexity": _exp(nats * n / counts.words),
         "perplexity": _exp(nats),
-        "bits_per_byte": nats * n / text.text_bytes / math.log(2),
+        "bits_per_byte": nats * n / counts.text_bytes / math.log(2),
         "nats": nats,
     }
 
@@ -76,8 +92,7 @@ def evaluate_stream(
         UserError: `chunk` is less than 1.
     """
     _at_least_one("chunks", chunk)
-    pairs = one_stream(text.tokens[:limit], start, chunk)
-    return _evaluate(score, pairs, True, "stream", text, chunk, limit, progress)
+    return _evaluate(score, Windows(text.tokens[:limit], start, chunk, 1, stream=True), text, progress)
 
 
 def evaluate_windows(
@@ -95,39 +110,67 @@ def evaluate_windows(
         UserError: `length` is less than 1.
     """
     _at_least_one("windows", length)
-    pairs = windows(text.tokens[:limit], start, length, rows)
-    return _evaluate(score, pairs, False, "windows", text, length, limit, progress)
+    return _evaluate(score, Windows(text.tokens[:limit], start, length, rows), text, progress)
 
 
-def _evaluate(
-    score: Scorer,
-    pairs: Iterator[tuple[Tensor, Tensor]],
-    carry: bool,
-    protocol: str,
-    text: TokenFile,
-    length: int,
-    limit: int | None,
-    progress: bool,
-) -> TextEvaluation:
-    """Score pairs of tokens fed and targets; `carry`: each pair goes on with the state of the one before it."""
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """The tokens of a text in windows that are scored one batch after another; of a stream, its chunks."""
+
+    tokens: NDArray[Any]
+    """(n,), all that is to be scored."""
+    start: int
+    """The token that stands before the first one."""
+    length: int
+    """Tokens of a window or a chunk."""
+    rows: int
+    """Windows side by side; 1 for a stream."""
+    stream: bool = False
+    """Whether each chunk goes on with the state of the one before it."""
+
+    @property
+    def protocol(self) -> str:
+        """One of `PROTOCOLS`."""
+        return "stream" if self.stream else "windows"
+
+    @property
+    def batches(self) -> Batches:
+        """The numbers of the windows that are scored together."""
+        return window_batches(len(self.tokens), self.length, self.rows)
+
+    @torch.inference_mode()
+    def nats(self, score: Scorer, numbers: range, state: Any = None) -> tuple[Nats, Any]:
+        """Return what the windows of these numbers cost, in nats, float64 (rows,), and the state after a chunk."""
+        tokens, target = window_pair(self.tokens, self.start, self.length, numbers)
+        nats, after = score(tokens, target, state)
+        return summed(nats), after if self.stream else None
+
+
+def _evaluate(score: Scorer, windows: Windows, text: TokenFile, progress: bool) -> TextEvaluation:
+    """Score all windows, and convert what they cost."""
     keep_freed_memory()
     began = time.perf_counter()
-    wanted = len(text.tokens[:limit])
-    total, done, state = 0.0, 0, None
-    with torch.inference_mode(), progress_bar(wanted, "tok", progress, desc=f"scoring ({protocol})") as bar:
-        for tokens, target in pairs:
-            nats, after = score(tokens, target, state)
-            state = after if carry else None
-            total, done = total + nats.double().sum().item(), done + target.numel()
+    n, found, state, total = len(windows.tokens), [], None, 0.0
+    with progress_bar(n, "tok", progress, desc=f"scoring ({windows.protocol})") as bar:
+        for batch in windows.batches:
+            nats, state = windows.nats(score, batch, state)
+            found.append(nats)
+            total, done = total + float(nats.sum()), min(n, batch.stop * windows.length)
+            bar.update(done - batch.start * windows.length)
             bar.set_postfix_str(f"perplexity {_exp(total / done):.2f}")
-            bar.update(target.numel())
+    seconds = time.perf_counter() - began
+    return text_evaluation(np.concatenate(found), n, Counts.of(text), windows.protocol, windows.length, seconds)
+
+
+def text_evaluation(nats: Nats, n: int, counts: Counts, protocol: str, length: int, seconds: float) -> TextEvaluation:
+    """Convert what the windows of n tokens cost, nats float64 (windows,), into all units."""
     return TextEvaluation(
-        **perplexities(total / done, text),
+        **perplexities(math.fsum(nats.tolist()) / n, counts),
         protocol=protocol,
         length=length,
-        n_tokens=done,
-        n_words=round(text.words * done / len(text)),
-        seconds=time.perf_counter() - began,
+        n_tokens=n,
+        n_words=round(counts.words * n / counts.tokens),
+        seconds=seconds,
     )
 
 

@@ -20,21 +20,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from s4gen.checkpoint import check_target
+from s4gen.checkpoint import check_target, save_checkpoint
 from s4gen.cli.arguments import whole
 from s4gen.cli.output import shows_progress
-from s4gen.config import AudioLayout, DensityConfig, ModelConfig, OptimConfig, SSMConfig
+from s4gen.config import Answers, AudioLayout, ModelConfig, OptimConfig, PredictorConfig, SSMConfig, TaskConfig
 from s4gen.data.audio import AudioFormat, AudioSet, Quantiser, open_split
 from s4gen.data.audio.batches import TrainingBatches
 from s4gen.errors import UserError
-from s4gen.evaluate.recognition import Classifier, save_classifier
+from s4gen.evaluate.recognition import Classifier
 from s4gen.examples.arguments import Parser
 from s4gen.machine.memory import keep_freed_memory
-from s4gen.models.classifier import ClassifierModel
+from s4gen.models.predictor import Predictor
 from s4gen.showing.progress import progress_bar
 from s4gen.train.optim import build_optimizers, schedule, set_learning_rate, update_mean
 
@@ -43,6 +42,7 @@ FORMAT = AudioFormat(8000, "linear", 16)
 
 MODEL = ModelConfig(mixer="s4d", d_model=64, n_layers=4, d_ff=64, dropout=0.1)
 SSM = SSMConfig(d_state=16, init="lin", dt_min=0.02, dt_max=0.5)  # a word is some 40 frames
+TASK = TaskConfig("classify", reader="spectrum", bidirectional=True)
 OPTIM = OptimConfig(lr=4e-3, ssm_lr=2e-3, weight_decay=0.05, warmup_steps=100, ema_decay=0.998)
 BATCH, STEPS = 32, 3000
 
@@ -117,7 +117,7 @@ CHANGES: dict[str, Callable[[Clip], Clip]] = {
 """The changes of the test clips under which recognition is measured."""
 
 
-def train(audio: AudioSet, steps: int, progress: bool = False) -> ClassifierModel:
+def train(audio: AudioSet, steps: int, progress: bool = False) -> Predictor:
     """Train a classifier on these clips; return it with the running mean of its weights, in evaluation mode.
 
     Raises:
@@ -125,8 +125,8 @@ def train(audio: AudioSet, steps: int, progress: bool = False) -> ClassifierMode
     """
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    layout = AudioLayout(FORMAT.rate, FORMAT.law, FORMAT.bits, FORMAT.normalise, audio.classes)
-    model = ClassifierModel(DensityConfig(layout, MODEL, SSM)).train()
+    layout = AudioLayout(FORMAT.rate, FORMAT.law, FORMAT.bits, FORMAT.normalise)
+    model = Predictor(PredictorConfig(layout, MODEL, SSM, TASK, Answers(audio.classes))).train()
     optimizers, batches = build_optimizers(model, OPTIM), TrainingBatches(audio, None, BATCH, seed=0)
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     with progress_bar(steps, "step", progress, desc="training") as bar:
@@ -135,7 +135,8 @@ def train(audio: AudioSet, steps: int, progress: bool = False) -> ClassifierMode
             batch = batches.at(step)
             assert batch.labels is not None  # both data sets have them
             spoken = torch.from_numpy(FORMAT.quantiser.decode(batch.codes.numpy()))
-            loss = F.cross_entropy(model(*augment(spoken, batch.lengths, FORMAT.rate, generator)), batch.labels)
+            heard, lengths = augment(spoken, batch.lengths, FORMAT.rate, generator)
+            loss = model.losses(heard[..., None], batch.labels, lengths).mean()
             if not math.isfinite(loss.item()):
                 raise UserError(f"the loss is no longer finite at step {step + 1}; try another number of --steps")
             model.zero_grad(set_to_none=True)
@@ -193,9 +194,7 @@ Data: Free Spoken Digit Dataset, Zohar Jackson and contributors, CC BY-SA 4.0.
 """
 
 
-def card(
-    model: ClassifierModel, accuracies: dict[str, Accuracy], training: AudioSet, steps: int, minutes: float
-) -> str:
+def card(model: Predictor, accuracies: dict[str, Accuracy], training: AudioSet, steps: int, minutes: float) -> str:
     """Return the text of the classifier's card, as Markdown."""
     return CARD.format(
         name=training.name,
@@ -240,7 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, accuracy in accuracies.items():
             print(f"{name:>16}  {accuracy}")
         text = card(model, accuracies, training, args.steps, minutes)
-        save_classifier(args.out, model, card=text, overwrite=args.force)
+        measured = {"test": {name: accuracy._asdict() for name, accuracy in accuracies.items()}}
+        save_checkpoint(args.out, model, recipe=None, metrics=measured, card=text, overwrite=args.force)
     except UserError as error:
         return parser.refuse(str(error))
     print(f"\nwritten: {args.out}")

@@ -75,13 +75,16 @@ def destination(path: str | Path) -> Path:
 
     Raises:
         WriteError: `path` is a link to nothing. As with cp, writing through it would create a file in a place that the
-            user has not named, and that perhaps somebody else has chosen.
+            user has not named, and that perhaps somebody else has chosen. Or it is a device, a pipe or a socket, which
+            would be replaced by a file: root would lose /dev/null.
     """
     real = Path(os.path.realpath(path))
     if os.path.islink(path) and not real.exists():
         raise WriteError(
             f"{path} is a link to {os.readlink(path)}, which does not exist; remove the link, or name the file"
         )
+    if real.exists() and not (real.is_file() or real.is_dir()):
+        raise WriteError(f"{path} is neither a file nor a folder, and would be replaced by one; choose another name")
     return real
 
 

@@ -22,6 +22,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from s4gen.checkpoint.tensors import check_finite
 from s4gen.errors import UserError, shortened
 from s4gen.files.parsing import NESTING, json_value, reason
 from s4gen.files.reading import read_bounded
@@ -156,6 +157,7 @@ def read_weights(path: Path) -> Contents:
     if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(x, Tensor) for x in tensors.values()):
         odd = next((key for key, x in tensors.items() if not isinstance(x, Tensor)), "") if tensors else "nothing"
         raise UserError(f"{path} holds no state dict ({odd} is not a tensor); expected one, or a checkpoint with one")
+    _check_tensors(tensors, path)
     config = plain(whole.get("hyper_parameters", {})) if tensors is not whole else {}
     return Contents({str(key): x.detach() for key, x in tensors.items()}, config if isinstance(config, Mapping) else {})
 
@@ -166,6 +168,38 @@ def _begins_as_archive(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
+def _check_tensors(tensors: Mapping[Any, Tensor], path: Path) -> None:
+    """Refuse tensors that claim more numbers than the file has bytes, that are of another layout, or not finite.
+
+    A pickle may give a tensor any shape with strides of 0, so that the first copy of it fills the memory.
+
+    Raises:
+        UserError: there is one; the message names it.
+    """
+    size = path.stat().st_size
+    for key, x in tensors.items():
+        name = f"{path}: {shortened(str(key), 100)}"
+        if x.layout != torch.strided or x.is_meta or x.is_quantized:
+            raise UserError(
+                f"{path}: {name} is no plain tensor (sparse, quantised, or without numbers); save it as one"
+            )
+        if x.numel() > size:
+            raise UserError(
+                f"{path}: {name} claims {x.numel():,} numbers, and the file has {size:,} bytes; copy it again"
+            )
+    check_finite({str(key): x for key, x in tensors.items()}, path)
+
+
+def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse an archive whose members unpack to far more than the file is. PyTorch itself packs nothing.
+
+    Raises:
+        ValueError: the archive is such a one.
+    """
+    if sum(member.file_size for member in archive.infolist()) > 16 * path.stat().st_size + (1 << 20):
+        raise ValueError("its members unpack to far more than the file holds")
+
+
 def _loaded(path: Path) -> Any:
     """Unpickle a file of PyTorch, first with torch's own safe reader, then with shells for foreign classes."""
     if zipfile.is_zipfile(path):
@@ -173,6 +207,7 @@ def _loaded(path: Path) -> Any:
             # That file marks an archive of TorchScript, which torch.load would hand to torch.jit's interpreter.
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise CodeInFileError("it is a program of TorchScript; save its state dict and import that")
+            _check_archive(archive, path)
     elif tarfile.is_tarfile(path):  # torch.load would unpack it to disk
         raise CodeInFileError("it is in the tar format of PyTorch before 0.4; save it again with a newer one")
     with warnings.catch_warnings():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,6 +28,57 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_MAX, 0)  # large blocks come from the heap; a mapping of their own would be returned when freed
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # the heap's free end is never given back: the largest int there is
     mallopt(_M_TOP_PAD, 256 * 2**20)  # the heap grows by 256 MB at a time
+
+
+class FreedMemory:
+    """Bounds what `keep_freed_memory` keeps while shapes change from step to step, as with clips of many lengths.
+
+    Holes that are too small for the next tensor add up to many times what a step needs. What is kept right after a step
+    that began with nothing kept is what one step needs; when half as much again is kept, all of it goes back to the
+    kernel once, which costs a part of one step.
+    """
+
+    def __init__(self) -> None:
+        self._freed = _freed_bytes()
+        self._need = 0
+        self._fresh = False
+
+    def step_done(self) -> None:
+        """Give freed memory back if there is too much of it; to be called after every step."""
+        if self._freed is None:
+            return
+        kept = self._freed()
+        if self._fresh or not self._need:
+            self._need = max(self._need, kept)
+            self._fresh = False
+        elif kept > 1.5 * self._need + SLACK:
+            _give_back()
+            self._fresh = True
+
+
+def _give_back() -> None:
+    """Return all freed memory to the kernel, page by page, wherever in the heap it is."""
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+SLACK = 256 * 2**20
+"""Freed bytes that are kept in any case: the heap grows by so many at a time."""
+
+
+class _Mallinfo(ctypes.Structure):
+    """What glibc's mallinfo2 returns (malloc.h)."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks"))
+    _fields_ += tuple((name, ctypes.c_size_t) for name in ("fsmblks", "uordblks", "fordblks", "keepcost"))
+
+
+def _freed_bytes() -> Callable[[], int] | None:
+    """Return a function that says how many freed bytes glibc keeps; None with another C library, or one before 2.33."""
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None) if platform.libc_ver()[0] == "glibc" else None
+    if mallinfo is None:
+        return None
+    mallinfo.restype = _Mallinfo
+    return lambda: int(mallinfo().fordblks)
 
 
 def lacks_memory(error: Exception) -> bool:

@@ -111,26 +111,26 @@ class Block(nn.Module):
             for parameter in self.output.linear.parameters():
                 parameter[: len(parameter) // 2].zero_()
 
-    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+    def _finish(self, x: Tensor, mixed: Tensor, lengths: Tensor | None = None) -> Tensor:
         x = x + self.dropout(self.output(mixed))
         if not self.norm_first:
-            x = self.norm(x)
+            x = self.norm(x, lengths)
         if self.feed_forward is None:
             return x
         if self.norm_first:
-            return x + self.dropout(self.feed_forward(self.feed_forward.norm(x)))
-        return self.feed_forward.norm(x + self.dropout(self.feed_forward(x)))
+            return x + self.dropout(self.feed_forward(self.feed_forward.norm(x, lengths)))
+        return self.feed_forward.norm(x + self.dropout(self.feed_forward(x)), lengths)
 
     def forward(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """Read x r(B, L, H); return r(B, L, H) and the state after the last input, or after `lengths` of each row."""
-        u = self.norm(x) if self.norm_first else x
+        u = self.norm(x, lengths) if self.norm_first else x
         if self.taps is None:
             mixed, state = self.mixer(u, state, lengths)
-            return self._finish(x, mixed), state
+            return self._finish(x, mixed, lengths), state
         taps, mixer = (None, None) if state is None else state
         mixed, mixer = self.mixer(u, mixer, lengths)
         tapped, taps = self.taps(u, taps, lengths)
-        return self._finish(x, mixed + tapped), TappedState(taps, mixer)
+        return self._finish(x, mixed + tapped, lengths), TappedState(taps, mixer)
 
     def initial_state(self, batch: int) -> State:
         mixer = self.mixer.initial_state(batch)

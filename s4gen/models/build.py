@@ -1,10 +1,10 @@
-"""Building the density model that a configuration describes."""
+"""Building the model that a configuration describes."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +13,41 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from s4gen.config import DensityConfig
+from s4gen.config import DensityConfig, PredictorConfig
 from s4gen.models.density import DensityModel
 from s4gen.models.lssl_dss import DSS
 from s4gen.models.pixels import PixelModel
+from s4gen.models.predictor import Predictor
 from s4gen.models.tokens import TokenModel
 
+MOST_NUMBERS = 2**48
+"""More than the weights of any model that a machine could hold, and few enough that no count of them overflows."""
 M = TypeVar("M", bound=nn.Module)
 
+AnyConfig = DensityConfig | PredictorConfig
+AnyModel = DensityModel | Predictor
 
-def build_model(config: DensityConfig) -> DensityModel:
+
+@overload
+def build_model(config: DensityConfig) -> DensityModel: ...
+@overload
+def build_model(config: PredictorConfig) -> Predictor: ...
+@overload
+def build_model(config: AnyConfig) -> AnyModel: ...
+def build_model(config: AnyConfig) -> AnyModel:
     """Build a model with fresh weights, drawn from torch's global generator."""
+    if isinstance(config, PredictorConfig):
+        return Predictor(config)
     return PixelModel(config) if config.model.whole_pixels else TokenModel(config)
 
 
-def build_shapes(config: DensityConfig, most: int | None = None, tensors: int | None = None) -> DensityModel:
+@overload
+def build_shapes(config: DensityConfig, most: int | None = None, tensors: int | None = None) -> DensityModel: ...
+@overload
+def build_shapes(config: PredictorConfig, most: int | None = None, tensors: int | None = None) -> Predictor: ...
+@overload
+def build_shapes(config: AnyConfig, most: int | None = None, tensors: int | None = None) -> AnyModel: ...
+def build_shapes(config: AnyConfig, most: int | None = None, tensors: int | None = None) -> AnyModel:
     """Build the same model on the meta device, where tensors have shapes but no memory, to count what it is made of.
 
     The global random state is left as it was. With `most` and `tensors`, building stops as soon as there are more

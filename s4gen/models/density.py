@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from s4gen.config import DensityConfig
+from s4gen.models.sequence import SequenceModel
 
 
 class ModelState(NamedTuple):
@@ -24,34 +21,20 @@ class ModelState(NamedTuple):
     seen: Tensor | tuple[()] = ()  # bool (B, V): tokens that count as repeated; an engine's, which a model hands on
 
 
-class DensityModel(nn.Module):
+class DensityModel(SequenceModel):
     """The base of all density models; `build.build_model` makes the one that a configuration describes.
 
     A sequence is fed behind a first token `bos`, so the output at position t is the distribution of x_t given x_<t.
     Labels are int64 (B,); if a model has classes and no labels are given, they are class 0.
     """
 
-    blocks: nn.ModuleList
-    norm: nn.Module
-    head: nn.Module
+    config: DensityConfig
 
     def __init__(self, config: DensityConfig, bos: int) -> None:
         super().__init__()
         self.config = config
         self.bos = bos
         """The token that stands in front of every sequence; it may be one beyond the vocabulary."""
-        self.recompute = False
-        """In training, keep only the input of each block and compute the rest again for the gradient."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device on which the parameters are."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision that the model works in; an imported model keeps some parameters in a higher one."""
-        return next(self.parameters()).dtype
 
     def initial_state(self, batch: int, label: Tensor | None = None) -> ModelState:
         """Return the state of `batch` rows before anything was fed, for sequences of these classes."""
@@ -124,40 +107,7 @@ class DensityModel(nn.Module):
     def _with_bos(self, x: Tensor) -> Tensor:
         return F.pad(x, (1, 0), value=self.bos)
 
-    def _blocks(self) -> list[Any]:
-        return list(self.blocks)
-
-    def _run_blocks(
-        self, x: Tensor, states: tuple[Any, ...] | None, lengths: Tensor | None
-    ) -> tuple[Tensor, tuple[Any, ...]]:
-        """Run x r(B, L, H) through the stack from `states` (None: the start); return its output and the new states.
-
-        With lengths int64 (B,), the states are those after that many inputs of each row.
-        """
-        recompute, after = self.recompute and self.training and torch.is_grad_enabled(), []
-        for i, block in enumerate(self._blocks()):
-            run = functools.partial(checkpoint, block, use_reentrant=False) if recompute else block
-            x, state = run(x, None if states is None else states[i], lengths)
-            after.append(state)
-        return x, tuple(after)
-
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Return -log softmax(logits) at the target, r(...), from logits r(..., V) and target int64 (...)."""
     return F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
-
-
-def resampled(model: DensityModel, dt_factor: float) -> DensityModel:
-    """Return a copy of the model with every dt multiplied by `dt_factor`, which reads the same signals at another rate.
-
-    The factor 2 is for signals with half as many samples per second as the model was trained on: a step then stands for
-    twice the time. A multi-scale stack pools as many samples as before, which then last twice as long.
-
-    Raises:
-        ValueError: `dt_factor` is not positive.
-    """
-    copied = copy.deepcopy(model)
-    for module in copied.modules():
-        if hasattr(module, "rescale_dt_"):
-            module.rescale_dt_(dt_factor)  # type: ignore[operator]
-    return copied

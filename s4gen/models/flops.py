@@ -1,4 +1,4 @@
-"""Counting the floating-point operations of a density model from the shapes of its layers.
+"""Counting the floating-point operations of a model from the shapes of its layers.
 
 The convention is that of the literature (arXiv 2204.02311, appendix B): matrix products of the model count, with a
 multiplication and an addition for each term. Everything else is left out: norms, activations, taps and recurrences with
@@ -17,9 +17,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from s4gen.config import AudioLayout
 from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from s4gen.models.attention import CausalAttention
 from s4gen.models.axial import Axial
+from s4gen.models.bidirectional import Bidirectional
 from s4gen.models.blocks import Block, FeedForward, GatedOutput, Skip
 from s4gen.models.categorical import CategoricalHead
 from s4gen.models.density import DensityModel
@@ -28,7 +30,9 @@ from s4gen.models.h3 import H3
 from s4gen.models.lssl_dss import LSSL
 from s4gen.models.mixture import MixtureHead
 from s4gen.models.pixels import PixelModel
+from s4gen.models.predictor import Predictor
 from s4gen.models.sashimi import Sashimi
+from s4gen.models.spectrum import frame_stride
 from s4gen.models.ssm_layers import S4, SSMLayer
 from s4gen.models.wavenet import WaveNet
 from s4gen.ssm.block_form import block_lengths
@@ -58,16 +62,28 @@ class Flops:
 NOTHING = Flops(0, 0)
 
 
-def count_flops(model: DensityModel, length: int) -> Flops:
-    """Count the operations of `model.nats` and of its gradient for one sequence of `length` tokens.
+def count_flops(model: DensityModel | Predictor, length: int) -> Flops:
+    """Count the operations of the loss and of its gradient for one sequence of `length` tokens or positions.
 
     The model may be on the meta device. Of an adaptive softmax only the first part counts, which every token needs; the
     other parts depend on the text.
     """
+    if isinstance(model, Predictor):
+        return _predictor(model, length)
     # The stack of a whole-pixel model runs once per pixel, not once per token.
     positions = length // model.channels if isinstance(model, PixelModel) else length
     stack = _sum(_layer(block, positions) for block in model.blocks)
     return _inputs(model, positions) + stack + _head(model.head, positions)
+
+
+def _predictor(model: Predictor, length: int) -> Flops:
+    """Count a predictor on a row of `length` positions; its head runs once, for the whole row."""
+    layout = model.config.layout
+    if model.config.reader == "spectrum" and isinstance(layout, AudioLayout):
+        length = -(-length // frame_stride(layout.rate))
+    inputs = _of_data(model.embedding, length) if isinstance(model.embedding, nn.Linear) else NOTHING
+    stack = _sum(_layer(block, length) for block in model.blocks)
+    return inputs + stack + _head(model.head, 1)
 
 
 def _sum(parts: Iterable[Flops]) -> Flops:
@@ -133,6 +149,8 @@ def _layer(layer: nn.Module, length: int, entered: bool = False) -> Flops:
         if layer.axis == "column":
             along, across = across, along
         return _layer(layer.layer, along) * across
+    if isinstance(layer, Bidirectional):
+        return _layer(layer.forward_layer, length) + _layer(layer.backward_layer, length)
     if isinstance(layer, H3):
         return _linear(layer.qkv, length) + _linear(layer.out, length) + _state_space(layer.ssm, length, entered=True)
     if isinstance(layer, CausalAttention):

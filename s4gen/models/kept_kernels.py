@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 
-from s4gen.models.density import DensityModel
+from torch import nn
+
 from s4gen.models.ssm_layers import SSMLayer
 
 
-def keep_kernels(model: DensityModel) -> None:
+def keep_kernels(model: nn.Module) -> None:
     """Let the state space layers of this model, whose parameters are now fixed, build each kernel only once.
 
     A forward pass builds its kernels anew, because in training the parameters have changed. That is not needed to score
@@ -19,6 +20,6 @@ def keep_kernels(model: DensityModel) -> None:
         layer.block_maps = functools.cache(layer.block_maps)  # type: ignore[method-assign]
 
 
-def ssm_layers(model: DensityModel) -> list[SSMLayer]:
+def ssm_layers(model: nn.Module) -> list[SSMLayer]:
     """Return the state space layers, also those inside of other layers; a Transformer and a WaveNet have none."""
     return [layer for layer in model.modules() if isinstance(layer, SSMLayer)]

@@ -7,11 +7,14 @@ knowing whose it is goes through this module.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from s4gen.config import DensityConfig
 
 S = TypeVar("S")
 
@@ -20,6 +23,9 @@ _ROWS = 4
 rows there are. (Measured: with other small numbers they do not.)"""
 _SMALL_PRODUCT = 400
 """PyTorch computes a batched product of fewer multiplications than this in another way, and rounds differently."""
+
+_LEAST = 16
+"""Rows of fewer tokens, counted at the coarsest level or in pixels, make such small products."""
 
 
 def paths(state: Any, path: str = "") -> Iterator[tuple[str, Tensor | int]]:
@@ -120,13 +126,20 @@ def row_multiple(d_state: int) -> int:
     return _ROWS * -(-_SMALL_PRODUCT // (_ROWS * d_state**2))
 
 
+def least_length(config: DensityConfig) -> int:
+    """Return the number of tokens that rows must have so that no product along them is a small one."""
+    return _LEAST * math.prod(config.model.pool) * config.tokens_per_input
+
+
 def named(state: Any) -> dict[str, Tensor]:
     """Return every leaf as a tensor by a name with its index, in a form that a file can hold."""
     return {f"state.{i}": torch.as_tensor(leaf) for i, leaf in enumerate(leaves(state))}
 
 
-def from_named(template: S, values: Mapping[str, Tensor], rows: int) -> S:
+def from_named(template: S, values: Mapping[str, Tensor], rows: int, any_precision: bool = False) -> S:
     """Invert `named`: put a state of `rows` rows together, in the structure of the initial state `template`.
+
+    With `any_precision`, numbers may be in another than those of the template, as autocast leaves them.
 
     Raises:
         ValueError: the values are not those of such a state.
@@ -137,7 +150,9 @@ def from_named(template: S, values: Mapping[str, Tensor], rows: int) -> S:
         like = torch.as_tensor(expected)
         # An axis of size 0 in the template is that of a cache, which starts empty and may have any size by now.
         shape = (rows, *like.shape[1:]) if like.ndim else ()
-        fits = found is not None and found.dtype == like.dtype and found.ndim == like.ndim
+        fits = found is not None and found.ndim == like.ndim
+        if found is not None and found.dtype != like.dtype:
+            fits = fits and any_precision and found.dtype.is_floating_point and like.dtype.is_floating_point
         if found is None or not fits or any(want not in (0, got) for want, got in zip(shape, found.shape, strict=True)):
             raise ValueError(f"part {i} of the state is not that of {rows} rows")
         return found if isinstance(expected, Tensor) else int(found)

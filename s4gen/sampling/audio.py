@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from s4gen.bulk.dealing import WHOLE, Batches, Piece, Shard, even_batches, pieces
 from s4gen.data.audio import AudioFormat
-from s4gen.evaluate.audio import clip_nats
-from s4gen.evaluate.scorers import by_convolution
+from s4gen.evaluate.audio import clip_nats, piece_of
+from s4gen.evaluate.scorers import by_convolution, in_whole_rows
+from s4gen.models.states import least_length, row_multiple
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
-from s4gen.sampling.generate import batches_of
 from s4gen.sampling.generation import Generation
 from s4gen.sampling.prompts import Prompts, Starts, checked_prompts
 
@@ -73,17 +74,27 @@ class ClipRequest:
         """Decode codes, of any integer type and any shape, to samples from -1 to 1 in the same shape."""
         return self.format.quantiser.decode(codes.numpy())
 
-    def draw(self) -> Iterator[tuple[range, Iterator[Tensor]]]:
-        """Draw the clips batch by batch; yield the numbers of a batch's clips and an iterator over their codes.
+    @property
+    def batches(self) -> Batches:
+        """The clips in the batches in which they are drawn."""
+        return even_batches(len(self.begins), self.batch)
 
-        That iterator yields the codes as they are drawn, int64 (rows, S) at a time, on the CPU and without the prompts.
+    def pieces(self, shard: Shard = WHOLE) -> Iterator[Piece]:
+        """Yield the clips of a shard in the batches in which they are drawn."""
+        return pieces(self.batches, shard)
+
+    def draw(self, batches: Iterable[range] | None = None) -> Iterator[tuple[range, Iterator[Tensor]]]:
+        """Draw the clips of these batches (None: of all); yield for each the numbers of its clips and their codes.
+
+        The codes are an iterator, which yields them as they are drawn, int64 (rows, S) at a time, on the CPU and
+        without the prompts.
         A beginning that several clips share is read only once.
 
         Raises:
             UserError: a prompt does not fit the model.
         """
         starts = Starts(self.recurrent, self._prompts(), self.engine.filters)
-        for members in batches_of(len(self.begins), self.batch):
+        for members in self.batches if batches is None else batches:
             generation = Generation(
                 self.recurrent, self.engine, seed=self.seed, sequences=members, start=starts.of(members)
             )
@@ -98,22 +109,29 @@ class ClipRequest:
         row = {begin: i for i, begin in enumerate(distinct)}
         return checked._replace(shared=torch.tensor([row[begin] for begin in self.begins]))
 
-    def bits_per_sample(self, clips: Sequence[Tensor]) -> list[float]:
+    def bits_per_sample(self, clips: Sequence[Tensor], first: int = 0) -> list[float]:
         """Return the bits per sample that each clip costs under the model, computed by convolution.
 
         Clips are int64 (L_i,), with their prompts; a prompt counts as known, so the mean is over the samples behind it.
-        The model is taken as it is, without the temperature and the filters that the clip was drawn with.
+        The model is taken as it is, without the temperature and the filters that the clip was drawn with. The clips are
+        those from number `first` on. A clip costs the same, bit for bit, whichever others are scored beside it.
         """
         score, labels, bits = by_convolution(self.recurrent.source), labels_of(self.begins), []
-        rows = max(1, min(self.batch, SAMPLES_AT_A_TIME // max(map(len, clips))))
-        for first in range(0, len(clips), rows):
-            part = slice(first, first + rows)
-            codes = pad_sequence([clip.to(torch.int64) for clip in clips[part]], batch_first=True)
+        longest = max(len(prompt) for prompt in self.prompts) + self.samples
+        rows = max(1, min(self.batch, SAMPLES_AT_A_TIME // longest))
+        # Rounding depends on where pieces end and on how many rows there are, so both are the same for all clips.
+        piece = piece_of(rows, longest, least_length(self.recurrent.config))
+        if len(self.begins) > 1:
+            score = in_whole_rows(score, row_multiple(self.recurrent.config.ssm.d_state))
+        for start in range(0, len(clips), rows):
+            part = clips[start : start + rows]
+            codes = pad_sequence([clip.to(torch.int64) for clip in part], batch_first=True)
+            numbers = range(first + start, first + start + len(part))
             with torch.inference_mode():
-                label = None if labels is None else labels[part]
-                nats = clip_nats(score, codes, self.recurrent.bos, label).double().cpu()
-            for i, row in enumerate(nats, first):
-                bits.append(row[len(self.prompt(i)) : len(clips[i])].mean().item() / math.log(2))
+                label = None if labels is None else labels[numbers.start : numbers.stop]
+                nats = clip_nats(score, codes, self.recurrent.bos, label, piece).double().cpu().numpy()
+            for number, row, clip in zip(numbers, nats, part, strict=True):
+                bits.append(float(row[len(self.prompt(number)) : len(clip)].mean()) / math.log(2))
         return bits
 
     def endings(self, rows: int) -> Endings:
@@ -122,7 +140,7 @@ class ClipRequest:
 
     def speed(self, drawn: int, seconds: float) -> str:
         """Describe the speed for the user, given the samples drawn for all clips together and the seconds it took."""
-        at_once = len(batches_of(len(self.begins), self.batch)[0])
+        at_once = len(self.batches[0])
         rate = drawn / seconds
         each = f" ({rate / self.format.rate / at_once:.3g} for each of {at_once} side by side)" if at_once > 1 else ""
         real_time = f"real-time factor {rate / self.format.rate:.3g}{each}"

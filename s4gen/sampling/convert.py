@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -39,6 +38,7 @@ from s4gen.models.density import DensityModel, ModelState
 from s4gen.models.ssm_layers import SSMLayer
 from s4gen.models.states import contiguous
 from s4gen.models.wavenet import WaveNet
+from s4gen.sampling.steps import twins
 
 MODEL_FILE = "model.safetensors"
 CHECKPOINT_FILES = ("config.json", MODEL_FILE, TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md", CURVE_FILE)
@@ -131,14 +131,7 @@ class RecurrentModel(nn.Module):
 @torch.no_grad()
 def convert(model: DensityModel) -> RecurrentModel:
     """Convert a model to its recurrent form. The model is copied: it stays as it is, and later changes do not count."""
-    source = copy.deepcopy(model).eval().requires_grad_(False)
-    tensors = [*source.parameters(), *source.buffers()]
-    # With every tensor in the memo, deepcopy makes new modules around the same tensors: weights are held only once.
-    stepper = copy.deepcopy(source, {id(tensor): tensor for tensor in tensors})
-    for name, layer in source.named_modules():
-        if isinstance(layer, SSMLayer):
-            stepper.set_submodule(name, layer.discretized())
-    return RecurrentModel(source, stepper.eval())
+    return RecurrentModel(*twins(model))
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ round a draw to another token.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from s4gen.bulk.dealing import even_batches
 from s4gen.errors import UserError
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
@@ -57,25 +58,44 @@ def generate(
     Raises:
         UserError: the engine is unknown or was made with other filters; or prompt or labels do not fit the model.
     """
-    batches = batches_of(n, batch_size)
+    batches = even_batches(n, batch_size)
     prompts = checked_prompt(recurrent, n, prompt, labels)
     length, given = recurrent.config.layout.length, prompts.tokens.shape[1]
-    wanted = _rest(recurrent, prompts)
+    wanted = rest(recurrent, prompts)
     runner = engine_of(engine, recurrent, filters, n * wanted)
     out = torch.empty(n, length, dtype=torch.int64)
     out[:, :given] = prompts.tokens if prompts.shared is None else prompts.tokens[0]
     if not wanted:
         return out
-    starts = Starts(recurrent, prompts, runner.filters)
     with progress_bar(n * wanted, "tok", progress, desc="sampling") as bar:
-        for members in batches:
-            generation = Generation(recurrent, runner, seed=seed, sequences=members, start=starts.of(members))
-            position = given
-            for chunk in generation.chunks(wanted):
-                out[members.start : members.stop, position : position + chunk.shape[1]] = chunk.cpu()
-                position += chunk.shape[1]
-                bar.update(chunk.numel())
+        for members, drawn in draw_batches(recurrent, runner, prompts, batches, wanted, seed, bar.update):
+            out[members.start : members.stop, given:] = drawn
     return out
+
+
+def draw_batches(
+    recurrent: RecurrentModel,
+    engine: Engine,
+    prompts: Prompts,
+    batches: Iterable[range],
+    count: int,
+    seed: int,
+    drawn: Callable[[int], object] = bool,
+) -> Iterator[tuple[range, Tensor]]:
+    """Draw `count` tokens behind the prompts of these sequences, batch by batch; only one batch is held in memory.
+
+    Yields the numbers of a batch's sequences, and their tokens int64 (n, count) on the CPU. `drawn` is called with the
+    number of new tokens while they are drawn.
+    """
+    starts = Starts(recurrent, prompts, engine.filters)
+    for members in batches:
+        generation = Generation(recurrent, engine, seed=seed, sequences=members, start=starts.of(members))
+        out, position = torch.empty(len(members), count, dtype=torch.int64), 0
+        for chunk in generation.chunks(count):
+            out[:, position : position + chunk.shape[1]] = chunk.cpu()
+            position += chunk.shape[1]
+            drawn(chunk.numel())
+        yield members, out
 
 
 def stream(
@@ -103,7 +123,7 @@ def stream(
         UserError: as in `generate`, and before the first token is asked for.
     """
     prompts = checked_prompt(recurrent, n, prompt, labels)
-    count = _rest(recurrent, prompts) if max_tokens is None else max_tokens
+    count = rest(recurrent, prompts) if max_tokens is None else max_tokens
     runner = engine_of(engine, recurrent, filters, n * count)
     if not count:
         return iter(())
@@ -135,7 +155,7 @@ def complete(
     """
     if not prompts:
         return []
-    batches = batches_of(len(prompts), batch_size)
+    batches = even_batches(len(prompts), batch_size)
     vocab = recurrent.config.layout.vocab
     if wrong := [token for token in stop if not 0 <= token < vocab]:
         raise UserError(f"the stop token is {wrong[0]}; the model knows 0 to {vocab - 1}")
@@ -175,18 +195,7 @@ def _until_stop(generation: Generation, max_tokens: int, stop: Tensor) -> list[T
     return [torch.cat(pieces) for pieces in parts]
 
 
-def batches_of(n: int, batch_size: int) -> list[range]:
-    """Split sequences 0 .. n - 1 into batches of equal size; only the last may be smaller.
-
-    So no batch is nearly empty, and a compiled engine compiles for one size only.
-    """
-    if n < 1 or batch_size < 1:
-        raise UserError(f"asked for {n} sequences in batches of {batch_size}; both must be at least 1")
-    size = -(-n // -(-n // batch_size))
-    return [range(first, min(first + size, n)) for first in range(0, n, size)]
-
-
-def _rest(recurrent: RecurrentModel, prompts: Prompts) -> int:
+def rest(recurrent: RecurrentModel, prompts: Prompts) -> int:
     """Return how many tokens the model's length leaves behind the prompts; raise UserError if these are longer."""
     length, given = recurrent.config.layout.length, prompts.tokens.shape[1]
     if given > length:

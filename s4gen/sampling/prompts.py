@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from s4gen.config import DensityConfig, TextLayout
+from s4gen.config import TextLayout
 from s4gen.errors import UserError
 from s4gen.models.density import ModelState
-from s4gen.models.states import chosen_rows, joined, padded_rows, row_multiple
+from s4gen.models.states import chosen_rows, joined, least_length, padded_rows, row_multiple
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.repetition import with_prompts_seen
@@ -23,9 +22,6 @@ CHUNK = 4096
 """The most tokens of a row that are read at a time; the state goes from one chunk to the next."""
 _TOKENS = 8 * CHUNK
 """The most tokens of all rows together that are read at a time, so that memory is bounded."""
-_SHORTEST = 16
-"""Chunks are padded to this length, counted at the coarsest level or in pixels, if the mixer can ignore what follows
-the end of a row."""
 
 
 class Prompts(NamedTuple):
@@ -187,7 +183,7 @@ def read_prompts(recurrent: RecurrentModel, prompts: Prompts, filters: Filters =
     lengths, labels = (
         None if column is None else column[rows].to(recurrent.device) for column in (lengths, prompts.labels)
     )
-    least = _shortest(recurrent.config)
+    least = least_length(recurrent.config)
     size = max(multiple, _TOKENS // max(least, min(CHUNK, fed.shape[1] - 1)) // multiple * multiple)
     parts = [slice(first, first + size) for first in range(0, len(fed), size)]
     state = joined(
@@ -224,11 +220,6 @@ def _behind_bos(recurrent: RecurrentModel, prompts: Prompts) -> tuple[Tensor, Te
     return torch.where(empty[:, None], recurrent.bos, prompts.tokens), (lengths - 1).clamp_min(0)
 
 
-def _shortest(config: DensityConfig) -> int:
-    """Return the number of tokens to which a chunk is padded at least."""
-    return _SHORTEST * math.prod(config.model.pool) * config.tokens_per_input
-
-
 def _state_before_last(
     recurrent: RecurrentModel, fed: Tensor, lengths: Tensor | None, labels: Tensor | None
 ) -> ModelState:
@@ -236,7 +227,8 @@ def _state_before_last(
 
     fed is int64 (B, 1 + P). Of row b, the first 1 + lengths[b] tokens count; None counts all.
     """
-    state, least = recurrent.initial_state(len(fed), labels), _shortest(recurrent.config)
+    # Shorter chunks are filled up, if the mixer can ignore what follows the end of a row.
+    state, least = recurrent.initial_state(len(fed), labels), least_length(recurrent.config)
     for start in range(0, fed.shape[1] - 1, CHUNK):
         chunk = fed[:, start : min(start + CHUNK, fed.shape[1] - 1)]
         counts = None if lengths is None else (lengths - start).clamp(0, chunk.shape[1])

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from s4gen.bulk.dealing import WHOLE, Batches, Piece, Shard, pieces
 from s4gen.config import ModelConfig, TextLayout
 from s4gen.data.text import StreamDecoder, Tokenizer
 from s4gen.errors import UserError
+from s4gen.evaluate.scorers import fed
 from s4gen.sampling.convert import RecurrentModel
-from s4gen.sampling.engines import make_engine
+from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.generation import Generation
-from s4gen.sampling.prompts import checked_prompts, read_prompts
+from s4gen.sampling.prompts import CHUNK, checked_prompts, read_prompts
 
 
 @dataclass
@@ -103,30 +106,87 @@ def write(
     Raises:
         UserError: a setting is out of range, or a prompt is no text.
     """
-    if "" in stop:
-        raise UserError("a stop string is empty, so nothing would be written; give some text")
-    encoded = [torch.tensor(tokenizer.encode(prompt), dtype=torch.int64) for prompt in prompts]
-    runner = make_engine(engine, recurrent, filters, len(prompts) * max_tokens)
-    end = tokenizer.eos if tokenizer.ends_texts else None
-
-    def pieces() -> Iterator[tuple[Text, str]]:
-        for members in _batches(encoded, batch_size, recurrent.config.model):
-            texts = [Text(number, encoded[number]) for number in members]
-            checked = checked_prompts(recurrent, [text.prompt for text in texts])
-            start = read_prompts(recurrent, checked, runner.filters)
-            generation = Generation(recurrent, runner, seed=seed, sequences=members, start=start)
-            yield from _written(generation, texts, [Writer(tokenizer, stop) for _ in texts], max_tokens, end)
-
+    request = TextRequest(
+        recurrent,
+        make_engine(engine, recurrent, filters, len(prompts) * max_tokens),
+        tokenizer,
+        prompts,
+        seed,
+        max_tokens,
+        stop,
+        batch_size,
+    )
     # The engine is made before this returns, not with the first piece: a caller who times the writing does not time it.
-    return pieces()
+    return (found for piece in request.pieces() for found in request.write(piece))
 
 
-def _batches(prompts: Sequence[Tensor], size: int, model: ModelConfig) -> list[list[int]]:
-    """Return the numbers of the prompts that are read together, which have one length if the mixer needs that."""
-    groups = [list(range(len(prompts)))]
-    if not model.traits.ragged:
-        groups = [[i for i in groups[0] if len(prompts[i]) == n] for n in sorted({len(prompt) for prompt in prompts})]
-    return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
+class TextRequest:
+    """Texts to be written in an engine: the prompts, encoded, in the order and the batches in which they are continued.
+
+    The mixers that need rows of one length take the prompts in the order of their lengths. Row k of that order is text
+    `order[k]`.
+    """
+
+    def __init__(
+        self,
+        recurrent: RecurrentModel,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        prompts: Sequence[str],
+        seed: int,
+        max_tokens: int,
+        stop: Sequence[str],
+        batch_size: int,
+    ) -> None:
+        """Encode the prompts; the arguments are those of `write`, but for the engine, which `make_engine` has made.
+
+        Raises:
+            UserError: a stop string is empty, or a prompt is no text.
+        """
+        if "" in stop:
+            raise UserError("a stop string is empty, so nothing would be written; give some text")
+        known = {prompt: torch.tensor(tokenizer.encode(prompt), dtype=torch.int64) for prompt in dict.fromkeys(prompts)}
+        self.encoded = [known[prompt] for prompt in prompts]
+        """The tokens of each prompt, int64 (P_i,); texts with equal prompts share them."""
+        self.engine, self.tokenizer, self.seed = engine, tokenizer, seed
+        self._recurrent, self._max_tokens, self._stop = recurrent, max_tokens, stop
+        self.order, self.batches = _batches(self.encoded, batch_size, recurrent.config.model)
+
+    def pieces(self, shard: Shard = WHOLE) -> Iterator[Piece]:
+        """Yield the rows of a shard in the batches in which they are written."""
+        return pieces(self.batches, shard)
+
+    def write(self, piece: Piece) -> Iterator[tuple[Text, str]]:
+        """Write the texts of a piece, as `write` does, and those that are computed with them.
+
+        Raises:
+            UserError: a prompt does not fit the model.
+        """
+        # A prompt's padding is that of its batch in the whole run, so that nothing is rounded in another way.
+        batch = checked_prompts(self._recurrent, [self.encoded[self.order[row]] for row in piece.batch])
+        start = read_prompts(self._recurrent, batch.part(piece.within), self.engine.filters)
+        members = [self.order[row] for row in piece.computed]
+        texts = [Text(number, self.encoded[number]) for number in members]
+        generation = Generation(self._recurrent, self.engine, seed=self.seed, sequences=members, start=start)
+        writers = [Writer(self.tokenizer, self._stop) for _ in texts]
+        end = self.tokenizer.eos if self.tokenizer.ends_texts else None
+        return _written(generation, texts, writers, self._max_tokens, end)
+
+
+def _batches(prompts: Sequence[Tensor], size: int, model: ModelConfig) -> tuple[Sequence[int], Sequence[range]]:
+    """Return the order in which prompts are read, and the batches of that order.
+
+    Prompts of a batch have one length if the mixer needs that.
+    """
+    if model.traits.ragged:
+        return range(len(prompts)), Batches(len(prompts), size)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    batches, first = [], 0
+    for _, group in itertools.groupby(order, key=lambda i: len(prompts[i])):
+        stop = first + len(list(group))
+        batches += [range(at, min(at + size, stop)) for at in range(first, stop, size)]
+        first = stop
+    return order, batches
 
 
 def _written(
@@ -167,8 +227,10 @@ def log_probabilities(recurrent: RecurrentModel, text: Text) -> list[float]:
     whole = torch.cat([text.prompt, torch.tensor(text.tokens, dtype=torch.int64)])[None].to(recurrent.device)
     layout, known = recurrent.config.layout, len(text.prompt)
     # A model with bare prompts was given no bos in front of its prompt, so it is scored without one, too.
-    if known and isinstance(layout, TextLayout) and layout.bare_prompts:
-        nats = recurrent.source.score(whole[:, :-1], whole[:, 1:])[0][0, known - 1 :]
-    else:
-        nats = recurrent.source.nats(whole)[0, known:]
-    return [-value for value in nats.tolist()]
+    bare = bool(known) and isinstance(layout, TextLayout) and layout.bare_prompts
+    before, after = (whole[:, :-1], whole[:, 1:]) if bare else (fed(whole, recurrent.bos), whole)
+    nats, state = [], None
+    for tokens, target in zip(before.split(CHUNK, 1), after.split(CHUNK, 1), strict=True):
+        found, state = recurrent.source.score(tokens, target, state)
+        nats += found[0].tolist()
+    return [-value for value in nats[len(nats) - len(text.tokens) :]]

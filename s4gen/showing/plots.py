@@ -43,8 +43,24 @@ def learning_curves(curves: Mapping[str, Sequence[Point]], x_label: str, y_label
         axes.plot(*zip(*smooth, strict=True), color=f"C{i % 10}", linestyle=style, linewidth=1.4, label=name)
         ends += [smooth[-1][1], smooth[len(smooth) // 8][1]]
     if ends:
-        axes.set_ylim(min(ends) * 0.97, max(ends) * 1.02)
+        if min(ends) < max(ends):
+            axes.set_ylim(min(ends) * 0.97, max(ends) * 1.02)
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return png_of(figure)
+
+
+def curves_over(curves: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> bytes:
+    """Draw curves as they are, one colour and style for each, with a legend of at most 20 of them."""
+    figure = new_figure(3.6)
+    axes = new_axes(figure, x_label, y_label)
+    for i, (name, points) in enumerate(curves.items()):
+        style = ("-", "--", ":")[i // 10 % 3]
+        mark = "o" if len(points) == 1 else ""  # a line needs two points
+        axes.plot(
+            *zip(*points, strict=True), color=f"C{i % 10}", linestyle=style, marker=mark, linewidth=1.4, label=name
+        )
+    if len(curves) <= 20:
+        figure.legend(loc="outside right center", frameon=False, fontsize=8)
     return png_of(figure)
 
 

@@ -10,10 +10,11 @@ C~ = C (I - Abar^L) of the paper exists only inside `cauchy_kernel`.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from s4gen.ssm import diagonal
 from s4gen.ssm.block_form import BlockMaps
@@ -140,20 +141,24 @@ def krylov_kernel(
     return recomputed_by_heads(tile, 2 * N * N, *_discrete(Lambda, P, B, C, dt, Q))[0]
 
 
-# How many complex numbers one tile of Cauchy sums may hold: 2^20 are 8 MB in complex64.
-_TILE = 2**20
+# How many numbers one tile of Cauchy sums may hold: 2^19 are 2 MB in float32.
+_TILE = 2**19
 
 
 def cauchy_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L: int) -> Tensor:
     """Return the convolution kernel K[l] = C Abar^l Bbar, r(H, L), from its generating function (S4, algorithm 1).
 
-    At a root of unity w the generating function of the first L taps is
+    At a root of unity w = exp(i a) the generating function of the first L taps is (S4, lemma C.3)
 
-        sum_l K[l] w^l = C~ (I - w Abar)^-1 Bbar = dt C~ (diag(delta) + s P P^*)^-1 B
-        C~ = C (I - Abar^L),   delta = (1 - w) - s Lambda,   s = dt/2 (1 + w)
+        sum_l K[l] w^l = C~ (I - w Abar)^-1 Bbar = 2/(1 + w) C~ (g I - A)^-1 B,
+        C~ = C (I - Abar^L),   g = 2/dt (1 - w)/(1 + w)
 
-    so it needs Cauchy-like sums over the 2n modes, and the Woodbury identity for P P^*. An inverse FFT of its values
-    at all L roots gives K. Unlike the form in the paper, which divides by 1 + w, this one has no pole at w = -1.
+    With A = diag(Lambda) - P P^*, Woodbury makes of it Cauchy sums k(x, y) = sum_n x_n y_n / (g - Lambda_n):
+
+        2/(1 + w) (k(C~, B) - k(C~, P) (1 + k(P^*, P))^-1 k(P^*, B))
+
+    An inverse FFT of the values at all L roots gives K. Here numerators and denominators are multiplied by
+    dt/2 (1 + w), because g has a pole at w = -1: see `_cauchy_tile`.
     """
 
     def truncated(A: Tensor, C_bar: Tensor) -> tuple[Tensor]:
@@ -165,44 +170,79 @@ def cauchy_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C: Tensor, dt: Tensor, L
     return truncated_cauchy_kernel(Lambda, P, B, row_to_complex(C_trunc).to(C.dtype), dt, L)
 
 
-def truncated_cauchy_kernel(
-    Lambda: Tensor, P: Tensor, B: Tensor, C_trunc: Tensor, dt: Tensor, L: int, tile: int = _TILE
-) -> Tensor:
+def truncated_cauchy_kernel(Lambda: Tensor, P: Tensor, B: Tensor, C_trunc: Tensor, dt: Tensor, L: int) -> Tensor:
     """Return the kernel of `cauchy_kernel` from a C~ = C (I - Abar^L) c(H, n) that is known.
 
-    The sums are made in tiles of frequencies, `tile` complex numbers at a time, and again in the backward pass, so that
-    nothing of size H N L is ever kept.
+    The sums are made in tiles of heads and frequencies, and again in the backward pass, so that nothing of size H N L
+    is ever kept.
     """
-    Lambda_full = _full(Lambda)
-    left = torch.cat((_full(C_trunc)[None], _full(P.conj())))  # c(1+R, H, 2n)
-    right = torch.cat((_full(B)[None], _full(P)))
-    pairs = torch.einsum("ahn,bhn->hnab", left, right).flatten(-2)
+    left = torch.cat((C_trunc[None], P.conj())).to(torch.complex128)  # c(1+R, H, n)
+    right = torch.cat((B[None], P)).to(torch.complex128)
+    # Of each product v = x y of the four sums, what a pair of modes needs: Re(v conj(Lambda)) and Re v.
+    products = torch.einsum("ahn,bhn->hnab", left, right).flatten(-2)  # c(H, n, (1+R)^2)
+    weights = torch.cat(((products * Lambda.conj()[..., None]).real, products.real), -1)  # r(H, n, 2 (1+R)^2)
     # Roots are made from angles in float64: powers of a rounded root lose three digits by L = 16,384.
-    frequencies = torch.arange(L // 2 + 1, dtype=torch.float64, device=dt.device)
-    angles = frequencies * (-2 * torch.pi / L)
-    tiles = angles.split(max(1, tile // Lambda.numel()))
-    spectrum = torch.cat([recomputed(_cauchy_tile, angle, Lambda_full, pairs, dt)[0] for angle in tiles], dim=-1)
-    return torch.fft.irfft(spectrum, n=L)
+    angles = torch.arange(L // 2 + 1, dtype=torch.float64, device=dt.device) * (-2 * torch.pi / L)
+    n = Lambda.shape[1]
+    wide = min(len(angles), max(1, _TILE // n))  # frequencies in a tile
+    together = max(1, _TILE // (n * wide))  # heads in a tile
+    tiles = zip(*(x.split(together) for x in (Lambda.real, Lambda.imag, weights, dt)), strict=True)
+    rows = [torch.cat([recomputed(_cauchy_tile, a, *heads)[0] for a in angles.split(wide)], dim=-1) for heads in tiles]
+    return torch.fft.irfft(torch.cat(rows), n=L)
 
 
-def _full(v: Tensor) -> Tensor:
-    """Add the other member of every conjugate pair: c(..., n) -> c(..., 2n)."""
-    return torch.cat((v, v.conj()), -1)
+def _cauchy_tile(angle: Tensor, Lambda_re: Tensor, Lambda_im: Tensor, weights: Tensor, dt: Tensor) -> tuple[Tensor]:
+    """Evaluate the generating function at w = exp(i angle), angle r(F): c(H, F). Lambda r(H, n), weights r(H, n, 2K).
 
+    With h = dt cos(angle/2) and t = 2 sin(angle/2), every denominator is
 
-def _cauchy_tile(angle: Tensor, Lambda: Tensor, pairs: Tensor, dt: Tensor) -> tuple[Tensor]:
-    """Evaluate the generating function at w = exp(i angle), angle r(F): c(H, F).
+        dt/2 (1 + w) (g - Lambda) = -exp(i angle/2) (h Lambda + i t)
 
-    Lambda is c(H, 2n). pairs c(H, 2n, (1+R)^2) are the products of C~ and P^* with B and P, mode by mode.
+    and the two members of a conjugate pair, v and v^*, add to a quotient whose parts are sums of real products:
+
+        v/(h Lambda + i t) + v^*/(h Lambda^* + i t) = 2 (h Re(v Lambda^*) + i t Re v) / d
+        d = h^2 |Lambda|^2 - t^2 + 2 i h t Re Lambda
+
+    So n quotients serve for 2n modes, and their sums over n are real matrix products. Near a resonance the real part of
+    d is a small difference, and so is what Woodbury's identity leaves of the sums: both are taken in float64. The
+    quotients between them, which are most of the work, are in the working precision.
     """
-    working = pairs.dtype
-    w = torch.polar(torch.ones_like(angle), angle)
-    s = dt.to(torch.float64)[:, None] / 2 * (1 + w)  # c(H, F)
-    inverse = 1 / ((1 - w)[:, None] - s[..., None] * Lambda[:, None, :])  # c(H, F, 2n) in complex128
-    size = math.isqrt(pairs.shape[-1])  # 1 + R
-    sums = (inverse.to(working) @ pairs).unflatten(-1, (size, size))  # c(H, F, 1+R, 1+R)
-    s = s.to(working)[..., None, None]
-    # Woodbury: C~ D B - s C~ D P (I + s P^* D P)^-1 P^* D B, where D = 1/delta
-    inner = torch.eye(size - 1, dtype=working, device=dt.device) + s * sums[..., 1:, 1:]
-    correction = s * sums[..., :1, 1:] @ torch.linalg.solve(inner, sums[..., 1:, :1])
-    return ((sums[..., :1, :1] - correction)[..., 0, 0] * dt[:, None],)
+    working, (size, K) = dt.dtype, (math.isqrt(weights.shape[-1] // 2), weights.shape[-1] // 2)  # size = 1 + R
+    h = dt.double()[:, None, None] * torch.cos(angle / 2)[:, None]  # r(H, F, 1)
+    t = 2 * torch.sin(angle / 2)[:, None]  # r(F, 1)
+    square = (Lambda_re.double() ** 2 + Lambda_im.double() ** 2)[:, None]  # r(H, 1, n)
+    d_re = torch.addcmul(-(t**2), h**2, square).to(working)  # r(H, F, n)
+    d_im = (2 * h * t).to(working) * Lambda_re[:, None]
+    from_re, from_im = (part.double() @ weights for part in _Reciprocal.apply(d_re, d_im))  # r(H, F, 2K)
+    re = t * from_im[..., K:] - h * from_re[..., :K]
+    im = -t * from_re[..., K:] - h * from_im[..., :K]
+    sums = (2 * torch.complex(re, im)).unflatten(-1, (size, size))  # c(H, F, 1+R, 1+R)
+    # Every k is h times its sum: the factors exp(i angle/2) of numerator and denominator cancel.
+    h = h[..., None]
+    inner = torch.eye(size - 1, dtype=sums.dtype, device=dt.device) + h * sums[..., 1:, 1:]
+    correction = h * sums[..., :1, 1:] @ torch.linalg.solve(inner, sums[..., 1:, :1])
+    turn = torch.polar(torch.ones_like(angle), -angle / 2)
+    values = dt[:, None] * turn * (sums[..., :1, :1] - correction)[..., 0, 0]
+    return (values.to(working.to_complex()),)
+
+
+class _Reciprocal(torch.autograd.Function):
+    """1/d of complex numbers as two real tensors; its gradient, -1/d^2, takes a fraction of autograd's own passes."""
+
+    @staticmethod
+    def forward(ctx: Any, re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
+        scale = torch.addcmul(re * re, im, im).reciprocal_()
+        inverse_re, inverse_im = re * scale, im * scale.neg_()
+        ctx.save_for_backward(inverse_re, inverse_im)
+        return inverse_re, inverse_im
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_re: Tensor, grad_im: Tensor) -> tuple[Tensor, Tensor]:
+        re, im = ctx.saved_tensors
+        # With q = 1/d^2, that is (re + i im)^2, the gradient of d is -conj(q) times that of 1/d.
+        q_re, q_im = torch.addcmul(re * re, im, im, value=-1), (2 * re).mul_(im)
+        return (
+            torch.addcmul(q_re * grad_re, q_im, grad_im).neg_(),
+            torch.addcmul(q_im * grad_re, q_re, grad_im, value=-1),
+        )

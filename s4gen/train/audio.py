@@ -19,18 +19,20 @@ from s4gen.data.audio.format import format_of
 from s4gen.data.audio.opening import layout_of, recipe_crop, training_splits
 from s4gen.data.audio.write import sample_paths, write_audio
 from s4gen.errors import UserError
-from s4gen.evaluate.audio import clip_nats, evaluate_clips
+from s4gen.evaluate.audio import batch_nats, evaluate_clips, piece_of
 from s4gen.evaluate.scorers import Scorer, by_convolution
 from s4gen.models.density import DensityModel
 from s4gen.showing.words import plural
+from s4gen.train.batches import TokenBatch
 from s4gen.train.ranks import Ranks, known_scores, scored_together
-from s4gen.train.tasks import Batch, Measured, Task, Values
+from s4gen.train.tasks import DensityTask, Measured, Values
 
 
-class AudioTask(Task):
+class AudioTask(DensityTask):
     """A task that reads clips and reports bits per sample."""
 
     measures = ("bits_per_sample", "stderr")
+    curve = "bits_per_sample"
     counted = "n_sequences"
     unit = "clips"
 
@@ -50,15 +52,15 @@ class AudioTask(Task):
         longest = int(training.lengths.max())
         self._longest = self._tail + (longest if crop is None else min(crop, longest))
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> TokenBatch:
         found = self._batches.at(step)
         # The silence is added here and not to the data, so that evaluation never sees it.
         codes = F.pad(found.codes, (0, self._tail), value=format_of(self._layout).quantiser.silence)
         mask = dataclasses.replace(found, codes=codes, lengths=found.lengths + self._tail).mask()
-        return Batch(codes, counted=mask, label=found.labels if self._layout.classes else None)
+        return TokenBatch(codes, mask=mask, label=found.labels if self._layout.classes else None)
 
-    def example(self, rows: int) -> Batch:
-        return Batch(torch.zeros(rows, self._longest, dtype=torch.int64))
+    def example(self, rows: int) -> TokenBatch:
+        return TokenBatch(torch.zeros(rows, self._longest, dtype=torch.int64))
 
     def epoch(self, step: int) -> float:
         return step / self._batches.per_epoch
@@ -79,8 +81,7 @@ class AudioTask(Task):
         score = by_convolution(model)
 
         def whole_clips(codes: Tensor, batch: ClipBatch) -> Tensor:
-            nats = clip_nats(score, codes, model.bos, batch.labels).double().cpu()
-            return torch.where(batch.mask(), nats, 0).sum(-1)
+            return torch.from_numpy(batch_nats(score, batch, model.bos, piece_of(*codes.shape)))
 
         with torch.inference_mode():
             batches = ((batch.codes, batch) for batch in evaluation_batches(held, None, self.rows))

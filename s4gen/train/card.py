@@ -51,7 +51,7 @@ def card(training: TrainingRun, task: Task, latest: Measured | None, with_curve:
     world = training.spread.ranks.world
     by = f" in each of {world} processes" if world > 1 else ""
     lines = [
-        f"# {recipe.data.dataset}: {recipe.model.mixer} density model",
+        f"# {recipe.data.dataset}: {recipe.model.mixer} {task.noun}",
         "",
         f"{layers}{levels}, d_model {recipe.model.d_model}, {count:,} parameters.",
         f"Trained on {recipe.data.dataset} for {training.step:,} of {recipe.train.steps:,} steps "

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from s4gen.config import DensityConfig, OptimConfig, Recipe
-from s4gen.machine.memory import check_room
-from s4gen.models.build import build_model, build_shapes
-from s4gen.models.density import DensityModel
+from s4gen.errors import UserError
+from s4gen.machine.memory import available_bytes, check_room
+from s4gen.models.build import MOST_NUMBERS, AnyConfig, AnyModel, TooLargeError, build_model, build_shapes
+from s4gen.train.batches import Batch
 from s4gen.train.optim import build_optimizers
 from s4gen.train.ranks import Ranks
-from s4gen.train.tasks import Batch, Task
+from s4gen.train.tasks import Task
 
 LIBRARIES = 150_000_000
 """Bytes by which a process grows in its first step on a CPU, whatever the model: libraries are loaded on first use."""
@@ -29,6 +30,8 @@ It loses as much when blocks are computed again. Measured with glibc on 14 model
 1.1 times the peak of the process.
 """
 
+LEAST_KEPT = 16
+"""Bytes that stay for each parameter, at least: the weight, its gradient, its mean and a moment, in float32."""
 FEW = 1 << 16
 """Bytes of everything small in a checkpoint: text files, the picture of the learning curve, the random state."""
 
@@ -54,12 +57,13 @@ def check_memory(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks 
     Raises:
         UserError: the run does not fit; the message says how much it needs, how much there is, and what to change.
     """
-    config = DensityConfig(task.layout, recipe.model, recipe.ssm)
-    shapes = build_shapes(config)
-    count = sum(parameter.numel() for parameter in shapes.parameters())
+    config = task.config(recipe)
     ranks = ranks or Ranks(device=device)
     sharing = ranks.local_world if device.type == "cpu" else 1
-    kept = kept_bytes(shapes, recipe.optim) // (ranks.world if recipe.train.shard else 1)
+    shards = ranks.world if recipe.train.shard else 1
+    shapes = _shapes_that_may_fit(config, device, sharing / shards)
+    count = sum(parameter.numel() for parameter in shapes.parameters())
+    kept = kept_bytes(shapes, recipe.optim) // shards
     # First by shapes alone: the measurement below builds the model, for which there may be no room.
     check_room(sharing * kept, device, f"training {count:,} parameters", "choose a smaller model")
     train = recipe.train
@@ -69,9 +73,28 @@ def check_memory(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks 
     if not train.checkpoint_activations:
         remedy += " or train.checkpoint_activations = true"
     rows = part_rows(recipe, task, ranks.world)
+    # Then by the least that any model keeps, because what is measured below are whole sequences.
+    least = least_bytes(config, rows, task.example(1).length)
+    check_room(sharing * (kept + least), device, f"a training step of {rows:,} rows at a time", remedy)
     needed = sharing * (kept + footprint(recipe, task, device, ranks.world).passing)
     by = f" by each of {sharing} ranks" if sharing > 1 else ""
     check_room(needed, device, f"a training step of {rows:,} rows at a time{by}", remedy)
+
+
+def _shapes_that_may_fit(config: AnyConfig, device: torch.device, copies: float) -> AnyModel:
+    """Build a model as shapes alone, but no further than a training of so many copies could fit into the memory.
+
+    Raises:
+        UserError: it has more parameters than that.
+    """
+    there = available_bytes(device)
+    most = MOST_NUMBERS if there is None else int(there / (LEAST_KEPT * copies)) + 1
+    try:
+        return build_shapes(config, most)
+    except TooLargeError as error:
+        needed = int(error.least * LEAST_KEPT * copies)
+        check_room(needed, device, f"training more than {error.least:,} parameters", "choose a smaller model")
+        raise UserError(f"the model has more than {most:,} parameters: choose a smaller one") from None
 
 
 def part_rows(recipe: Recipe, task: Task, world: int = 1) -> int:
@@ -85,7 +108,7 @@ def footprint(recipe: Recipe, task: Task, device: torch.device, world: int = 1) 
     The global random state is left as it was. Sharding is not considered.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        model = build_model(DensityConfig(task.layout, recipe.model, recipe.ssm)).to(device)
+        model = build_model(task.config(recipe)).to(device)
         parameters = sum(parameter.nbytes for parameter in model.parameters())
         one, two = (activations(model, task.example(rows).to(device), recipe) for rows in (1, 2))
     # A second row adds what every further row will add; the first one alone also pays for what no row adds.
@@ -98,12 +121,23 @@ def footprint(recipe: Recipe, task: Task, device: torch.device, world: int = 1) 
     return Footprint(kept_bytes(model, recipe.optim), max(step, saving))
 
 
-def kept_bytes(model: DensityModel, config: OptimConfig) -> int:
+def least_bytes(config: AnyConfig, rows: int, length: int) -> int:
+    """Return bytes that a step keeps for its gradient in any case: the input of each block, in 32 bits.
+
+    The step is one of `rows` sequences of `length` tokens; levels below the first of a multi-scale stack are left out,
+    and so are predictors, whose readers may make few positions of many samples.
+    """
+    if not isinstance(config, DensityConfig):
+        return 0
+    return 4 * (rows * length // config.tokens_per_input) * config.model.d_model * config.model.n_layers
+
+
+def kept_bytes(model: AnyModel, config: OptimConfig) -> int:
     """Return the bytes of weights, gradients, running mean and moments of a model, which may be on the meta device."""
     return 3 * sum(parameter.nbytes for parameter in model.parameters()) + _moments(model, config)
 
 
-def checkpoint_bytes(model: DensityModel, config: OptimConfig) -> tuple[int, int]:
+def checkpoint_bytes(model: AnyModel, config: OptimConfig) -> tuple[int, int]:
     """Return the bytes of a run's checkpoint, and the bytes of an ordinary checkpoint (weights alone) of its model.
 
     Everything else, such as the state that a run on text carries along, is small beside a model.
@@ -112,7 +146,7 @@ def checkpoint_bytes(model: DensityModel, config: OptimConfig) -> tuple[int, int
     return 2 * weights + _moments(model, config) + FEW, weights + FEW
 
 
-def _moments(model: DensityModel, config: OptimConfig) -> int:
+def _moments(model: AnyModel, config: OptimConfig) -> int:
     """Return the bytes of what the optimisers remember: two numbers per parameter for AdamW, one for Muon."""
     moments = 0
     for optimizer in build_optimizers(model, config):
@@ -121,7 +155,7 @@ def _moments(model: DensityModel, config: OptimConfig) -> int:
     return moments
 
 
-def activations(model: DensityModel, batch: Batch, recipe: Recipe) -> tuple[int, int]:
+def activations(model: AnyModel, batch: Batch, recipe: Recipe) -> tuple[int, int]:
     """Measure the bytes in use at the peak of a training step on a batch, and the bytes that a plain step would keep.
 
     The two are equal unless blocks are computed again for the gradient (`train.checkpoint_activations`). In that case
@@ -136,7 +170,7 @@ def activations(model: DensityModel, batch: Batch, recipe: Recipe) -> tuple[int,
     return _saved(model, batch, recipe.train.precision)[0] + max(blocks), whole
 
 
-def _saved(model: DensityModel, batch: Batch, precision: str) -> tuple[int, list[int]]:
+def _saved(model: AnyModel, batch: Batch, precision: str) -> tuple[int, list[int]]:
     """Return the bytes of the tensors that autograd keeps in a forward pass, in all and inside each block."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, int] = {}
@@ -159,11 +193,11 @@ def _saved(model: DensityModel, batch: Batch, precision: str) -> tuple[int, list
     try:
         with (
             torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x),
-            torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=precision == "bf16"),
+            torch.autocast(batch.read.device.type, torch.bfloat16, enabled=precision == "bf16"),
         ):
             # What is kept lives as long as the result does, so no two tensors in `found` have the same address.
-            loss = model.nats(batch.tokens) if batch.target is None else model.score(batch.tokens, batch.target)[0]
-            del loss
+            losses, _ = batch.losses(model, None)
+            del losses
     finally:
         for hook in hooks:
             hook.remove()

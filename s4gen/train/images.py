@@ -15,18 +15,20 @@ from torch import Tensor
 from s4gen.config import ImageLayout, Recipe
 from s4gen.data.images import labels_for, layout_of, save_grid, to_sequence
 from s4gen.data.opening import training_splits
-from s4gen.evaluate.images import evaluate_images
-from s4gen.evaluate.scorers import Scorer, by_convolution, fed
+from s4gen.evaluate.images import evaluate_images, image_nats
+from s4gen.evaluate.scorers import Scorer, by_convolution
 from s4gen.models.density import DensityModel
 from s4gen.showing.words import plural
+from s4gen.train.batches import TokenBatch
 from s4gen.train.ranks import Ranks, known_scores, scored_together
-from s4gen.train.tasks import Batch, Measured, Task, Values
+from s4gen.train.tasks import DensityTask, Measured, Values
 
 
-class ImageTask(Task):
+class ImageTask(DensityTask):
     """A task that reads whole images and reports bits per dimension."""
 
     measures = ("bits_per_dim", "stderr")
+    curve = "bits_per_dim"
     counted = "n_sequences"
     unit = "images"
 
@@ -43,16 +45,16 @@ class ImageTask(Task):
         self.rows = min(self._config.batch_size, len(self._sequences))
         self._held = to_sequence(held_out.images[: recipe.train.eval_limit])
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> TokenBatch:
         n, device = len(self._sequences), self._sequences.device
         index = batch_indices(n, self._config.batch_size, self._config.seed, step, device)
         sequences = self._sequences[index]
         if self._flips:
             sequences = mirrored(sequences, self._layout, self._config.seed, step)
-        return Batch(sequences.long(), label=None if self._labels is None else self._labels[index])
+        return TokenBatch(sequences.long(), label=None if self._labels is None else self._labels[index])
 
-    def example(self, rows: int) -> Batch:
-        return Batch(self._sequences[:1].expand(rows, -1).long())
+    def example(self, rows: int) -> TokenBatch:
+        return TokenBatch(self._sequences[:1].expand(rows, -1).long())
 
     def epoch(self, step: int) -> float:
         return step / max(1, len(self._sequences) // self.rows)
@@ -75,7 +77,7 @@ class ImageTask(Task):
         score, rows = by_convolution(model), self._config.batch_size
 
         def whole_images(x: Tensor, label: Tensor | None = None) -> Tensor:
-            return score(fed(x, model.bos), x, None, label)[0].sum(-1)
+            return torch.from_numpy(image_nats(score, x, model.bos, label))
 
         columns = (held, *(() if self._held_labels is None else (self._held_labels,)))
         with torch.inference_mode():

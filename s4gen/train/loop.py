@@ -13,7 +13,7 @@ import torch
 
 from s4gen.config import Recipe
 from s4gen.errors import UserError
-from s4gen.machine.memory import keep_freed_memory
+from s4gen.machine.memory import FreedMemory, keep_freed_memory
 from s4gen.models.build import build_shapes
 from s4gen.showing.progress import progress_bar
 from s4gen.showing.words import plural
@@ -99,7 +99,7 @@ def follow(ranks: Ranks) -> bool:
     )
     if to_fit:
         recipe = fitted(recipe, task, ranks.device, ranks)
-    training = training_run.start(recipe, task.layout, ranks.build_device, task.tokenizer)
+    training = training_run.start(recipe, task.config(recipe), ranks.build_device, task.tokenizer)
     return _Run(spread_out(training, ranks), task, Path(), None, None).go(progress=False)
 
 
@@ -130,19 +130,20 @@ class _Run:
         bar = progress_bar(train.steps, "step", progress, "training", training.step)
         with stop_on_signal() as spread.stop_request, bar, self.ranks.judged():
             speed, silent = self._speed(device)
-            total, since = 0.0, 0
+            total, since, freed = 0.0, 0, FreedMemory()
             while training.step < train.steps and not training.out_of_patience and not spread.must_stop:
                 began = time.perf_counter()
                 batch = self.task.batch(training.step).to(device)
-                nats, norm = training_step(training, batch)
+                loss, norm = training_step(training, batch)
+                freed.step_done()
                 elapsed = time.perf_counter() - began
                 training.seconds += elapsed
                 self.ranks.reached(training.step)
-                total, since = total + nats, since + 1
+                total, since = total + loss, since + 1
                 speed.add(batch, elapsed)
-                speed.exchanged(spread.exchange, None if silent is None else silent * batch.tokens.numel())
+                speed.exchanged(spread.exchange, None if silent is None else silent * batch.rows * batch.length)
                 bar.update(1)
-                bar.set_postfix_str(self._shown(nats, speed))
+                bar.set_postfix_str(self._shown(loss, speed))
                 if training.step % train.log_every == 0 or training.step == train.steps:
                     self._log_training(total / since, norm, speed)
                     total, since = 0.0, 0
@@ -159,15 +160,15 @@ class _Run:
         speed = Speed(model, device, train.precision, self.task.unit, self.ranks.world)
         batch = self.task.batch(training.step).to(device)
         seconds = training.spread.apart_seconds(batch, training.carried, train.accumulate, train.precision)
-        return speed, None if seconds is None else seconds / batch.tokens.numel()
+        return speed, None if seconds is None else seconds / (batch.rows * batch.length)
 
-    def _shown(self, nats: float, speed: Speed) -> str:
+    def _shown(self, loss: float, speed: Speed) -> str:
         held = f", held out {self.task.say(self.latest.values)}" if self.latest else ""
-        return f"{self.task.say(self.task.measure(nats))}{held}, {speed.say()}"
+        return f"{self.task.say(self.task.measure(loss))}{held}, {speed.say()}"
 
-    def _log_training(self, nats: float, norm: float, speed: Speed) -> None:
+    def _log_training(self, loss: float, norm: float, speed: Speed) -> None:
         rate = self.training.optimizers[-1].param_groups[-1]["lr"]  # AdamW comes last; its plain group has optim.lr
-        row = self._row("train") | {**self.task.measure(nats), "lr": rate, "gradient_norm": norm}
+        row = self._row("train") | {**self.task.measure(loss), "lr": rate, "gradient_norm": norm}
         if self.log is not None:
             self.log.write(row | speed.values() | {"seconds": self.training.seconds})
         speed.reset()
@@ -197,9 +198,8 @@ class _Run:
         is_best = train.patience and training.best.improved(found.values[self.task.measures[0]], training.step)
         if is_best and self.ranks.leads:
             training_run.save_best(training, mean, self.out, self._metrics(), card(training, self.task, found))
-        if self.sampler is not None and train.n_samples:
-            drawn = self.sampler(mean, train.n_samples, train.seed)
-            self.task.save_sample(drawn, self.out / folder.SAMPLES_FOLDER / f"step-{training.step:06d}")
+        if self.sampler is not None:
+            self.task.show(mean, self.sampler, train, self.out / folder.SAMPLES_FOLDER / f"step-{training.step:06d}")
 
     def _metrics(self) -> dict[str, Any]:
         metrics: dict[str, Any] = {"step": self.training.step, "train_seconds": self.training.seconds}
@@ -211,7 +211,7 @@ class _Run:
         """Save the run; at its end also a picture of its learning curve."""
         with self.ranks.apart():
             ended = self._ended() and self.ranks.leads
-            curve = learning_curve(self.out, self.task.measures[0]) if ended else None
+            curve = learning_curve(self.out, self.task.curve) if ended else None
             text = card(self.training, self.task, self.latest, curve is not None)
             training_run.save(self.training, self.out, self._metrics(), text, curve)
             self.ranks.wait()

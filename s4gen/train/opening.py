@@ -12,6 +12,7 @@ import torch
 
 from s4gen.config import Recipe, kind_of, recipe_to_toml
 from s4gen.data.text import Tokenizer
+from s4gen.errors import UserError
 from s4gen.files.atomic import write_file_atomic
 from s4gen.train import folder, starting, training_run
 from s4gen.train.card import card
@@ -38,6 +39,14 @@ def open_task(recipe: Recipe, device: torch.device, tokenizer: Tokenizer | None 
     Raises:
         UserError: the data are missing, or are not what the recipe says.
     """
+    if recipe.task.kind == "forecast":
+        from s4gen.train.forecasting import ForecastTask
+
+        return ForecastTask(recipe, progress)
+    if recipe.task.kind != "density":
+        from s4gen.train.examples import ExampleTask
+
+        return ExampleTask(recipe, progress)
     kind = kind_of(recipe.data.dataset)
     if kind == "audio":
         from s4gen.train.audio import AudioTask
@@ -56,6 +65,7 @@ def go_on(out: Path, steps: int | None, ranks: Ranks, progress: bool) -> tuple[T
     training.recipe = settled(training.recipe, ranks.device, begun=True)
     starting.lengthen(training, out, steps)
     task = open_task(training.recipe, ranks.device, training.tokenizer, progress)
+    check_norms(ranks, training.recipe)
     check_evenly(ranks, task.rows, training.recipe.train.accumulate)
     check_memory(training.recipe, task, ranks.device, ranks)
     _check_disk(training, out, copies=1)
@@ -78,24 +88,26 @@ def begin(
         out: the folder of the run.
         ranks: the processes that train together.
         progress: show bars while data are prepared.
-        start: a checkpoint whose weights the run begins from.
+        start: a checkpoint whose weights the run begins from; None takes that of the recipe, if it names one.
         is_fitted: the number of steps is final. If not, it is found from `train.minutes`, where that is set.
 
     Raises:
         UserError: the data or the checkpoint are missing or do not fit, or memory or disk is too small.
     """
     device = ranks.device
+    start = start or recipe.train.start or None
     first = None if start is None else starting.open_start(start)
     task = open_task(recipe, device, None if first is None else starting.tokenizer_of(first, recipe), progress)
     if first is not None:
-        starting.check_layout(first, task.layout)
+        starting.check_start(first, task.config(recipe).layout, task.tokenizer)
+    check_norms(ranks, recipe)
     check_evenly(ranks, task.rows, recipe.train.accumulate)
     check_memory(chosen(recipe, device), task, device, ranks)  # before `settled` prints: a refusal is one line alone
     recipe = settled(recipe, device)
     announced(ranks, recipe, task, out, to_fit=not is_fitted)
     if not is_fitted:
         recipe = fitted(recipe, task, ranks.device, ranks)
-    training = training_run.start(recipe, task.layout, ranks.build_device, task.tokenizer)
+    training = training_run.start(recipe, task.config(recipe), ranks.build_device, task.tokenizer)
     if first is not None:
         starting.take_weights(training, first)
     _check_disk(training, out, copies=2, reclaimed=folder.size_of_run(out))
@@ -105,6 +117,19 @@ def begin(
         training_run.save(training, out, {"step": 0}, card(training, task, None))
     write_file_atomic(out / folder.RECIPE, recipe_to_toml(recipe).encode())
     return spread_out(training, ranks), task
+
+
+def check_norms(ranks: Ranks, recipe: Recipe) -> None:
+    """Refuse many ranks where a norm looks at the whole batch, of which every rank has a part.
+
+    Raises:
+        UserError: there are many, and the model has batch norms.
+    """
+    if recipe.model.batch_norm and not ranks.alone:
+        raise UserError(
+            f"model.batch_norm = true does not go with {ranks.world} ranks, each of which sees only its rows of a "
+            "batch: train in one process, or set it to false"
+        )
 
 
 def _check_disk(training: TrainingRun, out: Path, copies: int, reclaimed: int = 0) -> None:

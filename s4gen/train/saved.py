@@ -15,8 +15,10 @@ from s4gen.config import Recipe
 from s4gen.errors import UserError
 from s4gen.files import expected
 from s4gen.files.reading import sha256_of
-from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.build import AnyModel
+from s4gen.models.density import ModelState
 from s4gen.models.plausible import check_state
+from s4gen.models.predictor import Predictor
 from s4gen.models.states import from_named, leaves
 
 STATE_FILE, TENSORS_FILE = "training.json", "training.safetensors"
@@ -44,7 +46,7 @@ def read_progress(folder: Path, recipe: Recipe | None = None) -> dict[str, Any]:
     return read_json(folder / STATE_FILE, check, finite=False)
 
 
-def read_state(folder: Path, model: DensityModel, recipe: Recipe, progress: Mapping[str, Any]) -> dict[str, Tensor]:
+def read_state(folder: Path, model: AnyModel, recipe: Recipe, progress: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of the run in a checkpoint: weights, moments of the optimisers, random and carried states.
 
     Raises:
@@ -98,7 +100,7 @@ def _check_names(found: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) 
                 raise ValueError(f"the memory of the optimiser of {name} is not whole")
 
 
-def carried_states(model: DensityModel, recipe: Recipe, tensors: Mapping[str, Tensor], path: Path) -> list[ModelState]:
+def carried_states(model: AnyModel, recipe: Recipe, tensors: Mapping[str, Tensor], path: Path) -> list[ModelState]:
     """Put the states together that a run on text carries on, one for each part of a batch; others carry none.
 
     Raises:
@@ -107,12 +109,14 @@ def carried_states(model: DensityModel, recipe: Recipe, tensors: Mapping[str, Te
     found = {name.replace("carried.", "state."): x for name, x in tensors.items() if name.startswith("carried.")}
     if not found:
         return []
+    if isinstance(model, Predictor):
+        raise UserError(f"{path} is damaged (a predictor carries no state); take another checkpoint")
     parts = recipe.train.accumulate
     template = (model.initial_state(1),) * parts
     try:
         if len(found) != sum(1 for _ in leaves(template)):
             raise ValueError("parts of the carried state are missing or superfluous")
-        states = from_named(template, found, recipe.train.batch_size // parts)
+        states = from_named(template, found, recipe.train.batch_size // parts, any_precision=True)
         for state in states:
             check_state(model, state)
     except ValueError as error:

@@ -20,13 +20,13 @@ from torch.distributed.tensor import DTensor
 
 from s4gen.config import OptimConfig
 from s4gen.models.blocks import Block
-from s4gen.models.density import DensityModel
+from s4gen.models.build import AnyModel
 from s4gen.models.wavenet import GatedConvolution
+from s4gen.train.batches import Batch
 from s4gen.train.muon import Muon, orthogonal
 from s4gen.train.optim import build_optimizers
 from s4gen.train.ranks import Ranks
 from s4gen.train.spread import Copies
-from s4gen.train.tasks import Batch
 
 
 class Shards(Copies):
@@ -35,7 +35,7 @@ class Shards(Copies):
     Optimisers, clipping and running mean work on plain tensors that share their memory with this rank's rows.
     """
 
-    def __init__(self, model: DensityModel, ranks: Ranks) -> None:
+    def __init__(self, model: AnyModel, ranks: Ranks) -> None:
         self._sizes = {name: parameter.shape for name, parameter in model.named_parameters()}
         super().__init__(model, ranks)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from s4gen.models.density import DensityModel
-from s4gen.train.tasks import Batch
+from s4gen.models.build import AnyModel
+from s4gen.train.batches import Batch
 from s4gen.train.utilisation import Utilisation
 
 
 class Speed:
     """A counter over the steps since the last line of the metrics, without evaluating and saving."""
 
-    def __init__(self, model: DensityModel, device: torch.device, precision: str, unit: str, world: int = 1) -> None:
-        """Count `unit` (images, clips or tokens) per second of `world` ranks together; `precision` sets the peak."""
+    def __init__(self, model: AnyModel, device: torch.device, precision: str, unit: str, world: int = 1) -> None:
+        """Count `unit` (images, clips, tokens, ..) per second of `world` ranks together; `precision` sets the peak."""
         self._utilisation, self._unit = Utilisation(model, device, precision, world), unit
         self.reset()
 
@@ -24,7 +24,7 @@ class Speed:
 
     def add(self, batch: Batch, seconds: float) -> None:
         """Count a step on this batch that took `seconds`."""
-        rows, length = batch.tokens.shape
+        rows, length = batch.rows, batch.length
         self._rows += rows
         self._tokens += rows * length
         self._flops += self._utilisation.flops(rows, length)

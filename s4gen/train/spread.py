@@ -18,60 +18,45 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from s4gen.config import OptimConfig
-from s4gen.models.density import DensityModel
-from s4gen.models.states import detached, map_tensors
+from s4gen.models.build import AnyModel
+from s4gen.train.batches import Batch
 from s4gen.train.optim import build_optimizers
 from s4gen.train.ranks import Ranks
 from s4gen.train.stop import StopRequest
-from s4gen.train.tasks import Batch
 
 _ROUNDS = 3
 """How many passes without messages are timed, after one that warms up. The fastest counts."""
 
 
 class Loss(nn.Module):
-    """The loss of a part of a batch: its share in the mean over all tokens of the batch that count.
+    """The loss of a part of a batch: its share in the mean over all losses of the batch that count.
 
     It is a module because DistributedDataParallel and fully_shard wrap modules, and their hooks run in `forward`.
     """
 
-    def __init__(self, model: DensityModel) -> None:
+    def __init__(self, model: AnyModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, part: Batch, state: Any, share: float | Tensor) -> tuple[Tensor, Any]:
-        """Return the loss in nats per token and, if the part has a target, the state after it without its gradients.
+        """Return the loss and, if rows go on in the next step, the state after the part, without its gradients.
 
         `share` is the part's share in the batch, 0 to 1, by which its mean is weighted. With a mask (`part.counted`) it
-        is the number of tokens that count in the whole batch, because parts may hold unequally many.
+        is the number of losses that count in the whole batch, because parts may hold unequally many.
         """
-        if part.target is None:
-            nats, after = self._nats(part), None
-        else:
-            nats, after = self.model.score(part.tokens, part.target, state)
-            after = detached(after)
+        losses, after = part.losses(self.model, state)
         if part.counted is None:
-            return nats.mean() * share, after
-        return torch.where(part.counted, nats, 0).sum() / share, after
-
-    def _nats(self, part: Batch) -> Tensor:
-        first = next(iter(self.model.blocks.parameters()), None)
-        if part.label is None or not isinstance(first, DTensor):
-            return self.model.nats(part.tokens, part.label)
-        # The initial state of a sharded model is made from its parameters, so it is sharded, too: make it whole first.
-        state = map_tensors(_whole, self.model.initial_state(len(part.tokens), part.label))
-        fed = nn.functional.pad(part.tokens[:, :-1], (1, 0), value=self.model.bos)
-        return self.model.score(fed, part.tokens, state)[0]
+            return losses.mean() * share, after
+        return torch.where(part.counted, losses, 0).sum() / share, after
 
 
 class Whole:
     """The work of a step in one process, and the interface of the other two ways."""
 
-    def __init__(self, model: DensityModel, ranks: Ranks | None = None) -> None:
+    def __init__(self, model: AnyModel, ranks: Ranks | None = None) -> None:
         self.model, self.ranks = model, ranks or Ranks(device=model.device)
         self._loss: nn.Module = Loss(model)
         self.stop_request: StopRequest | None = None
@@ -102,7 +87,7 @@ class Whole:
 
     def loss(self, part: Batch, state: Any, batch: Batch) -> tuple[Tensor, Any]:
         """Return what a part contributes to the batch's mean loss, and the state after it (None without a target)."""
-        share = len(part.tokens) / len(batch.tokens) if batch.counted is None else batch.counted.sum()
+        share = part.rows / batch.rows if batch.counted is None else batch.counted.sum()
         found: tuple[Tensor, Any] = self._loss(part, state, share)
         return found
 
@@ -118,9 +103,9 @@ class Whole:
         """Scale the gradient to a norm of at most `most`; return the norm that it had."""
         return torch.nn.utils.clip_grad_norm_(self.model.parameters(), most).item()
 
-    def agree(self, nats: float) -> float:
+    def agree(self, loss: float) -> float:
         """Return the loss summed over all ranks; the same message tells them whether one is to stop."""
-        return nats
+        return loss
 
     def whole(self, parts: Mapping[str, Tensor], everywhere: bool = True) -> dict[str, Tensor]:
         """Return whole tensors from the parts on all ranks. Unless `everywhere`, only rank 0 gets any."""
@@ -138,7 +123,7 @@ class Whole:
 class Copies(Whole):
     """Each rank has the whole model and computes the gradient of its rows; the gradients are added up."""
 
-    def __init__(self, model: DensityModel, ranks: Ranks) -> None:
+    def __init__(self, model: AnyModel, ranks: Ranks) -> None:
         super().__init__(model, ranks)
         self._stops = False
         self._wrap()
@@ -162,12 +147,10 @@ class Copies(Whole):
         torch.manual_seed((seed * 1_000_003 + step) * 1_000_033 + self.ranks.rank & (1 << 63) - 1)
 
     def parts(self, batch: Batch, n: int) -> list[Batch]:
-        columns = (batch.tokens, batch.target, batch.counted, batch.label)
-        own = self.ranks.rows(len(batch.tokens))
-        return Batch(*(x if x is None else x[own] for x in columns)).parts(n)  # type: ignore[arg-type]
+        return batch.chosen(self.ranks.rows(batch.rows)).parts(n)
 
     def loss(self, part: Batch, state: Any, batch: Batch) -> tuple[Tensor, Any]:
-        share = len(part.tokens) / len(batch.tokens) if batch.counted is None else batch.counted.sum()
+        share = part.rows / batch.rows if batch.counted is None else batch.counted.sum()
         found: tuple[Tensor, Any] = self._wrapped(part, state, share)
         return found
 
@@ -182,8 +165,8 @@ class Copies(Whole):
         context: AbstractContextManager[Any] = self._wrapped.no_sync()
         return context
 
-    def agree(self, nats: float) -> float:
-        total, stopping = self.ranks.totals(nats, float(bool(self.stop_request)))
+    def agree(self, loss: float) -> float:
+        total, stopping = self.ranks.totals(loss, float(bool(self.stop_request)))
         self._stops = stopping > 0
         self.exchange = time.perf_counter() - self._began
         return total
@@ -195,14 +178,10 @@ class Copies(Whole):
             began = time.perf_counter()
             for i, part in enumerate(self.parts(batch, accumulate)):
                 with self._silent():
-                    with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    with torch.autocast(batch.read.device.type, torch.bfloat16, enabled=precision == "bf16"):
                         loss, _ = self.loss(part, states[i] if states else None, batch)
                     self.backward(loss)
                 loss.item()  # the device has finished
             times.append(time.perf_counter() - began)
         self.model.zero_grad(set_to_none=True)
         return min(times[1:])
-
-
-def _whole(x: Tensor) -> Tensor:
-    return x.full_tensor() if isinstance(x, DTensor) else x

@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from s4gen.checkpoint import Checkpoint, load_checkpoint
-from s4gen.config import Layout, Recipe, TextLayout, is_text, load_recipe, recipe_to_toml
+from s4gen.checkpoint import AnyCheckpoint, load_any
+from s4gen.config import (
+    DensityConfig,
+    InputLayout,
+    PredictorConfig,
+    Recipe,
+    TextLayout,
+    is_text,
+    load_recipe,
+    recipe_to_toml,
+)
 from s4gen.config.names import PLURAL
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
@@ -28,14 +37,17 @@ _SHAPELESS = ("init", "dt_min", "dt_max")
 """The settings of state space layers that decide only their initial values, which a checkpoint replaces."""
 
 
-def tokenizer_of(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer | None:
-    """Return the checkpoint's tokeniser for a run that begins from it; None if checkpoint or recipe is not of text.
+def tokenizer_of(checkpoint: AnyCheckpoint, recipe: Recipe) -> Tokenizer | None:
+    """Return the checkpoint's tokeniser for a density model that begins from it; None if one of them is not of text.
+
+    The data of a predictor make their own tokeniser, which `check_start` compares.
 
     Raises:
         UserError: the recipe asks for another kind of tokeniser, or for another number of tokens.
     """
-    if not isinstance(checkpoint.config.layout, TextLayout) or not is_text(recipe.data.dataset):
-        return None  # if only one of the two is text, `check_layout` refuses it later
+    is_density = recipe.task.kind == "density"
+    if not is_density or not isinstance(checkpoint.config.layout, TextLayout) or not is_text(recipe.data.dataset):
+        return None  # if only one of the two is text, `check_start` refuses it later
     known, data = checkpoint.tokenizer(), recipe.data
     if known.kind != data.tokenizer or data.vocab_size not in (0, known.vocab):
         size = f" data.vocab_size={known.vocab}" if known.kind == "bpe" else ""
@@ -48,21 +60,22 @@ def tokenizer_of(checkpoint: Checkpoint, recipe: Recipe) -> Tokenizer | None:
     return known
 
 
-def open_start(path: str | Path) -> Checkpoint:
+def open_start(path: str | Path) -> AnyCheckpoint:
     """Load the checkpoint to begin from; the folder of a run stands for the checkpoint in it.
 
     Raises:
         UserError: there is no checkpoint, or it is damaged.
     """
     inside = Path(path) / CHECKPOINT
-    return load_checkpoint(path if current(inside) is None else inside)
+    return load_any(path if current(inside) is None else inside)
 
 
-def check_layout(checkpoint: Checkpoint, layout: Layout) -> None:
-    """Refuse to begin from a model of another kind of data; if the kind is the same, print what differs.
+def check_start(checkpoint: AnyCheckpoint, layout: InputLayout, tokenizer: Tokenizer | None) -> None:
+    """Refuse to begin from a model of other data; if only sizes and the like differ, print what does.
 
     Raises:
-        UserError: the checkpoint's model is of another kind (image, text, audio) than the data.
+        UserError: the checkpoint's model is of another kind (image, text, audio, series) than the data, or of text with
+            another tokeniser.
     """
     before = checkpoint.config.layout
     if before.kind != layout.kind:
@@ -70,19 +83,27 @@ def check_layout(checkpoint: Checkpoint, layout: Layout) -> None:
             f"--start {checkpoint.path} is a model of {PLURAL[before.kind]}, and the recipe is for "
             f"{PLURAL[layout.kind]}: choose a checkpoint of the same kind"
         )
+    if tokenizer is not None and checkpoint.tokenizer().fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            f"--start {checkpoint.path} has another tokeniser than the recipe's data, so its tokens mean something "
+            "else: train both with data.tokenizer=bytes, or with the same texts"
+        )
     if differences := _differences(before, layout):
         print(f"s4gen: --start: the sequences differ: {'; '.join(differences)}", file=sys.stderr)
 
 
-def take_weights(training: TrainingRun, checkpoint: Checkpoint) -> None:
+def take_weights(training: TrainingRun, checkpoint: AnyCheckpoint) -> None:
     """Copy the checkpoint's tensors into a new run where name and shape are the same, and print what was not taken.
 
-    The running mean starts from them, too. A table of classes is taken only if the classes are the same.
+    The running mean starts from them, too. A table of classes is taken only if the classes are the same, and a head
+    only if its outputs mean the same. A model that reads in both directions takes the layers of one that does not for
+    its first direction.
 
     Raises:
         UserError: less than `LEAST` of the checkpoint's blocks fits.
     """
-    found, wanted = checkpoint.model.state_dict(), training.model.state_dict()
+    found, wanted = _named_as(checkpoint.model, training.model), training.model.state_dict()
+    same_answers = _answers(checkpoint.config) == _answers(training.model.config)
     same_classes = _classes(checkpoint.config.layout) == _classes(training.model.config.layout)
     fits = {
         name: tensor
@@ -90,6 +111,7 @@ def take_weights(training: TrainingRun, checkpoint: Checkpoint) -> None:
         if name in wanted
         and tensor.shape == wanted[name].shape
         and (same_classes or not name.endswith(".label.weight"))
+        and (same_answers or not name.startswith("head."))
     }
     if _size_of_blocks(fits) < LEAST * _size_of_blocks(found):
         settings = _differences(checkpoint.config.model, training.recipe.model)
@@ -106,12 +128,26 @@ def take_weights(training: TrainingRun, checkpoint: Checkpoint) -> None:
         print(f"s4gen: {line}", file=sys.stderr)
 
 
+def _named_as(before: nn.Module, now: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of `before` by the names that they have in `now`."""
+    wanted, renamed = now.state_dict(), {}
+    for name, tensor in before.state_dict().items():
+        forward = name.replace(".mixer.", ".mixer.forward_layer.", 1)
+        renamed[forward if name not in wanted and forward in wanted else name] = tensor
+    return renamed
+
+
+def _answers(config: DensityConfig | PredictorConfig) -> Any:
+    """Return what the outputs of a head mean; None for a density model, whose head gives the tokens of the layout."""
+    return (config.task.kind, config.task.horizon, config.answers) if isinstance(config, PredictorConfig) else None
+
+
 def _size_of_blocks(tensors: dict[str, Tensor]) -> int:
     return sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("blocks."))
 
 
 def _report(
-    checkpoint: Checkpoint, training: TrainingRun, taken: set[str], there: set[str], needed: set[str]
+    checkpoint: AnyCheckpoint, training: TrainingRun, taken: set[str], there: set[str], needed: set[str]
 ) -> list[str]:
     """Return lines on what was taken, what was not, and which settings change the meaning of what was taken."""
     lines = [f"--start {checkpoint.path}: {len(taken)} of the model's {len(needed)} tensors taken"]
@@ -133,7 +169,7 @@ def _named(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _classes(layout: Layout) -> tuple[str, ...]:
+def _classes(layout: InputLayout) -> tuple[str, ...]:
     return getattr(layout, "classes", ())
 
 

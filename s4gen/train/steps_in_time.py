@@ -61,7 +61,9 @@ def seconds_per_step(
     there is no time for others. With many ranks it is the time on rank 0, so that all of them take equally many steps.
     """
     ranks = ranks or Ranks(device=device)
-    training = spread_out(start(settled(recipe, device), task.layout, ranks.build_device, task.tokenizer), ranks)
+    training = spread_out(
+        start(settled(recipe, device), task.config(recipe), ranks.build_device, task.tokenizer), ranks
+    )
     training.model.train()
     times: list[float] = []
     for step in range(1 + WARM_UP + MEASURED):

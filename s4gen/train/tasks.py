@@ -1,4 +1,4 @@
-"""The interface `Task`: everything in which training on images, text and sound differs, and that the loop knows of."""
+"""The interface `Task`: all that the loop knows of what is trained, and in which trainings differ."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from s4gen.config import Layout, Recipe
+from s4gen.config import DensityConfig, Layout, Recipe, TrainConfig
 from s4gen.data.text import Tokenizer
+from s4gen.models.build import AnyConfig
 from s4gen.models.density import DensityModel
+from s4gen.train.batches import Batch
 from s4gen.train.ranks import Ranks
 
 Sampler = Callable[[DensityModel, int, int], Tensor]
@@ -29,51 +31,30 @@ class Measured:
     values: Values
     """The measures, by the names in `Task.measures`."""
     n: int
-    """How many sequences, or tokens of text, were scored."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The data that one step reads."""
-
-    tokens: Tensor
-    """int64 (B, L): whole sequences or, if there is a target, the tokens that are fed."""
-    target: Tensor | None = None
-    """int64 (B, L): the token that follows each token. Rows and model state then continue from step to step."""
-    counted: Tensor | None = None
-    """bool (B, L): the tokens whose loss counts; None if all do."""
-    label: Tensor | None = None
-    """int64 (B,): the classes, for a model that is conditional on them."""
-
-    def parts(self, n: int) -> list[Batch]:
-        """Cut the batch into at most n parts whose numbers of rows differ by 1 at most."""
-        count = min(n, len(self.tokens))
-        columns = [
-            [None] * count if x is None else x.tensor_split(count) for x in (self.target, self.counted, self.label)
-        ]
-        return [Batch(*part) for part in zip(self.tokens.tensor_split(count), *columns, strict=True)]
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device."""
-        rest = (None if x is None else x.to(device) for x in (self.target, self.counted, self.label))
-        return Batch(self.tokens.to(device), *rest)
+    """How many sequences, tokens of text, or examples were scored."""
 
 
 class Task(ABC):
     """The source of the batches of a run, and the measures in which its loss is reported."""
 
-    layout: Layout
-    """What the sequences are."""
     rows: int
     """Rows of a batch: the batch size of the recipe, or less if there are fewer sequences."""
     unit: str
-    """The plural noun that speed is counted in: images, clips or tokens."""
+    """The plural noun that speed is counted in: images, clips, tokens, examples or windows."""
     tokenizer: Tokenizer | None = None
     """The tokeniser of text, which is saved in the checkpoint."""
+    noun: str
+    """What the card calls a model that is trained for this task, such as "density model"."""
     measures: tuple[str, ...]
     """The names of the measures in the metrics. Of the first one, less is better."""
+    curve: str
+    """The measure of the learning curve, which training batches and evaluations both have."""
     counted: str
     """The name under which a checkpoint records `Measured.n`."""
+
+    @abstractmethod
+    def config(self, recipe: Recipe) -> AnyConfig:
+        """Return the configuration of the model that the recipe trains on these data."""
 
     @abstractmethod
     def batch(self, step: int) -> Batch:
@@ -88,11 +69,11 @@ class Task(ABC):
         """Return how many times the data have been read before this step."""
 
     @abstractmethod
-    def measure(self, nats: float) -> Values:
-        """Convert a mean training loss in nats per token to the measures that apply to it."""
+    def measure(self, loss: float) -> Values:
+        """Convert a mean training loss to the measures that apply to it."""
 
     @abstractmethod
-    def evaluate(self, model: DensityModel, ranks: Ranks) -> Measured | None:
+    def evaluate(self, model: Any, ranks: Ranks) -> Measured | None:
         """Evaluate on held-out data; return None if there are none.
 
         All ranks call this and get the same result, which is that of one process.
@@ -105,6 +86,28 @@ class Task(ABC):
     @abstractmethod
     def card(self, recipe: Recipe, latest: Measured | None) -> list[str]:
         """Return the lines of the checkpoint's card about data and measures."""
+
+    def show(self, model: Any, sampler: Sampler, train: TrainConfig, path: Path) -> None:
+        """Write what a model draws after an evaluation; `path` has no suffix, which the task adds.
+
+        A predictor draws nothing, so here nothing is written.
+        """
+        return None
+
+
+class DensityTask(Task):
+    """The part of all tasks that train a density model."""
+
+    layout: Layout
+    """What the sequences are."""
+    noun = "density model"
+
+    def config(self, recipe: Recipe) -> DensityConfig:
+        return DensityConfig(self.layout, recipe.model, recipe.ssm)
+
+    def show(self, model: DensityModel, sampler: Sampler, train: TrainConfig, path: Path) -> None:
+        if train.n_samples:
+            self.save_sample(sampler(model, train.n_samples, train.seed), path)
 
     @abstractmethod
     def save_sample(self, sequences: Tensor, path: Path) -> None:

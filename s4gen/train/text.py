@@ -10,23 +10,25 @@ from torch import Tensor
 from s4gen.config import Recipe
 from s4gen.data.text import Tokenizer, TrainStream, layout_of, open_split, prepare_tokenizer
 from s4gen.evaluate.scorers import by_convolution
-from s4gen.evaluate.text import evaluate_stream, perplexities
+from s4gen.evaluate.text import Counts, evaluate_stream, perplexities
 from s4gen.files.atomic import write_file_atomic
 from s4gen.models.density import DensityModel
+from s4gen.train.batches import TokenBatch
 from s4gen.train.ranks import Ranks
-from s4gen.train.tasks import Batch, Measured, Task, Values
+from s4gen.train.tasks import DensityTask, Measured, Values
 
 CHUNK = 8192
 """How many tokens an evaluation scores at a time. This affects only its speed."""
 
 
-class TextTask(Task):
+class TextTask(DensityTask):
     """A task that reads rows of text and reports perplexity.
 
     The validation split is scored as one stream, at most `eval_limit` chunks of it.
     """
 
     measures = ("nats", "perplexity", "word_perplexity", "bits_per_byte")
+    curve = "nats"
     counted = "n_tokens"
     unit = "tokens"
 
@@ -41,18 +43,18 @@ class TextTask(Task):
         self._limit = train.eval_limit * train.chunk
         self.rows = train.batch_size
 
-    def batch(self, step: int) -> Batch:
-        return Batch(*self._stream.batch(step))
+    def batch(self, step: int) -> TokenBatch:
+        return TokenBatch(*self._stream.batch(step))
 
-    def example(self, rows: int) -> Batch:
+    def example(self, rows: int) -> TokenBatch:
         first = self.batch(0).tokens[:1].expand(rows, -1)
-        return Batch(first, first)
+        return TokenBatch(first, first)
 
     def epoch(self, step: int) -> float:
         return self._stream.epoch(step)
 
     def measure(self, nats: float) -> Values:
-        return perplexities(nats, self._training)
+        return perplexities(nats, Counts.of(self._training))
 
     def evaluate(self, model: DensityModel, ranks: Ranks) -> Measured | None:
         """Score on rank 0 alone, while the others wait: the state of one stream continues, so it cannot be shared."""

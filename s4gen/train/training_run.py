@@ -17,18 +17,18 @@ from torch import Tensor
 from s4gen.checkpoint import (
     check_target,
     fill_checkpoint,
-    load_checkpoint,
+    load_any,
     save_checkpoint,
     save_tensors,
 )
 from s4gen.checkpoint.fitting import fitting
-from s4gen.config import DensityConfig, Layout, Recipe, TextLayout
+from s4gen.config import Recipe, TextLayout
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
 from s4gen.files.atomic import current, write_atomic
 from s4gen.files.reading import sha256_of
-from s4gen.models.build import build_model
-from s4gen.models.density import DensityModel, ModelState
+from s4gen.models.build import AnyConfig, AnyModel, build_model
+from s4gen.models.density import ModelState
 from s4gen.models.states import leaves, map_tensors
 from s4gen.train.compiled import compile_blocks
 from s4gen.train.folder import BEST, CHECKPOINT
@@ -76,7 +76,7 @@ class TrainingRun:
     """A training run between two steps."""
 
     recipe: Recipe
-    model: DensityModel
+    model: AnyModel
     mean: dict[str, Tensor]
     """The running mean of the weights, by their names; this is what is evaluated and published."""
     optimizers: list[torch.optim.Optimizer]
@@ -102,10 +102,13 @@ class TrainingRun:
         return 0 < self.recipe.train.patience <= self.best.since
 
 
-def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Tokenizer | None = None) -> TrainingRun:
-    """Return a new run. It seeds torch's global generator, from which initialisation and dropout draw."""
+def start(recipe: Recipe, config: AnyConfig, device: torch.device, tokenizer: Tokenizer | None = None) -> TrainingRun:
+    """Return a new run of a model of this configuration.
+
+    It seeds torch's global generator, from which initialisation and dropout draw.
+    """
     torch.manual_seed(recipe.train.seed)
-    model = build_model(DensityConfig(layout, recipe.model, recipe.ssm)).to(device)
+    model = build_model(config).to(device)
     _prepare(model, recipe)
     mean = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     return TrainingRun(
@@ -113,19 +116,19 @@ def start(recipe: Recipe, layout: Layout, device: torch.device, tokenizer: Token
     )
 
 
-def _prepare(model: DensityModel, recipe: Recipe) -> None:
+def _prepare(model: AnyModel, recipe: Recipe) -> None:
     """Set what a recipe asks of the model beyond its configuration."""
     model.recompute = recipe.train.checkpoint_activations
     if recipe.train.compile:
         compile_blocks(model)
 
 
-def mean_model(training: TrainingRun) -> DensityModel:
+def mean_model(training: TrainingRun) -> AnyModel:
     """Return a copy of the model with the running mean as its weights, in evaluation mode; all ranks must call this."""
     return _published(training, training.spread.whole(training.mean))
 
 
-def _published(training: TrainingRun, mean: dict[str, Tensor]) -> DensityModel:
+def _published(training: TrainingRun, mean: dict[str, Tensor]) -> AnyModel:
     """Return a model with these weights on the device of the run's model."""
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, but must not change what dropout draws
         model = build_model(training.model.config)
@@ -194,7 +197,7 @@ def _whole_moments(training: TrainingRun, found: dict[str, Tensor]) -> dict[str,
     return counts | training.spread.whole({name: x for name, x in found.items() if x.dim()}, everywhere=False)
 
 
-def save_best(training: TrainingRun, mean: DensityModel, out: Path, metrics: dict[str, Any], card: str) -> None:
+def save_best(training: TrainingRun, mean: AnyModel, out: Path, metrics: dict[str, Any], card: str) -> None:
     """Replace the run's best model by an ordinary checkpoint of `mean`, which `mean_model` has made."""
     recipe, tokenizer = training.recipe, training.tokenizer
     target = out / BEST
@@ -209,7 +212,7 @@ def resume(out: Path, device: torch.device) -> TrainingRun:
     """
     if not out.is_dir():
         raise UserError(f"cannot resume {out}: there is no such folder")
-    checkpoint = load_checkpoint(out / CHECKPOINT)
+    checkpoint = load_any(out / CHECKPOINT)
     folder = current(checkpoint.path) or checkpoint.path
     if checkpoint.recipe is None or not (folder / STATE_FILE).is_file():
         raise UserError(f"cannot resume {out}: {folder} holds a model, but no state of a training run")

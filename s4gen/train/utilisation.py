@@ -11,7 +11,7 @@ import functools
 import torch
 
 from s4gen.machine.timing import product_rate
-from s4gen.models.density import DensityModel
+from s4gen.models.build import AnyModel
 from s4gen.models.flops import count_flops
 
 PEAKS = {
@@ -36,7 +36,7 @@ _BUDGET = 0.4
 class Utilisation:
     """The share of the peak that a number of steps has reached."""
 
-    def __init__(self, model: DensityModel, device: torch.device, precision: str, world: int = 1) -> None:
+    def __init__(self, model: AnyModel, device: torch.device, precision: str, world: int = 1) -> None:
         """Measure or look up the peak of the device, of which `world` ranks have one each."""
         peak = peak_rate(device, precision)
         self._model, self._peak = model, None if peak is None else world * peak

@@ -60,6 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if faults else 0
 
 
+def is_fault(finding: Finding) -> bool:
+    """A good file has to be accepted, any other may be refused."""
+    return finding.verdict not in GOOD or (finding.case.number < 0 and finding.verdict != "accepted")
+
+
 def make_seeds(folder: Path) -> Path:
     """Make the good files, in a process of its own: threads of libraries must not be there when others are forked."""
     process = multiprocessing.get_context("fork").Process(target=seeds.make_quietly, args=(folder,))
@@ -101,7 +106,7 @@ def watched(findings: Iterator[Finding]) -> Iterator[Finding]:
 
 def table(findings: Sequence[Finding], seconds: float, seed: int) -> str:
     """Return a line for each kind: how many files, and what became of them."""
-    head = f"{'kind':<28}{'tried':>8}" + "".join(f"{verdict:>10}" for verdict in VERDICTS) + f"{'ms/file':>9}"
+    head = f"{'kind':<24}{'tried':>8}" + "".join(f"{verdict:>10}" for verdict in VERDICTS) + f"{'ms/file':>9}"
     lines = [head, "-" * len(head)]
     for number in [*dict.fromkeys(each.case.kind for each in findings), None]:
         some = [each for each in findings if number in (None, each.case.kind)]

@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fuzz.seeds import PICTURES, SOUNDS
+from fuzz.good import PICTURES, SOUNDS
 
 Command = tuple[str, ...]
 """Arguments of s4gen; {seeds} stands for the folder of good files. The first word `resume-generation` is no
 command: it stands for `resume.py`, which reads a file that no command reads."""
 
-PICTURED = "images:{seeds}/pictures"
-FEW = ("--split", "train", "--limit", "2", "--json")
-EVAL_IMAGE: Command = ("eval", "image", "--dataset", PICTURED, *FEW)
-DRAW_IMAGE: Command = ("sample", "image", "-o", "out.png", "-n", "1", "--engine", "eager")
-DRAW_TEXT = ("--max-tokens", "3", "--engine", "eager", "-o", "out.jsonl")
-DRAW_SOUND = ("--seconds", "0.01", "--engine", "eager", "-o", "-")
+JSON: Command = ("--json",)
+FEW = ("--split", "train", "--limit", "2", *JSON)
+EAGER = ("--engine", "eager")
+PICTURED = ("--dataset", "images:{seeds}/pictures", *FEW)
+PLAIN = ("--dataset", "{seeds}/plain.txt")
+INFO: Command = ("info", "image", *JSON)
+EVAL_IMAGE: Command = ("eval", "image", *PICTURED)
+EVAL_AUDIO: Command = ("eval", "audio", *FEW, "--dataset")
+DRAW_IMAGE: Command = ("sample", "image", "-o", "out.png", "-n", "1", *EAGER)
+DRAW_TEXT = ("--max-tokens", "3", "-o", "out.jsonl", *EAGER)
+DRAW_SOUND = ("--seconds", "0.01", "-o", "-", *EAGER)
+CONVERTED: Sequence[Command] = (
+    ("sample", "converted", "-o", "out.png", "-n", "1", *EAGER),
+    ("eval", "converted", "--mode", "recurrent", *PICTURED),
+)
+RESUME: Sequence[Command] = (("train", "--resume", "run"),)
+TOKENIZE: Command = ("tokenize", *PLAIN, "--tokenizer", "word", *JSON)
 
 
 @dataclass(frozen=True)
@@ -40,67 +51,24 @@ class Kind:
     """Constants of `s4gen.data.audio.clips` that are other ones meanwhile."""
 
 
-def _checkpoint(name: str, file: str, way: str, *commands: Command, share: float = 1.0, folder: str = "image") -> Kind:
-    return Kind(name, (folder,), {f"{folder}/{file}": way}, commands, share=share)
-
-
 CHECKPOINTS = (
-    _checkpoint("config.json", "config.json", "json", ("info", "image", "--json"), EVAL_IMAGE, DRAW_IMAGE, share=2),
-    _checkpoint(
-        "model.safetensors",
-        "model.safetensors",
-        "tensors",
-        EVAL_IMAGE,
-        DRAW_IMAGE,
-        ("info", "image", "--json"),
-        share=2,
-    ),
-    _checkpoint("metrics.json", "metrics.json", "json", ("info", "image", "--json")),
-    Kind(
-        "certificate",
-        ("converted",),
-        {"converted/certificate.json": "json"},
-        (
-            ("sample", "converted", "-o", "out.png", "-n", "1", "--engine", "eager"),
-            ("eval", "converted", "--mode", "recurrent", "--dataset", PICTURED, *FEW),
-        ),
-        exact=True,
-    ),
-    Kind(
-        "recurrent.safetensors",
-        ("converted",),
-        {"converted/recurrent.safetensors": "tensors"},
-        (
-            ("sample", "converted", "-o", "out.png", "-n", "1", "--engine", "eager"),
-            ("eval", "converted", "--mode", "recurrent", "--dataset", PICTURED, *FEW),
-        ),
-        exact=True,
-    ),
+    Kind("config.json", ("image",), {"image/config.json": "json"}, (INFO, EVAL_IMAGE, DRAW_IMAGE), share=2),
+    Kind("model.safetensors", ("image",), {"image/*.safetensors": "tensors"}, (EVAL_IMAGE, DRAW_IMAGE, INFO), share=2),
+    Kind("metrics.json", ("image",), {"image/metrics.json": "json"}, (INFO,)),
+    Kind("certificate", ("converted",), {"converted/certificate.json": "json"}, CONVERTED, exact=True),
+    Kind("constants", ("converted",), {"converted/recurrent.safetensors": "tensors"}, CONVERTED, exact=True),
     Kind(
         "tokenizer of a model",
         ("text", "words"),
         {"text/tokenizer.json": "json", "words/tokenizer.json": "json"},
-        (("sample", "text", "--prompt", "the", *DRAW_TEXT), ("sample", "words", "--prompt", "the", *DRAW_TEXT)),
+        tuple(("sample", model, "--prompt", "the", *DRAW_TEXT) for model in ("text", "words")),
     ),
-    Kind(
-        "training.json", ("run",), {"run/checkpoint/training.json": "json"}, (("train", "--resume", "run"),), share=0.7
-    ),
-    Kind(
-        "training.safetensors",
-        ("run",),
-        {"run/checkpoint/training.safetensors": "tensors"},
-        (("train", "--resume", "run"),),
-        share=0.7,
-    ),
-    Kind("metrics.jsonl", ("run",), {"run/metrics.jsonl": "json lines"}, (("train", "--resume", "run"),), share=0.5),
-    Kind(
-        "recipe of a run",
-        ("run",),
-        {"run/recipe.toml": "toml", "run/checkpoint/recipe.toml": "toml"},
-        (("info", "run/checkpoint", "--json"),),
-    ),
-    Kind("recipe", ("words.toml",), {"words.toml": "toml"}, (("tokenize", "words.toml", "--json"),)),
-    Kind("preset", ("preset.toml",), {"preset.toml": "toml"}, (("info", "preset.toml", "--json"),)),
+    Kind("training.json", ("run",), {"run/checkpoint/training.json": "json"}, RESUME, share=0.7),
+    Kind("training.safetensors", ("run",), {"run/checkpoint/training.*s": "tensors"}, RESUME, share=0.7),
+    Kind("metrics.jsonl", ("run",), {"run/metrics.jsonl": "json lines"}, RESUME, share=0.5),
+    Kind("recipe of a run", ("run",), {"run/**/recipe.toml": "toml"}, (("info", "run/checkpoint", *JSON), *RESUME)),
+    Kind("recipe", ("words.toml",), {"words.toml": "toml"}, (("tokenize", "words.toml", *JSON),)),
+    Kind("preset", ("preset.toml",), {"preset.toml": "toml"}, (("info", "preset.toml", *JSON),)),
     Kind(
         "suspended generation",
         ("suspended.safetensors",),
@@ -113,146 +81,136 @@ CHECKPOINTS = (
         ("weights.pt", "weights.ckpt", "theirs.json", "theirs.yaml"),
         {"weights.*": "bytes", "theirs.json": "json", "theirs.yaml": "bytes"},
         (
-            ("import", "weights.pt", "imported", "--config", "theirs.json", "--json"),
-            ("import", "weights.ckpt", "imported", "--config", "theirs.yaml", "--json"),
-            ("import", "weights.ckpt", "imported", "--json"),
+            ("import", "weights.pt", "imported", "--config", "theirs.json", *JSON),
+            ("import", "weights.ckpt", "imported", "--config", "theirs.yaml", *JSON),
+            ("import", "weights.ckpt", "imported", *JSON),
         ),
     ),
 )
+
+
+def _picture(ending: str) -> Kind:
+    name, way = f"one.{ending}", "png" if ending == "png" else "bytes"
+    return Kind(f"image: {ending}", ("image", name), {name: way}, ((*DRAW_IMAGE, "--prompt", name),), share=0.4)
+
+
+def _sound(ending: str) -> Kind:
+    name = f"one.{ending}"
+    command = ("sample", "audio", "--prompt", name, *DRAW_SOUND)
+    return Kind(f"sound: {ending}", ("audio", name), {name: "bytes"}, (command,), share=0.5)
+
+
 MEDIA = (
-    *(
-        Kind(
-            f"picture as prompt: {kind}",
-            ("image", f"one.{kind}"),
-            {f"one.{kind}": "bytes"},
-            ((*DRAW_IMAGE, "--prompt", f"one.{kind}"),),
-            share=0.4,
-        )
-        for kind in PICTURES
-    ),
+    *map(_picture, PICTURES),
     Kind(
-        "folder of pictures",
+        "folder of images",
         ("image", "pictures"),
-        {"pictures/*": "bytes"},
+        {"pictures/*": "bytes", "pictures/*.png": "png"},
         (("eval", "image", "--dataset", "images:pictures", *FEW),),
     ),
     Kind(
-        "table of pictures",
+        "table of images",
         ("image", "pictures-table"),
-        {"pictures-table/*": "bytes"},
+        {"pictures-table/*": "table"},
         (("eval", "image", "--dataset", "images:pictures-table", *FEW),),
     ),
     Kind(
         "MNIST",
         ("image28", "data/mnist"),
         {"data/mnist/MNIST/raw/*": "bytes"},
-        (("eval", "image28", "--dataset", "mnist", "--limit", "2", "--json"),),
+        (("eval", "image28", "--dataset", "mnist", "--limit", "2", *JSON),),
         share=0.5,
         data=True,
     ),
-    *(
-        Kind(
-            f"sound as prompt: {kind}",
-            ("audio", f"one.{kind}"),
-            {f"one.{kind}": "bytes"},
-            (("sample", "audio", "--prompt", f"one.{kind}", *DRAW_SOUND),),
-            share=0.5,
-        )
-        for kind in SOUNDS
-    ),
+    *map(_sound, SOUNDS),
+    Kind("folder of sound", ("audio", "sounds"), {"sounds/*": "bytes"}, ((*EVAL_AUDIO, "audio:sounds"),)),
     Kind(
-        "folder of sound",
-        ("audio", "sounds"),
-        {"sounds/*": "bytes"},
-        (("eval", "audio", "--dataset", "audio:sounds", *FEW),),
-    ),
-    Kind(
-        "table of sound",
-        ("audio", "sounds-table"),
-        {"sounds-table/*": "bytes"},
-        (("eval", "audio", "--dataset", "audio:sounds-table", *FEW),),
+        "table of sound", ("audio", "sounds-table"), {"sounds-table/*": "table"}, ((*EVAL_AUDIO, "audio:sounds-table"),)
     ),
     Kind(
         "archive of sound",
         ("audio", "data/youtubemix.zip"),
-        {"data/youtubemix.zip": "bytes"},
-        (("eval", "audio", "--dataset", "youtubemix", *FEW),),
+        {"data/youtubemix.zip": "zip"},
+        ((*EVAL_AUDIO, "youtubemix"),),
         data=True,
     ),
     Kind(
         "lists of splits",
         ("audio", "data/sc09"),
         {"data/sc09/*.txt": "lines"},
-        (("eval", "audio", "--dataset", "audio:data/sc09", "--limit", "2", "--json"),),
+        (("eval", "audio", "--dataset", "audio:data/sc09", "--limit", "2", *JSON),),
         share=0.5,
     ),
 )
+
+
+def _tokenized(name: str, *options: str) -> Command:
+    return ("tokenize", "--dataset", name, *options, *JSON)
+
+
 TEXTS = (
     Kind(
         "text",
         ("plain.txt",),
         {"plain.txt": "lines"},
-        tuple(
-            ("tokenize", "--dataset", "plain.txt", "--tokenizer", kind, *size, "--json")
-            for kind, size in (("bytes", ()), ("word", ()), ("bpe", ("--vocab-size", "280")))
+        (
+            _tokenized("plain.txt", "--tokenizer", "bytes"),
+            _tokenized("plain.txt"),
+            _tokenized("plain.txt", "--tokenizer", "bpe", "--vocab-size", "280"),
         ),
     ),
     Kind(
         "text, gzipped",
         ("packed.txt.gz", "packed.jsonl.gz"),
         {"packed.*": "packed"},
-        tuple(("tokenize", "--dataset", f"packed.{kind}.gz", "--json") for kind in ("txt", "jsonl")),
+        (_tokenized("packed.txt.gz"), _tokenized("packed.jsonl.gz")),
     ),
     Kind(
         "records",
         ("records.jsonl",),
         {"records.jsonl": "json lines"},
-        (
-            ("tokenize", "--dataset", "records.jsonl", "--json"),
-            ("tokenize", "--dataset", "records.jsonl", "--tokenizer", "bytes", "--json"),
-        ),
+        (_tokenized("records.jsonl"), _tokenized("records.jsonl", "--tokenizer", "bytes")),
     ),
     Kind(
-        "text of S4GEN_DATA",
+        "WikiText",
         ("text", "data/wikitext"),
         {"data/wikitext/wikitext-2/*": "packed"},
-        (("eval", "text", "--dataset", "wikitext-2", "--limit", "50", "--json"),),
+        (("eval", "text", "--dataset", "wikitext-2", "--limit", "50", *JSON),),
         share=0.5,
         data=True,
     ),
     Kind(
         "prompts",
-        ("text", "prompts.txt"),
+        ("text", "words", "prompts.txt"),
         {"prompts.txt": "lines"},
-        (("sample", "text", "--prompts", "prompts.txt", *DRAW_TEXT),),
+        tuple(("sample", model, "--prompts", "prompts.txt", *DRAW_TEXT) for model in ("text", "words")),
     ),
     Kind(
         "prompts, records",
-        ("text", "prompts.jsonl"),
+        ("text", "words", "prompts.jsonl"),
         {"prompts.jsonl": "json lines"},
-        (("sample", "text", "--prompts", "prompts.jsonl", *DRAW_TEXT),),
+        tuple(("sample", model, "--prompts", "prompts.jsonl", *DRAW_TEXT) for model in ("text", "words")),
     ),
 )
-TOKENIZE: Command = ("tokenize", "--dataset", "{seeds}/plain.txt", "--tokenizer", "word", "--json")
 CACHES = (
     Kind(
         "cache of tokens",
         ("cache", "words"),
         {"cache/tokens/plain-txt-*/tokens": "bytes", "cache/tokens/plain-txt-*/meta.json": "json"},
-        (TOKENIZE, ("eval", "words", "--dataset", "{seeds}/plain.txt", "--json")),
+        (TOKENIZE, ("eval", "words", *PLAIN, *JSON)),
         exact=True,
         share=2,
     ),
-    Kind("cache of a tokenizer", ("cache",), {"cache/tokens/tokenizers/*": "json"}, (TOKENIZE,), exact=True),
+    Kind("cache of tokenizers", ("cache",), {"cache/tokens/tokenizers/*": "json"}, (TOKENIZE,), exact=True),
     Kind(
-        "half a cache of tokens",
+        "cache of tokens, half",
         ("half",),
         {"half/tokens/plain-txt-*/partial": "bytes", "half/tokens/plain-txt-*/progress.json": "json"},
         (TOKENIZE,),
         exact=True,
     ),
     Kind(
-        "cache of pictures",
+        "cache of images",
         ("cache", "image"),
         {"cache/images/*/pixels": "bytes", "cache/images/*/index.json": "json"},
         (EVAL_IMAGE,),
@@ -262,7 +220,7 @@ CACHES = (
         "cache of sound",
         ("cache", "audio"),
         {"cache/audio/*/codes": "bytes", "cache/audio/*/index.json": "json"},
-        (("eval", "audio", "--dataset", "audio:{seeds}/sounds", *FEW),),
+        ((*EVAL_AUDIO, "audio:{seeds}/sounds"),),
         exact=True,
         settings={"LARGE": 0},
     ),

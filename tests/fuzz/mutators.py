@@ -12,6 +12,8 @@ from pathlib import Path
 import mutate
 import safetensors.torch
 
+from fuzz.formats import FORMATS
+
 Rng = random.Random
 
 HEADS = (
@@ -172,6 +174,7 @@ MUTATORS: dict[str, Callable[[bytes, Rng], bytes]] = {
     "lines": mutate_lines,
     "packed": mutate_packed,
     "tensors": mutate_tensors,
+    **FORMATS,
 }
 
 

@@ -7,32 +7,23 @@ hundred times as long. It may have only so much memory more than it has at its b
 from __future__ import annotations
 
 import contextlib
-import io
 import multiprocessing
-import os
 import random
 import re
-import resource
 import shutil
 import signal
-import socket
-import sys
 import time
-import traceback
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from fuzz.execute import environment, execute, prepare_process
 from fuzz.kinds import KINDS, Kind
 from fuzz.mutators import damage
-from fuzz.resume import resume
-from fuzz.verdict import Outcome, judge, result_of
+from fuzz.verdict import judge, result_of
 
-MEMORY = 2 << 30
-"""Bytes that a command may take more than the process has: a good file needs a hundredth of it."""
 PATIENCE = 20.0
 """Seconds after which a command hangs. The good files take a tenth of a second."""
 
@@ -78,34 +69,37 @@ def run_cases(
 ) -> Iterator[Finding]:
     """Run all cases in `jobs` processes, below the folder `room`, and yield what became of each as soon as it is known.
 
-    The folder room/KIND-NUMBER of a case stays if its verdict is not a good one.
+    A command that seems to hang gets a second chance, with four times the time, as the machine may be busy.
     """
     workers: list[_Worker] = []
     good: dict[tuple[int, int], Any] = {}
+    again: list[Case] = []
+    tried: set[Case] = set()
 
-    def start(case: Case, old: _Worker | None = None) -> None:
+    def start(case: Case, seconds: float, old: _Worker | None) -> None:
         worker = old or _started(seeds, room)
-        worker.case, worker.deadline = case, time.monotonic() + patience
+        worker.case, worker.deadline = case, time.monotonic() + seconds
         worker.line.send((case, good))
         workers.append(worker)
 
+    waiting, free = iter(cases), None
     try:
-        for case in cases:
-            if len(workers) < jobs:
-                start(case)
+        while True:
+            while len(workers) < jobs and (next_case := again.pop() if again else next(waiting, None)) is not None:
+                slow = next_case in tried
+                start(next_case, 4 * patience if slow else patience, free)
+                free = None
+            if not workers:
+                break
+            finding, free = _next(workers)
+            if finding.verdict == "hung" and finding.case not in tried:
+                tried.add(finding.case)
+                again.append(finding.case)
                 continue
-            finding, worker = _next(workers)
             _learn(finding, good)
             yield finding
-            start(case, worker)
-        while workers:
-            finding, worker = _next(workers)
-            _learn(finding, good)
-            yield finding
-            if worker is not None:
-                _end(worker)
     finally:
-        for worker in workers:
+        for worker in [*workers, *([free] if free else [])]:
             _end(worker)
 
 
@@ -159,29 +153,6 @@ def _work(line: Connection, seeds: Path, room: Path) -> None:
         while True:
             case, good = line.recv()
             line.send(run_case(case, seeds, room, good))
-
-
-def prepare_process() -> None:
-    """Give this process the limits of a case: one thread, little memory, no network, no core dumps."""
-    import torch
-
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
-        os.environ[name] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
-        raise OSError("there is no network here")
-
-    socket.socket.connect = refuse  # type: ignore[method-assign]
-    # What a fresh process would show each time, this one would otherwise show once.
-    warnings.simplefilter("always")
-    for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
-        warnings.simplefilter("ignore", hidden)
 
 
 def folder_of(case: Case, room: Path) -> Path:
@@ -245,72 +216,3 @@ def harm(kind: Kind, folder: Path, command: list[str], rng: random.Random) -> No
     named = [each for each in files if any(word in (each[0].name, each[0].parent.name) for word in command)]
     path, way = rng.choice(named or files)
     damage(path, way, rng)
-
-
-def environment(kind: Kind, folder: Path) -> list[str]:
-    cache = folder / ("half" if "half" in kind.needs else "cache")
-    return [f"S4GEN_CACHE={cache}", *([f"S4GEN_DATA={folder / 'data'}"] if kind.data else [])]
-
-
-def execute(command: list[str], folder: Path, kind: Kind) -> Outcome:
-    """Run a command in a folder, in this process."""
-    from s4gen.data.audio import clips
-
-    before = dict(os.environ), os.getcwd(), {name: getattr(clips, name) for name in kind.settings}
-    os.environ.update(text.split("=", 1) for text in environment(kind, folder))
-    os.chdir(folder)
-    # A file that is to be damaged may be larger than what a command may write.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY, resource.RLIM_INFINITY))
-    for name, value in kind.settings.items():
-        setattr(clips, name, value)
-    try:
-        with _captured(folder) as captured:
-            code = _main(command)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        os.chdir(before[1])
-        os.environ.clear()
-        os.environ.update(before[0])
-        for name, value in before[2].items():
-            setattr(clips, name, value)
-    out, err = captured
-    return Outcome(code, out.read_bytes(), err.read_bytes().decode("utf-8", "replace"))
-
-
-def _main(command: list[str]) -> int:
-    from s4gen.cli import main
-
-    try:
-        return resume(*command[1:]) if command[0] == "resume-generation" else main(command)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-
-
-@contextlib.contextmanager
-def _captured(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Send both standard streams, of Python and of libraries in C, to files; yield their paths."""
-    paths = folder / ".out", folder / ".err"
-    kept = os.dup(1), os.dup(2)
-    streams = sys.stdout, sys.stderr
-    try:
-        for number, path in enumerate(paths, 1):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding="utf-8")
-        sys.stderr = io.TextIOWrapper(
-            io.BufferedWriter(io.FileIO(2, "w", closefd=False)),
-            encoding="utf-8",
-            errors="backslashreplace",
-            line_buffering=True,
-        )
-        yield paths
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        sys.stdout, sys.stderr = streams
-        for number, descriptor in enumerate(kept, 1):
-            os.dup2(descriptor, number)
-            os.close(descriptor)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import json
 import os
-import random
 import traceback
 import zipfile
 from collections.abc import Callable
@@ -18,31 +16,12 @@ from unittest import mock
 import numpy as np
 import torch
 
+from fuzz.good import PICTURES, RATE, SOUNDS, odd_pictures, picture_bytes, sound_bytes, table_bytes, text
 from s4gen.checkpoint import save_checkpoint
 from s4gen.cli import main
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, Layout, ModelConfig, SSMConfig
 from s4gen.data.text import ByteTokenizer, Tokenizer, WordTokenizer, layout_of, open_split, prepare_tokenizer
 from s4gen.models.build import build_model
-
-RATE = 1000
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "that", "it", "was", "good"]
-PICTURES = {
-    "png": {},
-    "jpg": {},
-    "gif": {},
-    "bmp": {},
-    "tiff": {},
-    "webp": {"lossless": True},
-    "ppm": {},
-    "tga": {},
-    "ico": {},
-}
-SOUNDS = ("wav", "flac", "ogg", "aiff", "au", "caf", "w64", "mp3", "voc")
-
-
-def text(lines: int = 60) -> str:
-    rng = random.Random(1)
-    return "".join(" ".join(rng.choices(WORDS, k=6)) + "\n" for _ in range(lines))
 
 
 def run(*arguments: str | Path) -> None:
@@ -51,39 +30,11 @@ def run(*arguments: str | Path) -> None:
     assert code == 0, (arguments, code)
 
 
-def checkpoint(path: Path, layout: Layout, tokenizer: Tokenizer | None = None, **model: Any) -> None:
+def checkpoint(path: Path, layout: Layout, tokenizer: Tokenizer | None = None) -> None:
     torch.manual_seed(0)
-    config = DensityConfig(
-        layout, ModelConfig(**{"mixer": "s4d", "d_model": 4, "n_layers": 1, "d_ff": 4} | model), SSMConfig(d_state=4)
-    )
+    config = DensityConfig(layout, ModelConfig("s4d", d_model=4, n_layers=1, d_ff=4), SSMConfig(d_state=4))
     metrics = {"test": {"bits_per_dim": 7.5, "n_images": 100}, "steps": 10}
     save_checkpoint(path, build_model(config), recipe=None, metrics=metrics, card="A card", tokenizer=tokenizer)
-
-
-def pixels(seed: int, channels: int = 1) -> Any:
-    values = np.random.default_rng(seed).integers(0, 255, (4, 4, channels), np.uint8)
-    return values if channels > 1 else values[..., 0]
-
-
-def picture_bytes(kind: str, seed: int = 0) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    image = Image.fromarray(pixels(seed))
-    sizes = {"sizes": [(4, 4)]} if kind == "ico" else {}
-    image.save(file, {"jpg": "jpeg"}.get(kind, kind), **sizes, **PICTURES.get(kind, {}))
-    return file.getvalue()
-
-
-def sound_bytes(kind: str, seed: int = 0, samples: int = 120) -> bytes:
-    import soundfile
-
-    file = io.BytesIO()
-    rate = 16_000 if kind in ("mp3",) else RATE
-    wave = 0.4 * np.sin(np.arange(samples * rate // RATE) / (5 + seed))
-    subtype = {"ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}.get(kind, "PCM_16")
-    soundfile.write(file, wave, rate, subtype, format=kind)
-    return file.getvalue()
 
 
 def make_images(root: Path) -> None:
@@ -92,24 +43,21 @@ def make_images(root: Path) -> None:
     run("convert", root / "image", root / "converted", "--dataset", f"images:{root / 'pictures'}")
     for kind in PICTURES:
         (root / f"one.{kind}").write_bytes(picture_bytes(kind))
-    labels, raw = bytes(10_000), root / "data" / "mnist" / "MNIST" / "raw"
+    raw = root / "data" / "mnist" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     images = np.array([0x803, 10_000, 28, 28], ">i4").tobytes() + bytes(10_000 * 784)
     (raw / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, mtime=0))
-    (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(
-        gzip.compress(np.array([0x801, 10_000], ">i4").tobytes() + labels, mtime=0)
-    )
+    labels = np.array([0x801, 10_000], ">i4").tobytes() + bytes(10_000)
+    (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels, mtime=0))
 
 
 def make_tables(root: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    for name, content, column in (("pictures", picture_bytes, "image"), ("sounds", sound_bytes, "audio")):
+    for name, table in (
+        ("pictures", table_bytes("image", picture_bytes, "png")),
+        ("sounds", table_bytes("audio", sound_bytes, "wav")),
+    ):
         (root / f"{name}-table").mkdir()
-        kind = "png" if column == "image" else "wav"
-        rows = [{column: {"bytes": content(kind, i), "path": f"{i}.{kind}"}, "label": i % 2} for i in range(20)]
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), root / f"{name}-table" / "train-all.parquet")
+        (root / f"{name}-table" / "train-all.parquet").write_bytes(table)
 
 
 def make_sounds(root: Path) -> None:
@@ -219,6 +167,7 @@ def make(root: Path) -> None:
     for i in range(6):
         (root / "pictures" / f"{i}.png").write_bytes(picture_bytes("png", i))
         (root / "sounds" / f"{i}.wav").write_bytes(sound_bytes("wav", i))
+    odd_pictures(root / "pictures")
     makers: tuple[Callable[[Path], None], ...] = (
         *(make_images, make_sounds, make_tables, make_texts, make_runs, make_generation, make_imports, make_caches),
     )

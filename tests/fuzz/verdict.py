@@ -11,7 +11,7 @@ from typing import Any
 
 VERDICTS = ("refused", "accepted", "crashed", "hung", "nonsense")
 GOOD = VERDICTS[:2]
-LONGEST_LINE = 1000
+LONGEST_LINE = 2100
 """Characters of a message; a longer one quotes a file instead of speaking about it."""
 PASSING = ("seconds", "checkpoint", "dataset", "file", "out", "name", "engine", "tokens_per_second")
 """Keys of results that are not the same in two runs of one command."""
@@ -35,7 +35,7 @@ def judge(outcome: Outcome, folder: Path, good: Any, exact: bool) -> tuple[str, 
     """
     lines = [line for line in outcome.err.split("\n") if line and "\r" not in line]  # a bar begins with \r
     errors = [line for line in lines if line.startswith("s4gen: error: ")]
-    foreign = [line for line in lines if not line.startswith("s4gen: ")]
+    foreign = [line for line in lines if not line.startswith(("s4gen: ", "best at step "))]
     if "Traceback" in outcome.err or outcome.code not in (0, 2):
         return "crashed", f"exit code {outcome.code}: {lines[-1][:300] if lines else ''}"
     if "out of memory" in outcome.err:
@@ -73,7 +73,7 @@ def result_of(outcome: Outcome, folder: Path) -> Any:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
             return image.size, image.tobytes().hex()
     if (path := folder / "out.jsonl").exists():
-        return [_lasting(json.loads(line)) for line in path.read_text().splitlines()]
+        return [_lasting(json.loads(line)) for line in path.read_text("utf-8").split("\n") if line]
     if outcome.out.startswith(b"{"):
         return _lasting(json.loads(outcome.out))
     if not outcome.out and not (folder / "run").exists():

@@ -35,6 +35,12 @@ class ClipBatch:
     clips: Tensor
     """(n,) int64: which clip of the set each row is from."""
 
+    def part(self, rows: range) -> ClipBatch:
+        """Return some of the rows, as long as before."""
+        chosen = slice(rows.start, rows.stop)
+        labels = None if self.labels is None else self.labels[chosen]
+        return ClipBatch(self.codes[chosen], self.lengths[chosen], labels, self.clips[chosen])
+
     def mask(self) -> Tensor:
         """Return (n, L) bool: True for samples, False for padding."""
         import torch
@@ -125,7 +131,7 @@ class TrainingBatches:
 
     def _make_epoch(self, epoch: int) -> tuple[Windows, list[Ints]]:
         windows = windows_at_random(self._audio, self._crop, self._seed, epoch)
-        return windows, _bucketed(windows.lengths, self.batch_size, _generator(self._seed, epoch, 1))
+        return windows, bucketed(windows.lengths, self.batch_size, _generator(self._seed, epoch, 1))
 
 
 def evaluation_batches(audio: AudioSet, crop: int | None, batch_size: int) -> Iterator[ClipBatch]:
@@ -137,12 +143,17 @@ def evaluation_batches(audio: AudioSet, crop: int | None, batch_size: int) -> It
         UserError: `batch_size` or `crop` is less than 1.
     """
     _check_sizes(crop, batch_size)
-    windows = windows_in_order(audio, crop)
-    order = np.argsort(windows.lengths, kind="stable")
+    windows, order = in_order_of_length(audio, crop)
     return (gather(audio, windows, order[i : i + batch_size]) for i in range(0, len(order), batch_size))
 
 
-def _bucketed(lengths: Ints, batch_size: int, generator: np.random.Generator) -> list[Ints]:
+def in_order_of_length(audio: AudioSet, crop: int | None) -> tuple[Windows, Ints]:
+    """Return all windows, and their indices (m,) in order of length, in which little of a batch is padding."""
+    windows = windows_in_order(audio, crop)
+    return windows, np.argsort(windows.lengths, kind="stable")
+
+
+def bucketed(lengths: Ints, batch_size: int, generator: np.random.Generator) -> list[Ints]:
     """Permute the indices, sort them by length within pools of batches, and shuffle the batches, whole ones alone."""
     n = len(lengths) // batch_size * batch_size
     order = generator.permutation(len(lengths))[:n]

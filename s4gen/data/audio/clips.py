@@ -16,7 +16,7 @@ from s4gen.data.audio.format import AudioFormat, Codes
 from s4gen.data.audio.reading import Heard, Recording, UnusableError, encode_blocks, read_origin
 from s4gen.data.audio.sources import Source
 from s4gen.data.sealed import OutdatedError, check_digest, digest, kept_or_made, sealed, unsealed
-from s4gen.errors import UserError
+from s4gen.errors import UserError, printable, shortened
 from s4gen.files.expected import anything, items, optional, table, text, whole
 from s4gen.files.folders import cache_folder
 from s4gen.showing.progress import progress_bar
@@ -87,7 +87,7 @@ class Findings:
 
     def reasons(self) -> str:
         """Name the first skipped recordings."""
-        named = [f"{name} {why}" for name, why in self.skipped[:_NAMED]]
+        named = [f"{shortened(printable(name), 120)} {why}" for name, why in self.skipped[:_NAMED]]
         more = len(self.skipped) - len(named)
         return "; ".join([*named, f"and {more} more"] if more else named)
 
@@ -211,8 +211,9 @@ def _cached(
         index = unsealed(directory / "index.json", _INDEX)
         if index["key"] != key:
             raise OutdatedError
-        check_digest(directory / "codes", index["codes_sha256"])
-        codes = np.memmap(directory / "codes", format.quantiser.dtype, "r", shape=(sum(index["lengths"]),))
+        dtype = format.quantiser.dtype
+        check_digest(directory / "codes", sum(index["lengths"]) * dtype.itemsize, index["codes_sha256"])
+        codes = np.memmap(directory / "codes", dtype, "r")
         return index, codes
 
     def fill(directory: Path) -> None:

@@ -27,8 +27,8 @@ BLOCK = 1 << 20
 """Samples of all channels, before and after conversion, that are in memory at a time, however long a recording is."""
 LONGEST = 1 << 31
 """Samples of a recording, after conversion: 37 hours at 16 kHz. A header of 100 bytes can ask for more."""
-LONGEST_PROMPT = 1 << 24
-"""Samples of a prompt, after conversion: 17 minutes at 16 kHz. A model has to read all of them."""
+LONGEST_PROMPT = 1 << 21
+"""Samples of a prompt, after conversion: two minutes at 16 kHz. A model has to read all of them at once."""
 _LAST_PAGES = 1 << 17
 """Bytes at the end of an Ogg file that hold its last page, which has at most 65,307."""
 

@@ -17,13 +17,16 @@ from s4gen.config.names import SOUND_SUFFIXES, UNREADABLE_SOUND
 from s4gen.data.audio.reading import Recording
 from s4gen.data.splits import are_splits, split_of, split_of_file, warning
 from s4gen.data.tree import Parts, Tree, natural, readable, without_common_folder
-from s4gen.errors import UserError, shortened
+from s4gen.errors import UserError, printable, shortened
 from s4gen.showing.words import plural
 
 _PERCENT = {"train": (0, 88), "validation": (88, 94), "test": (94, 100)}
 """Per cent of the recordings in natural order: the published split of Beethoven and YouTubeMix."""
 _LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 """In these files Speech Commands names the recordings of two splits; all others are for training."""
+
+MOST_CLASSES = 1 << 16
+"""Classes of a set whose labels are numbers without names: one large number would need as many names."""
 
 Span = tuple[float, float]
 
@@ -92,7 +95,9 @@ def from_tree(tree: Tree, split: str, name: str, origin: str, classes: tuple[str
         alone = [group[0] for group in _groups(sound, class_of if classes else {}) if len(group) == 1]
         split_of_name |= dict.fromkeys(alone, split)
         spans = dict.fromkeys(alone, _part(split))
-        notes += [f"{name} is the only recording of its kind, so each split has a part of it" for name in alone]
+        notes += [
+            f"{printable(name)} is the only recording of its kind, so each split has a part of it" for name in alone
+        ]
     chosen = [name for name in sound if split_of_name[name] == split]
     if not chosen:
         raise UserError(
@@ -114,7 +119,8 @@ def _outside(sound: Mapping[str, Parts]) -> list[str]:
     outside = [name for name, p in sound.items() if len(p) == 1 or not split_of(p[0])]
     if not outside:
         return []
-    return [f"left aside {plural(len(outside), 'recording')} in none of the folders of splits, such as {outside[0]}"]
+    example, found = printable(outside[0]), plural(len(outside), "recording")
+    return [f"left aside {found} in none of the folders of splits, such as {example}"]
 
 
 def listed(
@@ -191,15 +197,19 @@ def from_parquet(folder: Path, split: str, name: str, origin: str) -> Source:
     classes = tuple(getattr(label, "names", ()))
     if not classes and str(getattr(label, "dtype", "")).startswith(("int", "uint")):
         highest = max((row["label"] for row in _rows(files, "label") if row["label"] is not None), default=-1)
+        if highest >= MOST_CLASSES:
+            raise UserError(f"{files[0]}: a label {highest}: expected at most {MOST_CLASSES - 1}")
         classes = tuple(map(str, range(highest + 1)))
-    return Source(name, split, origin, partial(_recordings, files, bool(classes)), folder, files, classes)
+    return Source(name, split, origin, partial(_recordings, files, len(classes)), folder, files, classes)
 
 
-def _recordings(files: Sequence[Path], labelled: bool) -> Iterator[Recording]:
-    columns = ("audio", "label") if labelled else ("audio",)
+def _recordings(files: Sequence[Path], classes: int) -> Iterator[Recording]:
+    columns = ("audio", "label") if classes else ("audio",)
     for number, row in enumerate(_rows(files, *columns)):
         audio, label = row["audio"] or {}, row.get("label")
         name = audio.get("path") or f"row {number}"
+        if label is not None and label >= classes:
+            raise UserError(f"{shortened(name, 60)} has the label {label}, and there are {classes} classes")
         yield Recording(name, partial(_open_bytes, audio.get("bytes")), None if label is None or label < 0 else label)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import math
 import os
+import resource
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -18,9 +19,12 @@ from numpy.typing import NDArray
 from s4gen.config.names import REFUSED_SOUND, WRITTEN_SOUND
 from s4gen.data.audio.format import Samples
 from s4gen.errors import UserError, WriteError
+from s4gen.files.atomic import destination
 
 _COLUMNS = 5
 """Clips side by side in a picture."""
+_SPARE_FILES = 32
+"""Files that are left for everything else: libraries that are loaded, temporary files, pipes."""
 _DECIBELS = 80.0
 """Sound that lies further below the loudest of a picture is black."""
 
@@ -44,7 +48,7 @@ class AudioWriter:
     """
 
     def __init__(self, path: str | Path, rate: int) -> None:
-        self.path = Path(os.path.realpath(path))
+        self.path = destination(path)
         self.samples = 0
         """Samples written so far."""
         if self.path.suffix.lower() not in WRITTEN_SOUND:
@@ -99,6 +103,18 @@ def open_writers(paths: Sequence[Path], rate: int) -> Iterator[list[AudioWriter]
     """Open a writer for each path; all of them end as one does."""
     with ExitStack() as stack:
         yield [stack.enter_context(AudioWriter(path, rate)) for path in paths]
+
+
+def may_be_open(wanted: int) -> int:
+    """Return how many of `wanted` further files this process may open, raising its own limit where it may do that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/dev/fd")) + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and used + wanted > soft:
+        more = used + wanted if hard == resource.RLIM_INFINITY else min(hard, used + wanted)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return wanted if soft == resource.RLIM_INFINITY else max(0, min(wanted, soft - used))
 
 
 def write_audio(path: str | Path, samples: Samples, rate: int) -> None:

@@ -6,7 +6,7 @@ from s4gen.data.text.corpus import Corpus, open_corpus
 from s4gen.data.text.kinds import build_tokenizer, from_json
 from s4gen.data.text.plain import ByteTokenizer, NumberTokenizer, WordTokenizer
 from s4gen.data.text.prepared import layout_of, open_split, prepare_tokenizer
-from s4gen.data.text.streams import TrainStream, one_stream, windows
+from s4gen.data.text.streams import TrainStream, one_stream, window_batches, window_pair, windows
 from s4gen.data.text.token_file import TokenFile, prepare_tokens
 from s4gen.data.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -27,5 +27,7 @@ __all__ = [
     "open_split",
     "prepare_tokenizer",
     "prepare_tokens",
+    "window_batches",
+    "window_pair",
     "windows",
 ]

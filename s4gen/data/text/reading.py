@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
+from s4gen.data.gzipped import open_gzipped
 from s4gen.errors import UserError, shortened
 from s4gen.files.parsing import json_value, reason
 from s4gen.files.reading import open_regular
@@ -26,9 +25,6 @@ LONGEST_LINE = 1 << 20
 
 LONGEST_RECORD = 1 << 26
 """Bytes of a record of JSON Lines, which is parsed as a whole; a longer one is refused."""
-BOMB_SIZE, BOMB_RATIO = 1 << 28, 200
-"""A gzipped file that unpacks to more bytes than this, and to more than so many times its size, is no text."""
-
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 """Some editors put it in front of a text, of which it is no part."""
@@ -128,34 +124,9 @@ def open_unpacked(path: Path) -> BinaryIO:
         UserError: it cannot be opened.
     """
     try:
-        file = open_regular(path)
+        return open_gzipped(path) if is_packed(path) else open_regular(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    return cast(BinaryIO, _Unpacked(file)) if is_packed(path) else file
-
-
-class _Unpacked(gzip.GzipFile):
-    """A gzipped file that is closed with the packed one, and is read no further when it turns out to be a bomb."""
-
-    def __init__(self, packed: BinaryIO) -> None:
-        super().__init__(fileobj=packed)
-        self._packed = packed
-        self._most = max(BOMB_SIZE, BOMB_RATIO * os.fstat(packed.fileno()).st_size)
-
-    def read(self, size: int | None = -1) -> bytes:
-        return self._checked(super().read(size))
-
-    def readline(self, size: int | None = -1) -> bytes:
-        return self._checked(super().readline(size))
-
-    def _checked(self, part: bytes) -> bytes:
-        if self.tell() > self._most:
-            raise OSError(f"it unpacks to more than {self._most:,} bytes, which no text of its size does")
-        return part
-
-    def close(self) -> None:
-        super().close()
-        self._packed.close()
 
 
 def unreadable(path: Path, error: Exception) -> UserError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from s4gen.bulk.dealing import Batches
 from s4gen.errors import UserError
 from s4gen.showing.words import plural
 
@@ -68,7 +69,8 @@ def one_stream(tokens: NDArray[Any], start: int, chunk: int) -> Iterator[tuple[T
 
     Each token is predicted exactly once, the first one from the token `start`, which is the tokeniser's `<eos>`.
     """
-    yield from _rows(tokens, start, range(0, len(tokens), chunk), chunk, 1)
+    for batch in window_batches(len(tokens), chunk, 1):
+        yield window_pair(tokens, start, chunk, batch)
 
 
 def windows(tokens: NDArray[Any], start: int, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -77,17 +79,21 @@ def windows(tokens: NDArray[Any], start: int, length: int, rows: int) -> Iterato
     Each token is predicted exactly once, from the tokens of its window before it and the one before the window
     (`start` for the first): the protocol of most published numbers.
     """
-    whole = len(tokens) // length * length
-    yield from _rows(tokens, start, range(0, whole, length), length, rows)
-    yield from _rows(tokens, start, range(whole, len(tokens), length), length, 1)
+    for batch in window_batches(len(tokens), length, rows):
+        yield window_pair(tokens, start, length, batch)
 
 
-def _rows(tokens: NDArray[Any], start: int, begins: range, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+def window_batches(n: int, length: int, rows: int) -> Batches:
+    """Return the windows of `length` of n tokens, `rows` at a time; a shorter last one is by itself."""
+    return Batches(-(-n // length), rows, last_alone=n % length > 0)
+
+
+def window_pair(tokens: NDArray[Any], start: int, length: int, numbers: range) -> tuple[Tensor, Tensor]:
+    """Return x and y, int64 (len(numbers), length), of the windows of these numbers; all of them have one length."""
     import torch
 
-    for i in range(0, len(begins), rows):
-        group = begins[i : i + rows]
-        y = np.stack([tokens[begin : begin + length] for begin in group]).astype(np.int64)
-        before = [int(tokens[begin - 1]) if begin else start for begin in group]
-        x = np.concatenate([np.array(before)[:, None], y[:, :-1]], axis=1)
-        yield torch.from_numpy(x), torch.from_numpy(y)
+    begins = [number * length for number in numbers]
+    y = np.stack([tokens[begin : begin + length] for begin in begins]).astype(np.int64)
+    before = [int(tokens[begin - 1]) if begin else start for begin in begins]
+    x = np.concatenate([np.array(before)[:, None], y[:, :-1]], axis=1)
+    return torch.from_numpy(x), torch.from_numpy(y)

@@ -166,12 +166,11 @@ def _read(folder: Path, tokenizer: Tokenizer) -> TokenFile | None:
         meta = unsealed(folder / "meta.json", _META)
         if (meta["vocab"], meta["tokenizer"]) != (tokenizer.vocab, tokenizer.fingerprint):
             raise DamagedError("meta.json: it is of another tokeniser")
-        check_digest(path, meta["tokens_sha256"])
-        tokens = np.memmap(path, _dtype(meta["vocab"]), "r")
+        dtype = _dtype(meta["vocab"])
+        check_digest(path, meta["tokens"] * dtype.itemsize, meta["tokens_sha256"])
+        tokens = np.memmap(path, dtype, "r")
     except (OSError, ValueError) as error:
         raise DamagedError(str(error)) from error
-    if len(tokens) != meta["tokens"]:
-        raise DamagedError(f"{len(tokens)} tokens, expected {meta['tokens']}")
     return TokenFile(tokens, meta["words"], meta["text_bytes"], meta["vocab"], meta["tokenizer"], path)
 
 

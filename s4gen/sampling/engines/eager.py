@@ -9,8 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from s4gen.errors import UserError
 from s4gen.models.density import ModelState
-from s4gen.models.states import copied
+from s4gen.models.states import copied, tensors
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.randomness import draw
@@ -77,6 +78,7 @@ class EagerSession:
             for s, column in enumerate(columns):
                 token, state = self._step.advance(token, state, column)
                 drawn[:, s] = token
+            _check_finite(state)
         self._state = state
         return drawn
 
@@ -111,6 +113,16 @@ def by_column(u: Tensor, device: torch.device) -> Tensor:
     Each step's numbers then lie in one piece of memory, which looks the same to a compiled step for every S.
     """
     return torch.empty(u.shape[::-1], dtype=u.dtype, device=device).copy_(u.t())
+
+
+def _check_finite(state: ModelState) -> None:
+    """Refuse to go on from a state that is no numbers, of which every logit would be none and every token number 0.
+
+    Raises:
+        UserError: some number in it is NaN or infinite.
+    """
+    if not all(bool(x.isfinite().all()) for x in tensors(state) if x.is_floating_point()):
+        raise UserError("the model's output is not a finite number; its training must have diverged")
 
 
 @contextlib.contextmanager
