@@ -33,7 +33,8 @@ from s4gen.files.shipped import shipped_names
 from s4gen.machine.device import best_device
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
-from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurrent
+from s4gen.sampling.certify import certify
+from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
 from s4gen.showing import plots

@@ -38,7 +38,8 @@ from s4gen.files.shipped import find
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.models.sequence import resampled
-from s4gen.sampling.convert import certify, convert
+from s4gen.sampling.certify import certify
+from s4gen.sampling.convert import convert
 from s4gen.sampling.engines import make_engine
 
 MODEL = ModelConfig(d_model=8, n_layers=1, d_ff=8, pool=(2, 3))

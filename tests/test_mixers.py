@@ -18,7 +18,8 @@ from s4gen.config.mixers import MIXERS, Mixer
 from s4gen.models.build import build_model
 from s4gen.models.mixers import BUILDERS, make_mixer
 from s4gen.models.states import leaves
-from s4gen.sampling.convert import certify, convert
+from s4gen.sampling.certify import certify
+from s4gen.sampling.convert import convert
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
 

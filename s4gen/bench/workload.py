@@ -60,7 +60,7 @@ class GenerationMeasurement:
     """Milliseconds per step at single positions. A multi-scale stack is timed from each on for a whole turn,
     in which every level runs, because its steps differ."""
     loss: Loss | None = None
-    """What the engine's rounded weights lose; None for an engine that rounds none."""
+    """The bits that rounding the weights costs this engine; None for an engine that rounds none."""
     limit: Limit | None = None
     """The least time that this machine allows; None if it is not known."""
 

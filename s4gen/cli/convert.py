@@ -16,7 +16,8 @@ from s4gen.showing.words import plural
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from s4gen.sampling.convert import Certificate, RecurrentModel
+    from s4gen.sampling.certify import Certificate
+    from s4gen.sampling.convert import RecurrentModel
 
 SUMMARY = "Convert a checkpoint to its recurrent form and certify that both forms agree."
 """The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
@@ -48,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from s4gen.checkpoint import check_target, load_checkpoint
-    from s4gen.sampling.convert import certify, convert, save_converted
+    from s4gen.sampling.certify import certify
+    from s4gen.sampling.convert import convert, save_converted
 
     check_target(args.out, args.force)
     checkpoint = load_checkpoint(args.checkpoint)

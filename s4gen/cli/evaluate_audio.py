@@ -16,7 +16,7 @@ from s4gen.cli.shards import digest_of_array
 from s4gen.showing.words import plural, with_error
 
 if TYPE_CHECKING:
-    from s4gen.bulk.part import Arrays
+    from s4gen.bulk.block_files import Arrays
     from s4gen.checkpoint import Checkpoint
 
 

@@ -17,7 +17,7 @@ from s4gen.errors import UserError
 from s4gen.showing.words import plural, with_error
 
 if TYPE_CHECKING:
-    from s4gen.bulk.part import Arrays
+    from s4gen.bulk.block_files import Arrays
     from s4gen.checkpoint import Checkpoint
 
 

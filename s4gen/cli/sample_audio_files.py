@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from s4gen.bulk.block_files import Arrays
     from s4gen.bulk.dealing import Piece
-    from s4gen.bulk.part import Arrays, Part
+    from s4gen.bulk.part import Part
     from s4gen.data.audio import AudioFormat
     from s4gen.sampling.audio import Begin, ClipRequest
 
@@ -46,7 +47,7 @@ def is_file(out: Path) -> bool:
 
 @dataclass(frozen=True)
 class About:
-    """What has to be known of clips to write them and what is said of them."""
+    """The facts about the clips of a run that are needed to write them and their records."""
 
     format: AudioFormat
     classes: tuple[str, ...]

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s4gen.bulk.part import Arrays, Part, Run
+from s4gen.bulk.block_files import Arrays
+from s4gen.bulk.part import Part, Run
 from s4gen.cli.bounds import BOOKKEEPING, check_kept
 from s4gen.cli.filters import filters_of
 from s4gen.cli.output import check_file, shows_progress

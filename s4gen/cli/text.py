@@ -12,7 +12,8 @@ from s4gen.config.names import WRITTEN_TEXTS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from s4gen.bulk.part import Arrays, Part
+    from s4gen.bulk.block_files import Arrays
+    from s4gen.bulk.part import Part
     from s4gen.checkpoint import Checkpoint
     from s4gen.cli.evaluate_common import Outcome, Scoring, Shown
     from s4gen.models.density import DensityModel
@@ -24,7 +25,7 @@ SHOWN: dict[str, type] = {
     "protocol": str,
     **dict.fromkeys(("length", "n_tokens", "tokens", "words", "text_bytes"), int),
 }
-"""What a part of scores says of its run, beside what all kinds do."""
+"""Fields that a part of scores of this kind has beside the fields of all kinds, with their types."""
 DRAWN_TOKENS = 200
 """Tokens of each text that training shows."""
 

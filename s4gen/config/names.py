@@ -9,7 +9,7 @@ from __future__ import annotations
 KINDS = ("image", "text", "audio")
 """The kinds of sequences; `Layout.kind` is one of these."""
 PLURAL = {"image": "images", "text": "text", "audio": "sound", "series": "series"}
-"""What messages call data of each kind."""
+"""The words for data of each kind in messages, as in "a model of sound"."""
 
 ROWS = {
     ("sample", "image"): "images",
@@ -19,11 +19,11 @@ ROWS = {
     ("eval", "text"): "windows or chunks",
     ("eval", "audio"): "clips",
 }
-"""What the rows of a run are that `--shard` shares out, by verb and kind."""
+"""The noun for the rows that `--shard` shares out, by verb and kind."""
 SERIES = "series"
 """The kind of sequences of real numbers. It stands beside `KINDS`, because no density model is of this kind."""
 TASKS = ("density", "classify", "regress", "forecast")
-"""What a model is trained for: a density, the class of a row, numbers that go with a row, or the values after a row."""
+"""The purposes of training: a density, the class of a row, numbers that go with a row, or the values after a row."""
 PREDICTIONS = TASKS[1:]
 """The tasks whose models give answers about what they read (`models.predictor.Predictor`)."""
 

@@ -65,7 +65,7 @@ class Imported:
 
 
 KINDS = ("used", "derived", "ignored")
-"""What can become of a tensor; every value of `Imported.fate` begins with one of these."""
+"""The fates of a tensor; every value of `Imported.fate` begins with one of these."""
 
 
 def import_weights(file: str | Path, config: str | Path | None = None, dt: str | None = None) -> Imported:

@@ -117,7 +117,7 @@ class AudioSet:
     origin: str
     """The place that it was read from."""
     findings: Findings
-    """What became of the recordings; its `lines` are for the user."""
+    """The report of how many recordings were taken, cut and left out; its `lines` are for the user."""
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -62,7 +62,7 @@ class TokenFile:
 
 
 class _Told(Protocol):
-    """What a checksum from `hashlib` can do."""
+    """The methods of a checksum from `hashlib` that are used here."""
 
     def update(self, data: bytes, /) -> None: ...
 
