@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -176,6 +177,8 @@ def _read(folder: Path, tokenizer: Tokenizer) -> TokenFile | None:
 
 def _make(folder: Path, corpus: Corpus, identity: str, tokenizer: Tokenizer, progress: bool) -> None:
     dtype = _dtype(tokenizer.vocab)
+    if tokenizer.kind == "bytes":
+        _check_room(folder, corpus.size_estimate() * dtype.itemsize)
     done, checksum = _fill(folder, corpus, tokenizer, dtype, progress)
     if done.tokens == 0:
         _discard(folder)
@@ -190,6 +193,20 @@ def _make(folder: Path, corpus: Corpus, identity: str, tokenizer: Tokenizer, pro
     write_file_atomic(folder / "meta.json", sealed(meta))
     os.replace(folder / "partial", folder / "tokens")
     (folder / "progress.json").unlink()
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Refuse, before hours of work, to write more tokens than the disk has room for.
+
+    Raises:
+        UserError: there is less room than `needed` bytes.
+    """
+    left = shutil.disk_usage(folder).free
+    if needed > left:
+        raise UserError(
+            f"the tokens would take {needed / 1e9:,.1f} GB in {folder}, and {left / 1e9:,.1f} GB are left: make room "
+            "or set S4GEN_CACHE to another folder"
+        )
 
 
 def _fill(
