@@ -201,16 +201,16 @@ def odd(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(20)
 def test_what_is_no_regular_file_is_refused_at_once(odd: Path) -> None:
-    with pytest.raises(UserError, match="not a regular file"):
+    with pytest.raises(UserError, match="expected a regular file"):
         read_prompt(odd, FORMAT)
-    with pytest.raises(UnusableError, match="not a regular file"):
+    with pytest.raises(UnusableError, match="expected a regular file"):
         read_picture(odd, SQUARE)
-    with pytest.raises(UserError, match="not a regular file"):
+    with pytest.raises(UserError, match="expected a regular file"):
         read_idx(odd, (1,))
-    with pytest.raises(UserError, match="not a regular file"):
+    with pytest.raises(UserError, match="expected a regular file"):
         Archive(odd)
     with pytest.raises(
-        UserError, match=r"not a regular file|is empty"
+        UserError, match=r"expected a regular file|is empty"
     ):  # a pipe may be a list, but nobody writes to this one
         read_prompts(odd)
 

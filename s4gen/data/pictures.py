@@ -184,6 +184,5 @@ def _fitted(image: Any, format: ImageFormat) -> Any:
 
 def reason(error: BaseException) -> str:
     """Return the words of an error of PIL or of the system, in one line."""
-    # The path that `open_regular` names stands in front of these words anyhow.
-    text = str(getattr(error, "strerror", None) or error or type(error).__name__).rpartition(" cannot be read: ")[2]
+    text = str(getattr(error, "strerror", None) or error or type(error).__name__)
     return "no picture" if text.startswith("cannot identify image file") else shortened(" ".join(text.split()))

@@ -240,4 +240,4 @@ def _ogg_breaks_off(recording: Recording, kind: str) -> bool:
 def _reason(error: Exception) -> str:
     """Return the words of libsndfile or of the system, without the name of the file."""
     text = str(getattr(error, "error_string", "") or getattr(error, "strerror", "") or error)
-    return text.rpartition(" cannot be read: ")[2].strip().rstrip(".").removeprefix("Error : ")
+    return text.strip().rstrip(".").removeprefix("Error : ")
