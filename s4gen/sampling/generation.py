@@ -23,6 +23,8 @@ from s4gen.sampling.randomness import Uniforms
 
 ENDLESS = sys.maxsize
 """A number of tokens that is never reached."""
+_VIEWS = 256
+"""How many tokens of a row are made into tensors of their own at once."""
 
 
 class Generation:
@@ -139,7 +141,7 @@ class Generation:
         """Yield the next `count` tokens of all rows, int64 (n,) for each position, on the model's device."""
         while count > 0:
             waiting, ready = self._waiting(count), self._ready
-            for token in waiting.unbind(1):
+            for token in _columns(waiting):
                 self._given += 1
                 count -= 1
                 yield token
@@ -172,6 +174,13 @@ class Generation:
             raise
         synchronise(drawn.device)  # a GPU returns before it has finished, and would seem to be too fast
         self._pace.took(steps, time.perf_counter() - begin)
+
+
+def _columns(tokens: Tensor) -> Iterator[Tensor]:
+    """Yield the columns of `tokens` (n, S), each of them (n,)."""
+    # A view takes most of a kilobyte. All columns at once would take megabytes, and more the faster the machine is.
+    for part in tokens.split(_VIEWS, dim=1):
+        yield from part.unbind(1)
 
 
 def engine_of(engine: str | Engine, recurrent: RecurrentModel, filters: Filters | None, tokens: int) -> Engine:
