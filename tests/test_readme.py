@@ -61,4 +61,4 @@ def test_every_recipe_says_how_to_run_it_and_what_it_reached() -> None:
     for name in shipped_names("train"):
         head = find("train", name).read_text(encoding="utf-8").split("\n[")[0]
         assert "# command" in head, name
-        assert any(unit in head for unit in ("bits/dim", "perplexity", "bits/sample")), name
+        assert any(unit in head for unit in ("bits/dim", "perplexity", "bits/sample", "accuracy", "mse")), name
