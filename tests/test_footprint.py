@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from s4gen.config import ModelConfig, Recipe, SSMConfig
 from s4gen.machine import memory
 from s4gen.machine.memory import available_bytes, check_room, in_words, keep_freed_memory
 from s4gen.models.build import build_shapes
+from s4gen.models.sequence import SequenceModel
 from s4gen.train import footprint, opening, training_run
 from s4gen.train.step import training_step
 
@@ -78,6 +80,31 @@ def test_computing_blocks_again_keeps_less_and_bf16_keeps_less() -> None:
 
     assert kept("computed again") < kept("values") / 1.5
     assert kept("bf16") < 0.9 * kept("values")
+
+
+def test_what_is_computed_again_is_never_kept_to_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks together may be far too large, even for one row; and two rows may be, where a step has one."""
+    plain, again = of_size("values"), of_size("computed again")
+    task = opening.open_task(plain, CPU)
+    model = training_run.start(plain, task.config(plain), CPU).model
+    wanted = footprint.activations(model, task.example(4), plain)[0]
+    run_blocks, recomputed, rows = SequenceModel._run_blocks, list[bool](), list[int]()
+
+    def watched(self: SequenceModel, *args: Any) -> Any:
+        recomputed.append(self.recompute)
+        return run_blocks(self, *args)
+
+    monkeypatch.setattr(SequenceModel, "_run_blocks", watched)
+    peak, whole = footprint.activations(model, task.example(4), again)
+    assert recomputed == [True]
+    assert peak < wanted / 1.5 and whole == pytest.approx(wanted, rel=0.1)
+    monkeypatch.setattr(footprint, "activations", lambda _, batch, __: (rows.append(len(batch.read)), (1, 1))[1])
+    for size, measured in ((1, [1]), (2, [1, 2])):
+        rows.clear()
+        settings = of_size("values")
+        settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, batch_size=size))
+        footprint.footprint(settings, opening.open_task(settings, CPU), CPU)
+        assert rows == measured
 
 
 def test_what_stays_is_weights_gradients_mean_and_moments() -> None:
