@@ -40,6 +40,15 @@ def refused(dataset: str | Path, task: TaskConfig = CLASSIFY, **settings: Any) -
     return str(caught.value)
 
 
+@pytest.mark.parametrize("targets", [np.arange(1000) % 2, np.arange(1000) // 500, np.arange(1000) % 10 // 5])
+def test_a_part_of_a_set_has_all_classes_whatever_their_order(targets: np.ndarray[Any, Any]) -> None:
+    part = Examples(list(targets[:, None]), targets).spread(500)
+    assert len(part) == 500 and abs(part.targets.mean() - 0.5) < 0.07
+    assert [row[0] for row in part.inputs] == part.targets.tolist()
+    again = Examples(list(targets[:, None]), targets)
+    assert (again.spread(500).targets == part.targets).all() and again.spread(1000) is again
+
+
 # Images
 
 
