@@ -8,17 +8,22 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from s4gen.config import (
+    Answers,
     AudioLayout,
     DataConfig,
     DensityConfig,
     ImageLayout,
+    InputLayout,
     ModelConfig,
     OptimConfig,
+    PredictorConfig,
     Recipe,
+    SeriesLayout,
     SSMConfig,
     TextLayout,
     TrainConfig,
@@ -35,6 +40,7 @@ from s4gen.config.schema import DISCRETIZATIONS, INITS, MOST_LAYERS
 from s4gen.errors import UserError
 from s4gen.files.shipped import shipped_names
 from s4gen.models.build import build_shapes
+from s4gen.models.predictor import Predictor
 
 DEFAULT = Recipe(ModelConfig(), SSMConfig(), DataConfig(), OptimConfig(), TrainConfig())
 
@@ -579,13 +585,22 @@ def test_every_shipped_preset_builds(name: str) -> None:
 def test_every_shipped_recipe_builds(name: str) -> None:
     """With the layout of its kind of data; how many words there are matters to nothing else."""
     recipe = load_recipe(name)
-    layouts = {
+    classes = ("0", "1")
+    layouts: dict[str, InputLayout] = {
         "image": ImageLayout(28, 28, 1) if "mnist" in recipe.data.dataset else ImageLayout(32, 32, 3),
         "text": TextLayout(40_000, 0),
-        "audio": AudioLayout(8000, classes=("0", "1")),
+        "audio": AudioLayout(8000, classes=classes if recipe.task.kind == "density" else ()),
+        "series": SeriesLayout(recipe.task.targets or ("x",), (0.0,), (1.0,)),
     }
-    config = DensityConfig(layouts[kind_of(recipe.data.dataset)], recipe.model, recipe.ssm)
-    assert sum(parameter.numel() for parameter in build_shapes(config).parameters()) > 0
+    layout = layouts[kind_of(recipe.data.dataset)]
+    if recipe.task.kind == "density":
+        assert not isinstance(layout, SeriesLayout)
+        model: torch.nn.Module = build_shapes(DensityConfig(layout, recipe.model, recipe.ssm))
+    else:
+        answers = Answers(recipe.task.targets or classes)
+        with torch.device("meta"):
+            model = Predictor(PredictorConfig(layout, recipe.model, recipe.ssm, recipe.task, answers))
+    assert sum(parameter.numel() for parameter in model.parameters()) > 0
 
 
 @pytest.mark.parametrize("size", [5, 20, 60])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +18,10 @@ from s4gen.bench.instruments import PeakMemory
 from s4gen.cli import main
 from s4gen.config import ModelConfig, Recipe, SSMConfig
 from s4gen.machine import memory
-from s4gen.machine.memory import available_bytes, check_room, in_words, keep_freed_memory
+from s4gen.machine.memory import available_bytes, check_room, in_words
 from s4gen.models.build import build_shapes
-from s4gen.train import footprint, opening, training_run
+from s4gen.models.sequence import SequenceModel
+from s4gen.train import footprint, loop, opening, training_run
 from s4gen.train.step import training_step
 
 PIXELS = ModelConfig(d_model=96, n_layers=3, d_ff=192, whole_pixels=True, taps=True, scan=("row", "column"))
@@ -40,8 +43,8 @@ def of_size(name: str) -> Recipe:
 
 def measured_and_estimated(name: str) -> tuple[float, float]:
     """Peak of two training steps above what the process had before, and the estimate, in bytes."""
-    keep_freed_memory()
     settings = of_size(name)
+    loop._arrange_memory(settings)
     task, peak = opening.open_task(settings, CPU), PeakMemory(CPU)
     state = training_run.start(settings, task.config(settings), CPU)
     state.model.train()
@@ -63,7 +66,7 @@ def test_tensors_are_counted_as_pytorch_counts_them() -> None:
     settings = of_size("values")
     task = opening.open_task(settings, CPU)
     model = training_run.start(settings, task.config(settings), CPU).model
-    one, two, four = (footprint.activations(model, task.example(rows), settings)[0] for rows in (1, 2, 4))
+    one, two, four = (footprint.activations(model, task.example(rows), settings) for rows in (1, 2, 4))
     assert four - two == 2 * (two - one), "a row more is as much more, whatever the batch"
     least = 784 * 4 * (3 * (4 * 96 + 192) + 256)  # inputs of the layers in three blocks, and the logits
     assert least < two - one < 8 * least
@@ -74,10 +77,43 @@ def test_computing_blocks_again_keeps_less_and_bf16_keeps_less() -> None:
         settings = of_size(name)
         task = opening.open_task(settings, CPU)
         model = training_run.start(settings, task.config(settings), CPU).model
-        return footprint.activations(model, task.example(8), settings)[0]
+        return footprint.activations(model, task.example(8), settings)
 
     assert kept("computed again") < kept("values") / 1.5
     assert kept("bf16") < 0.9 * kept("values")
+
+
+def test_what_is_computed_again_is_never_kept_to_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks together may be far too large, even for one row; and two rows may be, where a step has one."""
+    plain, again = of_size("values"), of_size("computed again")
+    task = opening.open_task(plain, CPU)
+    model = training_run.start(plain, task.config(plain), CPU).model
+    wanted = footprint.activations(model, task.example(4), plain)
+    run_blocks, recomputed, rows = SequenceModel._run_blocks, list[bool](), list[int]()
+
+    def watched(self: SequenceModel, *args: Any) -> Any:
+        recomputed.append(self.recompute)
+        return run_blocks(self, *args)
+
+    monkeypatch.setattr(SequenceModel, "_run_blocks", watched)
+    assert footprint.activations(model, task.example(4), again) < wanted / 1.5
+    assert recomputed == [True]
+    monkeypatch.setattr(footprint, "activations", lambda _, batch, __: (rows.append(len(batch.read)), 1)[1])
+    for size, measured in ((1, [1]), (2, [1, 2])):
+        rows.clear()
+        settings = of_size("values")
+        settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, batch_size=size))
+        footprint.footprint(settings, opening.open_task(settings, CPU), CPU)
+        assert rows == measured
+
+
+def test_memory_is_returned_where_blocks_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = list[str]()
+    for name in ("keep_freed_memory", "return_freed_memory"):
+        monkeypatch.setattr(loop, name, functools.partial(called.append, name))
+    for settings in (of_size("values"), None, of_size("computed again")):
+        loop._arrange_memory(settings)
+    assert called == ["keep_freed_memory", "keep_freed_memory", "return_freed_memory"]
 
 
 def test_what_stays_is_weights_gradients_mean_and_moments() -> None:

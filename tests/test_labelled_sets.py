@@ -40,6 +40,15 @@ def refused(dataset: str | Path, task: TaskConfig = CLASSIFY, **settings: Any) -
     return str(caught.value)
 
 
+@pytest.mark.parametrize("targets", [np.arange(1000) % 2, np.arange(1000) // 500, np.arange(1000) % 10 // 5])
+def test_a_part_of_a_set_has_all_classes_whatever_their_order(targets: np.ndarray[Any, Any]) -> None:
+    part = Examples(list(targets[:, None]), targets).spread(500)
+    assert len(part) == 500 and abs(part.targets.mean() - 0.5) < 0.07
+    assert [row[0] for row in part.inputs] == part.targets.tolist()
+    again = Examples(list(targets[:, None]), targets)
+    assert (again.spread(500).targets == part.targets).all() and again.spread(1000) is again
+
+
 # Images
 
 
@@ -396,6 +405,15 @@ def test_arrays_that_cannot_be_learnt_from(tmp_path: Path) -> None:
     nan = x.copy()
     nan[7, 2, 1] = np.nan
     assert "row 7 has a number that is NaN or infinite" in case("nan", x=nan, y=y)
+    large = x.astype(np.float64)
+    large[7, 2, 1] = 1e308
+    assert "numbers of channel 1 of npy:" in (said := case("large", trainx=large, trainy=y, testx=x, testy=y))
+    assert said.endswith(
+        "are too large to be standardised in float32; correct them, or divide the channel by a constant"
+    )
+    behind = opened(save_arrays(tmp_path / "behind", trainx=x, trainy=y, testx=large, testy=y), REGRESS, validation=0)
+    with pytest.raises(UserError, match=r"numbers of channel 1 of npy:.* are too large"):
+        _ = behind.test.inputs[7]
     assert "channel 1 of" in case("constant", x=np.concatenate((x[..., :1], np.ones((20, 10, 1))), -1), y=y)
     assert "inputs of 2 numbers in training and of 1" in case("wide", trainx=x, trainy=y, testx=x[..., :1], testy=y)
     assert "are no classes" in case("halves", CLASSIFY, x=x, y=y)

@@ -192,6 +192,14 @@ def test_a_forecast_comes_with_every_row_once_a_window_was_read(capsys: pytest.C
         (table(30, {9: "2020-01-01 07:00:00,0,nan,1"}), "line 9, column y: nan is not a finite number", 7),
         (table(30, {9: "yesterday,0,1,1"}), "line 9: 'yesterday' is no time", 7),
         (table(30, {9: "2020-01-01 06:00:00,0,1,1"}), "line 9: the time 2020-01-01 06:00:00 is not after that", 7),
+        (
+            table(30, {9: "2020-01-01 09:00:00,0,1,1"}),
+            "line 9: a gap in time, from 2020-01-01 06:00:00 to 2020-01-01 ",
+            7,
+        ),
+        (table(30, {9: "2020-03-01 07:00:00,0,1,1"}), "to 2020-03-01 07:00:00, where rows are 1 h apart; the ans", 7),
+        (table(30, {9: "2020-01-01 07:00:00,0,1,1e300"}), "line 9, column x: the number is too large to be stand", 7),
+        (table(30, {1: "date,x,y,x"}), "has 2 columns called x: leave one of them", 0),
         (b"\xff\xfe\x00", "is no CSV file in UTF-8", 0),
     ],
 )

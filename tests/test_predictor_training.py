@@ -243,6 +243,26 @@ def test_a_regression_is_measured_in_the_units_of_the_data(
     )
 
 
+def test_arrays_of_another_folder_are_scaled_as_the_model_was_trained(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the training part of the other folder is like, the model reads the same test rows."""
+    for module in ("s4gen.train.examples", "s4gen.data.labelled.opening"):
+        monkeypatch.setattr(f"{module}.open_examples", open_examples)
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    x = rng.normal(3, 2, (40, 8, 2)) + y[:, None, None]
+    for name, train_x in (("own", x), ("other", 7 * x - 2)):
+        Path(name).mkdir()
+        for what, array in (("trainx", train_x), ("trainy", y), ("testx", x[:20]), ("testy", y[:20])):
+            np.save(f"{name}/{what}.npy", array)
+    chosen = ["data.dataset=npy:./own", "data.validation=8", "data.tokenizer=word", "train.steps=20"]
+    assert train("classify.toml", "--out", "run", "--set", *chosen) == 0
+    own, other = (evaluated(capsys, "run/checkpoint", "--dataset", f"npy:./{name}") for name in ("own", "other"))
+    assert own["accuracy"] > 0.6, "the model has learnt something that another scale would spoil"
+    assert other["cross_entropy"] == pytest.approx(own["cross_entropy"], rel=1e-5)
+
+
 def test_a_classifier_begins_from_a_density_model_of_the_same_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert train("density.toml", "--out", "density") == 0
     before = load_checkpoint("density/checkpoint").model.state_dict()

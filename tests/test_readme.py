@@ -47,7 +47,13 @@ def test_the_python_runs() -> None:
     assert tuple(names["images"].shape) == (1, 784)  # type: ignore[attr-defined]
 
 
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
+DOCUMENTS = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "train/claims/README.md",
+    *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")),
+]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -61,4 +67,4 @@ def test_every_recipe_says_how_to_run_it_and_what_it_reached() -> None:
     for name in shipped_names("train"):
         head = find("train", name).read_text(encoding="utf-8").split("\n[")[0]
         assert "# command" in head, name
-        assert any(unit in head for unit in ("bits/dim", "perplexity", "bits/sample")), name
+        assert any(unit in head for unit in ("bits/dim", "perplexity", "bits/sample", "accuracy", "mse")), name

@@ -15,7 +15,7 @@ import pytest
 from s4gen.config import DataConfig, TaskConfig
 from s4gen.data.examples import Series, windows
 from s4gen.data.labelled import open_series
-from s4gen.data.labelled.times import time_features
+from s4gen.data.labelled.times import keeps_pace, step_between, time_features
 from s4gen.errors import UserError
 
 START = datetime(2016, 7, 1)
@@ -137,6 +137,14 @@ def test_features_are_no_finer_than_the_rows(step: str, names: tuple[str, ...]) 
         assert np.allclose(column[name], [wanted[name](date) - 0.5 for date in dates], atol=1e-6)
 
 
+def test_a_row_keeps_pace_in_seconds_or_in_months() -> None:
+    hours = np.datetime64("2020-01-31T22", "s") + np.array([0, 1, 30, 31]) * np.timedelta64(1, "h")
+    assert keeps_pace(hours) and step_between(hours[:2]) == "1 h"
+    assert not keeps_pace(hours[[0, 1, 2, 2]]) and not keeps_pace(hours[[0, 1, 1, 3]])
+    months = np.array(["2020-01-01", "2020-02-01", "2020-02-01", "2020-03-01", "2020-05-01"], "datetime64[s]")
+    assert keeps_pace(months[:4]) and not keeps_pace(months[[0, 1, 3, 4]]) and step_between(months[:2]) == "a month"
+
+
 def test_months_of_the_calendar_are_regular(tmp_path: Path) -> None:
     lines = [["Month", "x"]] + [[f"{2000 + m // 12}-{m % 12 + 1:02}-01", str(m % 7)] for m in range(48)]
     assert opened(save(tmp_path / "m.csv", lines), time_column="Month").time_names == ("month",)
@@ -196,6 +204,9 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path) -> None
             line[1] = "4"
 
     assert "the column a is one number in all training rows" in case(constant)
+    assert "has 2 columns called a: give each a name of its own" in case(put(1, 2, "a"))
+    for line in (4, 38):  # in the training part, whose deviation overflows, and behind it
+        assert "numbers of the column OT are too large to be standardised" in case(put(line, 2, "1e308"))
 
 
 def test_times_of_all_kinds(tmp_path: Path) -> None:

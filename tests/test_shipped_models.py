@@ -10,9 +10,11 @@ import json
 from pathlib import Path
 
 import pytest
+from refusals import assert_refused_in_one_line
 
-from s4gen.checkpoint import load_checkpoint
+from s4gen.checkpoint import load_checkpoint, load_predictor
 from s4gen.cli import main
+from s4gen.config import load_recipe
 from s4gen.files.shipped import find
 
 Capture = pytest.CaptureFixture[str]
@@ -53,6 +55,36 @@ def assert_scored_as_on_its_card(name: str, measure: str, sequences: int, capsys
     assert found["n_sequences"] == said["n_sequences"] == sequences
     assert found[measure] == pytest.approx(said[measure], abs=1e-4)
     assert f"**{found[measure]:.3f} ± {found['stderr']:.3f}**" in card
+
+
+HORIZONS = (24, 48, 168, 336, 720)
+INFORMER = (0.098, 0.158, 0.183, 0.222, 0.269)
+"""Mean squared errors on ETTh1, univariate, as published (arXiv 2012.07436)."""
+
+
+@pytest.mark.parametrize(("horizon", "informer"), list(zip(HORIZONS, INFORMER, strict=True)))
+def test_the_forecasters_are_better_than_informer_and_say_what_they_need(
+    horizon: int, informer: float, capsys: Capture
+) -> None:
+    loaded = load_predictor(f"etth1-{horizon}")
+    assert loaded.recipe == load_recipe(f"claims/etth1-{horizon}"), "the recipe as it stands"
+    said = loaded.metrics["test"]
+    assert said["horizon"] == horizon and said["mse"] < informer
+    assert said["n"] == 4 * 30 * 24 - horizon + 1, "every window whose forecast lies in the four months of the test"
+    card = (find("checkpoints", f"etth1-{horizon}") / "README.md").read_text(encoding="utf-8")
+    assert f"**{said['mse']:.4f}** | **{said['mae']:.4f}**" in card
+    message = "no ETTh1: set S4GEN_DATA to a folder that holds ett/ETTh1.csv"
+    assert_refused_in_one_line(main, ["eval", f"etth1-{horizon}", "--json"], message, capsys)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("horizon", HORIZONS)
+def test_the_forecasters_have_the_errors_of_their_cards(horizon: int, capsys: Capture) -> None:
+    said = load_predictor(f"etth1-{horizon}").metrics["test"]
+    found = json.loads(output(capsys, "eval", f"etth1-{horizon}", "--json"))
+    assert (found["horizon"], found["n"]) == (horizon, said["n"])
+    assert (found["mse"], found["mae"]) == pytest.approx((said["mse"], said["mae"]), rel=1e-4)
 
 
 def test_the_model_of_digits_says_them(capsys: Capture, tmp_path: Path) -> None:

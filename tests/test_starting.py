@@ -83,6 +83,9 @@ def test_what_does_not_fit_is_listed_and_begins_anew(done: Path, tmp_path: Path,
         in said
     )
     assert "settings changed that give these weights another meaning: decay was 'exp', is 'softplus'" in said
+    other = dataclasses.replace(recipe(steps=1), model=ModelConfig(d_model=8, n_layers=1, d_ff=8, norm="post"))
+    run(other, tmp_path / "post", start=done, progress=False)
+    assert "give these weights another meaning: norm was 'pre', is 'post'" in capsys.readouterr().err
     assert weights(tmp_path / "run")["embedding.row.weight"].shape == (32, 8)
 
 

@@ -17,8 +17,11 @@ from s4gen.errors import UserError
 from s4gen.machine.device import best_device
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from s4gen.checkpoint import PredictorCheckpoint
-    from s4gen.data.examples import Series
+    from s4gen.data.examples import Examples, Series
     from s4gen.evaluate.predictions import Answered, Answering, Tally
 
 SHOWN_CLASSES = 12
@@ -117,6 +120,8 @@ def _examples(args: argparse.Namespace, checkpoint: PredictorCheckpoint, data: D
     if splits.tokenizer is not None and splits.tokenizer.fingerprint != checkpoint.tokenizer().fingerprint:
         raise UserError(f"the texts of {data.dataset} make another tokeniser than that of {args.checkpoint}")
     examples = splits.split(args.split)
+    if isinstance(there, SeriesLayout) and isinstance(wanted, SeriesLayout):
+        examples = rows_scaled_as(examples, there, wanted)
     return example_batches(examples.spread(args.limit or len(examples)), config, args.batch)
 
 
@@ -133,9 +138,9 @@ def _windows(args: argparse.Namespace, checkpoint: PredictorCheckpoint, data: Da
 
     config = checkpoint.config
     series = scaled_as(open_series(data, config.task), config.layout, args.checkpoint)  # type: ignore[arg-type]
+    starts = windows(series, args.split, config.task.window, config.task.horizon)
     for line in series.notes:
         print(f"s4gen: {data.dataset}: {line}", file=sys.stderr)
-    starts = windows(series, args.split, config.task.window, config.task.horizon)
     return window_batches(series, starts[spread_over(len(starts), args.limit or len(starts))], config, args.batch)
 
 
@@ -155,8 +160,32 @@ def scaled_as(series: Series, layout: SeriesLayout, model: str) -> Series:
     mean, std = np.array(layout.mean), np.array(layout.std)
     if np.array_equal(mean, series.mean) and np.array_equal(std, series.std):
         return series
-    values = (series.values * series.std + series.mean - mean) / std
-    return dataclasses.replace(series, values=values.astype(np.float32), mean=mean, std=std)
+    values = _scaled(series.values, series.mean, series.std, layout)
+    return dataclasses.replace(series, values=values, mean=mean, std=std)
+
+
+def rows_scaled_as(examples: Examples, there: SeriesLayout, layout: SeriesLayout) -> Examples:
+    """Return examples standardised by the means of `layout`; they are standardised by those of `there`."""
+    import numpy as np
+
+    if (there.mean, there.std) == (layout.mean, layout.std):
+        return examples
+    from s4gen.data.labelled.rows import Rows
+
+    rows, mean, std = examples.inputs, np.array(there.mean), np.array(there.std)
+    assert isinstance(rows, Rows)  # so that a row of a large file is read and scaled when it is asked for
+    convert = rows.convert or (lambda row: row)
+    scaled = dataclasses.replace(rows, convert=lambda row: _scaled(convert(row), mean, std, layout))
+    return dataclasses.replace(examples, inputs=scaled)
+
+
+def _scaled(
+    values: NDArray[np.float32], mean: NDArray[np.float64], std: NDArray[np.float64], layout: SeriesLayout
+) -> NDArray[np.float32]:
+    """Return values (n, C), standardised by `mean` and `std`, standardised by those of the layout instead."""
+    import numpy as np
+
+    return ((values * std + mean - np.array(layout.mean)) / np.array(layout.std)).astype(np.float32)
 
 
 def _view(args: argparse.Namespace, checkpoint: PredictorCheckpoint) -> Answering:

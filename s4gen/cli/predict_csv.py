@@ -40,6 +40,8 @@ def _standardised(reader: Any, name: str, layout: SeriesLayout) -> Iterator[NDAr
         raise UserError(
             f"{name} has no column {missing[0]}, but {', '.join(header)}; its first line must hold the names"
         )
+    if repeated := [column for column in layout.columns if header.count(column) > 1]:
+        raise UserError(f"{name} has {header.count(repeated[0])} columns called {repeated[0]}: leave one of them")
     places = [header.index(column) for column in layout.columns]
     clock = _Clock(header, name, layout.times) if layout.times else None
     mean, std = np.array(layout.mean), np.array(layout.std)
@@ -50,6 +52,7 @@ def _standardised(reader: Any, name: str, layout: SeriesLayout) -> Iterator[NDAr
         if len(row) != len(header):
             raise UserError(f"{where}: {len(row)} values, expected {len(header)}, as the first line has names")
         values = (np.array([_number(row[place], where, header[place]) for place in places]) - mean) / std
+        check_range(values, where, layout)
         if clock is None:
             yield values.astype(np.float32)
         else:
@@ -71,8 +74,20 @@ def _number(text: str, where: str, column: str) -> float:
     return value
 
 
+def check_range(values: NDArray[np.float64], where: str, layout: SeriesLayout) -> None:
+    """Refuse standardised values (C,) that are finite but too large for float32; `where` names the row."""
+    import numpy as np
+
+    large = np.abs(values) > np.finfo(np.float32).max
+    if large.any():
+        raise UserError(
+            f"{where}, column {layout.columns[int(large.argmax())]}: the number is too large to be standardised in "
+            "float32; the answer is of the rows before it"
+        )
+
+
 class _Clock:
-    """Adds the features of the time to rows.
+    """Adds the features of the time to rows, and refuses a gap between them, over which no model was trained.
 
     Which features there are depends on the distance of rows, so the first row waits for the second.
     """
@@ -88,12 +103,14 @@ class _Clock:
         self._place, self._wanted, self._name = found[0], wanted, name
         self._before: Any = None
         self._waiting: Any = None
+        self._pair: tuple[Any, ...] = ()
+        """The times of the first two rows, which say how far apart all are."""
 
     def joined(self, row: Sequence[str], values: Any, where: str) -> Iterator[Any]:
         """Yield this row, with the one that has waited for it, if there is one."""
         import numpy as np
 
-        from s4gen.data.labelled.times import time_features
+        from s4gen.data.labelled.times import keeps_pace, shown, step_between, time_features
 
         try:
             time = np.datetime64(datetime.fromisoformat(row[self._place].strip()).replace(tzinfo=None), "s")
@@ -104,7 +121,14 @@ class _Clock:
             return
         if time <= self._before:
             raise UserError(f"{where}: the time {row[self._place]} is not after that of the row above")
-        names, features = time_features(np.array([self._before, time]))
+        pair = (self._before, time)
+        self._pair = self._pair or pair
+        if not keeps_pace(np.array([*self._pair, *pair])):
+            raise UserError(
+                f"{where}: a gap in time, from {shown(self._before)} to {shown(time)}, where rows are "
+                f"{step_between(np.array(self._pair))} apart; the answer is of the rows before it"
+            )
+        names, features = time_features(np.array(pair))
         if names != self._wanted:
             raise UserError(
                 f"{where}: rows at this distance have {', '.join(names)}, the model reads {', '.join(self._wanted)}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from s4gen.cli.predict_csv import csv_rows
+from s4gen.cli.predict_csv import check_range, csv_rows
 from s4gen.config import AudioLayout, ImageLayout, SeriesLayout, TextLayout
 from s4gen.config.names import SOUND_SUFFIXES
 from s4gen.errors import UserError
@@ -205,7 +205,10 @@ def _array_rows(binary: BinaryIO, name: str, layout: SeriesLayout) -> Iterator[N
     if layout.times or found.shape[1] != n:
         also = f" and {len(layout.times)} features of the time, which only CSV has" if layout.times else ""
         raise UserError(f"{name} has {found.shape[1]} columns: expected {n} ({', '.join(layout.columns)}){also}")
-    yield from ((found - np.array(layout.mean)) / np.array(layout.std)).astype(np.float32)
+    for number, row in enumerate(found, 1):
+        values = (row - np.array(layout.mean)) / np.array(layout.std)
+        check_range(values, f"{name}, position {number:,}", layout)
+        yield values.astype(np.float32)
 
 
 def _pixels(binary: BinaryIO, name: str, layout: ImageLayout, reader: str) -> Iterator[Tensor]:

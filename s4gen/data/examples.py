@@ -35,10 +35,16 @@ class Examples:
         return len(self.targets)
 
     def spread(self, n: int) -> Examples:
-        """Return n examples at even distances, or all if there are fewer: a set may be in the order of its classes."""
+        """Return n examples that are drawn at random, always the same, or all if there are fewer.
+
+        Neither the first ones nor those at even distances would do: a set may be in the order of its classes, or have
+        them in turn, as Pathfinder does.
+        """
+        from s4gen.data.labelled.draws import Draws
+
         if n >= len(self):
             return self
-        chosen = spread_over(len(self), n)
+        chosen = np.sort(Draws(0).permutation(len(self))[:n])
         return Examples([self.inputs[index] for index in chosen], self.targets[chosen])
 
 

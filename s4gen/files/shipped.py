@@ -22,11 +22,11 @@ def shipped_folder(kind: str) -> Path:
 
 
 def shipped_names(kind: str) -> list[str]:
-    """Return the names that `find` accepts for this kind, sorted."""
+    """Return the names that `find` accepts for this kind, sorted; one in a folder is named with it: claims/etth1-24."""
     folder = shipped_folder(kind)
     if kind == "checkpoints":
         return sorted(path.parent.name for path in folder.glob("*/config.json"))
-    return sorted(path.stem for path in folder.glob("*.toml"))
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml"))
 
 
 def find(kind: str, name_or_path: str | Path) -> Path:
@@ -42,8 +42,8 @@ def find(kind: str, name_or_path: str | Path) -> Path:
     if path.is_dir() if kind == "checkpoints" else path.is_file():
         return path
     names = shipped_names(kind)
-    name = path.name.removesuffix(".toml")
-    if name in names and path.parent in (Path("."), Path(kind)):
+    name = path.as_posix().removesuffix(".toml").removeprefix(f"{kind}/")
+    if name in names:
         return shipped_folder(kind) / (name if kind == "checkpoints" else f"{name}.toml")
     noun = {
         "models": "model preset",

@@ -17,7 +17,7 @@ import torch
 
 from s4gen.errors import UserError
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4  # malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -28,6 +28,22 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_MAX, 0)  # large blocks come from the heap; a mapping of their own would be returned when freed
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # the heap's free end is never given back: the largest int there is
     mallopt(_M_TOP_PAD, 256 * 2**20)  # the heap grows by 256 MB at a time
+
+
+def return_freed_memory() -> None:
+    """Tell glibc's malloc to return large blocks to the kernel as soon as they are freed.
+
+    This is for those who would rather have memory than time. Otherwise the heap has holes between small tensors that
+    live on, and large ones that do not fit into them: a step of Path-X at 6 layers x 256, whose blocks are computed
+    again, took 4.0 GB in that way, of which it used less than 1 GB.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_M_MMAP_MAX, 65_536)  # the default
+    mallopt(_M_MMAP_THRESHOLD, 64 * 1024)  # a number that is set no longer grows by itself, as the default one does
+    mallopt(_M_TRIM_THRESHOLD, 2**20)
+    mallopt(_M_TOP_PAD, 2**20)
 
 
 class FreedMemory:

@@ -126,7 +126,8 @@ def config_of(splits: ExampleSplits, recipe: Recipe) -> PredictorConfig:
     answers = Answers(splits.answers)
     if recipe.task.kind == "regress":
         targets = splits.train.targets.astype(np.float64)
-        mean, std = targets.mean(0), targets.std(0)
+        with np.errstate(invalid="ignore"):  # of infinite numbers, which are refused below
+            mean, std = targets.mean(0), targets.std(0)
         if not np.isfinite(mean).all() or not np.isfinite(std).all():
             raise UserError(f"{recipe.data.dataset}: some of the numbers to learn are not finite; leave these rows out")
         if not (std > 0).all():

@@ -26,8 +26,8 @@ LIBRARIES = 150_000_000
 HOLES = 0.35
 """The share of the bytes kept by all blocks that the C library's heap loses between tensors.
 
-It loses as much when blocks are computed again. Measured with glibc on 14 models and batches; the estimate was 0.7 to
-1.1 times the peak of the process.
+It loses nothing where blocks are computed again, since freed memory is then returned (`machine.memory`). Measured with
+glibc on 14 models and batches; the estimate was 0.7 to 1.1 times the peak of the process.
 """
 
 LEAST_KEPT = 16
@@ -110,13 +110,14 @@ def footprint(recipe: Recipe, task: Task, device: torch.device, world: int = 1) 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = build_model(task.config(recipe)).to(device)
         parameters = sum(parameter.nbytes for parameter in model.parameters())
-        one, two = (activations(model, task.example(rows).to(device), recipe) for rows in (1, 2))
+        more = part_rows(recipe, task, world) - 1
+        # Two rows are not measured for a step of one: they might not fit where one does.
+        found = [activations(model, task.example(rows).to(device), recipe) for rows in (1, 2)[: 1 + bool(more)]]
     # A second row adds what every further row will add; the first one alone also pays for what no row adds.
-    more = part_rows(recipe, task, world) - 1
-    step, whole = (a + more * max(0, b - a) for a, b in zip(one, two, strict=True))
+    step = found[0] + more * max(0, found[-1] - found[0])
     saving = 2 * parameters  # the copy of the model that is evaluated, freshly initialised and then loaded
     if device.type == "cpu":
-        step += LIBRARIES + round(HOLES * whole)
+        step += LIBRARIES + (0 if recipe.train.checkpoint_activations else round(HOLES * step))
         saving += 3 * parameters  # weights and two moments, gathered for the file
     return Footprint(kept_bytes(model, recipe.optim), max(step, saving))
 
@@ -155,50 +156,64 @@ def _moments(model: AnyModel, config: OptimConfig) -> int:
     return moments
 
 
-def activations(model: AnyModel, batch: Batch, recipe: Recipe) -> tuple[int, int]:
-    """Measure the bytes in use at the peak of a training step on a batch, and the bytes that a plain step would keep.
+def activations(model: AnyModel, batch: Batch, recipe: Recipe) -> int:
+    """Measure the bytes in use at the peak of a training step on a batch.
 
-    The two are equal unless blocks are computed again for the gradient (`train.checkpoint_activations`). In that case
-    the peak is the inputs of all blocks and everything inside the largest one.
+    If blocks are computed again for the gradient (`train.checkpoint_activations`), these are the inputs of all blocks
+    and everything inside the largest one. Each block is then measured by itself, because all of them together, which
+    such a run never keeps, might not fit.
     """
     model.train()
-    model.recompute = False
-    whole, blocks = _saved(model, batch, recipe.train.precision)
-    if not recipe.train.checkpoint_activations:
-        return whole, whole
-    model.recompute = True
-    return _saved(model, batch, recipe.train.precision)[0] + max(blocks), whole
-
-
-def _saved(model: AnyModel, batch: Batch, precision: str) -> tuple[int, list[int]]:
-    """Return the bytes of the tensors that autograd keeps in a forward pass, in all and inside each block."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    found: dict[int, int] = {}
     within: list[int] = []
+    busy = False
 
-    def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()  # views share one, which is counted once
-        if storage.data_ptr() not in weights:
-            found[storage.data_ptr()] = storage.nbytes()
-        return x
+    def measure(block: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal busy
+        if busy:  # the call below, which comes here again
+            return
+        x = inputs[0].detach().requires_grad_()
+        busy, inside = True, _Kept(weights | {x.untyped_storage().data_ptr()})
+        with inside:
+            result = block(x, *inputs[1:])
+        busy = False
+        within.append(inside.bytes)
+        del result
 
-    def enter(block: nn.Module, inputs: Any) -> None:  # `within` then holds minus the bytes before the block
-        within.append(-sum(found.values()))
-
-    def leave(block: nn.Module, inputs: Any, output: Any) -> None:
-        within[-1] += sum(found.values())
-
-    hooks = [block.register_forward_pre_hook(enter) for block in model.blocks]
-    hooks += [block.register_forward_hook(leave) for block in model.blocks]
+    model.recompute = recipe.train.checkpoint_activations
+    hooks = [block.register_forward_pre_hook(measure) for block in model.blocks] if model.recompute else []
+    kept = _Kept(weights)
     try:
         with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x),
-            torch.autocast(batch.read.device.type, torch.bfloat16, enabled=precision == "bf16"),
+            kept,
+            torch.autocast(batch.read.device.type, torch.bfloat16, enabled=recipe.train.precision == "bf16"),
         ):
-            # What is kept lives as long as the result does, so no two tensors in `found` have the same address.
             losses, _ = batch.losses(model, None)
-            del losses
     finally:
         for hook in hooks:
             hook.remove()
-    return sum(found.values()), within
+    del losses
+    return kept.bytes + max(within, default=0)
+
+
+class _Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the bytes of the tensors that autograd keeps for the gradient while it is entered.
+
+    What is kept lives as long as the result does, so no two tensors that are counted have the same address.
+    """
+
+    def __init__(self, left_out: set[int]) -> None:
+        """Leave out the storages with these addresses."""
+        self._left_out, self._found = left_out, dict[int, int]()
+        super().__init__(self._pack, lambda x: x)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of all storages that were kept; views of one share it."""
+        return sum(self._found.values())
+
+    def _pack(self, x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in self._left_out:
+            self._found[storage.data_ptr()] = storage.nbytes()
+        return x

@@ -29,8 +29,6 @@ class ForecastTask(PredictorTask):
 
     def __init__(self, recipe: Recipe, progress: bool = True) -> None:
         series, train = open_series(recipe.data, recipe.task), recipe.train
-        for line in series.notes if progress else ():
-            print(f"s4gen: {recipe.data.dataset}: {line}", file=sys.stderr)
         super().__init__(config_of(series, recipe))
         task = recipe.task
         self._series, self._cut = series, WindowCutter(series, self._config)
@@ -39,6 +37,8 @@ class ForecastTask(PredictorTask):
         if recipe.data.validation:
             held = windows(series, "validation", task.window, task.horizon)
             self._held = held[spread_over(len(held), train.eval_limit)]
+        for line in series.notes if progress else ():
+            print(f"s4gen: {recipe.data.dataset}: {line}", file=sys.stderr)
         self.rows = min(train.batch_size, len(self._starts))
         self._seed = train.seed
 

@@ -13,7 +13,7 @@ import torch
 
 from s4gen.config import Recipe
 from s4gen.errors import UserError
-from s4gen.machine.memory import FreedMemory, keep_freed_memory
+from s4gen.machine.memory import FreedMemory, keep_freed_memory, return_freed_memory
 from s4gen.models.build import build_shapes
 from s4gen.showing.progress import progress_bar
 from s4gen.showing.words import plural
@@ -68,7 +68,7 @@ def run(
         UserError: `out` holds another run and `overwrite` is not set; data are missing; memory or disk is too small;
         the loss is no longer finite.
     """
-    keep_freed_memory()
+    _arrange_memory(recipe)
     ranks = ranks or Ranks()
     if not resume and not overwrite and not folder.is_free(out):
         raise UserError(
@@ -84,11 +84,20 @@ def run(
         else:
             assert recipe is not None
             training, task = opening.begin(recipe, out, ranks, progress, start, is_fitted=False)
+        _arrange_memory(training.recipe)  # that of a run which is resumed is known only now
         log = MetricsLog(out, training.step, task.measures, task.unit)
         try:
             return _Run(training, task, out, log, sampler).go(progress)
         finally:
             log.close()
+
+
+def _arrange_memory(recipe: Recipe | None) -> None:
+    """Keep freed memory in the process, or return it where a recipe trades time for memory."""
+    if recipe is not None and recipe.train.checkpoint_activations:
+        return_freed_memory()
+    else:
+        keep_freed_memory()
 
 
 def follow(ranks: Ranks) -> bool:
@@ -97,6 +106,7 @@ def follow(ranks: Ranks) -> bool:
     recipe, task, to_fit = receive_recipe(
         ranks, lambda recipe, tokenizer: opening.open_task(recipe, ranks.device, tokenizer, False)
     )
+    _arrange_memory(recipe)
     if to_fit:
         recipe = fitted(recipe, task, ranks.device, ranks)
     training = training_run.start(recipe, task.config(recipe), ranks.build_device, task.tokenizer)

@@ -35,6 +35,8 @@ LEAST = 0.1
 """The share of the numbers in a checkpoint's blocks that must fit. It is not 0, because a few biases always fit."""
 _SHAPELESS = ("init", "dt_min", "dt_max")
 """The settings of state space layers that decide only their initial values, which a checkpoint replaces."""
+_MEANING = ("mixer", "norm", "scalar_norm", "n_heads", "window", "scan")
+"""The settings of a stack that give tensors of the same name and shape another meaning."""
 
 
 def tokenizer_of(checkpoint: AnyCheckpoint, recipe: Recipe) -> Tokenizer | None:
@@ -158,7 +160,8 @@ def _report(
     if unused := sorted(there - needed):
         lines.append(f"--start: not taken, because the model has no tensor of this name: {_named(unused)}")
     before, now = checkpoint.config, training.model.config
-    changed = [text for text in _differences(before.ssm, now.ssm) if text.split()[0] not in _SHAPELESS]
+    changed = [text for text in _differences(before.model, now.model) if text.split()[0] in _MEANING]
+    changed += [text for text in _differences(before.ssm, now.ssm) if text.split()[0] not in _SHAPELESS]
     if changed:
         lines.append(f"--start: settings changed that give these weights another meaning: {'; '.join(changed)}")
     return lines

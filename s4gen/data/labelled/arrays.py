@@ -57,11 +57,12 @@ def open_arrays(data: DataConfig, classify: bool) -> ExampleSplits:
             if shape != wanted:
                 raise UserError(f"{name} has {what} of {wanted} numbers in training and of {shape} in another split")
     mean, std = _moments(x, training, name)
-    rows = [Rows(x, indices, np.ones_like(indices), _standardiser(mean, std)) for x, _, indices in found]
+    rows = [Rows(x, indices, np.ones_like(indices), _standardiser(mean, std, name)) for x, _, indices in found]
     answers = [y[indices] for _, y, indices in found]
     layout = SeriesLayout(tuple(map(str, range(x.shape[2]))), tuple(mean), tuple(std), length=x.shape[1])
     if not classify:
-        numbers = [Examples(row, answer.astype(np.float32)) for row, answer in zip(rows, answers, strict=True)]
+        with np.errstate(over="ignore"):  # of numbers beyond float32, which are refused where they are to be learnt
+            numbers = [Examples(row, answer.astype(np.float32)) for row, answer in zip(rows, answers, strict=True)]
         return ExampleSplits(*three(numbers), layout=layout, answers=tuple(map(str, range(y.shape[1]))))
     classes = _classes(np.concatenate(answers), name)
     labels = [Examples(row, np.searchsorted(classes, answer[:, 0])) for row, answer in zip(rows, answers, strict=True)]
@@ -180,8 +181,11 @@ def _check_finite(path: Path, array: Array) -> None:
 def _moments(x: Array, indices: Indices, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation of each channel over the chosen rows, (C,) each."""
     count = len(indices) * x.shape[1]
-    mean = np.sum([chunk.sum((0, 1)) for chunk in _chunks(x, indices)], axis=0) / count
-    std = np.sqrt(np.sum([((chunk - mean) ** 2).sum((0, 1)) for chunk in _chunks(x, indices)], axis=0) / count)
+    with np.errstate(over="ignore", invalid="ignore"):  # of what overflows, which is refused below
+        mean = np.sum([chunk.sum((0, 1)) for chunk in _chunks(x, indices)], axis=0) / count
+        std = np.sqrt(np.sum([((chunk - mean) ** 2).sum((0, 1)) for chunk in _chunks(x, indices)], axis=0) / count)
+    if not np.isfinite(std).all():
+        raise UserError(_too_large(name, int((~np.isfinite(std)).argmax())))
     if not std.all():
         raise UserError(
             f"channel {int((std == 0).argmax())} of {name} is one number in all training rows: leave it out"
@@ -189,11 +193,23 @@ def _moments(x: Array, indices: Indices, name: str) -> tuple[NDArray[np.float64]
     return mean, std
 
 
-def _standardiser(mean: NDArray[np.float64], std: NDArray[np.float64]) -> Callable[[Row], Row]:
-    """Return a function from rows (1, L, C) to the standardised row, float32 (L, C)."""
+def _too_large(name: str, channel: int) -> str:
+    return (
+        f"numbers of channel {channel} of {name} are too large to be standardised in float32; correct them, or divide "
+        "the channel by a constant"
+    )
+
+
+def _standardiser(mean: NDArray[np.float64], std: NDArray[np.float64], name: str) -> Callable[[Row], Row]:
+    """Return a function from rows (1, L, C) to the standardised row, float32 (L, C); it refuses what overflows."""
 
     def convert(rows: Row) -> Row:
-        return ((rows[0] - mean) / std).astype(np.float32)
+        with np.errstate(over="ignore"):
+            row = ((rows[0] - mean) / std).astype(np.float32)
+        finite = np.isfinite(row).all(0)
+        if not finite.all():
+            raise UserError(_too_large(name, int((~finite).argmax())))
+        return row
 
     return convert
 

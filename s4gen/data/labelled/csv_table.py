@@ -104,6 +104,8 @@ def _column(path: Path, header: list[str], name: str) -> int:
         near = [known for known in header if known.casefold() == name.casefold()] or get_close_matches(name, header)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"{path} has no column {name}, but {', '.join(header)}{hint}")
+    if header.count(name) > 1:
+        raise UserError(f"{path} has {header.count(name)} columns called {name}: give each a name of its own")
     return header.index(name)
 
 

@@ -50,7 +50,8 @@ def open_series(data: DataConfig, task: TaskConfig) -> Series:
     borders = _borders(path, table, data.splits)
     begin, end = borders[0]
     training = table.values[begin:end]
-    mean, std = training.mean(0), training.std(0)
+    with np.errstate(over="ignore", invalid="ignore"):  # of what overflows, which is refused below
+        mean, std = training.mean(0), training.std(0)
     for column, spread in zip(table.columns, std, strict=True):
         if not spread:
             raise UserError(
@@ -60,7 +61,14 @@ def open_series(data: DataConfig, task: TaskConfig) -> Series:
     notes = []
     if borders[2][1] < len(table.values):
         notes.append(f"{len(table.values) - borders[2][1]:,} of {len(table.values):,} rows lie behind the test part")
-    values = ((table.values - mean) / std).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = ((table.values - mean) / std).astype(np.float32)
+    for column, finite in zip(table.columns, np.isfinite(values).all(0) & np.isfinite(std), strict=True):
+        if not finite:
+            raise UserError(
+                f"{path}: numbers of the column {column} are too large to be standardised in float32; correct them, or "
+                "divide the column by a constant"
+            )
     return Series(values, times, mean, std, table.columns, names, borders, tuple(notes))
 
 

@@ -26,21 +26,42 @@ def check_regular(table: Table) -> None:
         if wrong.any():
             row = int(wrong.argmax()) + 1
             raise UserError(
-                f"{table.path}, line {table.lines[row]}: the time {_show(times[row])} {what} that of the row above; "
+                f"{table.path}, line {table.lines[row]}: the time {shown(times[row])} {what} that of the row above; "
                 "expected each time once, in order"
             )
     if (apart == apart[0]).all():
         return
-    steps, name = (_months(times), _in_months) if _is_by_month(times) else (apart, _in_units)
+    steps = _months(times) if _is_by_month(times) else apart
     # The usual step is that of most rows, so that it is known also where the first ones are at fault.
     found, counts = np.unique(steps, return_counts=True)
     usual = int(found[counts.argmax()])
     if (steps != usual).any():
         row = int((steps != usual).argmax()) + 1
         raise UserError(
-            f"{table.path}, line {table.lines[row]}: a gap in time, from {_show(times[row - 1])} to "
-            f"{_show(times[row])}, where rows are {name(usual)} apart; fill it in, or cut the file there"
+            f"{table.path}, line {table.lines[row]}: a gap in time, from {shown(times[row - 1])} to "
+            f"{shown(times[row])}, where rows are {_step(times, usual)} apart; fill it in, or cut the file there"
         )
+
+
+def keeps_pace(times: Times) -> bool:
+    """Return whether the last of four times follows the third as the second follows the first.
+
+    Both are as far apart in seconds, or in months of the calendar.
+    """
+    steps = np.diff(times)
+    months = _months(times)
+    return bool(steps[0] == steps[2] or (_is_by_month(times) and months[0] == months[2]))
+
+
+def step_between(pair: Times) -> str:
+    """Return how far apart two times are, for people, such as 1 h."""
+    steps = _months(pair) if _is_by_month(pair) else np.diff(pair).astype("timedelta64[us]").astype(np.int64)
+    return _step(pair, int(steps[0]))
+
+
+def _step(times: Times, step: int) -> str:
+    """Return a step for people, which is in months if all times are at the same moment of a month."""
+    return _in_months(step) if _is_by_month(times) else _in_units(step)
 
 
 def _is_by_month(times: Times) -> bool:
@@ -65,7 +86,8 @@ def _in_units(microseconds: int) -> str:
     return f"{microseconds / 1000:g} ms"
 
 
-def _show(time: np.datetime64) -> str:
+def shown(time: np.datetime64) -> str:
+    """Return a time for people, such as 2016-07-01 00:00:00."""
     return str(time).replace("T", " ").removesuffix(".000000")
 
 
