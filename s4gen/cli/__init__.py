@@ -22,6 +22,7 @@ from s4gen.cli import (
     info,
     merge,
     predict,
+    report,
     sample,
     tokenize,
     train,
@@ -44,6 +45,7 @@ VERBS = {
     "predict": predict,
     "bench": bench,
     "info": info,
+    "report": report,
     "cache": cache,
 }
 
