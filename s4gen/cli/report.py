@@ -11,6 +11,11 @@ from s4gen.files.folders import user_path
 
 SUMMARY = "Write one HTML page about a run or a checkpoint, or about several side by side."
 """The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
+EXAMPLES = (
+    "s4gen report runs/mnist-small",
+    "s4gen report runs/first runs/second -o compare.html",
+    "s4gen report mnist-small -o card.html",
+)
 PAGE = "report.html"
 
 
