@@ -53,7 +53,10 @@ VERBS = {
 
 
 def make_parser() -> Parser:
-    """Return the parser of the whole command line; what it parses has the verb's function as its attribute `run`."""
+    """Return the parser of the whole command line; what it parses has the verb's function as attribute `run`.
+
+    The attribute `parser` is the parser of the verb, and `program` that of the whole command line.
+    """
     parser = Parser(
         prog="s4gen",
         description="Density models of images, text and sound from state space layers: train by convolution, sample by "
@@ -68,7 +71,7 @@ def make_parser() -> Parser:
         verb = verbs.add_parser(name, help=module.SUMMARY, description=module.SUMMARY, allow_abbrev=False)
         module.add_arguments(verb)
         verb.epilog = "\n\n".join([*([verb.epilog] if verb.epilog else []), examples(module.EXAMPLES)])
-        verb.set_defaults(run=module.run, parser=verb)
+        verb.set_defaults(run=module.run, parser=verb, program=parser)
     return parser
 
 

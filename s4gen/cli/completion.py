@@ -33,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from s4gen.cli import make_parser
-
-    print(script(make_parser(), args.shell))
+    print(script(args.program, args.shell))
     return 0
 
 
