@@ -54,7 +54,7 @@ bench-core: $(READY)
 DOCS := .venv/.installed-docs
 
 docs: $(DOCS)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/argparse-manpage --module s4gen.cli --function make_parser --project-name s4gen \
 	  --description "density models from state space layers" --output site/s4gen.1
 

@@ -1,8 +1,9 @@
 """What mkdocs does beside its own work: it takes from the repository what is kept outside of docs/.
 
-- Files of `BESIDE`, such as the cards of checkpoints, become pages and pictures of the site, and links to them lead there.
+- Files of `BESIDE`, such as the cards of checkpoints, become pages and pictures, and links to them lead there.
 - A comment `<!-- section FILE#HEADING -->` in a page becomes that section of another document.
-- A comment `<!-- docstring MODULE -->` becomes the docstring of a module, and `<!-- help -->` the help texts of all verbs.
+- A comment `<!-- docstring MODULE -->` becomes the docstring of a module.
+- A comment `<!-- help -->` becomes the help texts of all verbs.
 - A fence of the language `math` becomes MathML, which browsers draw without a script.
 """
 
@@ -107,4 +108,4 @@ def help_of_all_verbs() -> str:
 
 def _math(source: str, language: str, css_class: str, options: Any, md: Any, **settings: Any) -> str:
     """Return equations in LaTeX, one a line, as MathML."""
-    return "\n".join(convert(line, display="block") for line in source.splitlines() if line.strip())
+    return "\n".join(f"<p>{convert(line, display='block')}</p>" for line in source.splitlines() if line.strip())
