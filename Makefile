@@ -5,6 +5,7 @@
 # make test-fuzz    read thousands of damaged files of all kinds; prints a table; FILES=100000 SEED=7 for more, and others
 # make bench        measure the speed of the shipped checkpoint: recurrence against convolution and Transformer
 # make bench-core   measure what kernels and layers cost against N, H and L; writes runs/bench-core.json
+# make docs         build the documentation site into site/, and the manual page; warnings are errors
 # make clean        remove .venv and what the tools leave behind, but never runs/
 #
 # The first target that you make also makes .venv, with all that is needed in it. To use another Python:
@@ -14,7 +15,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test test-faults test-fuzz lint bench bench-core clean
+.PHONY: demo docs test test-faults test-fuzz lint bench bench-core clean
 
 demo: $(READY)
 	$(BIN)/s4gen demo
@@ -50,6 +51,17 @@ bench: $(READY)
 bench-core: $(READY)
 	$(BIN)/s4gen bench core --out runs/bench-core.json --force
 
+DOCS := .venv/.installed-docs
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/argparse-manpage --module s4gen.cli --function make_parser --project-name s4gen \
+	  --description "density models from state space layers" --output site/s4gen.1
+
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
+	@touch $@
+
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "s4gen needs Python 3.11 or newer, but '$(PYTHON)' is not (or is not there): make PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -58,5 +70,5 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

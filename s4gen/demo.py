@@ -33,14 +33,15 @@ from s4gen.files.shipped import shipped_names
 from s4gen.machine.device import best_device
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
+from s4gen.reporting.page import SAMPLE_BYTES, curves_of
+from s4gen.reporting.records import read_record
+from s4gen.reporting.samples import samples_by_step
 from s4gen.sampling.certify import certify
 from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
-from s4gen.showing import plots
 from s4gen.showing.report import Picture, Section, Table, Text, is_report, write_report
 from s4gen.showing.words import plural, with_error
-from s4gen.train.metrics import read_metrics
 from s4gen.train.opening import open_task
 from s4gen.train.steps_in_time import seconds_per_step
 
@@ -173,21 +174,15 @@ def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Ch
     steps, seconds = checkpoint.metrics["step"], checkpoint.metrics["train_seconds"]
     demo.say(f"  after {plural(steps, 'step')}, {seconds:.0f} s: {_bits(after)}")
     rows = [["before training", _bits(before)], [f"after {plural(steps, 'step')}, {seconds:.0f} s", _bits(after)]]
-    history: dict[str, list[tuple[float, float]]] = {"train": [], "validation": []}
-    for row in read_metrics(folder):
-        history[row["split"]].append((row["step"], row["bits_per_dim"]))
-    pictures = [
-        Picture(path.read_bytes(), f"Sampled at step {int(path.stem.split('-')[1])}", pixels=True)
-        for path in sorted((folder / "samples").glob("step-*.png"))
-    ]
+    record = read_record(folder)
     demo.add(
         Section(
             "Training, by convolution",
             [
                 Text(f"{made}; {steps} steps of {batch_size} images out of {len(images):,} ({images.name})."),
                 Table(["on test images it has not seen", "bits/dim"], rows),
-                Picture(plots.loss_curve(history["train"], history["validation"]), "Loss against training step"),
-                *pictures,
+                *curves_of([record]),
+                *samples_by_step(record, SAMPLE_BYTES),
             ],
         )
     )

@@ -126,9 +126,11 @@ class S4D(_Layer):
         d_state: size of a feature's state in real numbers; even.
         init: initial Lambda: legs, lin, inv, inv2, quad, real or random.
         discretization: zoh or bilinear.
-        dt_min, dt_max: bounds of the initial step sizes; about 1 / dt_max to 1 / dt_min inputs are remembered.
+        dt_min: smallest initial step size; features remember at most about 1 / dt_min inputs.
+        dt_max: largest initial step size; features remember at least about 1 / dt_max inputs.
         n_ssm: number of distinct (Lambda, B), which features share in turn; 0 gives each feature its own.
-        decay, dt_transform: functions that make -Re Lambda and the step size from their parameters: exp or softplus.
+        decay: the function that makes -Re Lambda from its parameter: exp or softplus.
+        dt_transform: the function that makes the step size from its parameter: exp or softplus.
         tie_dt: whether all modes of a feature share one step size; otherwise each conjugate pair has its own.
         train_B: whether B is trained.
         mix: whether GELU, dropout and a gated linear layer (GLU) follow.

@@ -21,7 +21,7 @@ FLOORS = [
     {"data", "checkpoint", "layers", "hub"},
     {"evaluate"},
     {"train", "sampling", "importing"},
-    {"bench"},
+    {"bench", "reporting"},
     {"demo", "exporting"},
     {"cli", "examples"},
     {"__main__"},

@@ -42,7 +42,7 @@ class Checked(HTMLParser):
 
 @pytest.fixture
 def sections() -> list[Section]:
-    curve = plots.loss_curve([(0, 8.0), (1, 3.0), (2, 2.5)], [(2, 2.7)])
+    curve = plots.learning_curves({"training": [(0, 8.0), (1, 3.0)], "held out": [(2, 2.7)]}, "step", "bits/dim")
     return [
         Section("Training <fast> & well", [Text('bits/dim < 1 & "good"'), Picture(curve, 'loss "curve"')]),
         Section("Speed", [Table(["way", "ms"], [["ours", "1.0"], ["<theirs>", "2.0"]], "per step"), Code("a < b")]),
@@ -92,8 +92,8 @@ def test_an_interrupted_write_keeps_the_old_report(
 @pytest.mark.parametrize(
     "png",
     [
-        lambda: plots.loss_curve([], []),
-        lambda: plots.loss_curve([(0, 8.0), (10, 2.0)], []),
+        lambda: plots.learning_curves({}, "step", "bits/dim"),
+        lambda: plots.learning_curves({"training": [(0, 8.0), (10, 2.0)]}, "step", "bits/dim"),
         lambda: bench_plots.panels([]),
         lambda: bench_plots.panels([bench_plots.Panel("x", "y", {}, [])]),
         lambda: bench_plots.panels(

@@ -96,8 +96,7 @@ def save_checkpoint(
     """Write the whole checkpoint, or nothing: a failure leaves what was there before.
 
     Raises:
-        UserError: `path` exists (and `overwrite` is not set, or it is not a checkpoint), or cannot be
-        written.
+        UserError: `path` exists (and `overwrite` is not set, or it is not a checkpoint), or cannot be written.
     """
     check_target(path, overwrite)
 

@@ -14,6 +14,7 @@ from s4gen import __version__
 from s4gen.cli import (
     bench,
     cache,
+    completion,
     convert,
     demo,
     evaluate,
@@ -22,11 +23,12 @@ from s4gen.cli import (
     info,
     merge,
     predict,
+    report,
     sample,
     tokenize,
     train,
 )
-from s4gen.cli.parser import Parser
+from s4gen.cli.parser import Parser, examples
 from s4gen.cli.process import Interrupts, flush_output, forget, prepare_streams, watched_interrupts
 from s4gen.errors import UserError
 from s4gen.files.folders import says_why
@@ -44,17 +46,23 @@ VERBS = {
     "predict": predict,
     "bench": bench,
     "info": info,
+    "report": report,
     "cache": cache,
+    "completion": completion,
 }
 
 
 def make_parser() -> Parser:
-    """Return the parser of the whole command line; what it parses has the verb's function as its attribute `run`."""
+    """Return the parser of the whole command line; what it parses has the verb's function as attribute `run`.
+
+    The attribute `parser` is the parser of the verb, and `program` that of the whole command line.
+    """
     parser = Parser(
         prog="s4gen",
         description="Density models of images, text and sound from state space layers: train by convolution, sample by "
         "recurrence.",
-        epilog="A path or a shipped name is accepted wherever a recipe, preset or checkpoint is expected.",
+        epilog="A path or a shipped name is accepted wherever a recipe, preset or checkpoint is expected.\n\n"
+        + examples([module.EXAMPLES[0] for module in VERBS.values()]),
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"s4gen {__version__}")
@@ -62,7 +70,8 @@ def make_parser() -> Parser:
     for name, module in VERBS.items():
         verb = verbs.add_parser(name, help=module.SUMMARY, description=module.SUMMARY, allow_abbrev=False)
         module.add_arguments(verb)
-        verb.set_defaults(run=module.run, parser=verb)
+        verb.epilog = "\n\n".join([*([verb.epilog] if verb.epilog else []), examples(module.EXAMPLES)])
+        verb.set_defaults(run=module.run, parser=verb, program=parser)
     return parser
 
 

@@ -18,6 +18,11 @@ from s4gen.files.folders import user_path
 
 SUMMARY = "Measure speed and memory: generation with a model, the state space core, or S4 beside its ancestors."
 """The command line shows this sentence for `-h`."""
+EXAMPLES = (
+    "s4gen bench mnist-small --batch 1 64 --baseline conv transformer",
+    "s4gen bench core -o runs/core.json",
+    "s4gen bench ancestors --dimension 256",
+)
 
 CORE = "Measure time and memory of kernels and layers against state size, features and length."
 ANCESTORS = "Measure a training step of LSSL, S4 (in two ways), S4D and DSS, beside table 2 of the S4 paper."
@@ -32,7 +37,6 @@ class Result(Protocol):
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.usage = "%(prog)s [option ...] CHECKPOINT|PRESET\n       %(prog)s core [option ...]\n"
     parser.usage += "       %(prog)s ancestors [option ...]"
     parser.description = (

@@ -13,6 +13,10 @@ from s4gen.files.folders import cache_folder
 
 SUMMARY = "List what is in the cache (downloads, prepared data, the compiled engine), or remove it."
 """The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
+EXAMPLES = (
+    "s4gen cache",
+    "s4gen cache --clear",
+)
 
 
 OURS = (

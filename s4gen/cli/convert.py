@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "Convert a checkpoint to its recurrent form and certify that both forms agree."
 """The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
+EXAMPLES = (
+    "s4gen convert mnist-small runs/converted",
+    "s4gen convert wikitext2-small runs/text --dataset ./my.txt",
+)
 
 DRAWN_TOKENS = 2048
 """Tokens of each sequence, at most, that a model without a data set draws to be compared on."""

@@ -9,6 +9,10 @@ from s4gen.files.folders import user_path
 
 SUMMARY = "Train, convert, sample and measure in a few minutes, on images that come with s4gen."
 """The command line shows this sentence for `-h`."""
+EXAMPLES = (
+    "s4gen demo",
+    "s4gen demo --out /tmp/demo",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,6 +25,11 @@ SUMMARY = (
     "or the accuracy of a classifier, the error of a forecaster."
 )
 """The command line shows this sentence for `-h`."""
+EXAMPLES = (
+    "s4gen eval mnist-small --limit 200",
+    "s4gen eval wikitext2-small --windows 512 --json",
+    "s4gen eval fsdd-small --rate 0.5",
+)
 
 GOES_WITH = {
     "--chunk": ("text",),

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from s4gen.exporting.programs import Check
 
 SUMMARY = "Write a model for other programs: its step as ONNX or for PyTorch alone, or its whole generation as C++."
+EXAMPLES = (
+    "s4gen export mnist-small runs/onnx --format onnx",
+    "s4gen export mnist-small runs/native --format native",
+)
 FORMATS = ("onnx", "torch", "native")
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from s4gen.importing import Imported
 
 SUMMARY = "Turn weights of state-spaces/s4 into a checkpoint."
+EXAMPLES = (
+    "s4gen import s4-wt103.pt runs/wt103",
+    "s4gen import sashimi.pt runs/sashimi --config sashimi.yaml",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "Say what a checkpoint or a model preset is."
 """The command line shows this sentence for `-h`."""
+EXAMPLES = (
+    "s4gen info mnist-small",
+    "s4gen info cifar10-base --json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

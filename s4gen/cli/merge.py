@@ -21,6 +21,10 @@ SUMMARY = (
     "bit."
 )
 """The command line shows this sentence for `-h`."""
+EXAMPLES = (
+    "s4gen merge images parts/0 parts/1 parts/2",
+    "s4gen merge scores.json scores/0 scores/1",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from s4gen.errors import UserError
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """The formatter of argparse, except that a text of several lines, such as a list of examples, keeps its lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser that reports a wrong argument like everything else that the user can fix."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+        super().__init__(*args, **{"formatter_class": _HelpFormatter} | settings)
         self.commands: dict[str, Parser] = {}
 
     def add_command(self, name: str, summary: str) -> Parser:
@@ -46,3 +54,16 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse's own passes over a stream that cannot be written to.
         (file or sys.stderr).write(message)
+
+
+def examples(commands: Sequence[str]) -> str:
+    """Return commands as the end of a help text."""
+    return "\n".join(["examples:", *(f"  {command}" for command in commands)])
+
+
+def verbs_of(parser: argparse.ArgumentParser) -> dict[str, Parser]:
+    """Return the parsers of the verbs by name."""
+    found: dict[str, Parser] = next(
+        action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    return found

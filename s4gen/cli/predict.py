@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "Read a stream or a file, and print class probabilities, numbers or forecasts as they come."
 """The command line shows this sentence for `-h`."""
+EXAMPLES = (
+    "s4gen predict fsdd-digits clip.wav",
+    "arecord -f S16_LE -r 8000 | s4gen predict runs/sound/checkpoint --every 8000",
+)
 
 PER_SECOND = 10
 """Lines for each second of sound, unless --every says otherwise."""

@@ -18,6 +18,11 @@ from s4gen.files.folders import user_path
 
 SUMMARY = "Draw images, texts or sound, or complete given ones."
 """The command line shows this sentence for `-h`."""
+EXAMPLES = (
+    "s4gen sample mnist-small -n 64 --seed 0 -o runs/grid.png",
+    's4gen sample wikitext2-small --prompt "The history of" --max-tokens 200',
+    "s4gen sample fsdd-small -n 10 --classes 0-9 -o runs/digits",
+)
 
 OPTIONS = {
     **dict.fromkeys(("prompt_rows", "nearest", "dataset"), ("image",)),
@@ -41,7 +46,7 @@ WHERE = """what PATH means:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog, parser.formatter_class = WHERE, argparse.RawDescriptionHelpFormatter
+    parser.epilog = WHERE
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or the name of a shipped checkpoint")
     parser.add_argument(
         "-o",

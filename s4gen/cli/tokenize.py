@@ -13,6 +13,10 @@ from s4gen.errors import UserError
 
 SUMMARY = "Prepare a text: make its tokeniser and tokenise its splits, so that training and evaluation find them ready."
 """The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
+EXAMPLES = (
+    "s4gen tokenize --dataset ./my.txt --tokenizer bytes",
+    "s4gen tokenize wikitext2-small",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,11 @@ from s4gen.files.folders import user_path
 
 SUMMARY = "Train a model from a recipe."
 """The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
+EXAMPLES = (
+    "s4gen train mnist-small",
+    "s4gen train own-images --set data.dataset=images:photos data.size=32 --out runs/photos",
+    "s4gen train --resume runs/photos",
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -75,16 +75,25 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
     That is usually the half line that a killed run has left.
     """
+    return read_log(folder)[0]
+
+
+def read_log(folder: Path) -> tuple[list[dict[str, Any]], int | None]:
+    """Return the rows as `read_metrics` does, and the number of the line that is none, from 1; None if all are rows.
+
+    A last line without an end is not counted as damaged: it is being written, or its writer was killed.
+    """
     path = folder / "metrics.jsonl"
     if not path.exists():
-        return []
-    rows = []
-    for line in read_bounded(path, LARGE).split(b"\n"):
+        return [], None
+    *lines, rest = read_bounded(path, LARGE).split(b"\n")
+    rows: list[dict[str, Any]] = []
+    for line in [*lines, *([rest] if rest else [])]:
         try:
             rows.append(ROW(json_value(line, finite=False), "the row"))
         except ValueError:
-            break
-    return rows
+            return rows, len(rows) + 1 if len(rows) < len(lines) else None
+    return rows, None
 
 
 def _tensorboard(folder: Path, resume_step: int) -> Any:
