@@ -21,6 +21,7 @@ FLOORS = [
     {"data", "checkpoint", "layers", "hub"},
     {"evaluate"},
     {"train", "sampling", "importing"},
+    {"compress"},
     {"bench"},
     {"demo", "exporting"},
     {"cli", "examples"},

@@ -14,7 +14,9 @@ from s4gen import __version__
 from s4gen.cli import (
     bench,
     cache,
+    compress,
     convert,
+    decompress,
     demo,
     evaluate,
     export,
@@ -42,6 +44,8 @@ VERBS = {
     "sample": sample,
     "merge": merge,
     "predict": predict,
+    "compress": compress,
+    "decompress": decompress,
     "bench": bench,
     "info": info,
     "cache": cache,
