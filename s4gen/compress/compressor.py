@@ -201,7 +201,7 @@ def _walk(
 
 @torch.inference_mode()
 def _cheapest_classes(coder: Coder, items: Sequence[Item]) -> list[int] | None:
-    """Return the class under which the beginning of each item costs least, of a model that is conditional on classes; else None.
+    """Return the class under which the beginning of each item costs least; None if the model knows no classes.
 
     The classes are compared by convolution. Should it round in another way than the engine, the choice may be a worse
     one, but never a wrong one: it is kept in the container.

@@ -8,7 +8,7 @@ processor. Here only operations are used that IEEE 754 defines exactly:
     f = floor(w 2^23 / sum w)
 
 All w are whole numbers below 2^53 when added, so their sum does not depend on its order. A step of 1/256 bit makes each
-probability wrong by at most 0.14 %, which costs less than 10^-6 bits per token.
+weight wrong by at most 0.14 %, and both together cost less than 10^-5 bits per token.
 """
 
 from __future__ import annotations
