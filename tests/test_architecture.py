@@ -105,7 +105,7 @@ def test_scorers_know_no_engines_so_that_training_can_use_them() -> None:
 
 def test_the_benchmark_needs_no_data_and_nothing_needs_the_benchmark() -> None:
     """It measures what others do, so nothing that works may lean on it; only who shows its numbers may."""
-    needed = {"bench", "evaluate", "sampling", "models", "ssm", "config", "compiling"}
+    needed = {"bench", "evaluate", "sampling", "compress", "models", "ssm", "config", "compiling"}
     services = {"errors", "machine", "showing"}
     for module in MODULES:
         package = ".".join(["s4gen", *module.parent.parts])
