@@ -182,6 +182,17 @@ def test_bits_that_nobody_coded_are_told_from_others(engine: str) -> None:
             decoded(recurrent, runner, [20], [[Block(noise, 12345)]], 1)
 
 
+@pytest.mark.parametrize("engine", ENGINES_HERE)
+def test_rows_that_were_coded_by_two_threads_are_decoded_by_one(engine: str, two_threads: None) -> None:
+    model = noisy_model("s4d", d_model=40)
+    recurrent, lengths = convert(model), [20, 20, 12]
+    rows = random_rows(model, lengths)
+    blocks = coded(recurrent, make_engine(engine, recurrent), rows, 8)
+    torch.set_num_threads(1)
+    found = decoded(recurrent, make_engine(engine, recurrent), lengths, blocks, 8)
+    assert all((decoder.tokens == row).all() for decoder, row in zip(found, rows, strict=True))
+
+
 def test_batches_hold_similar_lengths_and_every_row_once() -> None:
     assert batches([5, 9, 1, 9, 7], 2) == [[1, 3], [4, 0], [2]]
 
