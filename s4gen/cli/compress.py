@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lossy",
         action="store_true",
-        help="take also what cannot be kept as it is: of recordings at another rate or with several channels, and of "
-        "all others, the model's codes alone; of animated or turned images, the first picture as it lies",
+        help="take also what cannot be kept as it is: of recordings, converted to the model's rate and to mono, the "
+        "model's codes alone are kept, and of an animated or turned image the first picture as it lies",
     )
     parser.add_argument(
         "--verify",
@@ -147,10 +147,15 @@ def _report(
         return
     length = sum(entry.length for entry in container.entries)
     print(
-        f"{plural_files(len(items))} of {given:,} bytes in {args.out}, {written:,} bytes: {given / written:.2f} times "
-        f"smaller, {8 * written / length:.3f} bits per token"
+        f"{plural_files(len(items))} of {given:,} bytes in {args.out}, {written:,} bytes: {_ratio(given / written)}, "
+        f"{8 * written / length:.3f} bits per token"
     )
     print(f"{seconds:.2f} s: {len(items) / seconds:.2f} files/s, {given / seconds / 1e6:.4f} MB/s ({container.engine})")
+
+
+def _ratio(smaller: float) -> str:
+    """Say how many times smaller, or larger, files have become."""
+    return f"{smaller:.2f} times smaller" if smaller >= 1 else f"{1 / smaller:.2f} times larger"
 
 
 def plural_files(count: int) -> str:
