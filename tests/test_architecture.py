@@ -21,6 +21,7 @@ FLOORS = [
     {"data", "checkpoint", "layers", "hub"},
     {"evaluate"},
     {"train", "sampling", "importing"},
+    {"compress"},
     {"bench", "reporting"},
     {"demo", "exporting"},
     {"cli", "examples"},
@@ -79,6 +80,7 @@ def test_imports_point_downwards(module: Path) -> None:
     for room in imported_rooms((PACKAGE / module).read_text(encoding="utf-8"), package):
         assert LEVEL[room] <= LEVEL[here], f"{module} imports {room}, which is above it"
         assert {here, room} != {"train", "sampling"}, f"{module} imports {room}"
+        assert (here, room) not in {("compress", "train"), ("compress", "importing")}, f"{module} imports {room}"
 
 
 def test_rooms_import_each_other_in_no_circle() -> None:
@@ -103,7 +105,7 @@ def test_scorers_know_no_engines_so_that_training_can_use_them() -> None:
 
 def test_the_benchmark_needs_no_data_and_nothing_needs_the_benchmark() -> None:
     """It measures what others do, so nothing that works may lean on it; only who shows its numbers may."""
-    needed = {"bench", "evaluate", "sampling", "models", "ssm", "config", "compiling"}
+    needed = {"bench", "evaluate", "sampling", "compress", "models", "ssm", "config", "compiling"}
     services = {"errors", "machine", "showing"}
     for module in MODULES:
         package = ".".join(["s4gen", *module.parent.parts])

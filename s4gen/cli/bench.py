@@ -1,4 +1,4 @@
-"""Measure speed and memory: generation with a model, the state space core, or S4 beside its ancestors."""
+"""Measure speed, memory and size: generation with a model, the core, S4 beside its ancestors, compression."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from s4gen.bench.published import BATCH, DIMENSIONS, LENGTH
 from s4gen.bench.ways import BASELINES, BATCHES, DEFAULT_ENGINES, ENGINES, POSITIONS
+from s4gen.cli import bench_compress
 from s4gen.cli.arguments import whole
 from s4gen.cli.output import check_file, check_output, json_text, print_json
 from s4gen.cli.parser import Parser
@@ -16,7 +17,7 @@ from s4gen.config import DensityConfig, load_preset
 from s4gen.errors import UserError
 from s4gen.files.folders import user_path
 
-SUMMARY = "Measure speed and memory: generation with a model, the state space core, or S4 beside its ancestors."
+SUMMARY = "Measure speed, memory and size: generation with a model, the core, S4 beside its ancestors, compression."
 """The command line shows this sentence for `-h`."""
 EXAMPLES = (
     "s4gen bench mnist-small --batch 1 64 --baseline conv transformer",
@@ -29,7 +30,7 @@ ANCESTORS = "Measure a training step of LSSL, S4 (in two ways), S4D and DSS, bes
 
 
 class Result(Protocol):
-    """The form that the results of all three benchmarks have."""
+    """The form that the results of all benchmarks have."""
 
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -38,17 +39,21 @@ class Result(Protocol):
 
 def add_arguments(parser: Parser) -> None:
     parser.usage = "%(prog)s [option ...] CHECKPOINT|PRESET\n       %(prog)s core [option ...]\n"
-    parser.usage += "       %(prog)s ancestors [option ...]"
+    parser.usage += (
+        "       %(prog)s ancestors [option ...]\n       %(prog)s compress [option ...] CHECKPOINT [FILE ...]"
+    )
     parser.description = (
-        "Measure speed and memory. The first word says of what:\n\n"
+        "Measure speed, memory and size. The first word says of what:\n\n"
         "  CHECKPOINT|PRESET  generation, beside convolution and Transformers\n"
         "  core               kernels and layers, against state size, features and length\n"
-        "  ancestors          a training step of LSSL, S4, S4D and DSS, as in the S4 paper\n\n"
+        "  ancestors          a training step of LSSL, S4, S4D and DSS, as in the S4 paper\n"
+        "  compress           the size of files by s4gen compress, beside other codecs\n\n"
         "The options below are those of generation."
     )
     _add_generation(parser)
     _add_core(parser.add_command("core", CORE))
     _add_ancestors(parser.add_command("ancestors", ANCESTORS))
+    bench_compress.add_arguments(parser.add_command("compress", bench_compress.SUMMARY))
 
 
 def _add_generation(parser: argparse.ArgumentParser) -> None:
@@ -150,8 +155,10 @@ def even(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Measure generation: `s4gen bench CHECKPOINT|PRESET`."""
     if args.subject is None:
-        raise UserError("bench needs a CHECKPOINT or PRESET, or the word core or ancestors (see s4gen bench -h)")
-    if args.subject in ("core", "ancestors"):
+        raise UserError(
+            "bench needs a CHECKPOINT or PRESET, or the word core, ancestors or compress (see s4gen bench -h)"
+        )
+    if args.subject in ("core", "ancestors", "compress"):
         raise UserError(
             f"{args.subject} comes first: s4gen bench {args.subject} [option ...]; for a checkpoint or preset of this "
             f"name write ./{args.subject}"

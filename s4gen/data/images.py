@@ -216,6 +216,15 @@ def save_each(
     return paths
 
 
+def png(sequence: Tensor, layout: ImageLayout) -> bytes:
+    """Return one sequence (layout.length,) as the bytes of a PNG, of which `read_image` makes exactly this one again.
+
+    Raises:
+        ValueError: as for `to_image`.
+    """
+    return _png(_pixels(sequence[None], layout, 1)[0])
+
+
 def _pixels(sequences: Tensor, layout: ImageLayout, scale: int) -> NDArray[np.uint8]:
     """Return the pixels to show, (n, scale * h, scale * w, c): values stretched to black ... white, pixels enlarged."""
     _colour(layout)
@@ -237,8 +246,13 @@ def _colour(layout: ImageLayout) -> str:
 
 def _write_png(pixels: NDArray[np.uint8], path: Path) -> None:
     """Write pixels (h, w, 1 or 3) to a file, whole or not at all."""
+    write_file_atomic(path, _png(pixels))
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return pixels (h, w, 1 or 3) as the bytes of a PNG."""
     from PIL import Image
 
     content = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(content, format="PNG")
-    write_file_atomic(path, content.getvalue())
+    return content.getvalue()

@@ -133,7 +133,7 @@ def encode_blocks(
         return
     measured = read_blocks(recording, format.rate, most=most)
     ends = [(float(block.min()), float(block.max())) for block in measured if len(block)]
-    centre, half = _range(min(low for low, _ in ends), max(high for _, high in ends), format.normalise)
+    centre, half = scale_of(min(low for low, _ in ends), max(high for _, high in ends), format.normalise)
     for block in read_blocks(recording, format.rate, heard, most):
         yield quantiser.encode((block.astype(np.float64) - centre) / half), False
 
@@ -161,7 +161,7 @@ def read_prompt(path: str | Path, format: AudioFormat) -> tuple[Codes, list[str]
     return np.concatenate(codes), notes
 
 
-def _range(low: float, high: float, normalise: str) -> tuple[float, float]:
+def scale_of(low: float, high: float, normalise: str) -> tuple[float, float]:
     """Return centre and half width of what becomes -1 ... 1; a constant has none, and becomes silence."""
     centre = (low + high) / 2 if normalise == "minmax" else 0.0
     return centre, max(high - centre, centre - low) or 1.0
