@@ -22,7 +22,7 @@ FLOORS = [
     {"evaluate"},
     {"train", "sampling", "importing"},
     {"bench"},
-    {"demo", "exporting"},
+    {"demo", "exporting", "serving"},
     {"cli", "examples"},
     {"__main__"},
 ]

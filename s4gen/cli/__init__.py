@@ -23,6 +23,7 @@ from s4gen.cli import (
     merge,
     predict,
     sample,
+    serve,
     tokenize,
     train,
 )
@@ -42,6 +43,7 @@ VERBS = {
     "sample": sample,
     "merge": merge,
     "predict": predict,
+    "serve": serve,
     "bench": bench,
     "info": info,
     "cache": cache,
