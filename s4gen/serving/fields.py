@@ -97,7 +97,7 @@ def filters_of(found: Mapping[str, Any], kind: str) -> Filters:
 def seed_of(found: Mapping[str, Any]) -> int:
     """Return the seed of a request, or a random one, which the answer names, so that it can be had again."""
     seed: int | None = found.get("seed")
-    return secrets.randbelow(2**63) if seed is None else seed
+    return secrets.randbelow(2**32) if seed is None else seed
 
 
 def count_of(found: Mapping[str, Any], limits: Limits) -> int:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from s4gen.checkpoint import Checkpoint, load_checkpoint
@@ -22,6 +23,7 @@ from s4gen.sampling.convert import RecurrentModel, recurrent_of
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.engines.native import NativeEngine
 from s4gen.sampling.filters import KEEP_ALL, Filters
+from s4gen.sampling.prompts import Starts, checked_prompt
 
 
 @dataclass(eq=False)
@@ -117,7 +119,19 @@ def load_all(arguments: list[str], engine: str = "auto") -> dict[str, Served]:
         if name in found:
             raise UserError(f"two models are called {name}; give one of them another name: NAME={place}")
         found[name] = served(checkpoint, name, engine)
+        warm_up(found[name])
     return found
+
+
+def warm_up(model: Served) -> None:
+    """Draw a token for a few rows, so that the first request does not wait for what is measured and made only once.
+
+    Raises:
+        UserError: the model's output is not a finite number.
+    """
+    recurrent, n = model.recurrent, 8  # rows from which on the native engine times its layouts
+    start = Starts(recurrent, checked_prompt(recurrent, n, None)).of(range(n))
+    model.engine.begin(start.state).advance(start.token, torch.full((n, 1), 0.5, dtype=torch.float64))
 
 
 def chosen(models: dict[str, Served], name: str | None, kind: str) -> Served | str:
