@@ -36,7 +36,8 @@ def text_model(mixer: str = "s4d") -> DensityModel:
     torch.manual_seed(0)
     assert TOKENIZER.eos is not None
     layout = TextLayout(TOKENIZER.vocab, TOKENIZER.eos, length=64)
-    return shaken(build_model(DensityConfig(layout, ModelConfig(mixer, **SIZE), SSM)))
+    ssm = SSMConfig(d_state=4) if mixer == "lssl" else SSM
+    return shaken(build_model(DensityConfig(layout, ModelConfig(mixer, **SIZE, n_heads=2, window=8), ssm)))
 
 
 def image_model(classes: tuple[str, ...] = (), channels: int = 1) -> DensityModel:

@@ -33,7 +33,7 @@ class Row(Protocol):
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Part:
     """Rows of an order whose prompts are read together."""
 

@@ -170,12 +170,18 @@ class Worker:
             read, self._read = self._read, deque()
             running = self._running
         for order, part, start in read:
-            if not order.channel.closed:
-                key: Hashable = (order.model, order.filters) if order.model.together else part
-                if key not in self._batches:
-                    self._batches[key] = Batch(order.model.engine_for(order.filters))
-                self._batches[key].join(order, part.rows, start)
+            try:
+                self._join(order, part, start)
+            except Exception as error:
+                self._failed([order], error)
         return running
+
+    def _join(self, order: Order, part: Part, start: Start) -> None:
+        if not order.channel.closed:
+            key: Hashable = (order.model, order.filters) if order.model.together else part
+            if key not in self._batches:
+                self._batches[key] = Batch(order.model.engine_for(order.filters))
+            self._batches[key].join(order, part.rows, start)
 
     def _advance(self, batch: Batch) -> None:
         lines = batch.lines()
