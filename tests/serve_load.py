@@ -41,6 +41,9 @@ class Asked:
 class Load:
     """All requests, and how long they took."""
 
+    sent: int = 0
+    given_up: int = 0
+    """Of those that were sent."""
     asked: list[Asked] = field(default_factory=list)
     seconds: float = 0.0
     lost: list[str] = field(default_factory=list)
@@ -49,30 +52,27 @@ class Load:
     """Seconds since the beginning, and the bytes that the server held then."""
 
 
-def mixed(models: dict[str, dict[str, Any]], n: int, seed: int = 0) -> list[Asked]:
-    """Return n requests of all kinds that are served, every eighth of which is given up."""
-    chance, found = random.Random(seed), []
-    names = sorted(models)
-    for i in range(n):
-        name = names[i % len(names)]
-        model = models[name]
-        body: dict[str, Any] = {"model": name, "seed": i, "stream": chance.random() < 0.5}
-        if chance.random() < 0.4:
-            body["temperature"] = chance.choice([0.7, 0.9])
-        if model["kind"] == "text":
-            path = "/v1/completions"
-            body |= {"prompt": chance.choice(PROMPTS), "max_tokens": chance.randint(5, 60), "n": chance.randint(1, 3)}
-        elif model["kind"] == "image":
-            path, body["n"] = "/images", chance.randint(1, 4)
-            rows = model["height"] * 3 // 4
-            shape = (rows, model["width"]) if model["channels"] == 1 else (rows, model["width"], model["channels"])
-            body["pixels"] = np.random.default_rng(i).integers(0, model["levels"], shape).tolist()
-        else:
-            path, body["seconds"] = "/audio", round(chance.uniform(0.02, 0.2), 2)
-            if model["classes"]:
-                body["label"] = chance.choice(model["classes"])
-        found.append(Asked(path, body, given_up=i % 8 == 7))
-    return found
+def mixed(models: dict[str, dict[str, Any]], number: int) -> Asked:
+    """Return request `number`: the kinds that are served take turns, and every eighth request is given up."""
+    chance, names = random.Random(number), sorted(models)
+    name = names[number % len(names)]
+    model = models[name]
+    body: dict[str, Any] = {"model": name, "seed": number, "stream": chance.random() < 0.5}
+    if chance.random() < 0.4:
+        body["temperature"] = chance.choice([0.7, 0.9])
+    if model["kind"] == "text":
+        path = "/v1/completions"
+        body |= {"prompt": chance.choice(PROMPTS), "max_tokens": chance.randint(5, 60), "n": chance.randint(1, 3)}
+    elif model["kind"] == "image":
+        path, body["n"] = "/images", chance.randint(1, 4)
+        rows = model["height"] * 3 // 4
+        shape = (rows, model["width"]) if model["channels"] == 1 else (rows, model["width"], model["channels"])
+        body["pixels"] = np.random.default_rng(number).integers(0, model["levels"], shape).tolist()
+    else:
+        path, body["seconds"] = "/audio", round(chance.uniform(0.02, 0.2), 2)
+        if model["classes"]:
+            body["label"] = chance.choice(model["classes"])
+    return Asked(path, body, given_up=number % 8 == 7)
 
 
 async def send(client: httpx.AsyncClient, asked: Asked) -> None:
@@ -123,22 +123,28 @@ def pixels_of(png: str) -> list[int]:
     return values
 
 
-async def run(url: str, requests: int, clients: int, seconds: float, seed: int = 0) -> Load:
-    """Ask until all requests are answered or the time is over; each client sends one after another."""
-    load, began = Load(), time.monotonic()
+async def run(url: str, requests: int, clients: int, seconds: float, keep: bool = False) -> Load:
+    """Ask until all requests are answered or the time is over; each client sends one after another.
+
+    What was drawn is kept only if that is asked for.
+    """
+    load, began, numbers = Load(), time.monotonic(), iter(range(requests))
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=httpx.Limits(max_connections=clients + 1)) as client:
-        listed = (await client.get("/v1/models")).json()["data"]
-        waiting = mixed({model["id"]: model for model in listed}, requests, seed)
-        load.asked = list(waiting)
-        waiting.reverse()
+        models = {model["id"]: model for model in (await client.get("/v1/models")).json()["data"]}
 
         async def one() -> None:
-            while waiting and time.monotonic() - began < seconds:
-                asked = waiting.pop()
+            for number in numbers:
+                asked = mixed(models, number)
                 try:
                     await send(client, asked)
                 except (httpx.HTTPError, RuntimeError, AssertionError) as error:
-                    load.lost.append(f"{asked.path} {asked.body.get('seed')}: {type(error).__name__} {error}")
+                    load.lost.append(f"{asked.path} {number}: {type(error).__name__} {error}")
+                load.sent += 1
+                load.given_up += asked.given_up
+                if keep:
+                    load.asked.append(asked)
+                if time.monotonic() - began > seconds:
+                    return
 
         async def look() -> None:
             while True:
@@ -149,7 +155,6 @@ async def run(url: str, requests: int, clients: int, seconds: float, seed: int =
         await asyncio.gather(*(one() for _ in range(clients)))
         looking.cancel()
         load.seconds = time.monotonic() - began
-        load.asked = [asked for asked in load.asked if asked not in waiting]
     return load
 
 
@@ -164,8 +169,7 @@ def main() -> None:
     url, *numbers = sys.argv[1:]
     requests, clients, seconds = (int(numbers[i]) if len(numbers) > i else d for i, d in enumerate((200, 32, 300)))
     load = asyncio.run(run(url, requests, clients, seconds))
-    given_up = sum(asked.given_up for asked in load.asked)
-    print(f"{len(load.asked)} requests, {given_up} given up, {len(load.lost)} lost, in {load.seconds:.1f} s")
+    print(f"{load.sent} requests, {load.given_up} given up, {len(load.lost)} lost, in {load.seconds:.1f} s")
     print("\n".join(load.lost[:5]))
     for when, held in load.resident[:: max(1, len(load.resident) // 24)]:
         print(f"{when:6.0f} s {held / 1e6:8.1f} MB")

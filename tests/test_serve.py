@@ -23,6 +23,7 @@ from s4gen.errors import UserError
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.generate import generate, stream
 from s4gen.sampling.text import Text, log_probabilities, write
+from s4gen.serving import orders
 from s4gen.serving.limits import Limits
 from s4gen.serving.orders import Channel
 from s4gen.serving.refusal import RefusedError
@@ -521,10 +522,13 @@ def test_a_server_that_stops_refuses_what_waits_and_ends_what_is_under_way(monke
     assert {answer.json()["error"]["code"] for answer in answers} == {"stopping"}
 
 
-def test_a_channel_holds_no_more_than_it_may() -> None:
+@pytest.mark.parametrize(("patience", "kept"), [(-1.0, 3), (60.0, 26)])
+def test_a_channel_holds_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch, patience: float, kept: int) -> None:
+    monkeypatch.setattr(orders, "PATIENCE", patience)
+
     async def work() -> tuple[list[int], RefusedError | None]:
         channel = Channel(100)
-        for i in range(5):
+        for i in range(40):
             channel.post(i, 30)
         found = []
         with pytest.raises(RefusedError) as refused:
@@ -534,7 +538,7 @@ def test_a_channel_holds_no_more_than_it_may() -> None:
         return found, refused.value
 
     found, failure = asyncio.run(work())
-    assert found == [0, 1, 2] and failure is not None and failure.code == "slow_client"
+    assert found == list(range(kept)) and failure is not None and failure.code == "slow_client"
 
 
 def test_a_channel_that_is_read_never_fills_up() -> None:

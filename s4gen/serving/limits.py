@@ -24,7 +24,8 @@ class Limits:
     body: int = 1 << 18
     """Bytes of a request's body."""
     unread: int = 1 << 20
-    """Bytes, roughly, that are kept for a client that does not read; then its request is dropped."""
+    """Bytes, roughly, that are kept for a client that does not read; then its request is dropped. For a few seconds it
+    may be eight times as much."""
     timeout: float = 300.0
     """Seconds from a request's arrival to the end of its answer."""
     stall: float = 30.0

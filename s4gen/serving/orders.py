@@ -42,6 +42,10 @@ class Part:
     """Reads the prompts and returns a row for each of `rows`. It is called in a thread of its own."""
 
 
+PATIENCE, MANY = 5.0, 8
+"""Seconds for which more may wait than the bound if the client takes nothing meanwhile, and how many times as much."""
+
+
 class Channel:
     """Carries events from the worker's thread to the coroutine that answers, and bounds what waits between them.
 
@@ -49,10 +53,11 @@ class Channel:
     """
 
     def __init__(self, most: int) -> None:
-        """Make a channel in which events of at most `most` bytes together wait; it belongs to the running loop."""
+        """Make a channel of the running loop, in which events of `most` bytes together may wait for long."""
         self._loop, self._most = asyncio.get_running_loop(), most
         self._events: asyncio.Queue[tuple[Any, int] | None] = asyncio.Queue()
         self._lock, self._waiting, self._closed = threading.Lock(), 0, False
+        self._taken = time.monotonic()  # when the client last took something, or there was nothing to take
         self.failure: RefusedError | None = None
         """Why the order was not carried out; None where it was."""
         self.broken = asyncio.Event()
@@ -64,12 +69,18 @@ class Channel:
         return self._closed
 
     def post(self, event: Any, size: int) -> None:
-        """Send an event that takes roughly `size` bytes; if too much waits already, the channel is closed instead."""
+        """Send an event that takes roughly `size` bytes; if too much waits already, the channel is closed instead.
+
+        A few steps of many rows come at once, so a client gets the time to take them.
+        """
+        now = time.monotonic()
         with self._lock:
             if self._closed:
                 return
+            self._taken = self._taken if self._waiting else now
             self._waiting += size
-            full = self._waiting > self._most
+            slow = now - self._taken > PATIENCE
+            full = self._waiting > self._most * (1 if slow else MANY)
         if full:
             self.close(RefusedError(503, "the client does not read, so its request was dropped", code="slow_client"))
         else:
@@ -103,6 +114,7 @@ class Channel:
         while (item := await self._events.get()) is not None:
             with self._lock:
                 self._waiting -= item[1]
+                self._taken = time.monotonic()
             yield item[0]
         if self.failure is not None:
             raise self.failure
