@@ -9,7 +9,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,9 @@ from s4gen.sampling.engines.native import NativeUnavailable
 from s4gen.sampling.engines.native.build import library
 
 os.environ["MPLBACKEND"] = "Agg"
+
+LOOPBACK = "127.0.0.1"
+"""The only address that a test may connect to, apart from sockets in the file system."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that run tests at once
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that it starts
@@ -129,14 +132,16 @@ def _compiled_engine() -> Path | None:
 @pytest.fixture(autouse=True, scope="session")
 def _unplugged() -> Iterator[None]:
     """What a machine without a network does; sockets between processes of this machine still work."""
-    connect = socket.socket.connect
+    connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
 
     def local_only(self: socket.socket, address: Any) -> None:
-        if self.family != socket.AF_UNIX:
+        if self.family != socket.AF_UNIX and address[0] != LOOPBACK:
             raise OSError(f"no network in tests: {address}")
         connect(self, address)
 
-    def no_names(host: Any, *args: Any, **kwargs: Any) -> NoReturn:
+    def no_names(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host in (LOOPBACK, LOOPBACK.encode()):
+            return getaddrinfo(host, *args, **kwargs)
         raise socket.gaierror(socket.EAI_NONAME, f"no network in tests: {host}")
 
     with pytest.MonkeyPatch.context() as patch:

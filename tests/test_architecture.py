@@ -23,7 +23,7 @@ FLOORS = [
     {"train", "sampling", "importing"},
     {"compress"},
     {"bench", "reporting"},
-    {"demo", "exporting"},
+    {"demo", "exporting", "serving"},
     {"cli", "examples"},
     {"__main__"},
 ]

@@ -27,6 +27,7 @@ from s4gen.cli import (
     predict,
     report,
     sample,
+    serve,
     tokenize,
     train,
 )
@@ -48,6 +49,7 @@ VERBS = {
     "predict": predict,
     "compress": compress,
     "decompress": decompress,
+    "serve": serve,
     "bench": bench,
     "info": info,
     "report": report,

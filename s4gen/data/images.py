@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,8 +132,10 @@ def to_image(sequences: Tensor, layout: ImageLayout) -> NDArray[np.uint8]:
     return values.astype(np.uint8).reshape(-1, layout.height, layout.width, layout.channels)
 
 
-def read_image(path: str | Path, layout: ImageLayout) -> NDArray[np.uint8]:
+def read_image(path: str | Path, layout: ImageLayout, content: BinaryIO | None = None) -> NDArray[np.uint8]:
     """Read an image file of any format that PIL reads, as uint8 (h, w, c) with values 0 to layout.levels - 1.
+
+    With `content`, that is read, and `path` is only what messages call it.
 
     Only conversions that lose nothing are made: palettes are looked up, grey is repeated for a colour layout,
     colour whose channels are all equal is taken as grey, and full opacity is dropped. Nothing is resized.
@@ -144,7 +146,7 @@ def read_image(path: str | Path, layout: ImageLayout) -> NDArray[np.uint8]:
     """
     wanted = f"{layout.width} x {layout.height} pixels, {_colour(layout)}, 8 bits a channel"
     try:
-        with opened(Path(path)) as image:
+        with opened(content or Path(path)) as image:
             got = f"{image.width} x {image.height} pixels, mode {image.mode}"
             fits = image.size == (layout.width, layout.height) and image.mode in EXACT_MODES
             pixels = np.asarray(image.convert("RGBA")) if fits else None

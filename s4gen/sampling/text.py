@@ -199,16 +199,7 @@ def _written(
             text, writer = texts[i], writers[i]
             if text.ended:
                 continue
-            text.tokens.append(token)
-            piece = writer.feed(token)
-            text.ended = "stop" if writer.stopped else "eos" if token == end else ""
-            if not text.ended and len(text.tokens) == max_tokens:
-                text.ended = "length"
-            if text.ended:
-                piece += writer.finish()
-                # The last characters may have completed a stop string.
-                text.ended = "stop" if writer.stopped else text.ended
-            text.text += piece
+            piece = grown(text, writer, token, max_tokens, end)
             if piece:
                 yield text, piece
             if text.ended:
@@ -219,6 +210,24 @@ def _written(
         if 2 * len(going) <= len(rows):
             generation.keep(going)
             rows = [rows[row] for row in going]
+
+
+def grown(text: Text, writer: Writer, token: int, max_tokens: int, end: int | None) -> str:
+    """Add a token to a text; return the piece that can now be shown. If the text has ended, its `ended` says why.
+
+    It ends after `max_tokens` tokens, at a stop string of the writer, or with the token `end`.
+    """
+    text.tokens.append(token)
+    piece = writer.feed(token)
+    text.ended = "stop" if writer.stopped else "eos" if token == end else ""
+    if not text.ended and len(text.tokens) == max_tokens:
+        text.ended = "length"
+    if text.ended:
+        piece += writer.finish()
+        # The last characters may have completed a stop string.
+        text.ended = "stop" if writer.stopped else text.ended
+    text.text += piece
+    return piece
 
 
 @torch.no_grad()

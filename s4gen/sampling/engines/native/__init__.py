@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import functools
 import struct
@@ -75,12 +76,25 @@ class NativeEngine:
         self._handle = c_void_p()
         _checked(self._native.s4_open, data, len(data), byref(self._handle))
         weakref.finalize(self, self._native.s4_close, self._handle)
+        self._origin = self
+
+    def with_filters(self, filters: Filters) -> NativeEngine:
+        """Return an engine with the same weights in memory, and other filters.
+
+        Raises:
+            NativeUnavailable: one of the filters is on that only the eager engine has.
+        """
+        if filters.eager_only:
+            raise NotForThisModel("it does not have all of the filters")
+        other = copy.copy(self)  # `_origin` stays what it is, and keeps the weights alive
+        other.filters, other._packed_filters = filters, packed(filters)
+        return other
 
     def begin(self, state: ModelState) -> NativeSession:
         """See `Engine`."""
         # Up to SOLO rows of a phase are taken together one after another anyway, so for them nothing is measured.
         phases = (state.position % self._period).unique(return_counts=True)[1].tolist()
-        lanes = lanes_for(phases, torch.get_num_threads(), self._times) if max(phases) > SOLO else 0
+        lanes = lanes_for(phases, torch.get_num_threads(), self._origin._times) if max(phases) > SOLO else 0
         return NativeSession(self, state, lanes)
 
     @functools.cached_property
