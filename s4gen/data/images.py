@@ -135,7 +135,7 @@ def to_image(sequences: Tensor, layout: ImageLayout) -> NDArray[np.uint8]:
 def read_image(path: str | Path, layout: ImageLayout, content: BinaryIO | None = None) -> NDArray[np.uint8]:
     """Read an image file of any format that PIL reads, as uint8 (h, w, c) with values 0 to layout.levels - 1.
 
-    With `content`, that is read, and `path` is only what messages call it.
+    If `content` is given, it is read instead, and `path` is only the name in messages.
 
     Only conversions that lose nothing are made: palettes are looked up, grey is repeated for a colour layout,
     colour whose channels are all equal is taken as grey, and full opacity is dropped. Nothing is resized.

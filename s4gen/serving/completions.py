@@ -166,7 +166,7 @@ def _listed(value: Any) -> list[str]:
 
 def _parts(wish: Wish, rows: Sequence[TextRow], channel: Channel) -> list[Part]:
     """Return the rows in parts that are read together: of one length, if the mixer needs that."""
-    if wish.model.config.model.traits.own_lengths:
+    if wish.model.config.model.traits.ragged:
         groups = [list(rows)]
     else:
         ordered = sorted(rows, key=lambda row: len(row.text.prompt))
