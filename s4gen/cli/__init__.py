@@ -23,6 +23,7 @@ from s4gen.cli import (
     merge,
     predict,
     sample,
+    score,
     tokenize,
     train,
 )
@@ -36,6 +37,7 @@ VERBS = {
     "tokenize": tokenize,
     "train": train,
     "eval": evaluate,
+    "score": score,
     "convert": convert,
     "import": import_,
     "export": export,
