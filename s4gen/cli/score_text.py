@@ -108,7 +108,9 @@ def token_blocks(path: Path, tokenizer: Tokenizer) -> Iterator[tuple[list[int], 
 
 
 def reference(args: argparse.Namespace, checkpoint: Checkpoint) -> Reference:
-    """Prepare to compare texts with windows of a split, of as many tokens as are compared, each from its start.
+    """Prepare to compare texts with windows of a split, of as many tokens as are compared, each from a fresh state.
+
+    They are the windows of `s4gen eval`, each of which is fed the token before it, as a text is fed that of its start.
 
     Raises:
         UserError: there is no such data, or it is not of the model's kind.

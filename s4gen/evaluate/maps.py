@@ -83,10 +83,11 @@ class SoundMap:
         strength = mean / max(float(mean.max()), 1e-9)
         width = self._each / rate
         colours = [(0.15 + 0.75 * s, 0.25 * (1 - s), 0.85 * (1 - s)) for s in strength.clip(0, 1)]
-        lines = np.maximum(columns[:, 1] - columns[:, 0], 0.004)
+        loudest = max(float(np.abs(columns[:, :2]).max()), 0.01)
+        lines = np.maximum(columns[:, 1] - columns[:, 0], 0.006 * loudest)  # silence is a line, too
         top.bar(seconds, lines, bottom=columns[:, 0], width=width, color=colours, linewidth=0)
         top.set_ylabel("sample")
-        top.set_ylim(-1.05, 1.05)
+        top.set_ylim(-1.05 * loudest, 1.05 * loudest)
         bottom.fill_between(seconds, columns[:, 3], color="#fca5a5", linewidth=0, step="mid", label="highest")
         bottom.plot(seconds, mean, color="#b91c1c", linewidth=1, drawstyle="steps-mid", label="mean")
         bottom.set_ylabel("bits of a sample")
