@@ -32,3 +32,31 @@ def test_the_toy_is_learnt(capsys: pytest.CaptureFixture[str]) -> None:
     for row in rows:
         steps = {(after - before) % 8 for before, after in itertools.pairwise(row)}
         assert steps in ({1}, {7})
+
+
+@pytest.mark.slow
+def test_likelihoods_find_inverted_digits_and_are_misled_by_what_is_simple(capsys: pytest.CaptureFixture[str]) -> None:
+    from s4gen.examples import odd_ones
+
+    assert odd_ones.main(["mnist-small", "--images", "60"]) == 0
+    printed = capsys.readouterr().out
+    print(printed)
+    auc = {line[:24].strip(): float(line.split()[-1]) for line in printed.splitlines()[2:]}
+    assert auc["inverted"] > 0.99 and auc["noise"] > 0.99
+    assert auc["black"] == 0, "every digit costs more than nothing at all"
+    assert 0.5 < auc["5 values flipped"] < 0.95, "lost in the sum, and seen in the map"
+    assert odd_ones.main(["cifar10-small", "--dataset", "cifar10-mini", "--images", "10"]) == 0
+    printed = capsys.readouterr().out
+    print(printed)
+    auc = {line[:24].strip(): float(line.split()[-1]) for line in printed.splitlines()[2:]}
+    assert auc["smooth ramps"] == auc["all of one colour"] == auc["black"] == 0, "photographs have detail"
+
+
+@pytest.mark.parametrize("argv", [["nowhere"], ["wikitext2-small"], ["mnist-small", "--dataset", "cifar10-mini"]])
+def test_odd_ones_are_looked_for_among_images_of_the_model_alone(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from s4gen.examples import odd_ones
+
+    assert odd_ones.main(argv) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -81,11 +81,11 @@ class SoundMap:
         figure = new_figure(4.4)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.2])
         strength = mean / max(float(mean.max()), 1e-9)
-        width = self._each / rate
         colours = [(0.15 + 0.75 * s, 0.25 * (1 - s), 0.85 * (1 - s)) for s in strength.clip(0, 1)]
         loudest = max(float(np.abs(columns[:, :2]).max()), 0.01)
         lines = np.maximum(columns[:, 1] - columns[:, 0], 0.006 * loudest)  # silence is a line, too
-        top.bar(seconds, lines, bottom=columns[:, 0], width=width, color=colours, linewidth=0)
+        thick = max(0.8, 400 / len(columns))  # points: as wide as a column, or one that can be seen
+        top.vlines(seconds, columns[:, 0], columns[:, 0] + lines, colors=colours, linewidth=thick)
         top.set_ylabel("sample")
         top.set_ylim(-1.05 * loudest, 1.05 * loudest)
         bottom.fill_between(seconds, columns[:, 3], color="#fca5a5", linewidth=0, step="mid", label="highest")
