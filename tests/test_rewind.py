@@ -66,9 +66,9 @@ def test_a_fork_is_two_runs(recurrent: RecurrentModel, engine: str, name: str) -
 
 @pytest.mark.parametrize("kind", [*KINDS, "attention", "lssl"])
 def test_a_fork_of_every_kind_of_state(kind: str) -> None:
-    model = convert(model_of(kind))
-    alone = take(begun(model, "auto"), 25)
-    first = begun(model, "auto")
+    model, engine = convert(model_of(kind)), "auto" if kind in KINDS else "eager"
+    alone = take(begun(model, engine), 25)
+    first = begun(model, engine)
     take(first, 9)
     second = first.fork()
     assert torch.equal(take(first, 16), alone[:, 9:]) and torch.equal(take(second, 16), alone[:, 9:])
