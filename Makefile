@@ -39,6 +39,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy s4gen
 
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 bench: $(READY)
 	$(BIN)/s4gen bench checkpoints/mnist-small --batch 1 64 \
 	  --engine eager compiled native native-bf16 native-int8 --baseline conv transformer

@@ -1,4 +1,4 @@
-"""Autoregressive generative modelling with state space models: train by convolution, sample by recurrence."""
+"""Density models of images, text and sound from state space layers: train by convolution, sample by recurrence."""
 
 from __future__ import annotations
 

@@ -26,21 +26,26 @@ from s4gen.checkpoint import Checkpoint, load_checkpoint
 from s4gen.config import DensityConfig, ImageLayout, Recipe, load_recipe
 from s4gen.data import open_split
 from s4gen.data.images import save_grid, to_sequence
+from s4gen.errors import UserError
 from s4gen.evaluate.images import ImageEvaluation, evaluate_images
 from s4gen.evaluate.scorers import by_convolution, by_recurrence
 from s4gen.files.shipped import shipped_names
 from s4gen.machine.device import best_device
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
-from s4gen.sampling.convert import RecurrentModel, certify, convert, load_recurrent
+from s4gen.sampling.certify import certify
+from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
 from s4gen.showing import plots
-from s4gen.showing.report import Picture, Section, Table, Text, write_report
+from s4gen.showing.report import Picture, Section, Table, Text, is_report, write_report
+from s4gen.showing.words import plural, with_error
 from s4gen.train.metrics import read_metrics
 from s4gen.train.opening import open_task
-from s4gen.train.pace import seconds_per_step
+from s4gen.train.steps_in_time import seconds_per_step
 
+REPORT, TITLE = "report.html", "s4gen demo"
+"""The file that tells of the demo, and its title, by which an earlier demo is known."""
 SHIPPED = "mnist-small"
 """The shipped checkpoint that the demo samples from, too."""
 _TEST_IMAGES = 100
@@ -62,6 +67,8 @@ class Demo:
     device: torch.device
     started: float = field(default_factory=time.perf_counter)
     sections: list[Section] = field(default_factory=list)
+    written: bool = False
+    """Whether there is a report of this demo on the disk."""
 
     def say(self, text: str) -> None:
         """Print one line of commentary, with the minutes and seconds since the start."""
@@ -71,7 +78,8 @@ class Demo:
     def add(self, section: Section) -> None:
         """Add a section to the report and write the report to disk."""
         self.sections.append(section)
-        write_report(self.out / "report.html", "s4gen demo", self.sections)
+        write_report(self.out / REPORT, TITLE, self.sections)
+        self.written = True
 
     def grid(self, name: str, images: Tensor, layout: ImageLayout, caption: str) -> Picture:
         """Save a grid of images as a PNG beside the report, and return it as a picture for the report."""
@@ -95,9 +103,13 @@ def run(
         train_seconds: time for training; the recipe's steps are cut to what this machine does in it.
         bench_seconds: time for measuring each workload of the benchmark.
         overrides: changes to the recipe, each "section.key=value".
+
+    Raises:
+        UserError: the folder holds something else than an earlier demo, or cannot be written to.
     """
+    check_folder(out)
     demo = Demo(out, best_device())
-    report, finished = out / "report.html", False
+    report, finished = out / REPORT, False
     try:
         recipe = load_recipe("demo", overrides)
         test = to_sequence(open_split(recipe.data.dataset, "test").images[:_TEST_IMAGES])
@@ -109,14 +121,28 @@ def run(
         _measure(demo, checkpoint, bench_seconds)
         finished = True
     finally:
-        if demo.sections:
+        if demo.written:
             demo.say(f"done: {report}" if finished else f"stopped; the report so far: {report}")
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder that holds anything but an earlier demo, because a run in it would be overwritten.
+
+    Raises:
+        UserError: it does, or it is no folder.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out} is a file, and the demo needs a folder: choose another --out")
+    if any(out.iterdir()) and not is_report(out / REPORT, TITLE):
+        raise UserError(f"{out} holds files that are of no earlier demo: choose another --out, or empty it")
 
 
 def _introduce(demo: Demo) -> None:
     """Say what the demo is and which machine it runs on."""
     here = machine(demo.device)
-    where = f"{here['cpu']}, {here['threads']} threads, device {here['device']}, torch {here['torch']}"
+    where = f"{here['cpu']}, {plural(int(here['threads']), 'thread')}, device {here['device']}, torch {here['torch']}"
     demo.say(f"s4gen demo on {where}")
     text = (
         "An autoregressive density model made of state space layers: it trains by convolution, in parallel over "
@@ -145,8 +171,8 @@ def _train(demo: Demo, recipe: Recipe, test: Tensor, train_seconds: float) -> Ch
     checkpoint = load_checkpoint(folder / "checkpoint")
     after = _score(checkpoint.model.to(demo.device), test)
     steps, seconds = checkpoint.metrics["step"], checkpoint.metrics["train_seconds"]
-    demo.say(f"  after {steps} steps, {seconds:.0f} s: {_bits(after)}")
-    rows = [["before training", _bits(before)], [f"after {steps} steps, {seconds:.0f} s", _bits(after)]]
+    demo.say(f"  after {plural(steps, 'step')}, {seconds:.0f} s: {_bits(after)}")
+    rows = [["before training", _bits(before)], [f"after {plural(steps, 'step')}, {seconds:.0f} s", _bits(after)]]
     history: dict[str, list[tuple[float, float]]] = {"train": [], "validation": []}
     for row in read_metrics(folder):
         history[row["split"]].append((row["step"], row["bits_per_dim"]))
@@ -290,4 +316,4 @@ def _score(model: DensityModel | RecurrentModel, test: Tensor) -> ImageEvaluatio
 
 
 def _bits(evaluation: ImageEvaluation) -> str:
-    return f"{evaluation.bits_per_dim:.4f} ± {evaluation.stderr:.4f} bits/dim"
+    return f"{with_error(evaluation.bits_per_dim, evaluation.stderr)} bits/dim"

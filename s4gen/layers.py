@@ -128,7 +128,7 @@ class S4D(_Layer):
         discretization: zoh or bilinear.
         dt_min, dt_max: bounds of the initial step sizes; about 1 / dt_max to 1 / dt_min inputs are remembered.
         n_ssm: number of distinct (Lambda, B), which features share in turn; 0 gives each feature its own.
-        decay, dt_transform: functions that make -Re Lambda and the step size of their parameters: exp or softplus.
+        decay, dt_transform: functions that make -Re Lambda and the step size from their parameters: exp or softplus.
         tie_dt: whether all modes of a feature share one step size; otherwise each conjugate pair has its own.
         train_B: whether B is trained.
         mix: whether GELU, dropout and a gated linear layer (GLU) follow.

@@ -23,13 +23,17 @@ class Copy:
         for part in ("s4gen", "train", "models"):  # with the recipes and presets that ship
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
 
-    def insert(self, file: str, before: str, text: str) -> None:
-        """Insert a text before the only place in a file where `before` stands."""
+    def replace(self, file: str, old: str, new: str) -> None:
+        """Put `new` in the only place in a file where `old` stands."""
         path = self.folder / file
         source = path.read_text(encoding="utf-8")
-        assert source.count(before) == 1, f"{before!r} in {file}"
-        path.write_text(source.replace(before, text + before), encoding="utf-8")
+        assert source.count(old) == 1, f"{old!r} in {file}"
+        path.write_text(source.replace(old, new), encoding="utf-8")
         self.touched.add(file)
+
+    def insert(self, file: str, before: str, text: str) -> None:
+        """Insert a text before the only place in a file where `before` stands."""
+        self.replace(file, before, text + before)
 
     def create(self, file: str, text: str) -> None:
         assert not (self.folder / file).exists()
@@ -62,6 +66,7 @@ MODEL = """
 import torch
 from s4gen.config import DensityConfig, ModelConfig, SSMConfig, TextLayout
 from s4gen.models.build import build_model
+from s4gen.models.flops import count_flops
 from s4gen.sampling.convert import convert
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.filters import Filters
@@ -87,10 +92,11 @@ def add_lowest(copy: Copy) -> None:
         "s4gen/sampling/engines/native/draw.h", "  bool keep_all() const { return ", "  int64_t lowest = 0;\n\n"
     )
     copy.insert("s4gen/sampling/engines/native/draw.h", "temperature == 1 && top_p >= 1", "lowest == 0 && ")
+    copy.replace("s4gen/sampling/engines/native/draw.h", "int64_t best = 0;", "int64_t best = f.lowest;")
     copy.insert(
         "s4gen/sampling/engines/native/draw.h",
-        "    if (f.min_p > 0) {",
-        "    for (int64_t i = 0; i < f.lowest && i < V; ++i) logit_[i] = REMOVED;\n",
+        "      if (logits[i] > logits[best]) best = i;",
+        "      if (i < f.lowest) {\n        logit_[i] = REMOVED;\n        continue;\n      }\n",
     )
 
 
@@ -126,7 +132,7 @@ def test_a_data_set(copy: Copy) -> None:
         "    images[:, ::2] = 255\n"
         '    return images, np.zeros(len(images), np.int64), "made"\n',
     )
-    copy.insert("s4gen/config/names.py", '"mnist", "cifar10", "mnist-mini"', '"stripes", ')
+    copy.replace("s4gen/config/names.py", "\nIMAGE_SETS = (", '\nIMAGE_SETS = ("stripes", ')
     copy.insert("s4gen/data/opening.py", "from s4gen.data.folder_images", "from s4gen.data import stripes\n")
     copy.insert(
         "s4gen/data/opening.py",
@@ -146,14 +152,17 @@ def test_a_data_set(copy: Copy) -> None:
 def test_a_layer(copy: Copy) -> None:
     """The running mean of `examples/own_layer.py`, as a mixer of a language model: trained, converted and sampled."""
     example = (ROOT / "s4gen" / "examples" / "own_layer.py").read_text(encoding="utf-8")
-    layer = example[: example.index("torch.manual_seed")].replace(
-        "state: Tensor | None = None", "state=None, lengths=None"
+    layer = (
+        example[: example.index("torch.manual_seed")]
+        .rstrip()
+        .replace("state: Tensor | None = None", "state=None, lengths=None")
     )
+    layer += "\n\n    def flops(self, length):\n        return 2 * length**2 * len(self.rate)\n"
     copy.create("s4gen/models/running_mean.py", layer)
     copy.insert(
         "s4gen/config/mixers.py",
         '    Mixer("attention"',
-        '    Mixer("mean", own_lengths=False, mixes_features=False),\n',
+        '    Mixer("mean", ragged=False, mixes_features=False),\n',
     )
     copy.insert(
         "s4gen/models/mixers.py", "from s4gen.models.ssm_layers", "from s4gen.models.running_mean import RunningMean\n"
@@ -180,5 +189,10 @@ for token in [0, *x[0, :-1].tolist()]:
     steps.append(logits)
 whole, _ = model(torch.cat([torch.zeros(1, 1, dtype=torch.int64), x[:, :-1]], 1))
 print(loss.item() < 1, (torch.stack(steps, 1) - whole).abs().max().item() < 1e-4, generate(recurrent, 2, seed=0).shape)
+without = build_model(DensityConfig(TextLayout(9, 0, length=40), ModelConfig("mean", 8, 1, d_ff=16), SSMConfig()))
+print(count_flops(model, 40).forward - count_flops(without, 40).forward)
 """
-    assert copy.run(MODEL + code).split(maxsplit=2) == ["True", "True", "torch.Size([2, 40])\n"]
+    shown, flops = copy.run(MODEL + code).splitlines()
+    assert shown.split(maxsplit=2) == ["True", "True", "torch.Size([2, 40])"]
+    # A block more: the mixer's own count, its gated output and its feed-forward.
+    assert int(flops) == 2 * 40**2 * 8 + 2 * 40 * (8 * 16 + 2 * 8 * 16)

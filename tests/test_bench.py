@@ -473,7 +473,7 @@ def test_a_run_on_text_counts_tokens_and_no_images(monkeypatch: pytest.MonkeyPat
     rows = result.to_dict()["rows"]
     assert all(row["tokens_per_second"] > 0 and "images_per_second" not in row for row in rows)
     table = result.table()
-    assert "words: s4d, 1 layers of 2, d_model 16, " in table and "60 different tokens" in table
+    assert "words: s4d, 1 layer of 2, d_model 16, " in table and "60 different tokens" in table
     assert "images" not in table
     header, *others = (line.split() for line in table.splitlines() if line.startswith(("batch 2 ", "recurrent, eager")))
     assert header[2:5] == ["ms/step", "tokens/s", "peak"] and len(others[0]) == 7

@@ -100,7 +100,7 @@ def of_text(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
 def of_audio(draw: st.DrawFn, model: ModelConfig) -> ModelConfig:
     recent = draw(st.integers(0, 4096))
     model = dataclasses.replace(model, window=draw(st.integers(1, 10**6)), mixers_per_block=1, recent=recent)
-    if not model.traits.pooled:
+    if not model.traits.scannable:
         return model
     pool, expand = tuple(draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))), draw(st.integers(1, 3))
     return dataclasses.replace(model, pool=pool, expand=expand, unet=draw(st.booleans()))
@@ -291,8 +291,14 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
         ),
         ("[ssm]\ntie_dt = 1", "ssm.tie_dt = 1: got a whole number, expected true or false"),
         ("[model]\nmixers = 0", "model.mixers_per_block = 0: expected at least 1"),
-        ("[model]\ncutoffs = 3", "model.cutoffs = 3: got a whole number, expected whole numbers in brackets"),
-        ("[model]\ncutoffs = [1.5]", "model.cutoffs = [1.5]: got a list, expected whole numbers in brackets"),
+        (
+            "[model]\ncutoffs = 3",
+            "model.cutoffs = 3: got a whole number, expected a list of whole numbers, such as [2, 3]",
+        ),
+        (
+            "[model]\ncutoffs = [1.5]",
+            "model.cutoffs = [1.5]: got a list, expected a list of whole numbers, such as [2, 3]",
+        ),
         ("[model]\ncutoffs = [5, 5]", "model.cutoffs = [5, 5]: expected increasing numbers from 1"),
         ("[model]\ncutoffs = [0]", "model.cutoffs = [0]: expected increasing numbers from 1"),
         (
@@ -311,13 +317,13 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
         ),
         (
             '[data]\ndataset = "my.txt"\nvalidation = 3',
-            'data.validation = 3 goes with images and audio, not with data.dataset = "my.txt": leave it out',
+            'data.validation = 3 goes with images and sound, not with data.dataset = "my.txt": leave it out',
         ),
         (
             '[data]\ndataset = "my.txt"\n[model]\nmixer = "attention"',
             'model.window = 0: attention needs a window, such as 512, on data.dataset = "my.txt"',
         ),
-        ("[data]\nrate = 8000", 'data.rate = 8000 goes with audio, not with data.dataset = "mnist": leave it out'),
+        ("[data]\nrate = 8000", 'data.rate = 8000 goes with sound, not with data.dataset = "mnist": leave it out'),
         ('[data]\ndataset = "fsdd"\nrate = 8', "data.rate = 8: expected 100 to 1000000 samples per second"),
         ('[data]\ndataset = "fsdd"\nlaw = "mu"', 'data.law = "mu": expected one of mu-law, linear'),
         ('[data]\ndataset = "fsdd"\nbits = 17', "data.bits = 17: expected 2 to 16"),
@@ -338,7 +344,7 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
         ("[model]\npool = [4]\nmixers = 2", "model.mixers_per_block = 2 does not go with model.pool: leave it out"),
         (
             '[model]\nmixer = "wavenet"',
-            'model.mixer = "wavenet" goes with audio, not with data.dataset = "mnist"',
+            'model.mixer = "wavenet" goes with sound, not with data.dataset = "mnist"',
         ),
         (
             '[data]\ndataset = "fsdd"\n[model]\nmixer = "wavenet"\nd_ff = 0',
@@ -399,7 +405,7 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
         ),
         (
             "[model]\nwhole_pixels = true\nscan = [1]",
-            "model.scan = [1]: got a list, expected words in quotes, in brackets",
+            'model.scan = [1]: got a list, expected a list of strings, such as ["row"]',
         ),
         (
             '[model]\nwhole_pixels = true\nscan = ["none"]',
@@ -422,7 +428,7 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
             'model.whole_pixels = true does not go with model.mixer = "wavenet": leave one of them out',
         ),
         ("[model]\nrecent = 4097", "model.recent = 4097: expected at most 4096"),
-        ("[model]\nrecent = 4", 'model.recent = 4 goes with audio, not with data.dataset = "mnist": leave it out'),
+        ("[model]\nrecent = 4", 'model.recent = 4 goes with sound, not with data.dataset = "mnist": leave it out'),
         ("[train]\naccumulate = 3", "train.accumulate = 3: expected a divisor of train.batch_size = 64"),
     ],
 )

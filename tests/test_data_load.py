@@ -102,7 +102,7 @@ def test_unknown_data_sets_and_splits_are_refused_with_the_known_ones() -> None:
 def test_idx_files_read_back_exactly(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
     write_idx(tmp_path / "a.gz", values)
-    read = mnist.read_idx(tmp_path / "a.gz", values.shape)
+    read = mnist.read_idx(tmp_path / "a.gz", values.shape, "")
     np.testing.assert_array_equal(read, values)
     assert read.flags.writeable
 
@@ -125,10 +125,12 @@ def test_damaged_idx_files_are_refused_by_name(tmp_path: Path) -> None:
     for content, message in damages.items():
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"images\.gz (is )?{message}"):
-            mnist.read_idx(path, (7, 5))
+            mnist.read_idx(path, (7, 5), "")
     path.write_bytes(whole)
     with pytest.raises(UserError, match="does not hold 5 x 7 bytes"):
-        mnist.read_idx(path, (5, 7))
+        mnist.read_idx(path, (5, 7), "")
+    with pytest.raises(UserError, match=r"nothing\.gz is missing: ask its maker"):
+        mnist.read_idx(tmp_path / "nothing.gz", (5, 7), "ask its maker")
 
 
 def test_a_missing_file_is_named_with_what_to_do(data: Path) -> None:

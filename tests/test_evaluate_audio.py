@@ -38,7 +38,8 @@ from s4gen.files.shipped import find
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.models.sequence import resampled
-from s4gen.sampling.convert import certify, convert
+from s4gen.sampling.certify import certify
+from s4gen.sampling.convert import convert
 from s4gen.sampling.engines import make_engine
 
 MODEL = ModelConfig(d_model=8, n_layers=1, d_ff=8, pool=(2, 3))
@@ -180,14 +181,14 @@ def test_validation_is_what_training_held_out_and_limits_of_length_hold(capsys: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pooled", "--chunk", "3"], "--chunk is for text, and pooled is a model of audio; leave it out"),
-        (["pooled", "--windows", "3"], "--windows is for text, and pooled is a model of audio; leave it out"),
-        (["mnist-small", "--rate", "0.5"], "--rate is for audio, and mnist-small is a model of images; leave it out"),
+        (["pooled", "--chunk", "3"], "--chunk is for text, and pooled is a model of sound; leave it out"),
+        (["pooled", "--windows", "3"], "--windows is for text, and pooled is a model of sound; leave it out"),
+        (["mnist-small", "--rate", "0.5"], "--rate is for sound, and mnist-small is a model of images; leave it out"),
         (["wavenet", "--rate", "2"], "--rate changes the step of state space layers, and model.mixer = "),
         (["pooled", "--rate", "8000"], "--rate 8000 times the model's 400 is 3,200,000 samples per second: expected "),
         (["pooled", "--rate", "0"], "argument --rate: got '0', expected a factor greater than 0"),
-        (["pooled", "--dataset", "mnist-mini"], "mnist-mini is no audio, and pooled a model of audio: expected one"),
-        (["pooled", "--dataset", "sounds"], "sounds is no audio, and pooled a model of audio: expected one of fsdd, "),
+        (["pooled", "--dataset", "mnist-mini"], "mnist-mini is no sound, and pooled a model of sound: expected one"),
+        (["pooled", "--dataset", "sounds"], "sounds is no sound, and pooled a model of sound: expected one of fsdd, "),
         (["pooled", "--dataset", "fsdd-mini"], "the model is conditional on high, low, and the clips of fsdd-mini "),
         (["digits", "--dataset", "audio:nowhere"], "nowhere is no folder"),
         (["mnist-small", "--dataset", "fsdd-mini"], "no "),

@@ -141,7 +141,7 @@ def test_filters_leave_their_argument_alone() -> None:
         ({"min_p": 1.1}, "min-p is 1.1"),
     ],
 )
-def test_valuesout_of_range_are_refused_in_one_sentence(values: dict[str, float], sentence: str) -> None:
+def test_values_out_of_range_are_refused_in_one_sentence(values: dict[str, float], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Filters(**values)  # type: ignore[arg-type]
 

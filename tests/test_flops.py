@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -61,6 +62,28 @@ def test_a_count_from_shapes_is_what_is_computed(case: str) -> None:
     few, many = (counted(built, rows, layout.length) for rows in (2, 5))
     assert (many.forward - few.forward) / 3 == pytest.approx(wanted.forward, rel=1e-9)
     assert (many.backward - few.backward) / 3 == pytest.approx(wanted.backward, rel=0.03)
+
+
+def test_a_mixer_that_is_not_known_is_asked_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zero would be the utilisation of a mixer that costs nothing."""
+
+    class Foreign(nn.Linear):
+        """A module that is in no table."""
+
+    with_blocks = build_shapes(DensityConfig(GREY, BASE, SSM))
+    counts = {}
+    for block in with_blocks.blocks:
+        counts[block] = block.mixer
+        block.mixer = Foreign(24, 24)
+    with pytest.raises(TypeError, match=r"operations of Foreign are not known: give it a method flops\(length\)"):
+        count_flops(with_blocks, GREY.length)
+    found = []
+    for each in (0, 7):
+        monkeypatch.setattr(Foreign, "flops", lambda _, length, each=each: each * length, raising=False)
+        found.append(count_flops(with_blocks, GREY.length))
+    added = len(with_blocks.blocks) * 7 * GREY.length
+    assert found[1].forward - found[0].forward == added
+    assert found[1].backward - found[0].backward == 2 * added
 
 
 def test_an_adaptive_softmax_counts_its_first_part() -> None:

@@ -32,13 +32,13 @@ from s4gen.sampling import generate as generate_module
 from s4gen.sampling import generation as generation_module
 from s4gen.sampling import prompts as prompts_module
 from s4gen.sampling import suspend
+from s4gen.sampling.chunking import SECONDS, Pace
 from s4gen.sampling.convert import RecurrentModel, convert
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.engines.eager import EagerEngine, EagerSession
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.generate import ENDLESS, complete, generate, stream
 from s4gen.sampling.generation import Generation
-from s4gen.sampling.pacing import SECONDS, Pace
 from s4gen.sampling.prompts import checked_prompts, read_prompts
 from s4gen.sampling.randomness import Uniforms, draw, uniforms
 

@@ -37,7 +37,8 @@ from s4gen.evaluate.recognition import load_classifier
 from s4gen.files.shipped import shipped_folder
 from s4gen.models.build import TooLargeError, build_model, build_shapes
 from s4gen.sampling import suspend
-from s4gen.sampling.convert import certify, convert, load_recurrent, save_converted
+from s4gen.sampling.certify import certify
+from s4gen.sampling.convert import convert, load_recurrent, save_converted
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.generation import Generation
 from s4gen.train.metrics import read_metrics

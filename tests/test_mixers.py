@@ -10,6 +10,7 @@ import torch
 from test_models import SSM_KINDS
 from torch import Tensor, nn
 
+from s4gen.cli.info import preset_facts
 from s4gen.config import DensityConfig, ImageLayout, Layout, ModelConfig, SSMConfig
 from s4gen.config.checks import ConfigError
 from s4gen.config.combinations import check_window
@@ -17,7 +18,8 @@ from s4gen.config.mixers import MIXERS, Mixer
 from s4gen.models.build import build_model
 from s4gen.models.mixers import BUILDERS, make_mixer
 from s4gen.models.states import leaves
-from s4gen.sampling.convert import certify, convert
+from s4gen.sampling.certify import certify
+from s4gen.sampling.convert import convert
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
 
@@ -43,7 +45,7 @@ def test_the_traits_are_those_of_the_module(name: str) -> None:
     u = torch.randn(2, 5, 4)
     assert any(hasattr(part, "rescale_dt_") for part in module.modules()) == mixer.has_dt
     assert hasattr(module, "out") == mixer.mixes_features
-    if mixer.own_lengths:
+    if mixer.ragged:
         module(u, None, torch.tensor([2, 5]))
     elif name == "attention":
         with pytest.raises(ValueError, match="lengths"):
@@ -96,7 +98,7 @@ class RunningMean(nn.Module):
 
 
 def test_a_new_mixer_is_a_line_of_the_table_and_a_builder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MIXERS, "mean", Mixer("mean", own_lengths=False))
+    monkeypatch.setitem(MIXERS, "mean", Mixer("mean", ragged=False))
     monkeypatch.setitem(BUILDERS, "mean", lambda model, _: RunningMean(model.d_model))
     recurrent = convert(build_model(config_of("mean")))
     assert certify(recurrent, torch.randint(5, (2, 6))).max_abs_logprob_difference < 1e-4
@@ -107,8 +109,22 @@ def test_a_new_mixer_is_a_line_of_the_table_and_a_builder(monkeypatch: pytest.Mo
     assert torch.equal(drawn[:, :2], prompt)
 
 
+def test_the_keys_that_a_mixer_reads_are_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One with a size of its own, but no initial Lambda and no dt, has one key of [ssm]; attention has none."""
+    monkeypatch.setitem(MIXERS, "mean", Mixer("mean", reads=("d_state",)))
+    monkeypatch.setitem(BUILDERS, "mean", lambda model, _: RunningMean(model.d_model))
+    monkeypatch.setattr(RunningMean, "flops", lambda self, length: 2 * length * self.out.weight.numel(), raising=False)
+    shown = {}
+    for name in ("mean", "attention", "s4", "s4d"):
+        (tmp_path / f"{name}.toml").write_text(f'[model]\nmixer = "{name}"\nd_model = 8\nn_heads = 2\n')
+        shown[name] = set(preset_facts(str(tmp_path / f"{name}.toml")).get("ssm", {}))
+    assert shown["mean"] == {"d_state"}
+    assert shown["attention"] == set()
+    assert shown["s4"] - shown["s4d"] == {"tie_Q"} and shown["s4d"] - shown["s4"] == {"tie_dt"}
+
+
 def test_a_mixer_for_some_kinds_of_data_is_refused_on_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MIXERS, "mean", Mixer("mean", kinds=("text", "audio")))
     check_window("audio", ModelConfig("mean"), "it")
-    with pytest.raises(ConfigError, match='"mean" goes with text and audio, not with these images'):
+    with pytest.raises(ConfigError, match='"mean" goes with text and sound, not with these images'):
         check_window("image", ModelConfig("mean"), "these images")

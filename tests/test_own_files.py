@@ -126,10 +126,10 @@ def test_what_is_beside_the_folders_of_splits_is_counted(tmp_path: Path) -> None
         sound(tmp_path / f"{name}.wav")
         picture(tmp_path / f"{name}.png")
     assert load(tmp_path).findings.lines() == [
-        "left aside 1 recordings that are in none of the folders of splits, such as noise/c.wav"
+        "left aside 1 recording in none of the folders of splits, such as noise/c.wav"
     ]
     assert open_images(f"images:{tmp_path}", "train").notes == (
-        "left aside 1 images that are in no folder of a split, such as noise/c.png",
+        "left aside 1 image in no folder of a split, such as noise/c.png",
     )
 
 

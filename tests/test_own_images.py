@@ -35,7 +35,8 @@ from s4gen.data.pictures import UnusableError, read_picture
 from s4gen.errors import UserError
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
-from s4gen.sampling.convert import certify, convert
+from s4gen.sampling.certify import certify
+from s4gen.sampling.convert import convert
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
 from s4gen.train import run

@@ -13,7 +13,7 @@ from test_train import CPU, files, recipe
 
 from s4gen.cli import main
 from s4gen.config import DataConfig, Recipe, load_recipe, recipe_to_toml
-from s4gen.train import opening, pace, run
+from s4gen.train import opening, run, steps_in_time
 from s4gen.train.batches import Batch
 from s4gen.train.training_run import TrainingRun
 
@@ -24,8 +24,8 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, each: float, first: float = 0.0) -> None:
         self.now, self.steps = 0.0, 0
         self.each, self.first = each, first
-        monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: self.now))
-        monkeypatch.setattr(pace, "training_step", self.step)
+        monkeypatch.setattr(steps_in_time, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(steps_in_time, "training_step", self.step)
 
     def step(self, training: TrainingRun, batch: Batch) -> tuple[float, float]:
         self.steps += 1
@@ -38,7 +38,7 @@ def with_minutes(minutes: float, **train: Any) -> Recipe:
 
 
 def fitted(settings: Recipe) -> Recipe:
-    return pace.fitted(settings, opening.open_task(settings, CPU), CPU)
+    return steps_in_time.fitted(settings, opening.open_task(settings, CPU), CPU)
 
 
 @pytest.mark.parametrize(("each", "steps"), [(0.5, 240), (0.07, 1714), (200.0, 1)])

@@ -156,7 +156,7 @@ def test_one_clip_is_one_file_with_a_picture_beside_it(
     monkeypatch.undo()
     monkeypatch.chdir(room)
     printed = output(capsys, "sample", "spoken", "--classes", "one", "-o", "x.flac", "--seed", "5", *SHORT)
-    assert printed.startswith("a clip of 0.10 s in x.flac\n")
+    assert printed.startswith("1 clip of 0.10 s in x.flac\n")
     assert soundfile.info("x.flac").format == "FLAC"
     assert np.array_equal(pcm(Path("x.flac")), as_pcm(spoken, drawn(spoken, 1, [1], seed=5)[0]))
     with Image.open("x.png") as image:
@@ -501,8 +501,8 @@ def test_classes_that_there_are_not_are_refused(item: str) -> None:
         (["-o", "q", "--prompt", "gone.wav"], "--prompt gone.wav: there is no such file"),
         (["-o", "q", "--prompt", "full/text"], "full/text cannot be read (Format not recognised): expected a wav"),
         (["-o", "q", "--prompt", "full/empty.wav"], "full/empty.wav has no samples: expected a wav"),
-        (["-o", "q", "--stop", "x"], "--stop is for text, and spoken is a model of audio; leave it out"),
-        (["-o", "q", "--dataset", "x"], "--dataset is for images, and spoken is a model of audio; leave it out"),
+        (["-o", "q", "--stop", "x"], "--stop is for text, and spoken is a model of sound; leave it out"),
+        (["-o", "q", "--dataset", "x"], "--dataset is for images, and spoken is a model of sound; leave it out"),
     ],
 )
 def test_sample_refuses_in_one_line(arguments: list[str], message: str, capsys: Capture, room: Path) -> None:
@@ -522,12 +522,12 @@ def test_what_needs_classes_or_a_time_scale_is_refused_without(capsys: Capture, 
 def test_what_is_for_sound_is_refused_for_images(capsys: Capture, room: Path) -> None:
     for option in (["--seconds", "3"], ["--rate", "2"], ["--select"]):
         line = refusal(capsys, "sample", "mnist-small", "-o", "x.png", *option)
-        assert line == f"{option[0]} is for audio, and mnist-small is a model of images; leave it out"
+        assert line == f"{option[0]} is for sound, and mnist-small is a model of images; leave it out"
     line = refusal(capsys, "sample", "mnist-small", "-o", "x.png", "--classes", "x")
     assert line == "--classes: mnist-small is not conditional on classes; leave it out"
     for name in ("x.wav", "-"):
         line = refusal(capsys, "sample", "mnist-small", "-o", name)
-        assert line == f"{name}: images are written as PNG; use a name that ends so, or a folder"
+        assert line == f"{name}: images are written as PNG; use a name that ends in .png, or a folder"
 
 
 def test_every_option_of_one_kind_is_an_argument() -> None:

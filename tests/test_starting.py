@@ -103,9 +103,9 @@ def test_classes_of_other_names_are_not_taken_over(tmp_path: Path, capsys: Captu
         ),
         (
             {"data": DataConfig("fsdd-mini", validation=3)},
-            "is a model of image, and the recipe's data are audio: choose",
+            "is a model of images, and the recipe is for sound: choose",
         ),
-        ({"data": DataConfig("wikitext-mini")}, "is a model of image, and the recipe's data are text: choose"),
+        ({"data": DataConfig("wikitext-mini")}, "is a model of images, and the recipe is for text: choose"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(

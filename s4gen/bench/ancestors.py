@@ -149,7 +149,7 @@ def run(
     device = best_device()
     threads = torch.get_num_threads()
     rows = []
-    with progress_bar(len(dimensions) * len(TITLES), "row", progress, "measuring") as bar:
+    with progress_bar(len(dimensions) * len(TITLES), "measurement", progress, "measuring") as bar:
         for dimension in dimensions:
             for way in TITLES:
                 bar.set_postfix_str(f"{TITLES[way]}, dimension {dimension}", refresh=True)

@@ -1,4 +1,4 @@
-"""The baselines: other ways to generate that the recurrent mode is measured against, none made slower than it is.
+"""The baselines: other ways to generate than the recurrent mode, each as fast as we can make it.
 
 - conv: our own model runs the whole prefix by convolution again for every token;
 - transformer: attention takes the place of the state space layers, keys and values cached (see `cached_transformer`);

@@ -1,4 +1,4 @@
-"""The Transformer with a key-value cache, as lean as PyTorch makes it: it is the witness against us.
+"""The Transformer with a key-value cache, as lean as PyTorch makes it: it is the strongest baseline.
 
 The whole step is one compiled graph with frozen weights, matrix products chosen by trial, and no guards. What else was
 tried is told in `CachedTransformer.compiled` and `attend_by_products`.

@@ -197,7 +197,7 @@ def run(quick: bool = False, *, progress: bool = False) -> CoreResult:
     device = best_device()
     rows = []
     planned = workloads(quick, str(device))
-    with progress_bar(len(planned), "row", progress, "measuring") as bar:
+    with progress_bar(len(planned), "measurement", progress, "measuring") as bar:
         for workload in planned:
             what = f"{workload.part}: {workload.method}, H {workload.H}, N {workload.N}, L {workload.L}"
             bar.set_postfix_str(what, refresh=True)

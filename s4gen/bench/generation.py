@@ -98,7 +98,7 @@ def run(
         for way in ways
     ]
     rows: list[GenerationMeasurement] = []
-    with progress_bar(len(workloads) + 1, "row", progress, "measuring") as bar:
+    with progress_bar(len(workloads) + 1, "measurement", progress, "measuring") as bar:
         for workload in workloads:
             bar.set_postfix_str(f"{title_of(workload.way)}, batch {workload.batch}", refresh=True)
             rows += measure_apart(workload)

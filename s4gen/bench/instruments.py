@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from s4gen.machine.timing import seconds
+from s4gen.showing.words import plural
 
 _GROUP_SECONDS = 5e-3
 """Calls are timed in groups at least this long, so that neither the clock nor a GPU synchronisation shows."""
@@ -121,7 +122,7 @@ def machine(device: torch.device) -> dict[str, str | int]:
 
 def machine_line(about: dict[str, str | int], *more: str) -> str:
     """Return the line about `machine` that stands above a table, with `more` conditions of the measurement in it."""
-    conditions = [f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}", *more]
+    conditions = [f"{about['cpu']}, {plural(int(about['threads']), 'thread')}, torch {about['torch']}", *more]
     return f"{', '.join(conditions)}, on {about['device']}"
 
 

@@ -1,7 +1,7 @@
 """Measuring the Transformer with a key-value cache.
 
 A step is timed at a few positions of each length, the cache being allocated once for the longest, and the mean over the
-positions of a sequence is taken by the trapezoid rule. The faster of two forms of the step is the witness: compiled and
+positions of a sequence is taken by the trapezoid rule. The faster of two forms of the step counts: compiled and
 plain are tried against each other first. Compiling, and the trial, are not part of a time.
 
 Peak memory is that of separate caches for all layers, up to the length measured, also where the layers share fewer

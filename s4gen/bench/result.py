@@ -11,6 +11,7 @@ from s4gen.bench.tables import aligned, number, percent
 from s4gen.bench.ways import CACHED, LOSSY, precision_of, title_of
 from s4gen.bench.workload import GenerationMeasurement
 from s4gen.config import AudioLayout, DensityConfig, ImageLayout, density_config_to_dict
+from s4gen.showing.words import plural
 
 POSITION_NOTE = (
     "The state at a position is that of a random sequence of this length, read by convolution, and stepped "
@@ -124,7 +125,10 @@ class GenerationResult:
         return "\n".join([*lines, *([""] if notes else []), *dict.fromkeys(notes)])
 
     def _ratios(self) -> dict[str, dict[str, dict[str, str | float]]]:
-        """length -> batch -> best_engine, and the ratio of every way; engines take as long at any length."""
+        """Return, by length and batch size, the best engine and the ratio of every way to it.
+
+        Engines take as long at any length.
+        """
         ratios: dict[str, dict[str, dict[str, str | float]]] = {}
         for length in self.lengths:
             for batch in self.batches:
@@ -223,7 +227,7 @@ def _conditions(result: GenerationResult) -> list[str]:
         "text": f"{layout.vocab:,} different tokens",
         "audio": f"{layout.length:,} samples per second",
     }[layout.kind]
-    layers = f"{model.n_layers} layers" + (f" of {model.mixers_per_block}" if model.mixers_per_block > 1 else "")
+    layers = plural(model.n_layers, "layer") + (f" of {model.mixers_per_block}" if model.mixers_per_block > 1 else "")
     layers += f", pool {' '.join(map(str, model.pool))}" if model.pool else ""
     layers += f" on whole pixels, {model.head} head" if model.whole_pixels else ""
     target = result.machine.get("native_engine")
@@ -234,7 +238,7 @@ def _conditions(result: GenerationResult) -> list[str]:
     if any(row.way.startswith("transformer") for row in result.rows):
         t = result.transformer.model
         lines.append(
-            f"Transformer: {t.n_layers} layers, d_model {t.d_model}, {t.n_heads} heads, d_ff {t.d_ff}, "
-            f"{result.transformer_parameters:,} parameters, random weights"
+            f"Transformer: {plural(t.n_layers, 'layer')}, d_model {t.d_model}, {plural(t.n_heads, 'head')}, "
+            f"d_ff {t.d_ff}, {result.transformer_parameters:,} parameters, random weights"
         )
     return lines

@@ -13,9 +13,9 @@ import torch
 from s4gen.config import DensityConfig
 from s4gen.machine.timing import seconds
 from s4gen.models.density import ModelState
+from s4gen.sampling.chunking import SECONDS
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
-from s4gen.sampling.pacing import SECONDS
 
 TakeSteps = Callable[[int], object]
 """Takes that many steps."""

@@ -51,17 +51,18 @@ class GenerationMeasurement:
     peak_memory_mb: float
     """Peak memory while generating, above the level of the process before the model was there (10^6 bytes)."""
     start_seconds: float
-    """Seconds of what is not in `ms_per_step`: loading the model, compiling, and the first steps."""
+    """Seconds for what `ms_per_step` leaves out: loading the model, compiling, and the first steps."""
     positions_sampled: list[int]
     """Positions that were timed; for an engine the first and the last of a run through all between."""
     note: str = ""
     """A remark that a reader of the numbers needs, or the reason why there are none."""
     cost_by_position: dict[int, float] = field(default_factory=dict)
-    """Milliseconds per step at single positions; a multi-scale stack is timed from there on, for a whole turn."""
+    """Milliseconds per step at single positions. A multi-scale stack is timed from each on for a whole turn,
+    in which every level runs, because its steps differ."""
     loss: Loss | None = None
-    """Loss by the engine's rounded weights, where it has such."""
+    """The bits that rounding the weights costs this engine; None for an engine that rounds none."""
     limit: Limit | None = None
-    """The least time that this machine allows; None: not known."""
+    """The least time that this machine allows; None if it is not known."""
 
 
 def without_numbers(workload: GenerationWorkload, note: str, length: int | None = None) -> GenerationMeasurement:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s4gen.bulk.part import ABOUT, Arrays, Part, difference, read_part
+from s4gen.bulk.block_files import Arrays
+from s4gen.bulk.part import ABOUT, Part, difference, read_part
 from s4gen.config.layouts import Layout
 from s4gen.config.strict import build_layout, flatten
 from s4gen.errors import UserError

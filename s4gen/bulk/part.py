@@ -4,26 +4,21 @@
     ROW-ROW-DIGEST.safetensors                     the arrays of the rows from the first number up to the second
     seconds.json                                   how long it took, for the report
 
-A block is there whole or not at all, and its name holds a digest of its content. So a part whose writer was killed goes
-on behind its last block, a damaged block is found, and two parts are equal if they have blocks of the same names.
+`bulk.block_files` says what follows from the names of blocks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
+from s4gen.bulk.block_files import Arrays, blocks_in, read_block, rows_of, write_block
 from s4gen.bulk.dealing import MOST_SHARDS, Shard
 from s4gen.config.names import WRITTEN_IMAGES, WRITTEN_SOUND, WRITTEN_TEXTS
 from s4gen.errors import UserError
@@ -37,12 +32,9 @@ FORMAT_VERSION = 1
 ABOUT, SECONDS = "part.json", "seconds.json"
 LARGEST = 1 << 26
 """The most bytes of a part's JSON files that are read."""
-_BLOCK = re.compile(r"([0-9]{12,18})-([0-9]{12,18})-([0-9a-f]{32})\.safetensors")
 
 _RESULTS = (*WRITTEN_IMAGES, *WRITTEN_TEXTS, *WRITTEN_SOUND, ".json")
 """Endings that somebody gives to the name of a merged result."""
-
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ class Run:
     options: dict[str, Any]
     """Everything else that results depend on, as plain values."""
     shown: dict[str, Any]
-    """What a result says beside its numbers, such as the name of the data set. Parts may differ in it."""
+    """Facts that a result states beside its numbers, such as the name of the data set. Parts may differ in them."""
     rows: int
     """How many rows the run has."""
 
@@ -102,32 +94,6 @@ class Part:
             yield rows_of(block), read_block(block)
 
 
-def rows_of(block: Path) -> range:
-    """Return the rows that a block holds by its name."""
-    found = _BLOCK.fullmatch(block.name)
-    assert found is not None  # only such names are listed
-    return range(int(found[1]), int(found[2]))
-
-
-def read_block(block: Path) -> Arrays:
-    """Read the arrays of a block.
-
-    Raises:
-        UserError: it cannot be read, or its content is not that which its name tells.
-    """
-    try:
-        content = block.read_bytes()
-    except OSError as error:
-        raise UserError(f"{block} cannot be read: {error.strerror}") from None
-    if _digest(content) != block.stem.rpartition("-")[2]:
-        raise UserError(f"{block} is damaged or cut off: run the command of this part again, which makes it anew")
-    try:
-        arrays: Arrays = safetensors.numpy.load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{block} is not a block of a part ({str(error)[:200]})") from None
-    return arrays
-
-
 def read_part(path: Path) -> Part:
     """Read what a part says of itself, and which blocks it has; their contents are read later.
 
@@ -148,9 +114,7 @@ def read_part(path: Path) -> Part:
     number, of, first, stop = numbers
     if not (0 <= number < of <= MOST_SHARDS and 0 <= first <= stop <= run.rows < 2**53):
         raise UserError(f"{file} is damaged: part {number}/{of} cannot have the rows {first} to {stop} of {run.rows}")
-    blocks = [block for block in path.iterdir() if _BLOCK.fullmatch(block.name) and rows_of(block)]
-    names = sorted(blocks, key=_in_order)
-    return Part(path, run, Shard(number, of), range(first, stop), tuple(names), _seconds(path))
+    return Part(path, run, Shard(number, of), range(first, stop), blocks_in(path), _seconds(path))
 
 
 class PartWriter:
@@ -170,9 +134,7 @@ class PartWriter:
         Raises:
             WriteError: the disk is full, or the folder cannot be written to.
         """
-        content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        name = f"{rows.start:012d}-{rows.stop:012d}-{_digest(content)}.safetensors"
-        write_file_atomic(self.path / name, content)
+        write_block(self.path, rows, arrays)
         self._there.add((rows.start, rows.stop))
 
     def took(self, seconds: float) -> None:
@@ -278,15 +240,6 @@ def _drop_damaged(path: Path, own: range) -> None:
         except UserError:
             with contextlib.suppress(OSError):
                 block.unlink()
-
-
-def _in_order(block: Path) -> tuple[int, int, str]:
-    rows = rows_of(block)
-    return rows.start, rows.stop, block.name
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _typed(about: Mapping[str, Any], key: str, kind: str) -> Any:

@@ -56,7 +56,7 @@ class AnyCheckpoint:
     recipe: Recipe | None
     """The recipe that trained it, where one did."""
     metrics: dict[str, Any]
-    """What was measured when it was saved."""
+    """The measures at the time when it was saved, by name."""
 
     def tokenizer(self) -> Tokenizer:
         """Load the tokeniser of a language model.

@@ -53,7 +53,7 @@ _HEADER = expected.table({}, {"__metadata__": expected.mapping(expected.text(1 <
 
 
 class Header(NamedTuple):
-    """What a file says of its tensors."""
+    """The header of a tensor file: names, shapes and types without the numbers."""
 
     tensors: dict[str, Tensor]
     """Tensors on the meta device, which have a type and a shape but no memory."""

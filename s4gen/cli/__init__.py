@@ -51,11 +51,11 @@ VERBS = {
 
 
 def make_parser() -> Parser:
-    """The parser of the whole command line; the verb's `run` is in the `run` attribute of what it returns."""
+    """Return the parser of the whole command line; what it parses has the verb's function as its attribute `run`."""
     parser = Parser(
         prog="s4gen",
-        description="Autoregressive generative models from state space layers: "
-        "train by convolution, sample by recurrence.",
+        description="Density models of images, text and sound from state space layers: train by convolution, sample by "
+        "recurrence.",
         epilog="A path or a shipped name is accepted wherever a recipe, preset or checkpoint is expected.",
         allow_abbrev=False,
     )
@@ -64,7 +64,7 @@ def make_parser() -> Parser:
     for name, module in VERBS.items():
         verb = verbs.add_parser(name, help=module.SUMMARY, description=module.SUMMARY, allow_abbrev=False)
         module.add_arguments(verb)
-        verb.set_defaults(run=module.run)
+        verb.set_defaults(run=module.run, parser=verb)
     return parser
 
 
@@ -125,6 +125,6 @@ def _report(message: str) -> int:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Also torch's, which on a CPU is a plain RuntimeError."""
+    """Tell whether memory ran out; torch says so on a CPU by a plain RuntimeError."""
     text = str(error)
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

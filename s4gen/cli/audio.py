@@ -14,7 +14,8 @@ from s4gen.config.names import WRITTEN_SOUND
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from s4gen.bulk.part import Arrays, Part
+    from s4gen.bulk.block_files import Arrays
+    from s4gen.bulk.part import Part
     from s4gen.checkpoint import Checkpoint
     from s4gen.cli.evaluate_common import Outcome, Scoring, Shown
     from s4gen.cli.score_common import Reference, Result
@@ -25,7 +26,7 @@ SUFFIXES: tuple[str, ...] = WRITTEN_SOUND
 EXPECTED_NAME = "sound is written as wav or flac; use a name that ends in .wav or .flac, a folder, or - for a stream"
 NOUN = "sequence"
 SHOWN: dict[str, type] = {"rate": int, "rate_factor": float, "references": dict}
-"""What a part of scores says of its run, beside what all kinds do."""
+"""Fields that a part of scores of this kind has beside the fields of all kinds, with their types."""
 COMPARED_SAMPLES = 2048
 """Samples of each clip, at most, on which both forms of a model are compared."""
 

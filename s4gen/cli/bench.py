@@ -62,15 +62,16 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
         metavar="L",
         type=whole(1),
         nargs="+",
-        help="tokens per sequence (default: the model's); the Transformer with a cache is measured at each, what runs "
-        "the prefix again for each token at the first, and the engines once, as they take as long at any",
+        help="tokens per sequence (default: the model's). The Transformer with a cache is measured at each length. "
+        "What runs the prefix again for each token is measured at the first one. The engines are measured once, "
+        "because their steps take as long at any length",
     )
     parser.add_argument(
         "--engine",
         nargs="+",
         choices=ENGINES,
         default=list(DEFAULT_ENGINES),
-        help="of the recurrent mode; bf16 and int8 weights lose something, which is measured too (default: "
+        help="engines to measure; those with bf16 and int8 weights lose something, which is measured too (default: "
         f"{_words(DEFAULT_ENGINES)})",
     )
     compared = parser.add_mutually_exclusive_group()
@@ -79,8 +80,8 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=tuple(BASELINES),
         default=list(BASELINES),
-        help="conv: the convolution again for each token; transformer: of equal size, with a key-value cache (float32 "
-        "and bf16) and without (default: both)",
+        help="what to compare with. conv runs the convolution again for each token; transformer has equal size and "
+        "runs with a key-value cache (float32 and bf16) and without one (default: both)",
     )
     compared.add_argument("--no-baseline", action="store_true", help="measure the engines alone")
     parser.add_argument(
@@ -88,8 +89,8 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         type=whole(1),
         nargs="*",
-        help="measure also what one token costs at these positions, after a random sequence of this length has been "
-        f"read, which takes long for a large model (without numbers: {_words(POSITIONS)}; default: no positions)",
+        help="also measure what one token costs at these positions, after as many random tokens have been read, which "
+        f"takes long for a large model (without numbers: {_words(POSITIONS)}; default: no positions)",
     )
     _add_json(parser)
     parser.add_argument(
@@ -120,7 +121,9 @@ def _add_ancestors(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--length", metavar="L", type=whole(1), default=LENGTH, help=f"tokens per sequence (default: {LENGTH})"
     )
-    parser.add_argument("--batch", metavar="B", type=whole(1), default=BATCH, help=f"sequences (default: {BATCH})")
+    parser.add_argument(
+        "--batch", metavar="B", type=whole(1), default=BATCH, help=f"sequences at a time (default: {BATCH})"
+    )
     _add_json(parser)
 
 

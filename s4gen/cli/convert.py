@@ -11,11 +11,13 @@ from s4gen.cli.dataset import add_dataset_argument, dataset_of
 from s4gen.cli.media import MEDIA
 from s4gen.config.names import MINI_OF
 from s4gen.files.folders import user_path
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from s4gen.sampling.convert import Certificate, RecurrentModel
+    from s4gen.sampling.certify import Certificate
+    from s4gen.sampling.convert import RecurrentModel
 
 SUMMARY = "Convert a checkpoint to its recurrent form and certify that both forms agree."
 """The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
@@ -47,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from s4gen.checkpoint import check_target, load_checkpoint
-    from s4gen.sampling.convert import certify, convert, save_converted
+    from s4gen.sampling.certify import certify
+    from s4gen.sampling.convert import convert, save_converted
 
     check_target(args.out, args.force)
     checkpoint = load_checkpoint(args.checkpoint)
@@ -86,7 +89,10 @@ def own_sequences(recurrent: RecurrentModel, n: int) -> Tensor:
 def certificate_table(certificate: Certificate, data: str, unit: str = "bits/dim") -> list[str]:
     """Return the lines of text that show a certificate; `data` names what was compared on, `unit` the unit of bits."""
     rows = [
-        ("compared on", f"{certificate.n_sequences} sequences of {certificate.length} tokens ({data})"),
+        (
+            "compared on",
+            f"{plural(certificate.n_sequences, 'sequence')} of {certificate.length} tokens ({data})",
+        ),
         ("largest difference", f"{certificate.max_abs_logprob_difference:.2e} nats in one token"),
         ("allowed", f"{certificate.tolerance:g} nats"),
         ("by convolution", f"{certificate.bits_per_dim_convolution:.6f} {unit}"),

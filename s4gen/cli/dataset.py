@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from s4gen.cli.output import shows_progress
 from s4gen.config import ImageLayout, is_text, kind_of
-from s4gen.config.names import AUDIO_PREFIX, AUDIO_SETS, WITHOUT_VALIDATION
+from s4gen.config.names import AUDIO_PREFIX, AUDIO_SETS, PLURAL, WITHOUT_VALIDATION
 from s4gen.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def add_dataset_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--dataset NAME`."""
-    parser.add_argument("--dataset", metavar="NAME", help="another data set than the one the model was trained on")
+    parser.add_argument("--dataset", metavar="NAME", help="a data set other than the one that the model was trained on")
 
 
 def dataset_of(checkpoint: AnyCheckpoint) -> str:
@@ -56,6 +56,10 @@ def open_images(
 
     layout, recipe = checkpoint.config.layout, checkpoint.recipe
     assert isinstance(layout, ImageLayout)
+    if (kind := kind_of(dataset)) != "image":
+        raise UserError(
+            f"{dataset} is {PLURAL[kind]}, and {checkpoint.path} a model of images: choose a fitting --dataset"
+        )
     format = format_for(layout, dataset, None if recipe is None else recipe.data)
     images = open_split(dataset, split, format, shows_progress())
     for line in images.notes:
@@ -98,7 +102,7 @@ def open_clips(checkpoint: Checkpoint, dataset: str, split: str, format: AudioFo
         names = ", ".join(AUDIO_SETS)
         hint = f"; did you mean {AUDIO_PREFIX}{dataset}?" if Path(dataset).is_dir() else ""
         raise UserError(
-            f"{dataset} is no audio, and {checkpoint.path} a model of audio: expected one of {names}, or "
+            f"{dataset} is no sound, and {checkpoint.path} a model of sound: expected one of {names}, or "
             f"{AUDIO_PREFIX}FOLDER{hint}"
         )
     recipe = checkpoint.recipe

@@ -44,29 +44,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="conv",
         help="score whole sequences by convolution, or token by token by recurrence (default: conv)",
     )
-    parser.add_argument("--engine", choices=ENGINES, help="of the recurrent mode (default: eager)")
+    parser.add_argument("--engine", choices=ENGINES, help="engine for --mode recurrent (default: eager)")
     parser.add_argument(
-        "--batch", metavar="B", type=whole(1), default=50, help="images, clips or windows at a time (default: 50)"
+        "--batch",
+        metavar="B",
+        type=whole(1),
+        default=50,
+        help="images, clips or windows that are scored at a time (default: 50)",
     )
     parser.add_argument(
         "--chunk",
         metavar="T",
         type=whole(1),
-        help="of text: tokens at a time of the one stream that a split is; changes speed and memory only (default: "
-        "8192)",
+        help="text only: tokens scored at a time, which changes speed and memory alone (default: 8192)",
     )
     parser.add_argument(
         "--windows",
         metavar="T",
         type=whole(1),
-        help="of text: instead of one stream, windows of T tokens, each from its start, as most published numbers are",
+        help="text only: score windows of T tokens, each from a fresh state, as most published numbers are; without "
+        "it, the split is one stream",
     )
     parser.add_argument(
         "--rate",
         metavar="FACTOR",
         type=number("a factor greater than 0, such as 0.5", lambda value: value > 0),
-        help="of audio: without training again, at this many times the model's sampling rate: recordings are "
-        "converted to it, and every dt of the model is divided by the factor",
+        help="sound only: score at FACTOR times the model's sampling rate, without training again; recordings are "
+        "converted to it, and every dt of the model is divided by FACTOR",
     )
     parser.add_argument(
         "--keep-dt",

@@ -1,4 +1,4 @@
-"""`s4gen eval` of a model of audio: bits per sample of recordings, at its own sampling rate or at another."""
+"""Run `s4gen eval` for a model of sound: bits per sample of recordings, at its own sampling rate or at another."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from s4gen.cli.dataset import dataset_of, open_clips
 from s4gen.cli.evaluate_common import Outcome, Scoring, Shown, about, check_is_number, view_in_words, view_of
 from s4gen.cli.rates import at_rate, rate_of
 from s4gen.cli.shards import digest_of_array
+from s4gen.showing.words import plural, with_error
 
 if TYPE_CHECKING:
-    from s4gen.bulk.part import Arrays
+    from s4gen.bulk.block_files import Arrays
     from s4gen.checkpoint import Checkpoint
 
 
@@ -76,8 +77,8 @@ def outcome(shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
     others = ", ".join(f"{name.replace('_', ' of the ')} {bits:.4f}" for name, bits in shown["references"].items())
     text = (
         f"{shown['checkpoint']} on {shown['dataset']} {shown['split']} at {shown['rate']:,} Hz: "
-        f"{found.bits_per_sample:.4f} ± {found.stderr:.4f} bits/sample ({found.n_sequences:,} clips, "
-        f"{found.n_samples:,} samples, {view_in_words(shown)}, {found.seconds:.1f} s)\n"
+        f"{with_error(found.bits_per_sample, found.stderr)} bits/sample ({plural(found.n_sequences, 'clip')}, "
+        f"{plural(found.n_samples, 'sample')}, {view_in_words(shown)}, {found.seconds:.1f} s)\n"
         f"for comparison, the same clips by compressors: {others} bits/sample"
     )
     return Outcome(dataclasses.asdict(found) | rates | about(shown), text)

@@ -17,7 +17,7 @@ from s4gen.machine.device import best_device
 from s4gen.showing.progress import progress_bar
 
 if TYPE_CHECKING:
-    from s4gen.bulk.part import Arrays
+    from s4gen.bulk.block_files import Arrays
     from s4gen.checkpoint import Checkpoint
     from s4gen.evaluate.scorers import Scorer
     from s4gen.models.density import DensityModel
@@ -36,12 +36,12 @@ class Outcome:
 
 
 Shown = dict[str, Any]
-"""What a result says beside its numbers, as plain values: the data, the checkpoint, the view of the model."""
+"""Facts that a result states beside its numbers, as plain values: the data, the checkpoint, the view of the model."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What `s4gen eval` computes, in rows that can be shared out."""
+    """The computation of one `s4gen eval`, in rows that several processes can share."""
 
     kind: str
     view: View
@@ -53,9 +53,9 @@ class Scoring:
     """Makes the result of what is shown, the arrays of all rows, and seconds."""
     shown: Shown
     options: dict[str, Any]
-    """What the scores depend on, beside the model."""
+    """Every setting that the scores depend on, beside the model."""
     unit: str
-    """What a row is, for a progress bar."""
+    """The noun for a row in a progress bar, such as "image"."""
     carries: bool = False
     """Whether a piece can be scored only behind all pieces before it."""
 

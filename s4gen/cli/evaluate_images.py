@@ -14,9 +14,10 @@ from s4gen.cli.evaluate_common import Outcome, Scoring, Shown, about, check_is_n
 from s4gen.cli.shards import digest_of_array
 from s4gen.config.names import IMAGE_PREFIX
 from s4gen.errors import UserError
+from s4gen.showing.words import plural, with_error
 
 if TYPE_CHECKING:
-    from s4gen.bulk.part import Arrays
+    from s4gen.bulk.block_files import Arrays
     from s4gen.checkpoint import Checkpoint
 
 
@@ -59,7 +60,8 @@ def outcome(shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
     found = image_evaluation(arrays["nats"], shown["length"], shown["mode"], seconds)
     check_is_number(found.bits_per_dim, shown["checkpoint"])
     text = (
-        f"{shown['checkpoint']} on {shown['dataset']} {shown['split']}: {found.bits_per_dim:.4f} ± {found.stderr:.4f} "
-        f"bits/dim ({found.n_sequences} images, {view_in_words(shown)}, {found.seconds:.1f} s)"
+        f"{shown['checkpoint']} on {shown['dataset']} {shown['split']}: "
+        f"{with_error(found.bits_per_dim, found.stderr)} bits/dim "
+        f"({plural(found.n_sequences, 'image')}, {view_in_words(shown)}, {found.seconds:.1f} s)"
     )
     return Outcome(dataclasses.asdict(found) | about(shown), text)

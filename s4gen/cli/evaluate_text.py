@@ -13,9 +13,10 @@ from s4gen.cli.dataset import dataset_of, open_text
 from s4gen.cli.evaluate_common import Outcome, Scoring, Shown, about, check_is_number, view_in_words, view_of
 from s4gen.cli.shards import digest_of_array
 from s4gen.errors import UserError
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
-    from s4gen.bulk.part import Arrays
+    from s4gen.bulk.block_files import Arrays
     from s4gen.checkpoint import Checkpoint
 
 CHUNK = 8192
@@ -81,6 +82,7 @@ def outcome(shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
     line = (
         f"{shown['checkpoint']} on {shown['dataset']} {shown['split']}, {way}: perplexity {found.word_perplexity:.2f} "
         f"per word, {found.perplexity:.2f} per token, {found.bits_per_byte:.4f} bits/byte "
-        f"({found.n_tokens:,} tokens, {found.n_words:,} words, {view_in_words(shown)}, {found.seconds:.1f} s)"
+        f"({plural(found.n_tokens, 'token')}, {plural(found.n_words, 'word')}, {view_in_words(shown)}, "
+        f"{found.seconds:.1f} s)"
     )
     return Outcome(values, line)

@@ -14,17 +14,18 @@ from s4gen.config.names import WRITTEN_IMAGES
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from s4gen.bulk.part import Arrays, Part
+    from s4gen.bulk.block_files import Arrays
+    from s4gen.bulk.part import Part
     from s4gen.checkpoint import Checkpoint
     from s4gen.cli.evaluate_common import Outcome, Scoring, Shown
     from s4gen.cli.score_common import Reference, Result
     from s4gen.models.density import DensityModel
 
 SUFFIXES: tuple[str, ...] = WRITTEN_IMAGES
-EXPECTED_NAME = "images are written as PNG; use a name that ends so, or a folder"
+EXPECTED_NAME = "images are written as PNG; use a name that ends in .png, or a folder"
 NOUN = "image"
 SHOWN: dict[str, type] = {"length": int}
-"""What a part of scores says of its run, beside what all kinds do."""
+"""Fields that a part of scores of this kind has beside the fields of all kinds, with their types."""
 
 
 def sample(args: argparse.Namespace, checkpoint: Checkpoint) -> int:

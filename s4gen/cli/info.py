@@ -96,9 +96,9 @@ def predictor_facts(checkpoint: PredictorCheckpoint) -> dict[str, dict[str, Any]
 
 
 def preset_facts(name_or_path: str) -> dict[str, dict[str, Any]]:
-    """Return tables of facts about a preset of any size, since none of its weights is made.
+    """Return tables of facts about a preset; it may be of any size, because its weights are not made.
 
-    One without a layout is counted as a model of MNIST's.
+    A preset without a layout is counted as a model of MNIST's images.
     """
     from s4gen.machine.memory import in_words
     from s4gen.models.build import MOST_NUMBERS, TooLargeError, build_shapes
@@ -120,8 +120,10 @@ def _model_facts(config: DensityConfig, model: DensityModel) -> dict[str, dict[s
         "layout": {"kind": config.layout.kind} | _layout_facts(config.layout) | {"length": config.layout.length},
         "model": dataclasses.asdict(config.model),
     }
-    if config.model.traits.inits:
-        facts["ssm"] = dataclasses.asdict(config.ssm)
+    if ssm := {
+        key: value for key, value in dataclasses.asdict(config.ssm).items() if config.model.traits.reads_key(key)
+    }:
+        facts["ssm"] = ssm
     facts["parameters"] = count_parameters(model)
     if config.model.pool:
         facts["levels"] = count_levels(model)

@@ -15,7 +15,8 @@ from s4gen.cli import audio, images, text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from s4gen.bulk.part import Arrays, Part
+    from s4gen.bulk.block_files import Arrays
+    from s4gen.bulk.part import Part
     from s4gen.checkpoint import Checkpoint
     from s4gen.cli.evaluate_common import Outcome, Scoring, Shown
     from s4gen.cli.score_common import Reference, Result
@@ -30,7 +31,8 @@ class Medium(Protocol):
     EXPECTED_NAME: str
     """The names that such a file may have, in the words of a message."""
     SHOWN: dict[str, type]
-    """What a part of scores says of its run, by name and type, beside what all kinds do; numbers are at least 1."""
+    """Fields that a part of scores of this kind has beside the fields of all kinds, with their types; numbers are at
+    least 1."""
     NOUN: str
     """The word for one sequence where its operations are counted."""
 

@@ -23,6 +23,7 @@ class Parser(argparse.ArgumentParser):
         argument of the verb itself, such as a checkpoint, would never be reached.
         """
         command = type(self)(prog=f"{self.prog} {name}", description=summary, allow_abbrev=False)
+        command.set_defaults(parser=command)
         self.commands[name] = command
         return command
 
@@ -31,6 +32,13 @@ class Parser(argparse.ArgumentParser):
         if given and given[0] in self.commands:
             return self.commands[given[0]].parse_known_args(given[1:], namespace)
         return super().parse_known_args(given, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:  # argparse would name the parser of all verbs, whose help says nothing of a verb's options
+            parser: Parser = getattr(found, "parser", self)
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} -h)")

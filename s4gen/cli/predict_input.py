@@ -1,4 +1,4 @@
-"""What `s4gen predict` reads, position by position and in constant memory: samples, text, rows of CSV, arrays."""
+"""Read the input of `s4gen predict` position by position, in constant memory: samples, text, rows of CSV, arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("s16le", "f32le", "wav", "text", "csv", "npy")
 NOUNS = {"audio": "sample", "text": "token", "series": "step", "image": "pixel"}
-"""What a position is called for each kind of data."""
+"""The noun for one position in data of each kind."""
 GOES_WITH = {
     "audio": ("s16le", "f32le", "wav", "npy"),
     "text": ("text",),

@@ -1,4 +1,4 @@
-"""Which of two things a name means where a verb takes both: a checkpoint or a model preset."""
+"""Tell whether a name means a checkpoint or a preset, where a verb takes both."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from s4gen.cli.arguments import number, refuse_foreign, whole
@@ -28,25 +29,34 @@ OPTIONS = {
 """Each of these options goes with models of these kinds alone."""
 
 
+WHERE = """what PATH means:
+  images   NAME.png                all in one grid
+           anything else           a folder with one PNG for each image
+  texts    NAME.txt                the texts, one after another
+           NAME.jsonl              records with tokens and their log-probabilities
+  sound    NAME.wav or NAME.flac   one clip, with NAME.png beside it
+           -                       raw 16-bit PCM to standard output
+           anything else           a folder with one wav file for each clip, picture.png (of the first 20) and
+                                   samples.json
+"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog, parser.formatter_class = WHERE, argparse.RawDescriptionHelpFormatter
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or the name of a shipped checkpoint")
     parser.add_argument(
         "-o",
         "--out",
         metavar="PATH",
         type=user_path,
-        help="images, which need it: NAME.png for all in one grid, anything else is a folder with one PNG per image; "
-        "texts: NAME.txt, or NAME.jsonl with tokens and their log-probabilities (default: as they are written, to "
-        "the terminal); sound, which needs it: a folder with one wav file per clip, picture.png (of the first 20) "
-        "and samples.json, or NAME.wav or NAME.flac for one clip, with NAME.png beside it, or - for raw 16-bit PCM to "
-        "standard output",
+        help="where to write; see below what each name means. Texts need none: they appear as they are written",
     )
     parser.add_argument(
         "-n",
         "--count",
         metavar="N",
         type=whole(1),
-        help="images, texts or clips (default: 16 images, 1 text or 1 clip; or one for each prompt, or class)",
+        help="how many images, texts or clips (default: 16 images, 1 text or 1 clip; or one for each prompt, or class)",
     )
     parser.add_argument("--seed", metavar="S", type=whole(0), default=0, help="same seed, same samples (default: 0)")
     add_filters(parser)
@@ -54,7 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_text(parser)
     _add_audio(parser)
     add_prompt_cache(parser)
-    parser.add_argument("--batch", metavar="B", type=whole(1), default=64, help="samples at a time (default: 64)")
+    parser.add_argument(
+        "--batch", metavar="B", type=whole(1), default=64, help="samples that are drawn at a time (default: 64)"
+    )
     parser.add_argument(
         "--engine",
         choices=ENGINES,
@@ -70,28 +82,27 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         metavar="PROMPT",
         nargs="+",
-        help="continue these texts, or these recordings; or complete these image files, the word test standing for the "
-        "first images of the test split",
+        help="texts or recordings to continue, or image files to complete; 'test' means the first test images. An "
+        "empty text is no prompt: its text is drawn from the start",
     )
     parser.add_argument(
         "--prompt-rows",
         metavar="R",
         type=whole(1),
-        help="rows to keep of each image (default: the upper half)",
+        help="rows of each image that are kept as the prompt (default: the upper half)",
     )
     parser.add_argument(
         "--nearest",
         metavar="K",
         type=whole(1),
-        help="draw beside each image the K most similar training images, so that one sees whether it is a copy; with a "
-        "grid, NAME.png",
+        help="show beside each image the K most similar training images, so that one sees whether it is a copy; needs "
+        "-o NAME.png",
     )
     parser.add_argument(
         "--classes",
         metavar="CLASS",
         nargs="+",
-        help="names, lists and ranges of them, such as 0-9 or 3,7, that images or clips take in turn, of a model that "
-        "is conditional on classes (default: all)",
+        help="classes to draw, taken in turn: names, lists or ranges, such as cats, 3,7 or 0-9 (default: all)",
     )
     add_dataset_argument(parser)
 
@@ -102,9 +113,9 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         metavar="FILE",
         type=user_path,
-        help='prompts, one per line; or .jsonl, records with "prompt" or "text"',
+        help='a file of prompts, one per line; or a .jsonl file of records with "prompt" or "text"',
     )
-    group.add_argument("--max-tokens", metavar="T", type=whole(1), help="of each text (default: 200)")
+    group.add_argument("--max-tokens", metavar="T", type=whole(1), help="tokens to draw for each text (default: 200)")
     group.add_argument(
         "--stop",
         metavar="STRING",
@@ -120,14 +131,14 @@ def _add_audio(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         metavar="S",
         type=number("a number of seconds greater than 0", lambda value: value > 0),
-        help="to draw for each clip, behind its prompt (default: 1)",
+        help="seconds to draw for each clip, after its prompt (default: 1)",
     )
     group.add_argument(
         "--rate",
         metavar="R",
         type=number("a factor greater than 0", lambda value: value > 0),
-        help="R times as many samples per second as the model was trained with: every dt of its state space layers "
-        "is divided by R, everything else stays",
+        help="draw at R times the sampling rate that the model was trained at; every dt of its state space layers is "
+        "divided by R, and everything else stays",
     )
     group.add_argument(
         "--select",
@@ -152,6 +163,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("the following arguments are required: -o/--out (see s4gen sample -h)")
     if args.shard is None and args.out is not None and wanted != kind and (wanted or kind == "text"):
         raise UserError(f"{args.out}: {MEDIA[kind].EXPECTED_NAME}")
+    if kind == "text" and "" in (args.prompt or ()):
+        print("s4gen: a prompt is empty, so its text is drawn from the start", file=sys.stderr)
     return MEDIA[kind].sample(args, checkpoint)
 
 

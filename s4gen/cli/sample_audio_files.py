@@ -18,14 +18,16 @@ from s4gen.config import AudioLayout
 from s4gen.config.names import WRITTEN_SOUND
 from s4gen.errors import UserError
 from s4gen.showing.progress import progress_bar
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from s4gen.bulk.block_files import Arrays
     from s4gen.bulk.dealing import Piece
-    from s4gen.bulk.part import Arrays, Part
+    from s4gen.bulk.part import Part
     from s4gen.data.audio import AudioFormat
     from s4gen.sampling.audio import Begin, ClipRequest
 
@@ -45,7 +47,7 @@ def is_file(out: Path) -> bool:
 
 @dataclass(frozen=True)
 class About:
-    """What has to be known of clips to write them and what is said of them."""
+    """The facts about the clips of a run that are needed to write them and their records."""
 
     format: AudioFormat
     classes: tuple[str, ...]
@@ -255,7 +257,7 @@ def draw_all(request: ClipRequest, batches: Sequence[range], paths: Sequence[Pat
 
 
 def recognised(about: About, sounds: Sequence[NDArray[np.float32]]) -> list[str | None]:
-    """The class that each clip is heard as, where there is a classifier of the model's classes."""
+    """Return the class that a classifier hears each clip as; None if there is none of the model's classes."""
     from s4gen.evaluate.recognition import find_classifier
 
     classifier = find_classifier(about.classes, about.format.rate) if about.classes else None
@@ -290,7 +292,7 @@ def _found(about: About, records: Sequence[dict[str, Any]], drawn: int, out: Pat
 def _summary(records: Sequence[dict[str, Any]], out: Path) -> str:
     shortest, longest = (end(record["seconds"] for record in records) for end in (min, max))
     seconds = f"{longest:.2f} s" if shortest == longest else f"{shortest:.2f} to {longest:.2f} s"
-    return f"{len(records)} clips of {seconds} in {out}" if len(records) > 1 else f"a clip of {seconds} in {out}"
+    return f"{plural(len(records), 'clip')} of {seconds} in {out}"
 
 
 def _verdict(records: Sequence[dict[str, Any]]) -> str:

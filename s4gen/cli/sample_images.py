@@ -32,6 +32,7 @@ from s4gen.config.names import WRITTEN_IMAGES
 from s4gen.errors import UserError
 from s4gen.machine.device import best_device
 from s4gen.showing.progress import progress_bar
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
             save(args.out, layout, n, parts, labels)
     seconds = time.perf_counter() - started
     steps = drawn * -(-n // args.batch)
-    print(f"{n} images in {args.out}")
+    print(f"{plural(n, 'image')} in {args.out}")
     _say_classes(layout, labels, prompt is not None)
     print(
         f"{seconds:.2f} s: {n * drawn / seconds:,.0f} tokens/s, {n / seconds:.2f} images/s, "

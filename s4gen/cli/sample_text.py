@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s4gen.bulk.part import Arrays, Part, Run
+from s4gen.bulk.block_files import Arrays
+from s4gen.bulk.part import Part, Run
 from s4gen.cli.bounds import BOOKKEEPING, check_kept
 from s4gen.cli.filters import filters_of
 from s4gen.cli.output import check_file, shows_progress
@@ -25,6 +26,7 @@ from s4gen.files.parsing import json_value, reason
 from s4gen.files.reading import LARGE, read_bounded
 from s4gen.machine.device import best_device
 from s4gen.showing.progress import progress_bar
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from s4gen.bulk.dealing import Piece
@@ -86,8 +88,8 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         texts.sort(key=lambda found: found.number)
         is_jsonl = args.out.suffix.lower() != ".txt"
         save(args.out, (record(recurrent, tokenizer, found, args.seed, with_costs=is_jsonl) for found in texts))
-        print(f"{len(texts)} texts in {args.out}")
-    print(f"s4gen: {drawn} tokens in {seconds:.2f} s: {drawn / seconds:,.0f} tokens/s", file=sys.stderr)
+        print(f"{plural(len(texts), 'text')} in {args.out}")
+    print(f"s4gen: {plural(drawn, 'token')} in {seconds:.2f} s: {drawn / seconds:,.0f} tokens/s", file=sys.stderr)
     return 0
 
 
@@ -106,7 +108,7 @@ def check_texts(n: int, max_tokens: int, prompts: Sequence[str], batch: int, kep
 
 
 class _Terminal:
-    """One text appears as it is written; of several, each as a whole, with its number, when it has ended."""
+    """Show texts: one appears as it is written. Several are printed whole, numbered, as each ends."""
 
     def __init__(self, tokenizer: Tokenizer, n: int) -> None:
         self._tokenizer, self._n, self._begun = tokenizer, n, False
@@ -123,12 +125,12 @@ class _Terminal:
 
 
 def whole(tokenizer: Tokenizer, text: Text) -> str:
-    """Prompt, as the model read it, and continuation."""
+    """Return the prompt, as the model read it, and its continuation."""
     return (tokenizer.decode(text.prompt.tolist()) + text.text).lstrip(" ")
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file: lines, or records with "prompt" or "text".
+    """Return the prompts of a file: lines, or records with "prompt" or "text".
 
     Raises:
         UserError: it is not there, not UTF-8, empty, or not such records.
@@ -151,7 +153,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def as_utf8(argument: str) -> str:
-    """An argument of the command line, which Python has read in the locale's encoding, as the UTF-8 that it is."""
+    """Decode again as UTF-8 an argument that Python decoded by the locale."""
     try:
         return os.fsencode(argument).decode("utf-8")
     except UnicodeError:

@@ -22,6 +22,7 @@ from s4gen.cli.score_common import (
 )
 from s4gen.errors import UserError, printable
 from s4gen.files.folders import user_path
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from s4gen.checkpoint import Checkpoint
@@ -81,7 +82,7 @@ def score_files(
         if places is not None and math.isfinite(total):
             extra["map"] = str(places[number])
             note = f"the first {SHOWN:,} of {length:,} tokens" if length > SHOWN else ""
-            summary = f"{total / math.log(2):,.1f} bits, {per_byte:.4f} bits per byte, {length:,} tokens"
+            summary = f"{total / math.log(2):,.1f} bits, {per_byte:.4f} bits per byte, {plural(length, 'token')}"
             words = [*shown_words(tokenizer.pieces, tokens, first[: len(tokens)])]
             page = text_map(printable(str(file)), words, f"{summary} under {args.checkpoint}", note)
             write_file_atomic(extra["map"], page.encode("utf-8", "replace"))

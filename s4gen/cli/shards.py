@@ -19,7 +19,8 @@ from s4gen.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from s4gen.bulk.part import Arrays, Part, Run
+    from s4gen.bulk.block_files import Arrays
+    from s4gen.bulk.part import Part, Run
     from s4gen.checkpoint import Checkpoint
 
 FILES_OF_A_MODEL = ("config.json", "model.safetensors", "recurrent.safetensors", "tokenizer.json")

@@ -12,20 +12,21 @@ from s4gen.config.names import WRITTEN_TEXTS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from s4gen.bulk.part import Arrays, Part
+    from s4gen.bulk.block_files import Arrays
+    from s4gen.bulk.part import Part
     from s4gen.checkpoint import Checkpoint
     from s4gen.cli.evaluate_common import Outcome, Scoring, Shown
     from s4gen.cli.score_common import Reference, Result
     from s4gen.models.density import DensityModel
 
 SUFFIXES: tuple[str, ...] = WRITTEN_TEXTS
-EXPECTED_NAME = "texts are written as .txt or .jsonl; use a name that ends so"
+EXPECTED_NAME = "texts are written as .txt or .jsonl; use a name that ends in one of these"
 NOUN = "sequence"
 SHOWN: dict[str, type] = {
     "protocol": str,
     **dict.fromkeys(("length", "n_tokens", "tokens", "words", "text_bytes"), int),
 }
-"""What a part of scores says of its run, beside what all kinds do."""
+"""Fields that a part of scores of this kind has beside the fields of all kinds, with their types."""
 DRAWN_TOKENS = 200
 """Tokens of each text that training shows."""
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", metavar="NAME", help="wikitext-2, a .txt or .jsonl file, or a folder of them, instead of a recipe"
     )
-    parser.add_argument("--tokenizer", choices=TOKENIZERS, help="with --dataset (default: word)")
+    parser.add_argument("--tokenizer", choices=TOKENIZERS, help="with --dataset: the tokeniser (default: word)")
     parser.add_argument(
         "--vocab-size",
         metavar="V",

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="change values of the recipe, such as train.steps=1000",
+        help="change values of the recipe, such as train.steps=1000; --keys lists them",
     )
     parser.add_argument(
         "--start",
@@ -50,9 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set train.steps=N, and the rest of the run then follows the learning rate of the new length",
     )
     parser.add_argument("--force", action="store_true", help="replace a run that is in the folder already")
+    parser.add_argument("--keys", action="store_true", help="list all keys of recipes, with what they mean, and end")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.keys:
+        from s4gen.config.keys import listing
+
+        print(listing(), end="")
+        return 0
     world = os.environ.get("WORLD_SIZE", "1")
     if world == "1":
         return 0 if train_here(args) else 130
@@ -144,6 +150,11 @@ def check_resumable(args: argparse.Namespace, out: Path) -> int | None:
         before = dataclasses.replace(before, train=dataclasses.replace(before.train, steps=steps))
     elif before.train.minutes is not None and before.train.minutes == now.train.minutes:
         now = _with_steps_of(now, before)
+    if before != now and args.recipe is not None and not args.overrides:
+        raise UserError(
+            f"cannot resume {args.resume} with another recipe: leave out {args.recipe}, since --resume goes on by the "
+            "run's own"
+        )
     if before != now:
         raise UserError(
             f"cannot resume {args.resume} with another recipe: {_difference(before, now)}; "

@@ -181,8 +181,8 @@ def check_pair(model: ModelConfig, ssm: SSMConfig) -> None:
             "ssm.init",
             f'= "{ssm.init}" does not go with model.mixer = "{mixer.name}": expected one of {", ".join(mixer.inits)}',
         )
-    if mixer.rules and ssm.discretization not in ("auto", *mixer.rules):
-        rules = " or ".join(f'"{rule}"' for rule in (*mixer.rules, "auto"))
+    if mixer.discretizations and ssm.discretization not in ("auto", *mixer.discretizations):
+        rules = " or ".join(f'"{rule}"' for rule in (*mixer.discretizations, "auto"))
         raise ConfigError(
             "ssm.discretization",
             f'= "{ssm.discretization}" does not go with model.mixer = "{mixer.name}": expected {rules}',

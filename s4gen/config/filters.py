@@ -52,6 +52,9 @@ def _setting(
 class FilterSettings:
     """The settings of all filters, in the order in which they are applied, except that the last one is applied first.
 
+    The native engine's `struct Filters` (`sampling/engines/native/draw.h`) has those that are native in the same order,
+    because they are handed over as bytes.
+
     With the defaults every filter is off and keeps all tokens.
 
     Raises:

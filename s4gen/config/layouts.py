@@ -21,7 +21,7 @@ NORMALISATIONS = ("none", "peak", "minmax")
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """Images of one size as sequences: rows from the top, in them pixels from the left, in them the channels."""
+    """Images of one size as sequences: row by row from the top, pixels from the left, channels side by side."""
 
     kind: ClassVar[str] = "image"
     unit: ClassVar[str] = "bits/dim"
@@ -67,7 +67,7 @@ class TextLayout:
     start: int
     """The token that is fed in front of every text, which is the tokeniser's <eos>."""
     length: int = 1024
-    """Tokens of a sequence for those who need one length: the benchmark and the converter's check."""
+    """Tokens of a sequence where one length is needed: in the benchmark and in the converter's check."""
     bare_prompts: bool = False
     """Whether a prompt is fed without `start` in front of it, as models need that were trained without such a token.
     `start` is then fed only if there is no prompt."""

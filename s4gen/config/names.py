@@ -8,8 +8,8 @@ from __future__ import annotations
 
 KINDS = ("image", "text", "audio")
 """The kinds of sequences; `Layout.kind` is one of these."""
-PLURAL = {"image": "images", "text": "text", "audio": "audio"}
-"""What messages call data of each kind."""
+PLURAL = {"image": "images", "text": "text", "audio": "sound", "series": "series"}
+"""The words for data of each kind in messages, as in "a model of sound"."""
 
 ROWS = {
     ("sample", "image"): "images",
@@ -19,11 +19,11 @@ ROWS = {
     ("eval", "text"): "windows or chunks",
     ("eval", "audio"): "clips",
 }
-"""What the rows of a run are that `--shard` shares out, by verb and kind."""
+"""The noun for the rows that `--shard` shares out, by verb and kind."""
 SERIES = "series"
 """The kind of sequences of real numbers. It stands beside `KINDS`, because no density model is of this kind."""
 TASKS = ("density", "classify", "regress", "forecast")
-"""What a model is trained for: a density, the class of a row, numbers that go with a row, or the values after a row."""
+"""The purposes of training: a density, the class of a row, numbers that go with a row, or the values after a row."""
 PREDICTIONS = TASKS[1:]
 """The tasks whose models give answers about what they read (`models.predictor.Predictor`)."""
 
@@ -69,7 +69,7 @@ ENGINES = ("auto", "eager", "compiled", "native", "native-bf16", "native-int8")
 """The programs that run the steps of a converted model."""
 
 TEXT_SUFFIXES = tuple(f"{suffix}{packed}" for packed in ("", ".gz") for suffix in (".txt", ".jsonl", ".md", ".text"))
-"""Endings of files of text, in capitals or not."""
+"""Endings of files of text, regardless of case."""
 SOUND_SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
     *(".w64", ".rf64", ".voc", ".sph", ".nist", ".sf", ".ircam", ".avr", ".pvf", ".xi", ".htk", ".sds", ".sd2", ".paf"),
@@ -91,4 +91,4 @@ WRITTEN_SOUND = (".wav", ".flac")
 REFUSED_IMAGES = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 """Endings that somebody gives to an image to be written and that would otherwise become the name of a folder."""
 REFUSED_SOUND = (".ogg", ".mp3", ".m4a", ".aac", ".opus", ".aif", ".aiff", ".raw", ".pcm", ".webm")
-"""Likewise for sound."""
+"""Endings that somebody gives to sound to be written, likewise."""

@@ -15,12 +15,12 @@ from s4gen.config.task import TaskConfig
 
 @dataclass(frozen=True)
 class Answers:
-    """What the outputs of a predictor mean."""
+    """The meaning of a predictor's outputs."""
 
     names: tuple[str, ...]
     """The names of the classes, of the numbers of a regression, or of the columns that are forecast."""
     mean: tuple[float, ...] = ()
-    """Of numbers: the mean of each over the training part. A model gives them standardised, less this mean ..."""
+    """For numbers, the mean of each over the training part. A model gives them standardised: less this mean ..."""
     std: tuple[float, ...] = ()
     """... and divided by this standard deviation."""
 
@@ -38,15 +38,15 @@ class PredictorConfig:
     """Everything that defines a predictor except its weights."""
 
     layout: InputLayout
-    """What the rows are that it reads."""
+    """The kind and size of the rows that it reads."""
     model: ModelConfig
     """The stack."""
     ssm: SSMConfig
     """The state space layers in the stack."""
     task: TaskConfig
-    """What it answers, and how it reads and pools."""
+    """The question that it answers, and how it reads and pools."""
     answers: Answers
-    """What its outputs mean."""
+    """The meaning of its outputs."""
 
     def __post_init__(self) -> None:
         kind = self.layout.kind

@@ -198,8 +198,8 @@ def _check_stack(model: ModelConfig) -> None:
     """Raise ConfigError for a multi-scale stack, or a mixer that is the whole stack, with settings that do not fit."""
     if any(stride < 2 for stride in model.pool):
         raise ConfigError("model.pool", f"= {list(model.pool)}: expected strides of at least 2")
-    if model.pool and not model.traits.pooled:
-        pooled = ", ".join(mixer.name for mixer in MIXERS.values() if mixer.pooled)
+    if model.pool and not model.traits.scannable:
+        pooled = ", ".join(mixer.name for mixer in MIXERS.values() if mixer.scannable)
         raise ConfigError(
             "model.pool",
             f'= {list(model.pool)} does not go with model.mixer = "{model.mixer}": expected one of {pooled}',
@@ -233,7 +233,7 @@ def _check_pixels(model: ModelConfig) -> None:
             raise ConfigError(
                 "model.scan", 'has "none", which leaves such a block nothing but taps: set model.taps = true'
             )
-        if scan in ("row", "column") and not model.traits.pooled:
+        if scan in ("row", "column") and not model.traits.scannable:
             raise ConfigError(
                 "model.scan", f'has "{scan}", which does not go with model.mixer = "{model.mixer}": expected "raster"'
             )

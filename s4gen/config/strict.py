@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_type_hints
@@ -49,9 +50,9 @@ NOUNS: dict[Any, str] = {
     float: "a number",
     str: "a word in quotes",
     bool: "true or false",
-    Numbers: "whole numbers in brackets",
-    Words: "words in quotes, in brackets",
-    Floats: "numbers in brackets",
+    Numbers: "a list of whole numbers, such as [2, 3]",
+    Words: 'a list of strings, such as ["row"]',
+    Floats: "a list of numbers, such as [0.1, 1.0]",
 }
 """The words of messages for the type that is expected."""
 
@@ -88,7 +89,7 @@ def flatten(
     kinds = {name: SECTIONS[name] for name in sections}
     if isinstance(layout := tables.get("layout"), Mapping) and "layout" in sections:
         kinds["layout"] = _layout_type(layout.get("kind", ImageLayout.kind), source, layouts)
-    types = {f"{name}.{key}": kind for name in sections for key, kind in _field_types(kinds[name]).items()}
+    types = {f"{name}.{key}": kind for name in sections for key, kind in field_types(kinds[name]).items()}
     types |= dict.fromkeys(also, str)
     flat = {}
     for section, table in tables.items():
@@ -126,12 +127,19 @@ def build(section: str, flat: Flat, source: str, kind: type | None = None) -> An
 
 
 def located(make: Any, flat: Flat, source: str) -> Any:
-    """Return `make()`; turn its ConfigError into a UserError that begins with where the invalid value came from."""
+    """Return `make()`; turn its ConfigError into a UserError that begins with where the invalid value came from.
+
+    If a value is invalid only beside others, the message ends with those of them that came from elsewhere: a file is
+    not at fault for what an option has changed.
+    """
     try:
         return make()
     except ConfigError as error:
         where = flat[error.key].source if error.key in flat else source
-        raise UserError(f"{where}: {error}") from None
+        keys = dict.fromkeys(re.findall(r"\b[a-z]+\.\w+", str(error)))
+        elsewhere = {key: flat[key].source for key in keys if key in flat and flat[key].source != where}
+        changed = [f"{key} is from {other}" for key, other in elsewhere.items()]
+        raise UserError(f"{where}: {error}" + (f" ({', '.join(changed)})" if changed else "")) from None
 
 
 def density_config_to_dict(config: DensityConfig) -> dict[str, dict[str, Any]]:
@@ -194,7 +202,8 @@ def build_recipe(flat: Flat, source: str) -> Recipe:
     return recipe
 
 
-def _field_types(kind: type) -> dict[str, type]:
+def field_types(kind: type) -> dict[str, type]:
+    """Return the type of the value of each field; for a field that may be None, the type that it has otherwise."""
     hints = get_type_hints(kind)
     return {field.name: _given(hints[field.name]) for field in dataclasses.fields(kind)}
 

@@ -13,7 +13,7 @@ POOLS = ("auto", "mean", "last")
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """What a model is trained for. A density model has no other setting than `kind`."""
+    """The purpose that a model is trained for. A density model has no other setting than `kind`."""
 
     kind: str = "density"
     """density models the sequences themselves, and can draw new ones. The other kinds are predictors: classify names
@@ -24,8 +24,8 @@ class TaskConfig:
     spectrum, for audio only, reads the log spectrum of a clip scaled to unit peak, 100 times a second; it needs
     bidirectional = true, because the peak is known only at the end. auto is tokens for text, and otherwise values."""
     pool: str = "auto"
-    """What the answer is made of: mean is the mean of the features over all positions of a row, last is the features at
-    its last position. auto is last for forecast, and otherwise mean."""
+    """The features that give the answer: mean takes their mean over all positions of a row, last takes those at its
+    last position. auto is last for forecast, and otherwise mean."""
     bidirectional: bool = False
     """Whether every layer has a second one that reads from the end of the row to its start. Such a model answers only
     when it has the whole row, so it cannot be stepped."""

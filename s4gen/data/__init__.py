@@ -1,4 +1,4 @@
-"""Files <-> images <-> integer sequences."""
+"""Turn files into images and images into integer sequences, and back."""
 
 from s4gen.data.images import ImageSet, split_validation, to_image, to_sequence
 from s4gen.data.opening import open_split

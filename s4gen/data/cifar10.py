@@ -1,4 +1,4 @@
-"""CIFAR-10: 32 x 32 colour photographs of ten kinds of things, 50,000 to train with and 10,000 to test with.
+"""Read CIFAR-10: 32 x 32 colour photographs of ten kinds of things, 50,000 to train with and 10,000 to test with.
 
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. Parquet files in the layout of the
 hub's `uoft-cs/cifar10`: a column `img` of PNG images and a column `label`. Their rows may be in another order
@@ -28,8 +28,12 @@ from s4gen.files.reading import open_regular
 SIZES = {"train": 50_000, "test": 10_000}
 
 
+PLACE = "cifar10/train-*.parquet and cifar10/test-*.parquet"
+"""The files that `S4GEN_DATA` must hold."""
+
+
 def load(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
-    """Images (n, 32, 32, 3), labels (n,) and where they came from.
+    """Load a split; return images (n, 32, 32, 3), labels (n,) and where they came from.
 
     Decoding the Parquet files takes seconds, so the arrays are kept in the user's cache.
 
@@ -40,12 +44,11 @@ def load(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
     if folder is None:
         from s4gen.data.vision import download
 
-        return *download("CIFAR10", split), "torchvision"
+        return *download("CIFAR10", split, PLACE), "torchvision"
     files = sorted((folder / "cifar10").glob(f"{split}-*.parquet"))
     if not files:
         raise UserError(
-            f"no {split}-*.parquet in {folder / 'cifar10'}: S4GEN_DATA must hold cifar10/train-*.parquet and "
-            "cifar10/test-*.parquet; unset it to download CIFAR-10"
+            f"no {split}-*.parquet in {folder / 'cifar10'}: S4GEN_DATA must hold {PLACE}; unset it to download CIFAR-10"
         )
     images, labels = _cached(files, cache_folder() / f"cifar10-{split}.npz")
     if len(images) != SIZES[split]:
@@ -57,9 +60,9 @@ def load(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
 
 
 def _cached(files: Sequence[Path], cache: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """What `_decode` returns, from `cache` where that was made of these very files."""
+    """Return what `_decode` makes of these files, from the cache if that was made of these very files."""
     key = json.dumps([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
-    # Whatever is wrong with it, it is made again. Zip has a checksum of each array.
+    # Whatever is wrong with the cache, it is made again. Zip has a checksum of each array.
     with contextlib.suppress(Exception), open_regular(cache) as file, np.load(file) as kept:
         if str(kept["key"]) == key:
             images, labels = kept["images"], kept["labels"]
@@ -74,10 +77,10 @@ def _cached(files: Sequence[Path], cache: Path) -> tuple[NDArray[np.uint8], NDAr
 
 
 def _decode(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images (n, 32, 32, 3) and labels (n,) of one Parquet file.
+    """Return the images (n, 32, 32, 3) and labels (n,) of one Parquet file.
 
     Raises:
-        UserError: it is damaged or holds something else.
+        UserError: the file is damaged or holds something else.
     """
     from datasets import load_dataset
 

@@ -1,4 +1,4 @@
-"""What predictors learn from: rows and the answer to each, or one long series of which windows are cut."""
+"""Data for predictors: rows with the answer to each, or one long series from which windows are cut."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class ExampleSplits:
     """May be empty: then training makes no evaluation."""
     test: Examples
     layout: InputLayout
-    """What the rows are. It has no classes of its own: those of density models are something that is given."""
+    """The kind and size of the rows. Its `classes` are empty: they are what density models are given, not an answer."""
     answers: tuple[str, ...]
     """The names of the classes or, for regression, of the K numbers."""
     tokenizer: Tokenizer | None = None
-    """Of text: what the tokens stand for. The layout's `vocab` and `start` are those of the tokeniser."""
+    """For text, the tokeniser that made the tokens. The layout's `vocab` and `start` are its own."""
     notes: tuple[str, ...] = ()
-    """What became of the data, a line each, for the user."""
+    """Lines for the user on how the data were read, such as how many rows were left out."""
 
     def split(self, name: str) -> Examples:
         """Return the split train, validation or test.
@@ -91,7 +91,7 @@ class Series:
     """The first row, and the row behind the last, of train, validation and test. What is forecast lies in a part; what
     is read may lie before its first row, as in the protocol of Informer."""
     notes: tuple[str, ...] = ()
-    """What became of the data, a line each, for the user."""
+    """Lines for the user on how the data were read, such as how many rows were left out."""
 
 
 def spread_over(n: int, most: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""A folder of pictures as a gallery: which of them there are, their splits and their classes."""
+"""Make a gallery of a folder of pictures: find which there are, their splits and their classes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from s4gen.data.pictures import is_picture, read_picture
 from s4gen.data.splits import are_splits, split_of, warning
 from s4gen.data.tree import Parts, names_below, natural, readable, without_common_folder
 from s4gen.errors import UserError, printable
+from s4gen.showing.words import plural
 
 
 def from_folder(folder: Path, name: str) -> Gallery:
-    """The pictures in a folder and in all folders in it, in natural order.
+    """Return the pictures in a folder and in all folders in it, in natural order, as a gallery.
 
-    Splits are the uppermost folders where these have the names of `splits.NAMES`, one to train on among them. Classes
-    are the uppermost folders (below those of splits) where every picture is in one, and there are several.
+    Splits are the uppermost folders if these have the names of `splits.NAMES`, one to train on among them. Classes
+    are the uppermost folders (below those of splits) if every picture is in one and there are several.
 
     Raises:
         UserError: there are no pictures; a folder may not be entered.
@@ -30,9 +31,8 @@ def from_folder(folder: Path, name: str) -> Gallery:
     if in_folders := are_splits(p[0] for p in parts.values() if len(p) > 1):
         inside = {file: p for file, p in parts.items() if len(p) > 1 and split_of(p[0])}
         if outside := sorted(parts.keys() - inside.keys(), key=natural):
-            notes.append(
-                f"left aside {len(outside)} images that are in no folder of a split, such as {printable(outside[0])}"
-            )
+            found = plural(len(outside), "image")
+            notes.append(f"left aside {found} in no folder of a split, such as {printable(outside[0])}")
         parts = inside
     names = sorted(parts, key=natural)
     class_of = _classes({file: p[1:] if in_folders else p for file, p in parts.items()})
@@ -50,13 +50,16 @@ def from_folder(folder: Path, name: str) -> Gallery:
 
 
 def _classes(parts: Mapping[str, Parts]) -> dict[str, str]:
-    """The class of every picture; empty where one is in no folder, or all are in the same one."""
+    """Return the class of every picture; no classes if one is in no folder, or all are in the same one."""
     found = {file: readable(p[0]) for file, p in parts.items() if len(p) > 1}
     return found if len(found) == len(parts) and len(set(found.values())) > 1 else {}
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Bytes and nanoseconds; zeros for a file that is not there or not for us, which is skipped by name later."""
+    """Return size and time of modification in nanoseconds; zeros for a file that cannot be read.
+
+    Such a file is skipped by name when the gallery is decoded.
+    """
     try:
         status = path.stat()
     except OSError:

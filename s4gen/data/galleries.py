@@ -1,4 +1,4 @@
-"""Somebody's own images: a folder, Parquet files, or a data set of the Hugging Face hub, as one array in the cache."""
+"""Turn somebody's own images (a folder, Parquet files, a data set of the hub) into one array in the cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from s4gen.showing.progress import progress_bar
 
 _VERSION = 2
 _NAMED = 5
-"""Skipped pictures that are named; the others are counted."""
+"""How many skipped pictures are named in messages; the others are counted."""
 HELD_OUT = 0.05
 """The share of a set without splits that is held out for validation, and again for the test."""
 NO_SPLIT, NO_LABEL = -1, -1
@@ -38,11 +38,11 @@ class Picture:
     name: str
     """Its name in messages: the path below the folder that was given."""
     read: Callable[[ImageFormat], tuple[Pixels, Seen]]
-    """Decodes it."""
+    """A function that decodes it: pixels, and what was done to them."""
     label: int = NO_LABEL
-    """Its class, where it has one."""
+    """The number of its class, or NO_LABEL."""
     split: int = NO_SPLIT
-    """The number of its split in SPLITS, where the set says."""
+    """The number of its split in SPLITS, or NO_SPLIT if the set does not say."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Gallery:
     name: str
     """The folder, or the name on the hub."""
     key: Any
-    """Fit for JSON; another one where any of the pictures may be another."""
+    """A value for JSON that changes whenever any of the pictures may have changed."""
     count: int
-    """Number of pictures, for the progress bar; 0: unknown."""
+    """Number of pictures, for the progress bar; 0 if it is not known."""
     pictures: Callable[[], Iterator[Picture]]
-    """All of them, in their order."""
+    """A function that yields all pictures, in their order."""
     classes: tuple[str, ...] = ()
-    """Names of the labels 0, 1, ...; empty where pictures have none."""
+    """Names of the labels 0, 1, ...; empty if the pictures have none."""
     notes: tuple[str, ...] = ()
     """Each line tells the user something about how the set was understood."""
 
@@ -115,9 +115,9 @@ class Decoded:
     images: Pixels
     """(n, h, w, c), read from disk as they are needed; treat as read-only."""
     labels: NDArray[np.int64]
-    """(n,) NO_LABEL where there is none."""
+    """(n,) the class of each image, or NO_LABEL."""
     splits: NDArray[np.int64]
-    """(n,) numbers of SPLITS."""
+    """(n,) the number in SPLITS of the split of each image."""
     lines: list[str]
     """Lines for the user that say what became of the pictures."""
 
@@ -184,7 +184,9 @@ def _write_pixels(gallery: Gallery, format: ImageFormat, path: Path, progress: b
 
 
 def _keep_one_channel(path: Path, shape: list[int]) -> None:
-    """Rewrite a file of grey images of three equal channels, in place: what is written was read before."""
+    """Rewrite a file of grey images with three equal channels as one channel, in place.
+
+    This is safe because whatever is overwritten has been read before."""
     grey = np.memmap(path, np.uint8, "r+", shape=(math.prod(shape[:-1]), shape[-1]))
     flat = grey.reshape(-1)
     step = 1 << 20
@@ -207,7 +209,7 @@ def _sizes_differ(name: str, one: tuple[str, Any], other: tuple[str, Any]) -> st
 
 
 def assigned(splits: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The split of every image: what the set says, and by chance, always the same, what it leaves open.
+    """Return the split of every image: what the set says, and by chance, always the same, what it leaves open.
 
     Of a set without splits, a share each is held out for validation and test, at least one image of three. Where a set
     has no validation split, a share of what is to train on becomes one.

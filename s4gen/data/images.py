@@ -1,4 +1,4 @@
-"""Images as values, as integer sequences and as PNG files.
+"""Turn images into integer sequences and PNG files, and back.
 
 An image is a uint8 array (height, width, channels). As a sequence its values are in raster order: rows from
 the top, pixels from the left, the channels of a pixel side by side, r g b r g b ...
@@ -39,27 +39,27 @@ class ImageSet:
     labels: NDArray[np.int64]
     """(n,) class of each image."""
     layout: ImageLayout
-    """What every image is."""
+    """The size and the levels that every image has."""
     name: str
     """The data set: mnist, cifar10-mini, ..."""
     split: str
     """train, validation or test."""
     source: str
-    """Where it was read from: S4GEN_DATA, torchvision, s4gen itself, or the user's own place."""
+    """The place that it was read from: S4GEN_DATA, torchvision, s4gen itself, or the user's own."""
     classes: tuple[str, ...] = ()
     """Names of the labels 0, 1, ...; empty where images have none, and then all labels are -1."""
     notes: tuple[str, ...] = ()
-    """What became of the user's own images, a line each, for the user."""
+    """Lines for the user that say what became of the images."""
 
     def __len__(self) -> int:
         return len(self.images)
 
 
 def layout_of(images: ImageSet, labelled: bool) -> ImageLayout:
-    """The layout of a model of these images, which is conditional on their labels or not.
+    """Return the layout of a model of these images, which is conditional on their labels or not.
 
     Raises:
-        UserError: they have none.
+        UserError: `labelled` is set and the images have no labels.
     """
     if labelled and not images.classes:
         raise UserError(
@@ -70,7 +70,7 @@ def layout_of(images: ImageSet, labelled: bool) -> ImageLayout:
 
 
 def labels_for(images: ImageSet, layout: ImageLayout) -> NDArray[np.int64] | None:
-    """The label of each image (n,) for a model of this layout; None where the model has no classes.
+    """Return the label of each image (n,) for a model of this layout; None if the model has no classes.
 
     Raises:
         UserError: the images have other classes, or one has none.
@@ -89,7 +89,7 @@ def labels_for(images: ImageSet, layout: ImageLayout) -> NDArray[np.int64] | Non
 
 
 def split_validation(images: ImageSet, n: int) -> tuple[ImageSet, ImageSet]:
-    """All but the last `n` images, and the last `n`: what is trained on, and what is held out.
+    """Split off the last n images for validation; return the others, which are trained on, and these.
 
     Raises:
         UserError: nothing would be left to train on.
@@ -107,9 +107,9 @@ def split_validation(images: ImageSet, n: int) -> tuple[ImageSet, ImageSet]:
 
 
 def to_sequence(images: NDArray[np.uint8]) -> Tensor:
-    """Images (n, h, w, c) as int64 sequences (n, h * w * c); `to_image` is the exact inverse.
+    """Turn images (n, h, w, c) into int64 sequences (n, h * w * c); `to_image` is the exact inverse.
 
-    Eight bytes per value: convert a large set batch by batch.
+    A sequence takes eight bytes per value, so convert a large set batch by batch.
     """
     import torch
 
@@ -119,10 +119,10 @@ def to_sequence(images: NDArray[np.uint8]) -> Tensor:
 
 
 def to_image(sequences: Tensor, layout: ImageLayout) -> NDArray[np.uint8]:
-    """Sequences (n, layout.length) as uint8 images (n, h, w, c); `to_sequence` is the exact inverse.
+    """Turn sequences (n, layout.length) into uint8 images (n, h, w, c); `to_sequence` is the exact inverse.
 
     Raises:
-        ValueError: another length, or a value that is no level of the layout (a byte would wrap round).
+        ValueError: the sequences have another length, or a value is no level of the layout (a byte would wrap round).
     """
     values = sequences.cpu().numpy()
     if values.ndim != 2 or values.shape[1] != layout.length:
@@ -133,7 +133,7 @@ def to_image(sequences: Tensor, layout: ImageLayout) -> NDArray[np.uint8]:
 
 
 def read_image(path: str | Path, layout: ImageLayout) -> NDArray[np.uint8]:
-    """One image file, of any format that PIL reads, as uint8 (h, w, c) with values 0 to layout.levels - 1.
+    """Read an image file of any format that PIL reads, as uint8 (h, w, c) with values 0 to layout.levels - 1.
 
     Only conversions that lose nothing are made: palettes are looked up, grey is repeated for a colour layout,
     colour whose channels are all equal is taken as grey, and full opacity is dropped. Nothing is resized.
@@ -167,7 +167,8 @@ def read_image(path: str | Path, layout: ImageLayout) -> NDArray[np.uint8]:
 def save_grid(
     sequences: Tensor, layout: ImageLayout, path: str | Path, scale: int = 2, columns: int | None = None
 ) -> None:
-    """All sequences (n, layout.length) as one PNG, n >= 1: a grid in reading order, as square as possible by default.
+    """Write sequences (n, layout.length), n >= 1, as one PNG: a grid in reading order, as square as possible if
+    `columns` does not say.
 
     Each pixel becomes `scale` x `scale` pixels, so that small images can be looked at; grey lines part them.
 
@@ -197,11 +198,12 @@ def save_each(
     first: int = 0,
     of: int = 0,
 ) -> list[Path]:
-    """One PNG per sequence (n, layout.length), 00000.png, 00001.png, ..., in `folder`, made if missing.
+    """Write a PNG for each sequence (n, layout.length) to `folder`, which is made if missing; return their paths.
 
-    Numbers begin at `first`, and have as many digits as `of` images in all need, at least five. With names,
-    one for each, they are 00000-NAME.png, where what no file can be called is "_". With the default scale, `read_image`
-    gives back exactly what was written.
+    They are 00000.png, 00001.png, ...; with names, one for each, 00000-NAME.png, in which "_" stands for whatever is
+    not safe in the name of a file. Numbers begin at `first`, and have as many digits as the last of `of` images needs,
+    at least five. With the default scale, `read_image` gives back exactly what was written.
+
 
     Raises:
         UserError: a file cannot be written.
@@ -215,14 +217,14 @@ def save_each(
 
 
 def _pixels(sequences: Tensor, layout: ImageLayout, scale: int) -> NDArray[np.uint8]:
-    """What to show, (n, scale * h, scale * w, c): values stretched to black ... white, pixels enlarged."""
+    """Return the pixels to show, (n, scale * h, scale * w, c): values stretched to black ... white, pixels enlarged."""
     _colour(layout)
     pixels = shades_of(layout)[to_image(sequences, layout)]
     return pixels.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def shades_of(layout: ImageLayout) -> NDArray[np.uint8]:
-    """Return the byte that shows each level: 0 ... 255 evenly; the levels themselves where there are 256."""
+    """Return the byte that shows each level, evenly from 0 to 255; with 256 levels these are the levels themselves."""
     return np.linspace(0, 255, layout.levels).round().astype(np.uint8)
 
 
@@ -234,7 +236,7 @@ def _colour(layout: ImageLayout) -> str:
 
 
 def _write_png(pixels: NDArray[np.uint8], path: Path) -> None:
-    """Pixels (h, w, 1 or 3) to a file, all or nothing."""
+    """Write pixels (h, w, 1 or 3) to a file, whole or not at all."""
     from PIL import Image
 
     content = io.BytesIO()

@@ -1,4 +1,4 @@
-"""MNIST: 28 x 28 grey digits, 60,000 to train with and 10,000 to test with.
+"""Read MNIST: 28 x 28 grey digits, 60,000 to train with and 10,000 to test with.
 
 LeCun, Cortes, Burges, "The MNIST database of handwritten digits". IDX is: two zero bytes, one for the type
 (8 = unsigned byte), one for the number of axes, their lengths as big-endian 32-bit integers, then the values.
@@ -20,8 +20,12 @@ from s4gen.errors import UserError
 SIZES = {"train": 60_000, "test": 10_000}
 
 
+PLACE = "mnist/MNIST/raw/*-ubyte.gz"
+"""The files that `S4GEN_DATA` must hold."""
+
+
 def load(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
-    """Images (n, 28, 28, 1), labels (n,) and where they came from.
+    """Load a split; return images (n, 28, 28, 1), labels (n,) and where they came from.
 
     Raises:
         UserError: a file is missing, cut off or not what it should be; or there is neither data nor network.
@@ -30,21 +34,27 @@ def load(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
     if folder is None:
         from s4gen.data.vision import download
 
-        images, labels = download("MNIST", split)
+        images, labels = download("MNIST", split, PLACE)
         return images[..., None], labels, "torchvision"
     prefix = {"train": "train", "test": "t10k"}[split]
     raw = folder / "mnist" / "MNIST" / "raw"
     n = SIZES[split]
-    images = read_idx(raw / f"{prefix}-images-idx3-ubyte.gz", (n, 28, 28))
-    labels = read_idx(raw / f"{prefix}-labels-idx1-ubyte.gz", (n,)).astype(np.int64)
+    missing = f"S4GEN_DATA must hold {PLACE}; unset it to download MNIST"
+    images = read_idx(raw / f"{prefix}-images-idx3-ubyte.gz", (n, 28, 28), missing)
+    labels = read_idx(raw / f"{prefix}-labels-idx1-ubyte.gz", (n,), missing).astype(np.int64)
     return images[..., None], labels, "S4GEN_DATA"
 
 
-def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The bytes of a gzipped IDX file, which must have this shape.
+def read_idx(path: Path, shape: tuple[int, ...], missing: str) -> NDArray[np.uint8]:
+    """Return the bytes of a gzipped IDX file, which must have this shape.
+
+    Args:
+        path: the file.
+        shape: the lengths of its axes.
+        missing: what the user can do where there is no such file, as the end of a message.
 
     Raises:
-        UserError: it is not there, damaged, or holds something else; the message names the file.
+        UserError: the file is not there, is damaged, or holds something else; the message names it.
     """
     header = np.array([0x800 + len(shape), *shape], dtype=">i4").tobytes()
     size = len(header) + math.prod(shape)
@@ -52,9 +62,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         with open_gzipped(path) as file:
             content = file.read(size + 1)  # and no more, however much it may unpack to
     except FileNotFoundError as error:
-        raise UserError(
-            f"{path} is missing: S4GEN_DATA must hold mnist/MNIST/raw/*-ubyte.gz; unset it to download MNIST"
-        ) from error
+        raise UserError(f"{path} is missing: {missing}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is damaged or unreadable ({error}): copy or download it again") from error
     if not content.startswith(header) or len(content) != size:

@@ -1,4 +1,4 @@
-"""Which training images are closest to given ones: whether a model copies what it was trained on."""
+"""Find the training images that are closest to given ones, to see whether a model copies what it was trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHUNK = 5_000
 
 
 def nearest(images: Tensor, known: NDArray[np.uint8], k: int) -> tuple[Tensor, Tensor]:
-    """The k training images nearest to each image, and how far away they are.
+    """Find the k training images nearest to each image, and how far away they are.
 
     Args:
         images: sequences of values, int64 (n, L).

@@ -1,4 +1,4 @@
-"""Opening the splits of a data set of images, for a recipe or a model."""
+"""Open the splits of a data set of images, for a recipe or a model."""
 
 from __future__ import annotations
 
@@ -29,8 +29,13 @@ class Published:
     """A data set of images with a name."""
 
     load: Callable[[str], tuple[NDArray[np.uint8], NDArray[np.int64], str]]
-    """Images (n, h, w, c), labels (n,) and where they came from, of one of `IMAGE_SET_SPLITS`."""
+    """A function that takes one of `IMAGE_SET_SPLITS` and returns images (n, h, w, c), labels (n,) and their source.
+
+    The arrays must be writable, because torch shares their memory. The source is one word for how they were come by, as
+    `ImageSet.source` has it: "S4GEN_DATA", "torchvision" or "mini" for these sets, or a word of your own.
+    """
     layout: ImageLayout
+    """The size of an image, which all of them have."""
     classes: tuple[str, ...]
     """Names of the labels 0, 1, ..."""
 

@@ -1,4 +1,4 @@
-"""One picture of any format that PIL reads, brought to the size and the channels that a data set wants."""
+"""Read a picture of any format that PIL reads, and bring it to the size and the channels that a data set wants."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _DEEP = {"I;16": 257.0, "I;16L": 257.0, "I;16B": 257.0, "I;16N": 257.0}
-"""Modes of 16 bits, and what one shade of 8 bits is in them."""
+"""PIL's modes of 16 bits, with the size in them of one shade of 8 bits."""
 
 
 LARGEST = 1 << 26
@@ -42,13 +42,13 @@ class ImageFormat:
     """The form that every picture of a set is brought to."""
 
     height: int = 0
-    """Rows; 0: they stay as they are, and all pictures must have the same size."""
+    """Rows of a picture. 0 leaves sizes as they are, and then all pictures must have the same size."""
     width: int = 0
-    """Pixels of a row; 0 as for the rows."""
+    """Pixels of a row. 0 goes with 0 rows."""
     channels: int = 0
-    """1 grey, 3 red, green and blue; 0: 3 where one picture of the set has a colour."""
+    """1 for grey, 3 for red, green and blue; 0 takes 3 if any picture of the set has a colour, else 1."""
     fit: str = "crop"
-    """crop: scaled until the shorter side fits, and of the longer one the middle; stretch: scaled along both sides."""
+    """crop scales until the shorter side fits and keeps the middle of the longer; stretch scales both sides."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Seen:
     """The things done to a picture besides scaling it down."""
 
     enlarged: bool
-    """It was smaller than wanted."""
+    """Whether the picture was smaller than wanted."""
     transparent: bool
-    """It was laid on white."""
+    """Whether it was transparent in places, and so was laid on white."""
     animated: bool
-    """It has further pictures, which were left out."""
+    """Whether the file has further pictures, which were left out."""
 
 
 def is_picture(name: str) -> bool:
@@ -143,10 +143,10 @@ def check_size(image: Image) -> None:
 
 
 def read_bytes(content: bytes | None, format: ImageFormat) -> tuple[NDArray[np.uint8], Seen]:
-    """`read_picture` of the bytes of a file.
+    """Do what `read_picture` does with the bytes of a file.
 
     Raises:
-        UnusableError: as there; or there are none.
+        UnusableError: as for `read_picture`; or there are no bytes.
     """
     if not content:
         raise UnusableError("holds no bytes")

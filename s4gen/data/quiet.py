@@ -1,4 +1,4 @@
-"""Decoders in C that speak of damaged files on standard error, in words that are for their programmers."""
+"""Keep decoders in C quiet, which speak of damaged files on standard error in words for their programmers."""
 
 from __future__ import annotations
 

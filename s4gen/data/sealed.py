@@ -1,4 +1,4 @@
-"""Facts and arrays that are kept in the cache, with checksums, so that a damaged one is never believed.
+"""Keep facts and arrays in the cache with checksums, so that a damaged one is never believed.
 
 A sealed file is a JSON object whose `sha256` is that of all its other fields. One of them may be the checksum of an
 array in a file beside it. Whoever can write to the cache can write checksums, too: they are against bad disks, copies

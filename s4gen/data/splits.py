@@ -1,4 +1,4 @@
-"""The names that people give to the splits of a data set, and to what only looks like one."""
+"""Know the names that people give to the splits of a data set, and to what only looks like one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where data sets are: the user's copies (`S4GEN_DATA`)."""
+"""Find the user's own copies of published data sets, which are in the folder that `S4GEN_DATA` names."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from s4gen.files.folders import user_path
 
 
 def data_folder() -> Path | None:
-    """The folder that the environment variable `S4GEN_DATA` names; None where it is unset or empty.
+    """Return the folder that the environment variable `S4GEN_DATA` names; None if it is unset or empty.
 
     Raises:
-        UserError: it names no folder.
+        UserError: the variable names something that is no folder.
     """
     value = os.environ.get("S4GEN_DATA")
     if not value:
@@ -21,7 +21,7 @@ def data_folder() -> Path | None:
     folder = user_path(value, "S4GEN_DATA")
     if not folder.is_dir():
         raise UserError(
-            f"S4GEN_DATA is {value!r}, which is not a folder: set it to one that holds mnist/ and cifar10/, "
-            "or unset it to download them"
+            f"S4GEN_DATA is {value!r}, which is not a folder: set it to one that holds data sets, such as mnist/, "
+            "cifar10/, wikitext/ or fsdd/, or unset it to download what can be downloaded"
         )
     return folder

@@ -1,4 +1,4 @@
-"""Tables of pictures through `datasets`: Parquet files, and data sets of the Hugging Face hub by their names."""
+"""Make galleries of tables through `datasets`: of Parquet files, and of data sets of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS_AT_A_TIME = 16
 
 
 def from_parquet(folder: Path, files: list[Path], name: str) -> Gallery:
-    """The rows of Parquet files; those called for a split, such as test-00000-of-00001.parquet, are that split.
+    """Return the rows of Parquet files as a gallery; a file named as test-00000-of-00001.parquet is of that split.
 
     Raises:
         UserError: they are damaged, or have no column of pictures.
@@ -65,7 +65,7 @@ def _only_splits(groups: dict[str | None, Any]) -> list[str]:
 
 
 def from_hub(name: str) -> Gallery:
-    """A data set of the Hugging Face hub, read once, as it comes.
+    """Return a data set of the Hugging Face hub as a gallery, which is read once, in stream order.
 
     Raises:
         UserError: the hub has none of this name, or cannot be reached; it has no column of pictures.
@@ -84,7 +84,7 @@ def from_hub(name: str) -> Gallery:
 
 
 def _gallery(name: str, key: Any, open_tables: Any, trouble: str, notes: list[str]) -> Gallery:
-    """The gallery of tables, one for each split, or one for all (None), which `open_tables` opens."""
+    """Return the gallery of the tables that `open_tables` opens: one for each split, or one for all (None)."""
     with _explained(trouble) as scratch:
         features = next(iter(open_tables(scratch).values())).features
         if features is None:
@@ -111,7 +111,7 @@ def _gallery(name: str, key: Any, open_tables: Any, trouble: str, notes: list[st
 
 
 def _columns(features: Mapping[str, Any], name: str) -> tuple[str, str | None]:
-    """The column of pictures, and that of their classes, if there is one."""
+    """Return the column of pictures, and that of their classes, if there is one."""
     images = [column for column, kind in features.items() if type(kind).__name__ == "Image" or _is_file(kind)]
     if not images:
         raise UserError(f"{name} has no column of images, but {', '.join(features)}")
@@ -120,12 +120,12 @@ def _columns(features: Mapping[str, Any], name: str) -> tuple[str, str | None]:
 
 
 def _is_file(kind: Any) -> bool:
-    """Whether a column holds files as `datasets` writes them: their bytes and their paths."""
+    """Tell whether a column holds files as `datasets` writes them: their bytes and their paths."""
     return isinstance(kind, Mapping) and "bytes" in kind
 
 
 def _class_names(features: Mapping[str, Any], label: str | None, open_tables: Any, scratch: str) -> tuple[str, ...]:
-    """What the labels are called: the column's own names, or its distinct values in their order."""
+    """Return the names of the labels: the column's own, or its distinct values in their order."""
     if label is None:
         return ()
     if names := getattr(features[label], "names", None):
@@ -151,7 +151,7 @@ def _label(record: Mapping[str, Any], label: str | None, classes: tuple[str, ...
 
 @contextlib.contextmanager
 def _explained(trouble: str) -> Iterator[str]:
-    """A scratch folder for `datasets`, whose failures become one sentence that begins with `trouble`."""
+    """Give `datasets` a scratch folder, and turn its failures into one sentence that begins with `trouble`."""
     import_datasets()  # which would set the levels below to its own
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
     before = [logger.level for logger in loggers]
@@ -172,7 +172,7 @@ def _explained(trouble: str) -> Iterator[str]:
 
 
 def import_datasets() -> ModuleType:
-    """`datasets`, with what it downloads in the one cache folder, unless the user has named another one for it."""
+    """Return `datasets`, set to download to s4gen's cache folder unless the user has named another one for it."""
     for variable, folder in (("HF_HUB_CACHE", "hub"), ("HF_DATASETS_CACHE", "hub/datasets")):
         if "HF_HOME" not in os.environ:
             os.environ.setdefault(variable, str(cache_folder() / folder))

@@ -1,4 +1,4 @@
-"""Trees of files, in a folder with whatever links or in a zip archive; names in the order that people count in."""
+"""List and read trees of files, in a folder or in a zip archive, in the order that people count in."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from s4gen.config import PredictorConfig
 from s4gen.data.examples import Examples, Series, inputs_of
 
 Answered = tuple[Tensor, Tensor, Tensor | None]
-"""What a predictor reads, what it is to answer, and the lengths of the rows; as in `Predictor.losses`."""
+"""A batch for a predictor: its inputs, the right answers, and the lengths of the rows, as in `Predictor.losses`."""
 
 
 @dataclass
@@ -29,13 +29,13 @@ class Tally:
     loss: float = 0.0
     """The sum of their losses: nats, or mean squared errors of standardised numbers."""
     right: int = 0
-    """Of classes: examples whose class was the most probable one."""
+    """For classes, the number of examples whose class was the most probable one."""
     absolute: float = 0.0
-    """Of numbers: the sum of the mean absolute errors, standardised."""
+    """For numbers, the sum of the mean absolute errors, standardised."""
     squares: float = 0.0
-    """Of numbers: the sum of the mean squared errors in the units of the data."""
+    """For numbers, the sum of the mean squared errors in the units of the data."""
     confusion: dict[tuple[int, int], int] = field(default_factory=dict)
-    """Of classes: how many examples of a class were given to a class, by (true class, class)."""
+    """For classes, the number of examples by (true class, class answered)."""
     seconds: float = 0.0
 
     def values(self, config: PredictorConfig) -> dict[str, float]:

@@ -27,7 +27,7 @@ Feed = Callable[[Tensor], Tensor]
 
 
 Nats = NDArray[np.float64]
-"""What sequences cost, -log p (n,)."""
+"""The costs -log p of n sequences in nats, float64 (n,)."""
 
 
 class Scorer(Protocol):

@@ -1,4 +1,4 @@
-"""Small programs, each of which shows one idea. Run one by `python -m s4gen.examples.NAME`.
+"""Show one idea in each small program. Run one by `python -m s4gen.examples.NAME`.
 
 Read these four first; they have at most 60 lines and take no arguments:
 

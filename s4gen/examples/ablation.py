@@ -13,6 +13,7 @@ stopped on the way.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -37,7 +38,7 @@ from s4gen.machine.device import best_device
 from s4gen.showing import plots
 from s4gen.train.metrics import read_metrics
 from s4gen.train.opening import open_task
-from s4gen.train.pace import filling, seconds_per_step
+from s4gen.train.steps_in_time import filling, seconds_per_step
 
 TEST_IMAGES, BATCH = 500, 20
 MEASURING = 30.0
@@ -75,11 +76,30 @@ ROWS: dict[str, tuple[str, ...]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the rows that have no result yet, then write table.md, results.json and curves.png. Return the exit code."""
-    parser = Parser(prog="ablation", description="What each part of an image model is worth at equal time.")
-    parser.add_argument("--minutes", type=number("minutes above 0", lambda value: value > 0), default=10.0)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), metavar="ROW", help="by name (default: all)")
-    parser.add_argument("--seeds", nargs="+", type=whole(0), default=[0], metavar="SEED")
-    parser.add_argument("-o", "--out", type=Path, default=Path("runs/ablation"))
+    parser = Parser(
+        prog="python -m s4gen.examples.ablation",
+        description="Measure what each part of an image model is worth when all are trained for equal time.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--minutes",
+        metavar="M",
+        type=number("minutes above 0", lambda value: value > 0),
+        default=10.0,
+        help="minutes of training for each row and seed",
+    )
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), metavar="ROW", help="names of the rows to train")
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=whole(0),
+        default=[0],
+        metavar="SEED",
+        help="seeds, with each of which a row is trained",
+    )
+    parser.add_argument(
+        "-o", "--out", metavar="DIR", type=Path, default=Path("runs/ablation"), help="the folder for runs and table"
+    )
     args = parser.parse_args(arguments)
     if unknown := [row for row in args.rows if row not in ROWS]:
         return parser.refuse(f"no row is called {unknown[0]!r}; expected one of {', '.join(map(repr, ROWS))}")

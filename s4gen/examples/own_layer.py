@@ -3,7 +3,8 @@
     python -m s4gen.examples.own_layer
 
 `forward` reads many inputs at once, `step` reads one; both take a state and return the next one. The layer here is a
-running mean with a learnt rate for each feature: y_k = a y_(k-1) + (1 - a) u_k.
+running mean with a learnt rate for each feature: y_k = a y_(k-1) + (1 - a) u_k. A layer that is to be a mixer of the
+package, `model.mixer`, needs a little more: its contract stands at the top of s4gen/models/mixers.py.
 """
 
 import torch

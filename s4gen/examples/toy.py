@@ -11,7 +11,8 @@ import torch
 
 from s4gen.config import DensityConfig, ImageLayout, ModelConfig, SSMConfig
 from s4gen.models.build import build_model
-from s4gen.sampling.convert import certify, convert
+from s4gen.sampling.certify import certify
+from s4gen.sampling.convert import convert
 from s4gen.sampling.generate import generate
 
 torch.manual_seed(0)

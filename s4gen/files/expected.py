@@ -15,7 +15,7 @@ from typing import Any
 from s4gen.errors import shortened
 
 Check = Callable[[Any, str], Any]
-"""What takes a value and its name and returns the value, or raises ValueError."""
+"""A check takes a value and its name, and returns the value or raises ValueError."""
 LARGEST = 2**63 - 1
 
 

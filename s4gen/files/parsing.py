@@ -26,6 +26,7 @@ INT64 = range(-(2**63), 2**63)
 HALF = "a character that is half of a pair of surrogates"
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_TABLE_TWICE = re.compile(r"Cannot declare \(.*\) twice")
 _DOTTED = re.compile(r"""[\w"'-]\s*+\.(?=\s*[\w"'-])""")
 
 
@@ -72,6 +73,9 @@ def toml_value(text: str, most: int = SMALL) -> dict[str, Any]:
         tables = tomllib.loads(text)
     except RecursionError:
         raise ValueError(f"nested more than {NESTING} deep") from None
+    except tomllib.TOMLDecodeError as error:
+        words = str(error).replace("Cannot overwrite a value", "a key is given twice")
+        raise ValueError(_TABLE_TWICE.sub("a table is given twice", words)) from None
     for inner in _walk(tables):
         _check_string(inner)
         if type(inner) is int and inner not in INT64:

@@ -1,8 +1,8 @@
 """Keep files and folders that are not complete yet under names of their own, and remove what killed writers left.
 
 While NAME is being written, it is `.NAME.writing-XXXXXXXX` beside the place of NAME. Its writer holds a lock on it, and
-the lock ends with the process. What nobody holds is a leftover and can be removed at once. On a file system without
-locks leftovers stay.
+the lock ends with the process. One whose lock is free is a leftover and can be removed at once. On a file system
+without locks, leftovers stay.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Imported:
 
 
 KINDS = ("used", "derived", "ignored")
-"""What can become of a tensor; every value of `Imported.fate` begins with one of these."""
+"""The fates of a tensor; every value of `Imported.fate` begins with one of these."""
 
 
 def import_weights(file: str | Path, config: str | Path | None = None, dt: str | None = None) -> Imported:
@@ -83,8 +83,9 @@ def import_weights(file: str | Path, config: str | Path | None = None, dt: str |
             value of the configuration, that is at fault.
     """
     path = Path(file)
+    given = read_config(Path(config)) if config else None  # first, since it may be missing and takes no time
     contents = read_weights(path)
-    source, tables = str(config) if config else "", read_config(Path(config)) if config else contents.config
+    source, tables = str(config) if config else "", contents.config if given is None else given
     options = Options(tables, source or (f"{path} (hyper_parameters)" if tables else ""))
     ledger = Ledger(contents.tensors, str(path))
     # A new model draws initial weights, which the file's replace: importing must not disturb the caller's random state.

@@ -146,6 +146,8 @@ def read_weights(path: Path) -> Contents:
     except CodeInFileError as error:
         raise UserError(f"{path} is not read: {error}") from None
     except Exception as error:  # damaged files make torch, pickle and zipfile raise errors of no common type
+        if "invalid load key" in str(error) and not _begins_as_archive(path):
+            raise UserError(f"{path} is no file of PyTorch; give a .pt or a .ckpt") from None
         raise UserError(
             f"{path} is truncated, damaged, or not a file of PyTorch ({_first_line(error)}); copy it again"
         ) from None
@@ -158,6 +160,12 @@ def read_weights(path: Path) -> Contents:
     _check_tensors(tensors, path)
     config = plain(whole.get("hyper_parameters", {})) if tensors is not whole else {}
     return Contents({str(key): x.detach() for key, x in tensors.items()}, config if isinstance(config, Mapping) else {})
+
+
+def _begins_as_archive(path: Path) -> bool:
+    """Tell whether a file begins as a zip archive does, even if the rest of it is missing, as of a broken download."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def _check_tensors(tensors: Mapping[Any, Tensor], path: Path) -> None:

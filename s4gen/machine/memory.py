@@ -66,7 +66,7 @@ SLACK = 256 * 2**20
 
 
 class _Mallinfo(ctypes.Structure):
-    """What glibc's mallinfo2 returns (malloc.h)."""
+    """The structure that glibc's mallinfo2 returns (malloc.h)."""
 
     _fields_ = tuple((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks"))
     _fields_ += tuple((name, ctypes.c_size_t) for name in ("fsmblks", "uordblks", "fordblks", "keepcost"))

@@ -1,4 +1,4 @@
-"""Timing of calls on a monotonic clock, and of products of matrices."""
+"""Time calls on a monotonic clock, and products of matrices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 _PASSES = 5
-"""Fewest calls of which the best is taken."""
+"""At least this many calls are timed, of which the best is taken."""
 _MATRICES = (512, 1024)
 """Sizes of the square matrices whose products are timed."""
 

@@ -22,7 +22,7 @@ from s4gen.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from s4gen.models.attention import CausalAttention
 from s4gen.models.axial import Axial
 from s4gen.models.bidirectional import Bidirectional
-from s4gen.models.blocks import Block
+from s4gen.models.blocks import Block, FeedForward, GatedOutput, Skip
 from s4gen.models.categorical import CategoricalHead
 from s4gen.models.density import DensityModel
 from s4gen.models.embedding import AudioEmbedding
@@ -34,6 +34,7 @@ from s4gen.models.predictor import Predictor
 from s4gen.models.sashimi import Sashimi
 from s4gen.models.spectrum import frame_stride
 from s4gen.models.ssm_layers import S4, SSMLayer
+from s4gen.models.wavenet import WaveNet
 from s4gen.ssm.block_form import block_lengths
 
 
@@ -156,9 +157,25 @@ def _layer(layer: nn.Module, length: int, entered: bool = False) -> Flops:
         return _linear(layer.qkv, length) + _linear(layer.out, length) + _scores(layer, length)
     if isinstance(layer, SSMLayer):
         return _state_space(layer, length, entered)
-    # WaveNet, gated output, feed-forward and the skip of a block without a mixer: linear layers alone.
-    linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
-    return _sum(_linear(linear, length) for linear in linears)
+    if isinstance(layer, WaveNet | GatedOutput | FeedForward | Skip | nn.Identity):
+        linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+        return _sum(_linear(linear, length) for linear in linears)
+    return _by_its_own_count(layer, length)
+
+
+def _by_its_own_count(layer: nn.Module, length: int) -> Flops:
+    """Return what a mixer says of itself by its method `flops`, with the gradients of both factors of each product.
+
+    Raises:
+        TypeError: it has no such method. To guess zero would falsify the utilisation and `s4gen info` in silence.
+    """
+    if not hasattr(layer, "flops"):
+        raise TypeError(
+            f"the operations of {type(layer).__name__} are not known: give it a method flops(length) (see "
+            "s4gen.models.mixers)"
+        )
+    forward: int = layer.flops(length)  # type: ignore[operator]
+    return Flops(forward, 2 * forward)
 
 
 def _levels(level: Sashimi, length: int) -> Flops:
@@ -172,7 +189,11 @@ def _levels(level: Sashimi, length: int) -> Flops:
 
 
 def _state_space(layer: SSMLayer, length: int, entered: bool) -> Flops:
-    """Of `ssm.block_form.block_convolve`, in which a state that is given counts where all inputs are one block."""
+    """Count the operations of `ssm.block_form.block_convolve`.
+
+    What a given state adds to the outputs is a product of its own only where all inputs are one block; with several
+    blocks, it goes through the products that pass the state from block to block anyway.
+    """
     T, last = block_lengths(length)
     H, N, blocks = layer.d_model, layer.d_state, -(-length // T)
     found = _product(blocks * T, T, 1, H)

@@ -44,11 +44,11 @@ class DSS(SSMLayer):
         return Lambda, B, C, dt
 
     @torch.no_grad()
-    def rescale_dt_(self, rate: float) -> None:
+    def rescale_dt_(self, factor: float) -> None:
         """Multiply dt by `rate`. The length of normalisation is a time, so its number of steps is divided by `rate`."""
-        super().rescale_dt_(rate)
+        super().rescale_dt_(factor)
         if self.norm_length is not None:
-            self.norm_length /= rate
+            self.norm_length /= factor
 
     def kernel(self, L: int) -> Tensor:
         """Return the convolution kernel r(H, L), without D; softmax has the same formula beyond `norm_length`, too."""
@@ -106,7 +106,7 @@ class LSSL(SSMLayer):
 
 
 class DenseStep(StepForm):
-    """x' = Abar x + Bbar u, y = Cbar x' + D u with a dense Abar r(H, N, N): O(N^2) per head and step."""
+    """x' = Abar x + Bbar u, y = Cbar x' + D u with a dense Abar r(H, N, N): O(N^2) per feature and step."""
 
     A_bar: Tensor
     C_bar: Tensor

@@ -58,17 +58,17 @@ class SequenceModel(nn.Module):
         return x, tuple(after)
 
 
-def resampled(model: M, rate: float) -> M:
-    """Return a copy of the model with every dt multiplied by `rate`, which reads the same signals at another rate.
+def resampled(model: M, dt_factor: float) -> M:
+    """Return a copy of the model with every dt multiplied by `dt_factor`, which reads the same signals at another rate.
 
-    Rate 2 is for signals with half as many samples per second as the model was trained on: a step then stands for twice
-    the time. A multi-scale stack pools as many samples as before, which then last twice as long.
+    The factor 2 is for signals with half as many samples per second as the model was trained on: a step then stands for
+    twice the time. A multi-scale stack pools as many samples as before, which then last twice as long.
 
     Raises:
-        ValueError: `rate` is not positive.
+        ValueError: `dt_factor` is not positive.
     """
     copied = copy.deepcopy(model)
     for module in copied.modules():
         if hasattr(module, "rescale_dt_"):
-            module.rescale_dt_(rate)  # type: ignore[operator]
+            module.rescale_dt_(dt_factor)  # type: ignore[operator]
     return copied

@@ -68,16 +68,18 @@ class SSMLayer(nn.Module):
         return torch.cat([x] * self._copies, dim=-2) if self._copies > 1 else x
 
     @torch.no_grad()
-    def rescale_dt_(self, rate: float) -> None:
-        """Multiply dt by `rate`, so that the same continuous system reads signals at another sampling rate.
+    def rescale_dt_(self, factor: float) -> None:
+        """Multiply dt by `factor`, so that the same continuous system reads signals at another sampling rate.
 
         Raises:
-            ValueError: `rate` is not a positive number.
+            ValueError: `factor` is not a positive number.
         """
-        if not 0 < rate < math.inf:
-            raise ValueError(f"rate must be a positive number, got {rate}: 0.5 reads a signal sampled twice as densely")
+        if not 0 < factor < math.inf:
+            raise ValueError(
+                f"factor must be a positive number, got {factor}: 0.5 reads a signal sampled twice as densely"
+            )
         # In float64, so that the way through the transform and back loses nothing.
-        dt = transforms.positive(self.raw_dt.double(), self._dt_transform) * rate
+        dt = transforms.positive(self.raw_dt.double(), self._dt_transform) * factor
         inverse = transforms.POSITIVE[self._dt_transform][1]
         self.raw_dt.copy_(inverse(dt))
 
@@ -238,7 +240,7 @@ class StepForm(nn.Module):
 
 
 class DiagonalStep(StepForm):
-    """x' = Abar x + Bbar u, y = Cbar x' + D u with a diagonal Abar: O(N) per head and step.
+    """x' = Abar x + Bbar u, y = Cbar x' + D u with a diagonal Abar: O(N) per feature and step.
 
     The buffers are in real form, Abar as a multiplier r(2, H, N).
     """
@@ -254,7 +256,10 @@ class DiagonalStep(StepForm):
 
 
 class WoodburyStep(StepForm):
-    """x' = (diag(a) - sum_r p_r q_r^T) x + Bbar u, y = Cbar x' + D u: O(N) per head and step. Buffers in real form."""
+    """x' = (diag(a) - sum_r p_r q_r^T) x + Bbar u, y = Cbar x' + D u: O(N) per feature and step.
+
+    The buffers are in real form.
+    """
 
     def __init__(self, constants: dplr.StepConstants, D: Tensor) -> None:
         super().__init__({**constants._asdict(), "D": D})

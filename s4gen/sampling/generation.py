@@ -15,13 +15,14 @@ from s4gen.machine.timing import synchronise
 from s4gen.models.states import chosen_rows, padded_rows
 from s4gen.sampling import suspend
 from s4gen.sampling.checkpoints import Checkpoints, Trail
+from s4gen.sampling.chunking import Pace, interrupts_held
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
-from s4gen.sampling.pacing import Pace, interrupts_held
 from s4gen.sampling.prompt_cache import PromptCache
 from s4gen.sampling.prompts import Start, Starts, checked_prompt
 from s4gen.sampling.randomness import Uniforms
+from s4gen.showing.words import plural
 
 ENDLESS = sys.maxsize
 """A number of tokens that is never reached."""
@@ -191,9 +192,8 @@ class Generation:
             raise ValueError(f"rewind({tokens}): no states were kept; start the generation with checkpoints")
         handed_out = self._drawn - (self._ready.shape[1] - self._given)
         if tokens > handed_out:
-            raise ValueError(
-                f"rewind({tokens}): beyond the start, behind which {max(0, handed_out)} tokens were handed out"
-            )
+            behind = plural(max(0, handed_out), "token")
+            raise ValueError(f"rewind({tokens}): beyond the start, behind which {behind} can be taken back")
         # Nothing of this generation changes before the tokens are drawn again: an interrupt leaves it where it is.
         back = self._back_at(handed_out - tokens)
         self._session, self._uniforms, self._rows = back._session, back._uniforms, back._rows

@@ -126,7 +126,7 @@ def checked_prompts(recurrent: RecurrentModel, prompts: Sequence[Tensor], labels
     if (lengths == lengths[0]).all():
         return Prompts(torch.stack(rows), None, known)
     mixer = recurrent.config.model.traits
-    if not mixer.own_lengths:
+    if not mixer.ragged:
         raise UserError(
             f"the prompts have {int(lengths.min())} to {int(lengths.max())} tokens, and a model of {mixer.name} takes "
             "rows of one length; continue the prompts of each length in a call of their own"

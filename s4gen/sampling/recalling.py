@@ -33,7 +33,7 @@ def state_behind(
     """Feed a chunk int64 (B, S), of which `counts` int64 (B,) count in each row (None: all); return the state."""
     # Shorter chunks are filled up, if the mixer can ignore what follows the end of a row.
     missing = least_length(recurrent.config) - chunk.shape[1]
-    if missing > 0 and recurrent.config.model.traits.own_lengths:
+    if missing > 0 and recurrent.config.model.traits.ragged:
         counts = torch.full_like(chunk[:, 0], chunk.shape[1]) if counts is None else counts
         chunk = F.pad(chunk, (0, missing))
     return recurrent.source.prefill(chunk, state, counts)[1]

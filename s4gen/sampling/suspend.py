@@ -35,7 +35,7 @@ _FILTERS = expected.table(
     {},
     {each.name: expected.whole() if type(each.default) is int else expected.number() for each in fields(Filters)},
 )
-"""What is expected of the filters: any of them, each of the type of its default."""
+"""This table checks the filters: any of them may be there, each of the type of its default."""
 
 
 class Suspended(NamedTuple):

@@ -183,7 +183,7 @@ def _batches(prompts: Sequence[Tensor], size: int, model: ModelConfig) -> tuple[
 
     Prompts of a batch have one length if the mixer needs that.
     """
-    if model.traits.own_lengths:
+    if model.traits.ragged:
         return range(len(prompts)), Batches(len(prompts), size)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batches, first = [], 0

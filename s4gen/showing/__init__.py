@@ -1,1 +1,1 @@
-"""What is shown to people: progress bars, plots, pages."""
+"""Show things to people: progress bars, plots, pages."""

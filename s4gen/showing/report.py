@@ -84,6 +84,14 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
     write_file_atomic(path, render(title, sections).encode("utf-8"))
 
 
+def is_report(path: Path, title: str) -> bool:
+    """Tell whether a file is a report of this title that `write_report` has written."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return f"<title>{escape(title)}</title>".encode() in file.read(1024)
+
+
 def render(title: str, sections: Sequence[Section]) -> str:
     """Return the whole HTML document."""
     body = "\n".join(

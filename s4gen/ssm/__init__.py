@@ -6,13 +6,13 @@ A state space model maps an input signal u(t) to an output y(t) through a state 
     discrete      x_k = Abar x_(k-1) + Bbar u_k    y_k = Cbar x_k         one step of length dt    (S4, eq. 3)
     convolution   y = K * u,   K[l] = C Abar^l Bbar                       the same, all at once    (S4, eq. 4 and 5)
 
-The skip D u is added by the layers in `s4gen.models`; nothing in this room knows about it.
+The skip D u is added by the layers in `s4gen.models`; no module here knows about it.
 
 Glossary. The letters are those of the S4 and S4D papers (arXiv 2111.00396 and 2206.11893); r(...) is a real tensor of
 that shape, c(...) a complex one.
 
-    H       heads: independent systems with one input and one output each (= d_model)
-    N       real numbers in the state of one head (= d_state)
+    H       features: independent systems with one input and one output each (= d_model)
+    N       real numbers in the state of one feature (= d_state)
     n       N / 2, complex numbers that are stored: one of each conjugate pair
     R       rank of the low-rank correction P
     L       length of the sequence;  T: length of a block of it;  l: a lag, 0 .. L - 1

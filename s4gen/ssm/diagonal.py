@@ -130,7 +130,7 @@ def step_constants(Lambda: Tensor, B: Tensor, C: Tensor, dt: Tensor, method: str
 def step(A_bar: Tensor, B_bar: Tensor, C_bar: Tensor, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Take one recurrent step: x' = Abar x + Bbar u, y = Cbar x'; return y r(B, H) and x' r(B, H, N).
 
-    The constants are those of `step_constants`, u r(B, H), x r(B, H, N). A step costs O(N) per head.
+    The constants are those of `step_constants`, u r(B, H), x r(B, H, N). A step costs O(N) per feature.
     """
     x = torch.addcmul(multiply(A_bar, x), B_bar, u[..., None])
     return (x * C_bar).sum(-1), x

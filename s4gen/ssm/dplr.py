@@ -79,7 +79,7 @@ def exact_constants(
 def step(constants: StepConstants, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Take one recurrent step: x' = Abar x + Bbar u, y = Cbar x'; return y r(B, H) and x' r(B, H, N).
 
-    u is r(B, H) and x r(B, H, N). A step costs O(R N) per head.
+    u is r(B, H) and x r(B, H, N). A step costs O(R N) per feature.
     """
     a, p, q, B_bar, C_bar = constants
     new = torch.addcmul(multiply(a, x), B_bar, u[..., None])

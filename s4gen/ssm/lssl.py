@@ -57,7 +57,7 @@ def block_maps(A_bar: Tensor, B_bar: Tensor, C: Tensor, T: int, last: int) -> Bl
 def step(A_bar: Tensor, B_bar: Tensor, C: Tensor, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Take one recurrent step: x' = Abar x + Bbar u, y = C x'; return y r(B, H) and x' r(B, H, N).
 
-    u is r(B, H) and x r(B, H, N). A step costs O(N^2) per head.
+    u is r(B, H) and x r(B, H, N). A step costs O(N^2) per feature.
     """
     x = torch.einsum("hnm,bhm->bhn", A_bar, x) + B_bar * u[..., None]
     return (x * C).sum(-1), x

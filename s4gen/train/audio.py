@@ -22,6 +22,7 @@ from s4gen.errors import UserError
 from s4gen.evaluate.audio import batch_nats, evaluate_clips, piece_of
 from s4gen.evaluate.scorers import Scorer, by_convolution
 from s4gen.models.density import DensityModel
+from s4gen.showing.words import plural
 from s4gen.train.batches import TokenBatch
 from s4gen.train.ranks import Ranks, known_scores, scored_together
 from s4gen.train.tasks import DensityTask, Measured, Values
@@ -93,8 +94,8 @@ class AudioTask(DensityTask):
         layout = self._layout
         lines = [
             f"Sound at {layout.rate:,} samples per second, {layout.law} codes of {layout.bits} bits, normalisation "
-            f"{layout.normalise}. Each step read {recipe.train.batch_size} clips, the whole run the training split "
-            f"{self.epoch(recipe.train.steps):.1f} times."
+            f"{layout.normalise}. Each step read {plural(recipe.train.batch_size, 'clip')}, the whole run the training "
+            f"split {self.epoch(recipe.train.steps):.1f} times."
         ]
         if layout.classes:
             lines.append(f"Conditional on the label: {', '.join(layout.classes)}.")

@@ -24,7 +24,7 @@ class Batch(ABC):
     @property
     @abstractmethod
     def read(self) -> Tensor:
-        """What the model reads, (B, L) or (B, L, C)."""
+        """The inputs of the model, (B, L) or (B, L, C)."""
 
     @property
     def counted(self) -> Tensor | None:
@@ -108,7 +108,7 @@ class ExampleBatch(Batch):
     """Rows for a predictor, and what it is to answer. There is one loss for each row."""
 
     inputs: Tensor
-    """What the model's reader reads: r(B, L, C) or tokens int64 (B, L)."""
+    """The inputs of the model's reader: r(B, L, C), or tokens int64 (B, L)."""
     target: Tensor
     """int64 (B,) classes, or float32 (B, out) standardised numbers."""
     lengths: Tensor | None = None

@@ -10,6 +10,7 @@ import torch
 from s4gen.checkpoint import CURVE_FILE
 from s4gen.config import recipe_to_toml
 from s4gen.showing import plots
+from s4gen.showing.words import plural
 from s4gen.train.metrics import read_metrics
 from s4gen.train.tasks import Measured, Task
 from s4gen.train.training_run import TrainingRun
@@ -44,7 +45,7 @@ def card(training: TrainingRun, task: Task, latest: Measured | None, with_curve:
     device = model.device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
     levels = f" per level, strides {list(recipe.model.pool)}" if recipe.model.pool else ""
-    layers = f"{recipe.model.n_layers} layers" + (
+    layers = plural(recipe.model.n_layers, "layer") + (
         f" of {recipe.model.mixers_per_block}" if recipe.model.mixers_per_block > 1 else ""
     )
     world = training.spread.ranks.world
@@ -54,8 +55,8 @@ def card(training: TrainingRun, task: Task, latest: Measured | None, with_curve:
         "",
         f"{layers}{levels}, d_model {recipe.model.d_model}, {count:,} parameters.",
         f"Trained on {recipe.data.dataset} for {training.step:,} of {recipe.train.steps:,} steps "
-        f"in {training.seconds / 60:.1f} minutes on {machine}, "
-        f"{torch.get_num_threads()} threads{by}, precision {recipe.train.precision}, torch {torch.__version__}.",
+        f"in {training.seconds / 60:.1f} minutes on {machine}, {plural(torch.get_num_threads(), 'thread')}{by}, "
+        f"precision {recipe.train.precision}, torch {torch.__version__}.",
         *task.card(recipe, latest),
     ]
     if with_curve:

@@ -21,7 +21,7 @@ from s4gen.train.ranks import Ranks
 from s4gen.train.tasks import Measured, Task, Values
 
 NOUNS = {"classify": "classifier", "regress": "regression model", "forecast": "forecaster"}
-"""What a card calls a model that is trained for each task."""
+"""The noun for a model of each task in its card."""
 
 
 class PredictorTask(Task):

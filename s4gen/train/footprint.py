@@ -24,7 +24,7 @@ from s4gen.train.tasks import Task
 LIBRARIES = 150_000_000
 """Bytes by which a process grows in its first step on a CPU, whatever the model: libraries are loaded on first use."""
 HOLES = 0.35
-"""What the C library's heap loses between tensors, as a share of the bytes that all blocks keep.
+"""The share of the bytes kept by all blocks that the C library's heap loses between tensors.
 
 It loses as much when blocks are computed again. Measured with glibc on 14 models and batches; the estimate was 0.7 to
 1.1 times the peak of the process.
@@ -41,7 +41,7 @@ class Footprint:
     """The memory that a run needs on its device, in bytes."""
 
     kept: int
-    """What stays from step to step: weights, gradients, running mean and the moments of the optimisers."""
+    """The bytes that stay from step to step: weights, gradients, running mean and the moments of the optimisers."""
     passing: int
     """The peak on top of that: what one part of a batch keeps for its gradient, or the writing of a checkpoint."""
 

@@ -18,6 +18,7 @@ from s4gen.data.opening import training_splits
 from s4gen.evaluate.images import evaluate_images, image_nats
 from s4gen.evaluate.scorers import Scorer, by_convolution
 from s4gen.models.density import DensityModel
+from s4gen.showing.words import plural
 from s4gen.train.batches import TokenBatch
 from s4gen.train.ranks import Ranks, known_scores, scored_together
 from s4gen.train.tasks import DensityTask, Measured, Values
@@ -87,7 +88,7 @@ class ImageTask(DensityTask):
         return f"{values['bits_per_dim']:.3f} bits/dim"
 
     def card(self, recipe: Recipe, latest: Measured | None) -> list[str]:
-        lines = [f"Each step read {recipe.train.batch_size} images."]
+        lines = [f"Each step read {plural(recipe.train.batch_size, 'image')}."]
         if self._layout.classes:
             lines.append(f"Conditional on the label: {', '.join(self._layout.classes)}.")
         if latest is not None:

@@ -16,17 +16,18 @@ from s4gen.errors import UserError
 from s4gen.machine.memory import FreedMemory, keep_freed_memory
 from s4gen.models.build import build_shapes
 from s4gen.showing.progress import progress_bar
+from s4gen.showing.words import plural
 from s4gen.train import folder, opening, starting, training_run
 from s4gen.train.card import card, learning_curve
 from s4gen.train.exclusive import one_writer
 from s4gen.train.metrics import MetricsLog
-from s4gen.train.pace import fitted
 from s4gen.train.ranks import Ranks
 from s4gen.train.speed import Speed
 from s4gen.train.step import training_step
+from s4gen.train.steps_in_time import fitted
 from s4gen.train.stop import stop_on_signal
 from s4gen.train.tasks import Measured, Sampler, Task
-from s4gen.train.together import heard, spread_out
+from s4gen.train.together import receive_recipe, spread_out
 from s4gen.train.training_run import TrainingRun
 
 
@@ -93,12 +94,12 @@ def run(
 def follow(ranks: Ranks) -> bool:
     """Take part in a run as any rank but rank 0, which calls `run`; return what that returns."""
     keep_freed_memory()
-    recipe, task, to_fit = heard(
+    recipe, task, to_fit = receive_recipe(
         ranks, lambda recipe, tokenizer: opening.open_task(recipe, ranks.device, tokenizer, False)
     )
     if to_fit:
         recipe = fitted(recipe, task, ranks.device, ranks)
-    training = training_run.start(recipe, task.config(recipe), ranks.cradle, task.tokenizer)
+    training = training_run.start(recipe, task.config(recipe), ranks.build_device, task.tokenizer)
     return _Run(spread_out(training, ranks), task, Path(), None, None).go(progress=False)
 
 
@@ -127,10 +128,10 @@ class _Run:
         training.model.train()
         spread = training.spread
         bar = progress_bar(train.steps, "step", progress, "training", training.step)
-        with stop_on_signal() as spread.stop, bar, self.ranks.judged():
+        with stop_on_signal() as spread.stop_request, bar, self.ranks.judged():
             speed, silent = self._speed(device)
             total, since, freed = 0.0, 0, FreedMemory()
-            while training.step < train.steps and not training.out_of_patience and not spread.stops:
+            while training.step < train.steps and not training.out_of_patience and not spread.must_stop:
                 began = time.perf_counter()
                 batch = self.task.batch(training.step).to(device)
                 loss, norm = training_step(training, batch)
@@ -147,7 +148,7 @@ class _Run:
                     self._log_training(total / since, norm, speed)
                     total, since = 0.0, 0
                 self._look(train.eval_every, train.save_every)
-            if spread.stops:
+            if spread.must_stop:
                 self._save()
         return self._end()
 
@@ -235,4 +236,4 @@ class _Run:
             found = f"{self.task.measures[0]} {training.best.value:.4f} on held-out data"
             return f"{why}best at step {training.best.step} of {steps}, {found}: {self.out / folder.BEST}"
         found = f": {self.task.say(self.latest.values)} on held-out data" if self.latest else ""
-        return f"s4gen: trained {training.step} steps{found}; {self.out / folder.CHECKPOINT}"
+        return f"s4gen: trained {plural(training.step, 'step')}{found}; {self.out / folder.CHECKPOINT}"

@@ -27,7 +27,7 @@ ROW = expected.table(
     {"step": expected.whole(), "split": expected.text(100), "seconds": expected.number(0)},
     others=expected.number(finite=False),
 )
-"""What a row of the log is: a step, a split of the data, a time, and any measures, which need not be finite."""
+"""This table checks a row of the log: a step, a split of the data, a time, and any measures, finite or not."""
 
 
 class MetricsLog:

@@ -18,9 +18,9 @@ from s4gen.train import folder, starting, training_run
 from s4gen.train.card import card
 from s4gen.train.footprint import check_memory, checkpoint_bytes
 from s4gen.train.images import ImageTask
-from s4gen.train.pace import fitted
 from s4gen.train.precision import chosen, settled
 from s4gen.train.ranks import Ranks, check_evenly
+from s4gen.train.steps_in_time import fitted
 from s4gen.train.tasks import Task
 from s4gen.train.text import TextTask
 from s4gen.train.together import announced, spread_out
@@ -61,7 +61,7 @@ def go_on(out: Path, steps: int | None, ranks: Ranks, progress: bool) -> tuple[T
     Raises:
         UserError: there is no such run, it has already taken as many steps, or memory or disk is too small.
     """
-    training = training_run.resume(out, ranks.cradle)
+    training = training_run.resume(out, ranks.build_device)
     training.recipe = settled(training.recipe, ranks.device, begun=True)
     starting.lengthen(training, out, steps)
     task = open_task(training.recipe, ranks.device, training.tokenizer, progress)
@@ -107,7 +107,7 @@ def begin(
     announced(ranks, recipe, task, out, to_fit=not is_fitted)
     if not is_fitted:
         recipe = fitted(recipe, task, ranks.device, ranks)
-    training = training_run.start(recipe, task.config(recipe), ranks.cradle, task.tokenizer)
+    training = training_run.start(recipe, task.config(recipe), ranks.build_device, task.tokenizer)
     if first is not None:
         starting.take_weights(training, first)
     _check_disk(training, out, copies=2, reclaimed=folder.size_of_run(out))

@@ -54,7 +54,7 @@ class Ranks:
         return self.world == 1
 
     @property
-    def cradle(self) -> torch.device:
+    def build_device(self) -> torch.device:
         """The device where a model is built or loaded: with many ranks the CPU, as theirs may get only parts of it."""
         return self.device if self.alone else torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run beside its model, and whether that can be true."""
+"""Save the state of a run beside its model, and check whether a saved state can be true."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from s4gen.models.states import from_named, leaves
 
 STATE_FILE, TENSORS_FILE = "training.json", "training.safetensors"
 ADAMW, MUON = ("step", "exp_avg", "exp_avg_sq"), ("momentum_buffer",)
-"""What each of the optimisers remembers of a parameter: all of it, or nothing before the first gradient."""
+"""The tensors that each optimiser keeps for a parameter: all of them, or none before the first gradient."""
 _CUDA_STATE = 16
 """Bytes of the state of a GPU's generator."""
 

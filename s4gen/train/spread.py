@@ -59,16 +59,16 @@ class Whole:
     def __init__(self, model: AnyModel, ranks: Ranks | None = None) -> None:
         self.model, self.ranks = model, ranks or Ranks(device=model.device)
         self._loss: nn.Module = Loss(model)
-        self.stop: StopRequest | None = None
+        self.stop_request: StopRequest | None = None
         """True once a signal has asked this rank to stop; None before the loop."""
         self.exchange = 0.0
         """Seconds from the beginning of the last step to its last message."""
         self._began = 0.0
 
     @property
-    def stops(self) -> bool:
+    def must_stop(self) -> bool:
         """Whether the run is to stop now; all ranks give the same answer."""
-        return bool(self.stop)
+        return bool(self.stop_request)
 
     def parameters(self) -> dict[str, Tensor]:
         """Return what the optimisers change, by the model's names; the running mean has the same names and shapes."""
@@ -134,7 +134,7 @@ class Copies(Whole):
             self._wrapped = DistributedDataParallel(self._loss, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     @property
-    def stops(self) -> bool:
+    def must_stop(self) -> bool:
         return self._stops
 
     def begin(self, seed: int, step: int) -> None:
@@ -166,7 +166,7 @@ class Copies(Whole):
         return context
 
     def agree(self, loss: float) -> float:
-        total, stopping = self.ranks.totals(loss, float(bool(self.stop)))
+        total, stopping = self.ranks.totals(loss, float(bool(self.stop_request)))
         self._stops = stopping > 0
         self.exchange = time.perf_counter() - self._began
         return total

@@ -21,6 +21,7 @@ from s4gen.config import (
     load_recipe,
     recipe_to_toml,
 )
+from s4gen.config.names import PLURAL
 from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
 from s4gen.files.atomic import current, write_file_atomic
@@ -79,8 +80,8 @@ def check_start(checkpoint: AnyCheckpoint, layout: InputLayout, tokenizer: Token
     before = checkpoint.config.layout
     if before.kind != layout.kind:
         raise UserError(
-            f"--start {checkpoint.path} is a model of {before.kind}, and the recipe's data are {layout.kind}: choose a "
-            "checkpoint of the same kind"
+            f"--start {checkpoint.path} is a model of {PLURAL[before.kind]}, and the recipe is for "
+            f"{PLURAL[layout.kind]}: choose a checkpoint of the same kind"
         )
     if tokenizer is not None and checkpoint.tokenizer().fingerprint != tokenizer.fingerprint:
         raise UserError(

@@ -44,7 +44,7 @@ class Task(ABC):
     tokenizer: Tokenizer | None = None
     """The tokeniser of text, which is saved in the checkpoint."""
     noun: str
-    """What the card calls a model that is trained for this task, such as "density model"."""
+    """The noun for a model of this task in its card, such as "density model"."""
     measures: tuple[str, ...]
     """The names of the measures in the metrics. Of the first one, less is better."""
     curve: str
@@ -99,7 +99,7 @@ class DensityTask(Task):
     """The part of all tasks that train a density model."""
 
     layout: Layout
-    """What the sequences are."""
+    """The kind and size of the sequences."""
     noun = "density model"
 
     def config(self, recipe: Recipe) -> DensityConfig:

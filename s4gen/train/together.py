@@ -52,7 +52,7 @@ def announced(ranks: Ranks, recipe: Recipe, task: Task, out: Path, to_fit: bool)
     _in_turn(ranks, lambda: task)
 
 
-def heard(ranks: Ranks, open_task: OpenTask) -> tuple[Recipe, Task, bool]:
+def receive_recipe(ranks: Ranks, open_task: OpenTask) -> tuple[Recipe, Task, bool]:
     """Receive what rank 0 sends by `announced`; all other ranks call this.
 
     Returns the recipe, this rank's task, and whether the number of steps is still to be found.

@@ -47,7 +47,7 @@ from s4gen.train.saved import (
 from s4gen.train.spread import Whole
 
 OPTIMIZER_STATE = (*ADAMW, *MUON)
-"""What the optimisers remember of each parameter."""
+"""The names of the tensors that the optimisers keep for a parameter."""
 
 
 @dataclass

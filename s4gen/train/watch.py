@@ -188,7 +188,8 @@ class Watch:
                 os.kill(beat["pid"], signal.SIGKILL)
         step = max(self.step, beat["step"])
         where = f"rank {rank} (process {beat['pid']} on {beat['host']})"
-        self._end(f"{where} {what}: it had done {beat['step']} steps, and step {step + 1} waits for it", _LOST)
+        done = f"{beat['step']} step{'' if beat['step'] == 1 else 's'}"
+        self._end(f"{where} {what}: it had done {done}, and step {step + 1} waits for it", _LOST)
 
     def _listen(self) -> None:
         """End this process when the store does not answer for `timeout` seconds; this is a thread of its own.

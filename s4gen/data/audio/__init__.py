@@ -1,4 +1,4 @@
-"""Sound files <-> clips <-> codes: data sets of recordings, batches of clips, wav and flac files."""
+"""Turn sound files into clips of codes, gather these into batches, and write codes as wav and flac files."""
 
 from s4gen.data.audio.clips import AudioSet, Findings
 from s4gen.data.audio.format import AudioFormat, Quantiser, format_of

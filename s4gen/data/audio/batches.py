@@ -1,4 +1,4 @@
-"""Clips to batches: whole or as crops, padded, with lengths; in an order that is a function of seed and step."""
+"""Put clips into batches, whole or as crops, padded, with lengths, in an order that is a function of seed and step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A set of clips as codes, in memory or, where it is large, in a memory-mapped file of the user's cache."""
+"""Keep a set of clips as codes, in memory or, if it is large, in a memory-mapped file of the user's cache."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ _INDEX = table(
 
 @dataclass(frozen=True)
 class Findings:
-    """What became of the recordings of a set: counts of those read, changed and left out; `lines` are for the user."""
+    """The counts of recordings of a set that were read, changed and left out; `lines` say so to the user."""
 
     found: int = 0
     """Recordings that were looked at."""
     skipped: tuple[tuple[str, str], ...] = ()
     """(name, why) of those that cannot be used."""
     too_short: int = 0
-    """Left out: shorter than asked for."""
+    """Recordings that were left out because they are shorter than asked for."""
     too_long: int = 0
-    """Left out: longer than asked for."""
+    """Recordings that were left out because they are longer than asked for."""
     resampled: int = 0
-    """Used, after conversion from another sampling rate."""
+    """Recordings that were used after conversion from another sampling rate."""
     mixed: int = 0
-    """Used, after mixing several channels to one."""
+    """Recordings that were used after their channels were mixed to one."""
     clipped: int = 0
-    """Used, although they went beyond full scale."""
+    """Recordings that were used although they went beyond full scale, where they were clipped."""
     broke_off: int = 0
-    """Used, although they end before the end that their headers name."""
+    """Recordings that were used although they end before the end that their headers name."""
     notes: tuple[str, ...] = ()
     """Lines that say how the set was understood."""
 
@@ -105,7 +105,7 @@ class AudioSet:
     labels: NDArray[np.int64] | None
     """(n,) class of each clip, or None."""
     names: tuple[str, ...]
-    """(n,) what each recording is called."""
+    """(n,) the name of each recording."""
     classes: tuple[str, ...]
     """Name of each class."""
     format: AudioFormat
@@ -117,7 +117,7 @@ class AudioSet:
     origin: str
     """The place that it was read from."""
     findings: Findings
-    """What became of the recordings; its `lines` are for the user."""
+    """The report of how many recordings were taken, cut and left out; its `lines` are for the user."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -202,7 +202,7 @@ def _in_memory(
 def _cached(
     source: Source, format: AudioFormat, limits: tuple[float, float], progress: bool
 ) -> tuple[dict[str, Any], Codes]:
-    """Index and memory-mapped codes, prepared once for these very files, format and limits."""
+    """Return index and memory-mapped codes, which are prepared once for these very files, format and limits."""
     settings = [_VERSION, str(source.root), source.split, source.classes, asdict(format), limits]
     folder = cache_folder() / "audio" / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     key = [[str(path), *_size_and_time(path)] for path in source.files]
@@ -226,7 +226,10 @@ def _cached(
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    """Bytes and nanoseconds; zeros for a file that is not there or not for us, which is skipped by name later."""
+    """Return size and time of modification in nanoseconds; zeros for a file that cannot be read.
+
+    Such a file is skipped by name when the set is read.
+    """
     try:
         status = path.stat()
     except OSError:
@@ -276,7 +279,7 @@ def _encode_all(
 def _encode_one(
     recording: Recording, format: AudioFormat, longest: float, sink: BinaryIO, heard: Heard
 ) -> tuple[int, bool]:
-    """Write one recording, or as much of it as shows that it is too long; its length, and whether it was clipped."""
+    """Write one recording, or as much as shows that it is too long; return its length and whether it was clipped."""
     length, clipped = 0, False
     for codes, beyond in encode_blocks(recording, format, heard):
         sink.write(codes.tobytes())

@@ -1,4 +1,4 @@
-"""How sound is coded: its rate, its normalisation, and integers for samples by mu-law or linear quantisation.
+"""Code sound: at one rate, normalised or not, with integers for samples by mu-law or linear quantisation.
 
 Code c of 2^bits stands for the value x(v) at v = c / 2^(bits - 1) - 1, from -1 to just below 1:
 
@@ -75,7 +75,7 @@ class Quantiser:
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """What every clip of a set is turned into: mono sound at one rate, one code per sample.
+    """The format that every clip of a set is brought into: mono sound at one rate, one code per sample.
 
     Raises:
         ConfigError: rate, law, bits or normalisation are none that sound can have.
@@ -88,7 +88,7 @@ class AudioFormat:
     bits: int = 8
     """Bits of a code."""
     normalise: str = "none"
-    """What happens to each recording before quantisation.
+    """The way in which each recording is scaled before quantisation.
 
     none: nothing; beyond full scale it is clipped. peak: divided by its largest magnitude, so silence stays silence.
     minmax: its lowest value becomes -1 and its highest 1, as the published numbers of SaShiMi, WaveNet and SampleRNN

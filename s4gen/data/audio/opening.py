@@ -1,4 +1,4 @@
-"""Opening the splits of a data set of recordings, for a recipe or a model, and the layout of a model of them."""
+"""Open the splits of a data set of recordings, for a recipe or a model, and say the layout of a model of them."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def training_splits(data: DataConfig, progress: bool = False) -> tuple[AudioSet,
 
 
 def hold_out(audio: AudioSet, n: int) -> tuple[AudioSet, AudioSet]:
-    """Part a set into all but n clips, to train on, and n clips drawn at random, always the same, to validate with.
+    """Split a set into all but n clips, to train on, and n clips drawn at random, always the same, to validate with.
 
     Raises:
         UserError: nothing would be left to train on.

@@ -1,4 +1,4 @@
-"""The data sets of recordings with a name: where each of them is, its format, and its splits.
+"""List the data sets of recordings that have a name: where each of them is, its format, and its splits.
 
 fsdd    the Free Spoken Digit Dataset (Zohar Jackson and others, CC BY-SA 4.0): ten digits, six speakers, 8 kHz; 2,700
         recordings to train with, 300 to test with. They are called DIGIT_SPEAKER_INDEX; of the 50 of each speaker and
@@ -22,6 +22,7 @@ from s4gen.data.audio.sources import Source, from_parquet, from_tree, is_sound, 
 from s4gen.data.store import data_folder
 from s4gen.data.tree import Archive, Folder, Tree, natural
 from s4gen.errors import UserError
+from s4gen.showing.words import plural
 
 FSDD_SIZES = {"train": 2700, "test": 300}
 _FSDD_DIGITS = tuple("0123456789")
@@ -41,11 +42,11 @@ class Published:
     format: AudioFormat
     """Rate and quantisation that published numbers are for."""
     crop: int | None
-    """Samples of a training sequence; None: whole clips."""
+    """Samples of a training sequence; None for whole clips."""
     hub: str | None = None
     """Where it is on the hub: REPOSITORY/FILE."""
     classes: tuple[str, ...] = ()
-    """The folders that count, in the order of their labels; empty: recordings have no labels, or none by folder."""
+    """The folders that count, in the order of their labels; empty if recordings have no labels, or none by folder."""
 
 
 def fsdd(split: str) -> Source:
@@ -86,7 +87,7 @@ def _whole(source: Source) -> Iterator[Recording]:
     found = sorted(source.recordings(), key=lambda recording: natural(PurePosixPath(recording.name).stem))
     if len(found) != FSDD_SIZES[source.split]:
         raise UserError(
-            f"the {source.split} split of fsdd in {source.root} has {len(found)} recordings, "
+            f"the {source.split} split of fsdd in {source.root} has {plural(len(found), 'recording')}, "
             f"expected {FSDD_SIZES[source.split]}: a file is missing or one too many"
         )
     return iter(found)

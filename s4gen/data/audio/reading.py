@@ -1,4 +1,4 @@
-"""Recordings to samples: any file that libsndfile reads, mixed to mono and converted to one rate, block by block."""
+"""Read recordings as samples, from any file that libsndfile reads, mixed to mono and converted to one rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bits that general compressors need for the same clips: numbers to read a model's bits per sample against.
+"""Count the bits that general compressors need for the same clips, to compare a model's bits per sample with.
 
 All of them are lossless on the codes: what they compress decodes to exactly the codes that a model is scored on. The
 clips go into one stream, one after another, so that a file's header is paid once and not once for every clip.

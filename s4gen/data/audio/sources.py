@@ -1,4 +1,4 @@
-"""The recordings of a split, from trees of sound files or from Parquet files, and their classes."""
+"""Find the recordings of a split, in trees of sound files or in Parquet files, and their classes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from s4gen.data.audio.reading import Recording
 from s4gen.data.splits import are_splits, split_of, split_of_file, warning
 from s4gen.data.tree import Parts, Tree, natural, readable, without_common_folder
 from s4gen.errors import UserError, printable, shortened
+from s4gen.showing.words import plural
 
 _PERCENT = {"train": (0, 88), "validation": (88, 94), "test": (94, 100)}
 """Per cent of the recordings in natural order: the published split of Beethoven and YouTubeMix."""
@@ -47,7 +48,7 @@ class Source:
     files: tuple[Path, ...]
     """The files that hold them: when one changes, what was kept of them is out of date."""
     classes: tuple[str, ...] = ()
-    """Names of the labels 0, 1, ...; empty where recordings have none."""
+    """Names of the labels 0, 1, ...; empty if recordings have none."""
     notes: tuple[str, ...] = ()
     """Each line tells the user something about how the set was understood."""
 
@@ -118,8 +119,8 @@ def _outside(sound: Mapping[str, Parts]) -> list[str]:
     outside = [name for name, p in sound.items() if len(p) == 1 or not split_of(p[0])]
     if not outside:
         return []
-    example = printable(outside[0])
-    return [f"left aside {len(outside)} recordings that are in none of the folders of splits, such as {example}"]
+    example, found = printable(outside[0]), plural(len(outside), "recording")
+    return [f"left aside {found} in none of the folders of splits, such as {example}"]
 
 
 def listed(
@@ -174,7 +175,7 @@ def _by_percent(sound: Iterable[str], class_of: Mapping[str, str]) -> dict[str, 
 
 
 def _part(split: str) -> Span:
-    """Return the part of a recording, alone in its class, that belongs to a split."""
+    """Return the part that belongs to a split, of a recording that is the only one of its class."""
     begin, end = _PERCENT[split]
     return begin / 100, end / 100
 

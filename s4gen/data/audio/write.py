@@ -1,4 +1,4 @@
-"""Sound to wav and flac files, whole or while it is made, to raw PCM (always 16 bit, mono), and to pictures."""
+"""Write sound as wav and flac files, whole or while it is made, as raw PCM (always 16 bit, mono), and as pictures."""
 
 from __future__ import annotations
 

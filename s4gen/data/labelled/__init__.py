@@ -1,4 +1,4 @@
-"""What predictors learn from: examples of classes and numbers, generated or read, and series to forecast.
+"""Make or read data for predictors: examples of classes and numbers, and series to forecast.
 
     generated   listops, pathfinder (with draws, paddles, the cache)
     read        images, sound, texts and arrays as examples; CSV files as series

@@ -19,7 +19,7 @@ from s4gen.data.text.reading import open_unpacked, refuse_wide, unreadable
 from s4gen.errors import UserError
 
 TIMES = ("date", "time", "datetime", "timestamp")
-"""What a column of times is called, in capitals or not."""
+"""The names by which a column of times is recognised, in capitals or not."""
 
 Times = NDArray[np.datetime64]
 

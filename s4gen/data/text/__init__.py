@@ -1,4 +1,4 @@
-"""Text <-> tokens: corpora, tokenisers, token files, and the order in which they are read."""
+"""Turn text into tokens and back: corpora, tokenisers, token files, and the order in which they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Byte-pair encoding of UTF-8 bytes, by the `tokenizers` package."""
+"""Merge pairs of UTF-8 bytes into tokens (byte-pair encoding), by the `tokenizers` package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BPETokenizer(Tokenizer):
     kind = "bpe"
 
     def __init__(self, tokenizer: dict[str, Any]) -> None:
-        """tokenizer: the JSON object of the `tokenizers` package.
+        """Take the JSON object of the `tokenizers` package.
 
         Raises:
             ValueError: it is something else.
@@ -46,7 +46,7 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> BPETokenizer:
-        """Merges learnt from texts; the vocabulary is smaller than `vocab_size` where they do not yield as many.
+        """Learn merges from texts; the vocabulary is smaller than `vocab_size` if these do not yield as many.
 
         Raises:
             UserError: `vocab_size` has no room for the bytes and `<eos>`.
@@ -88,7 +88,10 @@ def _lines(text: str) -> list[str]:
 
 
 def _bytes_of_characters() -> dict[str, int]:
-    """The package writes a printable Latin-1 byte as its character, the others, in order, from U+0100 on."""
+    """Return the byte for each character of the package.
+
+    A printable Latin-1 byte is its own character; the others, in their order, are those from U+0100 on.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = (byte for byte in range(256) if byte not in printable)
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""The sources of text: WikiText, and anybody's own files."""
+"""Find the sources of text: WikiText, and anybody's own files."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Corpus:
                 bar.update(len(block.data))
 
     def size_estimate(self) -> int:
-        """Bytes to read, for progress bars. For a gzipped file, its own word for it, which is modulo 2^32."""
+        """Return the bytes to read, for progress bars; of a gzipped file the size that it states, modulo 2^32."""
         if self.end is not None:
             return self.end - self.begin
         size = self.path.stat().st_size
@@ -155,7 +155,7 @@ def open_corpus(name: str, split: str) -> Corpus:
 
 
 def _part_of_file(name: str, split: str, path: Path) -> Corpus:
-    """The split of a file that holds all three."""
+    """Return one split of a file that holds train, validation and test."""
     size = unpacked_size(path)
     places = [int(size * portion) for portion in (0.9, 0.95)]
     cuts = [line_start(path, place) for place in places]
@@ -185,7 +185,7 @@ def _in_folder(folder: Path, split: str) -> Path:
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """The name of a text file without its ending, and the ending; of another file two empty words."""
+    """Return the name of a text file without its ending, and the ending; or two empty strings for another file."""
     endings = [suffix for suffix in TEXT_SUFFIXES if name.lower().endswith(suffix)]
     return (name[: -len(endings[0])], endings[0]) if endings else ("", "")
 

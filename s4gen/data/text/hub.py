@@ -1,4 +1,4 @@
-"""WikiText through `datasets`, for those who have no copy of their own."""
+"""Download WikiText through `datasets`, for those who have no copy of their own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS_AT_A_TIME = 1000
 
 
 def download(name: str, split: str) -> Path:
-    """A split as one file in the form of the original, made from the hub's rows once, in the user's cache.
+    """Return a split as one file in the form of the original, made of the hub's rows once, in the user's cache.
 
     Raises:
         UserError: it is neither there nor to be had; the message says how to get it.
@@ -71,7 +71,7 @@ def _rows(name: str, split: str) -> Any:
 
 
 def _write(rows: Any, path: Path, description: str) -> int:
-    """The rows as lines; returns the number of words."""
+    """Write the rows as lines; return the number of words."""
     words = 0
     bar = progress_bar(len(rows), "lines", True, description)
     with gzip.GzipFile(path, "wb", mtime=0) as file, bar:
@@ -86,7 +86,7 @@ def _write(rows: Any, path: Path, description: str) -> int:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, which takes its place when that is done."""
+    """Give a name beside `path` to write to; the file takes the place of `path` when the block has ended."""
     with unfinished(path) as temporary:
         yield temporary
         with temporary.open("rb") as file:

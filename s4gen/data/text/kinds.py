@@ -1,4 +1,4 @@
-"""The tokenisers by their names: make one of a text, or read one back from its JSON."""
+"""Make a tokeniser of a text by its name, or read one back from its JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WORDS = expected.table({"words": expected.items(expected.text(), 2, MOST_TOKENS
 _BPE = expected.table({"tokenizer": expected.mapping(expected.anything)}, _ALSO)
 _BYTES = expected.table({"eos": expected.flag}, _ALSO)
 _NUMBERS = expected.table({"vocab": expected.whole(1, MOST_TOKENS), "eos": expected.whole()}, _ALSO)
-"""What is expected of the fields of each kind."""
+"""These tables check the fields of the file of each kind."""
 
 
 def build_tokenizer(kind: str, corpus: Corpus, vocab_size: int | None = None, progress: bool = False) -> Tokenizer:

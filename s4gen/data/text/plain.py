@@ -1,4 +1,4 @@
-"""The tokenisers that need no training: a token for each word, each byte, or each written number."""
+"""Make tokens without training: one for each word, each byte, or each written number."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WordTokenizer(Tokenizer):
     ends_texts = False
 
     def __init__(self, words: Sequence[str]) -> None:
-        """words: distinct, `<eos>` first, `<unk>` among them."""
+        """Take distinct words, of which `<eos>` is the first; `<unk>` is among them."""
         self.words = words
         self.eos = 0
         self.pieces = [b" \n"] + [f" {word}".encode() for word in words[1:]]
@@ -84,7 +84,7 @@ class WordTokenizer(Tokenizer):
         return tokens
 
     def ending(self, last: bytes) -> list[int]:
-        """A last line without a line feed is a line, too."""
+        """Return the tokens that end a text, because a last line without a line feed is a line, too."""
         return [0] if last and not last.endswith(b"\n") else []
 
     def _fields(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class NumberTokenizer(Tokenizer):
     ends_texts = False
 
     def __init__(self, vocab: int, eos: int) -> None:
-        """`eos` is the token that is fed where there is no prompt; it ends nothing."""
+        """Take the token `eos`, which is fed where there is no prompt; it ends nothing."""
         self.pieces = [f" {token}".encode() for token in range(vocab)]
         self.eos = eos
 

@@ -1,4 +1,4 @@
-"""The text of a recipe, prepared once in the user's cache: its tokeniser, and the tokens of each split."""
+"""Prepare the text of a recipe once in the user's cache: its tokeniser, and the tokens of each split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text files of any size as blocks of bytes, from any position on: plain or JSON Lines, gzipped or not."""
+"""Read text files of any size in pieces of bytes, from any position on: plain or JSON Lines, gzipped or not."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ Part = tuple[float, float]
 
 
 class Block(NamedTuple):
-    """A part of a document: whole lines, except the last of a document and lines longer than `LONGEST_LINE`."""
+    """A piece of a document: whole lines, except the last of a document and lines longer than `LONGEST_LINE`."""
 
     data: bytes
     start: int
     """Offset in the unpacked file of its first byte (of its record, in `.jsonl`)."""
     after: int
-    """Where to go on reading."""
+    """The position from which to go on reading."""
     ends: bool
-    """It is the last block of its document: of a `.txt` file, or of one record."""
+    """Whether it is the last piece of its document, which is a `.txt` file or one record."""
 
 
 def read_blocks(path: Path, start: int = 0, end: int | None = None, part: Part | None = None) -> Iterator[Block]:
-    """Blocks of the unpacked bytes from `start`, where a block began, to `end` (None: to the end of the file).
+    """Yield the unpacked bytes from `start`, where a piece began, to `end` (None: to the end of the file), in pieces.
 
     With `part`, for JSON Lines alone, of each record that part of its text. A byte order mark at the beginning of the
     file, or of a record's text, is left out.
@@ -75,7 +75,7 @@ def is_jsonl(path: Path) -> bool:
 
 
 def _mark(file: BinaryIO, path: Path) -> int:
-    """Bytes of the byte order mark at the beginning of an open file.
+    """Return the number of bytes of the byte order mark at the beginning of an open file.
 
     Raises:
         UserError: it is JSON Lines in UTF-16, of which no line can be read, or other text whose mark says that it is in
@@ -118,7 +118,7 @@ def is_packed(path: Path) -> bool:
 
 
 def open_unpacked(path: Path) -> BinaryIO:
-    """The file, as if it were not gzipped.
+    """Open a file as if it were not gzipped.
 
     Raises:
         UserError: it cannot be opened.
@@ -134,7 +134,7 @@ def unreadable(path: Path, error: Exception) -> UserError:
 
 
 def unpacked_size(path: Path) -> int:
-    """Bytes of the unpacked file; a gzipped one is read through for it.
+    """Return the size of the unpacked file in bytes; a gzipped one is read through for it.
 
     Raises:
         UserError: it is missing or damaged.
@@ -149,7 +149,7 @@ def unpacked_size(path: Path) -> int:
 
 
 def line_start(path: Path, offset: int) -> int:
-    """Where the first line begins that begins at `offset` or later; the size of the file where there is none.
+    """Return where the first line begins that begins at `offset` or later; the size of the file if there is none.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -167,7 +167,7 @@ def line_start(path: Path, offset: int) -> int:
 
 
 def text_start(path: Path, offset: int, width: int) -> int:
-    """Where to cut a text that has no line's end in a good position: before the first space at `offset` or behind it.
+    """Return where to cut a text without a line's end in a good position: before the first space from `offset` on.
 
     Where there is none within `width` bytes, before the first character from `offset` on.
 
@@ -184,7 +184,7 @@ def text_start(path: Path, offset: int, width: int) -> int:
 
 
 def place_to_cut(data: bytes, width: int) -> int:
-    """The place of the first space in the first `width` bytes, else of the first byte that begins a character."""
+    """Return where the first space in the first `width` bytes is, else the first byte that begins a character."""
     if (space := data.find(b" ", 0, width)) >= 0:
         return space  # before it, as a word begins with it
     return next((i for i in range(min(4, len(data))) if data[i] & 0xC0 != 0x80), 0)
@@ -214,7 +214,7 @@ def _text_blocks(file: BinaryIO, path: Path, start: int, end: int | None) -> Ite
 
 
 def _cut(held: bytes) -> int:
-    """Where to cut so that whole lines go and at least a byte stays; 0: not yet."""
+    """Return where to cut so that whole lines go and at least a byte stays; 0 means not yet."""
     cut = held.rfind(b"\n", 0, len(held) - 1) + 1
     if cut or len(held) < LONGEST_LINE:
         return cut
@@ -240,7 +240,7 @@ def _jsonl_blocks(file: BinaryIO, path: Path, start: int, end: int | None, part:
 
 
 def _part_of(text: bytes, part: Part) -> bytes:
-    """A part of a record's text, cut at spaces where there are some."""
+    """Return a part of a record's text, cut at spaces if there are any."""
     begin, end = (round(len(text) * position) for position in part)
     width = max(1, len(text) // 50)
     begin, end = (at + place_to_cut(text[at:], width) if 0 < at < len(text) else at for at in (begin, end))

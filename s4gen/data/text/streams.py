@@ -1,4 +1,4 @@
-"""The order in which a language model reads tokens: rows that go on from batch to batch, one stream, or windows.
+"""Order the tokens that a language model reads: rows that go on from batch to batch, one stream, or windows.
 
 Everything is pairs (x, y) of int64: y is what to predict, x the token before each. The state after one chunk is the
 state before the next; carrying it is the caller's part.
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from s4gen.bulk.dealing import Batches
 from s4gen.errors import UserError
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,14 +31,14 @@ class TrainStream:
     """
 
     def __init__(self, tokens: NDArray[Any], rows: int, chunk: int, rank: int = 0, world: int = 1) -> None:
-        """tokens (n,); `rows` of each of `world` processes, of which this is number `rank`; R = rows * world.
+        """Take tokens (n,), and `rows` of each of `world` processes, of which this is number `rank`; R = rows * world.
 
         Raises:
             UserError: there are fewer tokens than rows.
         """
         if len(tokens) < rows * world:
             raise UserError(
-                f"the text has {len(tokens)} tokens, fewer than the {rows * world} rows of a batch: "
+                f"the text has {plural(len(tokens), 'token')}, fewer than the {rows * world} rows of a batch: "
                 "expected a longer text or a smaller batch"
             )
         self._tokens, self._chunk = tokens, chunk
@@ -45,7 +46,7 @@ class TrainStream:
         self._per_step = rows * world * chunk
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """x and y of step 0, 1, ..., each int64 (rows, chunk). Row b of step s + 1 follows row b of step s."""
+        """Return x and y of a step, each int64 (rows, chunk). Row b of step s + 1 follows row b of step s."""
         import torch
 
         n = len(self._tokens)
@@ -55,16 +56,16 @@ class TrainStream:
         return found[:, :-1].contiguous(), found[:, 1:].contiguous()
 
     def epoch(self, step: int) -> float:
-        """How often the corpus has been read before this step, by all processes together."""
+        """Return how often the corpus has been read before this step, by all processes together."""
         return step * self._per_step / len(self._tokens)
 
     def steps(self, epochs: float) -> int:
-        """Steps after which the corpus has been read that often, rounded up."""
+        """Return the steps after which the corpus has been read that often, rounded up."""
         return math.ceil(epochs * len(self._tokens) / self._per_step)
 
 
 def one_stream(tokens: NDArray[Any], start: int, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The whole split as one row, x and y int64 (1, <= chunk): carry the state, and every token has its full past.
+    """Yield a split as one row, x and y int64 (1, <= chunk); with the state carried, every token has its full past.
 
     Each token is predicted exactly once, the first one from the token `start`, which is the tokeniser's `<eos>`.
     """
@@ -73,7 +74,7 @@ def one_stream(tokens: NDArray[Any], start: int, chunk: int) -> Iterator[tuple[T
 
 
 def windows(tokens: NDArray[Any], start: int, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Non-overlapping windows, x and y int64 (<= rows, length), each from a fresh state; a shorter last one by itself.
+    """Yield windows side by side, x and y int64 (<= rows, length), each from a fresh state; a shorter last one alone.
 
     Each token is predicted exactly once, from the tokens of its window before it and the one before the window
     (`start` for the first): the protocol of most published numbers.

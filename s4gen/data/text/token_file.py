@@ -1,4 +1,4 @@
-"""A corpus as a memory-mapped file of tokens, prepared once, in the user's cache.
+"""Keep a corpus as a memory-mapped file of tokens, which is prepared once, in the user's cache.
 
 A folder per corpus and tokeniser holds `tokens`, integers of 16 or 32 bits, low byte first, and `meta.json`, which has
 the checksum of both. While it is being made they are `partial` and `progress.json`; the last act is the renaming to
@@ -62,7 +62,7 @@ class TokenFile:
 
 
 class _Told(Protocol):
-    """What a checksum from `hashlib` can do."""
+    """The methods of a checksum from `hashlib` that are used here."""
 
     def update(self, data: bytes, /) -> None: ...
 

@@ -1,4 +1,4 @@
-"""The base class of all tokenisers, and the decoder that writes tokens as they come.
+"""Define the base class of all tokenisers, and the decoder that writes tokens as they come.
 
 Every token stands for bytes that do not depend on its neighbours, so decoding is joining, and text can be streamed.
 A tokeniser is a value: `to_json` is all there is to it, and equal JSON means equal tokens.

@@ -50,7 +50,11 @@ int main(int argc, char** argv) try {
   std::vector<int64_t> token(rows), label(rows, number(8)), out(rows * steps);
   std::vector<double> u(rows * steps);
   for (uint64_t i = 0; i < rows * steps; ++i) u[i] = uniform(seed, i / steps, i % steps);
-  const Filters filters{number(4), static_cast<int64_t>(number(5)), number(6), number(7)};
+  Filters filters;  // by name, since a new filter may stand anywhere among them
+  filters.temperature = number(4);
+  filters.top_k = static_cast<int64_t>(number(5));
+  filters.top_p = number(6);
+  filters.min_p = number(7);
   bool failed = s4_open(plan.data(), plan.size(), &engine, error, sizeof error);
   if (!failed) std::fill(token.begin(), token.end(), engine->plan->header.bos);
   failed = failed || s4_begin(engine, rows, 0, 1, &session, error, sizeof error) ||

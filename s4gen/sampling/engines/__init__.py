@@ -78,14 +78,16 @@ def make_engine(name: str, recurrent: RecurrentModel, filters: Filters = KEEP_AL
             return native.NativeEngine(recurrent, filters, name.partition("-")[2] or "fp32")
         except NativeUnavailable as error:
             reason = error
-    pays = (
+    compiling_pays = (
         name == "auto"
         and tokens >= CompiledEngine.pays_from_tokens
         and recurrent.config.model.traits.state != "growing"
     )
-    engine = CompiledEngine(recurrent, filters) if name == "compiled" or pays else EagerEngine(recurrent, filters)
-    # Who left the choice open is told of a missing compiler, which can be installed, but not of a model that the native
-    # engine is not made for, which nothing would help.
+    engine = (
+        CompiledEngine(recurrent, filters) if name == "compiled" or compiling_pays else EagerEngine(recurrent, filters)
+    )
+    # With "auto", a missing compiler is reported, because it can be installed; a model that the native engine is not
+    # made for is not, because nothing would help.
     if reason is not None and (name != "auto" or not isinstance(reason, native.NotForThisModel)):
         say_once(f"s4gen: no native engine ({reason}), going on with the {engine.name} engine")
     return engine

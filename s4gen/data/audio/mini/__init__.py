@@ -1,1 +1,1 @@
-"""Spoken digits for the demo and the tests. README.md here says which."""
+"""Hold spoken digits for the demo and the tests; README.md here says which."""

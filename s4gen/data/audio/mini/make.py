@@ -17,7 +17,7 @@ SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 
 
 def wanted() -> list[str]:
-    """Names of the recordings: train, the first of every speaker and digit; test, the first of two speakers a digit."""
+    """Return the names: for train the first of every speaker and digit, for test the first of two speakers a digit."""
     train = [f"{digit}_{speaker}_5" for digit in range(10) for speaker in SPEAKERS]
     test = [f"{digit}_{SPEAKERS[(digit + turn) % 6]}_0" for digit in range(10) for turn in (0, 3)]
     return sorted(train + test)

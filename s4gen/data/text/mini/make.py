@@ -18,7 +18,7 @@ TITLE = re.compile(rb"(?m)^ = [^=].* = \n(?= \n)")
 
 
 def articles(split: str) -> list[bytes]:
-    """The articles of a split of WikiText-2, each from the empty line before its title on; joined they are its text."""
+    """Return the articles of a split of WikiText-2, each from the empty line before its title; joined they are it."""
     text = b"".join(block.data for block in open_corpus("wikitext-2", split).blocks())
     starts = [match.start() - len(b" \n") for match in TITLE.finditer(text)]
     return [text[begin:end] for begin, end in zip(starts, [*starts[1:], len(text)], strict=True)]

@@ -29,7 +29,9 @@ struct Uniforms {
 };
 
 // Draws a token for one row with the random number u from [0, 1): the first one whose cumulative probability is above
-// u. Returns -1 if a logit is not finite.
+// u. Returns -1 if a logit is not finite. Two things hold before, between and behind all filters, and a new filter must
+// keep them: the likeliest token is kept, so there is always one to return, and its logit is 0, so every other logit is
+// at most 0. A filter that removes the likeliest token belongs before `best` is found.
 class Draw {
  public:
   explicit Draw(uint64_t vocab) : logit_(vocab), mass_(vocab), order_(vocab) {}
@@ -49,7 +51,7 @@ class Draw {
     for (double& l : logit_) l = (l - top) / f.temperature;  // at most 0, as `weigh` wants them
     if (f.top_k > 0 && f.top_k < V) keep_top_k(f.top_k);
     if (f.top_p < 1) keep_top_p(f.top_p);
-    if (f.min_p > 0) {
+    if (f.min_p > 0) {  // the likeliest token has logit 0, so a share of its probability is an absolute bound
       const double least = std::log(f.min_p);
       for (double& l : logit_) l = l < least ? REMOVED : l;
     }

@@ -11,6 +11,7 @@ import time
 import torch
 
 from s4gen.config import Recipe
+from s4gen.showing.words import plural
 from s4gen.train.precision import settled
 from s4gen.train.ranks import Ranks
 from s4gen.train.step import training_step
@@ -35,7 +36,8 @@ def fitted(recipe: Recipe, task: Task, device: torch.device, ranks: Ranks | None
     found = filling(recipe, per_step)
     if ranks is None or ranks.leads:
         print(
-            f"s4gen: {per_step:.3f} s a step, so {found.train.steps:,} steps in {recipe.train.minutes:g} minutes",
+            f"s4gen: {per_step:.3f} s a step, so {plural(found.train.steps, 'step')} in "
+            f"{recipe.train.minutes:g} minutes",
             file=sys.stderr,
         )
     return found
@@ -59,7 +61,9 @@ def seconds_per_step(
     there is no time for others. With many ranks it is the time on rank 0, so that all of them take equally many steps.
     """
     ranks = ranks or Ranks(device=device)
-    training = spread_out(start(settled(recipe, device), task.config(recipe), ranks.cradle, task.tokenizer), ranks)
+    training = spread_out(
+        start(settled(recipe, device), task.config(recipe), ranks.build_device, task.tokenizer), ranks
+    )
     training.model.train()
     times: list[float] = []
     for step in range(1 + WARM_UP + MEASURED):
