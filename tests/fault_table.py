@@ -23,8 +23,8 @@ def rows_of(reports: Iterable[Any]) -> dict[str, tuple[int, int, int, str]]:
     """Return tried, survived, bytes lost and a remark by row, from the reports of all tests."""
     rows: dict[str, tuple[int, int, int, str]] = {}
     for report in reports:
-        properties = [value for name, value in report.user_properties if name == "fault"]
-        marked = [value for name, value in report.user_properties if name == "faults"]
+        properties = [value for name, value in getattr(report, "user_properties", ()) if name == "fault"]
+        marked = [value for name, value in getattr(report, "user_properties", ()) if name == "faults"]
         if report.skipped or not marked:
             continue
         if report.failed and not any(tried != survived for _, tried, survived, _, _ in properties):

@@ -15,8 +15,8 @@ def running(command: Sequence[str | Path], **options: Any) -> Iterator[subproces
 
     Left to itself, one whose test has failed would fail the next test too, by a ResourceWarning.
     """
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes, **options) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    with subprocess.Popen(command, **pipes) as process:
         try:
             yield process
         finally:

@@ -61,7 +61,7 @@ def models(draw: st.DrawFn) -> tuple[ModelConfig, SSMConfig]:
     ssm = SSMConfig(
         d_state=2 * draw(st.integers(1, 512)),
         init=draw(st.sampled_from(MIXERS[mixer].inits or INITS)),
-        discretization=draw(st.sampled_from(["auto", *(MIXERS[mixer].rules or DISCRETIZATIONS)])),
+        discretization=draw(st.sampled_from(["auto", *(MIXERS[mixer].discretizations or DISCRETIZATIONS)])),
         dt_min=dt_min,
         dt_max=dt_max,
         n_ssm=draw(st.integers(0, 1)),

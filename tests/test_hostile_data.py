@@ -206,11 +206,11 @@ def test_what_is_no_regular_file_is_refused_at_once(odd: Path) -> None:
     with pytest.raises(UnusableError, match="expected a regular file"):
         read_picture(odd, SQUARE)
     with pytest.raises(UserError, match="expected a regular file"):
-        read_idx(odd, (1,))
+        read_idx(odd, (1,), "copy it")
     with pytest.raises(UserError, match="expected a regular file"):
         Archive(odd)
     with pytest.raises(
-        UserError, match=r"regular file|is empty"
+        UserError, match=r"expected a regular file|is empty"
     ):  # a pipe may be a list, but nobody writes to this one
         read_prompts(odd)
 
@@ -245,7 +245,20 @@ def test_a_gzipped_file_without_end_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it ends in zeros"):
         text_reading.unpacked_size(path)
     with pytest.raises(UserError, match="it ends in zeros"):
-        read_idx(path, (10,))
+        read_idx(path, (10,), "copy it")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("kind", "message"), [("bpe", "looks like a binary file"), ("bytes", r"the tokens would take .* GB are left")]
+)
+def test_a_terabyte_of_holes_is_refused_at_once(kind: str, message: str, cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("some text\n" * 100)
+    os.truncate(path, 1 << 42)
+    with pytest.raises(UserError, match=message):
+        tokenizer = prepare_tokenizer(str(path), kind, 300 if kind == "bpe" else 0, progress=False)
+        open_split(str(path), "train", tokenizer, progress=False)
 
 
 def test_a_record_of_any_length_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

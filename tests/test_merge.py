@@ -29,6 +29,10 @@ SCORE = ["eval", "grey", "--dataset", "mnist-mini", "--limit", "6", "--batch", "
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     save_tiny(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*DRAW, "-o", "one"]) == 0
+        in_parts(DRAW, 2, "p")
     return folder
 
 
@@ -37,8 +41,6 @@ def room(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the tiny checkpoints, the parts p-0 and p-1 of two, and `one`, the run as a whole."""
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    assert main([*DRAW, "-o", "one"]) == 0
-    in_parts(DRAW, 2, "p")
     return tmp_path
 
 

@@ -30,7 +30,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "s4gen"
 
 
 def test_each_kind_has_a_layout_a_plural_and_a_medium() -> None:
-    assert tuple(LAYOUTS) == tuple(MEDIA) == tuple(names.PLURAL) == names.KINDS
+    assert tuple(LAYOUTS) == tuple(MEDIA) == names.KINDS
+    assert tuple(names.PLURAL) == (*names.KINDS, names.SERIES)
 
 
 def test_each_data_set_has_its_kind_and_a_loader() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from processes import running
 from refusals import assert_refused_in_one_line
+from tiny_predictor import config_of, predictor
 
 from s4gen import cli
 from s4gen.checkpoint import save_checkpoint
@@ -32,7 +34,7 @@ from s4gen.config import (
     TrainConfig,
 )
 from s4gen.data.store import data_folder
-from s4gen.data.text import token_file
+from s4gen.data.text import ByteTokenizer, token_file
 from s4gen.errors import UserError
 from s4gen.files import folders
 from s4gen.files.folders import cache_folder, user_path
@@ -186,6 +188,67 @@ def test_an_interrupt_that_a_module_turns_into_an_import_error_is_one(
     monkeypatch.setattr(cli.info, "run", run)
     assert main(["info", "x"]) == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert capsys.readouterr().err == "s4gen: interrupted\n"
+
+
+LOADING = {
+    "eval": ["eval", "tiny", "--limit", "1"],
+    "sample": ["sample", "tiny", "-n", "1", "-o", "x.png", "--engine", "eager"],
+    "predict": ["predict", "reader", "given.txt"],
+    "bench": ["bench", "tiny", "--engine", "eager", "--batch", "1"],
+    "info": ["info", "tiny"],
+    "convert": ["convert", "tiny", "converted", "--dataset", "mnist-mini"],
+    "train": ["train", "recipe.toml", "--out", "run"],
+}
+RECIPE = """
+[model]
+mixer = "s4d"
+d_model = 8
+n_layers = 1
+d_ff = 0
+[data]
+dataset = "mnist-mini"
+[train]
+steps = 1
+"""
+
+
+@pytest.mark.parametrize("verb", LOADING)
+def test_ctrl_c_while_files_are_read_is_one_line(
+    verb: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """The n-th file that a command opens is opened and then Ctrl-C is pressed, for the first two."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny").symlink_to(tiny)
+    Path("recipe.toml").write_text(RECIPE)
+    Path("given.txt").write_text("some text")
+    save_checkpoint(
+        "reader", predictor(config_of("text")).float(), recipe=None, metrics={}, card="", tokenizer=ByteTokenizer()
+    )
+    open_files = len(os.listdir("/proc/self/fd"))
+    for number in range(1 if verb == "train" else 2):  # a training that has begun would be saved
+        left = iter([False] * number)
+
+        def opened(descriptor: int, blocking: bool, left: Iterator[bool] = left) -> None:
+            if next(left, True):
+                signal.raise_signal(signal.SIGINT)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "set_blocking", opened)
+            assert main(LOADING[verb]) == 130
+        assert capsys.readouterr().err == "s4gen: interrupted\n"
+        assert len(os.listdir("/proc/self/fd")) == open_files
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert sorted(os.listdir()) == ["given.txt", "reader", "recipe.toml", "tiny"]
+
+
+def test_ctrl_c_while_an_error_is_reported_is_no_traceback(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def report(message: str) -> int:
+        signal.raise_signal(signal.SIGINT)
+        return 2
+
+    monkeypatch.setattr(cli, "_report", report)
+    assert main(["info", "no such model"]) == 130
     assert capsys.readouterr().err == "s4gen: interrupted\n"
 
 

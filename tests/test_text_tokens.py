@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,8 @@ class Interruption(BaseException):
     """As a key press would be, which would end the tests themselves."""
 
 
-class Interrupted(WordTokenizer):
-    """Words, until so many blocks have been read."""
+class Interrupting(Tokenizer):
+    """A tokeniser that takes so many blocks, and no more."""
 
     left = 0
 
@@ -73,6 +74,14 @@ class Interrupted(WordTokenizer):
             raise Interruption
         self.left -= 1
         return super().encode_bytes(data)
+
+
+class Interrupted(Interrupting, WordTokenizer):
+    pass
+
+
+class InterruptedBytes(Interrupting, ByteTokenizer):
+    pass
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -173,6 +182,21 @@ def test_what_an_interruption_left_is_trusted_only_as_far_as_it_was_noted(damage
     else:
         partial.write_bytes(partial.read_bytes() + b"not whole")
     assert prepare(corpus, words, tmp_path).tokens.tolist() == words.encode("".join(corpus.texts()))
+
+
+@pytest.mark.usefixtures("fine_steps")
+def test_what_is_left_to_write_must_fit_the_disk_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, tokenizer, free = corpus_of(tmp_path / "a.txt", b"some text\n" * 2000), InterruptedBytes(), 40_000
+    monkeypatch.setattr(token_file.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    tokenizer.left = 10
+    with pytest.raises(Interruption):
+        prepare(corpus, tokenizer, tmp_path)
+    # That is less than all of the 20,000 tokens take, but more than those that are not there yet.
+    tokenizer.left, free = 1000, 36_000
+    assert len(prepare(corpus, tokenizer, tmp_path).tokens) == 20_001
+    free = 39_999
+    with pytest.raises(UserError, match=r"tokens would take 40,000 bytes in .*, and 39,999 bytes are left: make room"):
+        prepare(corpus, ByteTokenizer(), tmp_path / "another")
 
 
 PROGRAM = """

@@ -79,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has had enough.
         forget(sys.stdout)
         return 141
+    except KeyboardInterrupt:  # pressed while something else was being reported
+        return _interrupted()
     return code if lost is None or code else _report(_output_lost(lost))
 
 

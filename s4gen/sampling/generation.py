@@ -26,6 +26,8 @@ from s4gen.showing.words import plural
 
 ENDLESS = sys.maxsize
 """A number of tokens that is never reached."""
+_VIEWS = 256
+"""How many tokens of a row are made into tensors of their own at once."""
 
 
 class Generation:
@@ -238,7 +240,7 @@ class Generation:
         """Yield the next `count` tokens of all rows, int64 (n,) for each position, on the model's device."""
         while count > 0:
             waiting, ready = self._waiting(count), self._ready
-            for token in waiting.unbind(1):
+            for token in _columns(waiting):
                 self._given += 1
                 count -= 1
                 yield token
@@ -275,6 +277,13 @@ class Generation:
         self._pace.took(steps, time.perf_counter() - begin)
         if self._trail is not None:
             self._trail.pass_by(self._drawn, self._where)
+
+
+def _columns(tokens: Tensor) -> Iterator[Tensor]:
+    """Yield the columns of `tokens` (n, S), each of them (n,)."""
+    # A view takes most of a kilobyte. All columns at once would take megabytes, and more the faster the machine is.
+    for part in tokens.split(_VIEWS, dim=1):
+        yield from part.unbind(1)
 
 
 def engine_of(engine: str | Engine, recurrent: RecurrentModel, filters: Filters | None, tokens: int) -> Engine:

@@ -243,6 +243,6 @@ def _ogg_breaks_off(recording: Recording, kind: str) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Return libsndfile's own words, without the name of the file."""
+    """Return the words of libsndfile or of the system, without the name of the file."""
     text = str(getattr(error, "error_string", "") or getattr(error, "strerror", "") or error)
     return text.strip().rstrip(".").removeprefix("Error : ")

@@ -149,7 +149,9 @@ def unpacked_size(path: Path) -> int:
 
 
 def line_start(path: Path, offset: int) -> int:
-    """Return where the first line begins that begins at `offset` or later; the size of the file if there is none.
+    """Return where the first line begins that begins at `offset` or later; the size of the file if there is none near.
+
+    Near is within `LONGEST_RECORD` bytes: a file of holes may have a terabyte without a line's end.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -160,7 +162,8 @@ def line_start(path: Path, offset: int) -> int:
         with open_unpacked(path) as file:
             file.seek(offset - 1)
             while (part := file.readline(LONGEST_LINE)) and not part.endswith(b"\n"):
-                pass
+                if file.tell() - offset > LONGEST_RECORD:
+                    return unpacked_size(path)
             return file.tell()
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, error) from error

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -27,13 +28,14 @@ from numpy.typing import NDArray
 from s4gen.config.names import SPLITS
 from s4gen.data.sealed import DamagedError, check_digest, digest, sealed, unsealed
 from s4gen.data.text.corpus import Corpus, checked_text
-from s4gen.data.text.reading import Block
+from s4gen.data.text.reading import Block, is_jsonl, is_packed
 from s4gen.data.text.tokenizer import Tokenizer
 from s4gen.errors import UserError
 from s4gen.files.atomic import write_file_atomic
 from s4gen.files.expected import one_of, table, text, whole
 from s4gen.files.folders import cache_folder, locked
 from s4gen.files.unfinished import remove
+from s4gen.machine.memory import in_words
 from s4gen.showing.progress import progress_bar
 
 FORMAT = 2
@@ -197,6 +199,10 @@ def _fill(
 ) -> tuple[_Progress, str]:
     """Write `partial` to the end, from where the last run came to; return what it holds, and its checksum."""
     done, checksum = _resume(folder, dtype.itemsize)
+    if tokenizer.kind == "bytes" and not (is_packed(corpus.path) or is_jsonl(corpus.path)):
+        # Every byte becomes a token. In the other forms, how many tokens there will be is known when they are there.
+        left = corpus.size_estimate() - max(0, done.position - corpus.begin)
+        _check_room(folder, left * dtype.itemsize)
     with (
         (folder / "partial").open("ab") as file,
         progress_bar(corpus.size_estimate(), "B", progress, f"tokens of {corpus.name} {corpus.split}") as bar,
@@ -216,6 +222,20 @@ def _fill(
                 saved = read
         _save(folder, file, done, checksum)
     return done, checksum.hexdigest()
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Refuse, before hours of work, to write more tokens than the disk has room for.
+
+    Raises:
+        UserError: there is less room than `needed` bytes.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"the tokens would take {in_words(needed)} in {folder}, and {in_words(free)} are left: make room or "
+            "set S4GEN_CACHE to another folder"
+        )
 
 
 def _encoded(folder: Path, corpus: Corpus, tokenizer: Tokenizer, start: int) -> Iterator[tuple[Block, list[int], int]]:
