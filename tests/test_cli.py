@@ -558,6 +558,16 @@ def test_a_file_of_a_checkpoint_is_not_taken_for_a_preset(refusal: Any, room: Pa
     assert "is not a checkpoint: expected a folder" in refusal("info", "tiny/model.safetensors")
 
 
+def test_upper_halves_are_read_once(capsys: pytest.CaptureFixture[str], room: Path) -> None:
+    command = ["sample", "tiny", "-n", "3", "--prompt", "test", "--prompt-rows", "27", "--engine", "eager", "-o"]
+    output(capsys, *command, "plain")
+    for name in ("first", "second"):
+        output(capsys, *command, name, "--prompt-cache", "kept")
+        for number in range(3):
+            assert np.array_equal(pixels(room / name / f"0000{number}.png"), pixels(room / f"plain/0000{number}.png"))
+        assert len([*(room / "kept").iterdir()]) == 6, "each image at 512 values, and at its end"
+
+
 def test_checkpoints_of_whole_pixels_go_through_the_verbs(capsys: pytest.CaptureFixture[str], room: Path) -> None:
     settings: dict[str, Any] = {"taps": True, "scan": ("row", "column"), "head": "mixture", "components": 2}
     model = ModelConfig(d_model=8, n_layers=2, d_ff=0, whole_pixels=True, neighbourhood=1, **settings)

@@ -518,7 +518,7 @@ def test_mutated_prompts(tmp_path: Path) -> None:
 def rewritten(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Write a generation that was tampered with by somebody who makes the digest right."""
     metadata = {key: value for key, value in metadata.items() if key != "sha256"}
-    metadata["sha256"] = suspend._digest(tensors, metadata)
+    metadata["sha256"] = suspend.digest(tensors, metadata)
     path.write_bytes(safetensors.torch.save(tensors, metadata))
 
 

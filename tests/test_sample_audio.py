@@ -321,6 +321,18 @@ def test_a_model_that_learnt_silence_behind_its_clips_ends_them_so(
 # Prompts
 
 
+def test_recordings_are_read_once(capsys: Capture, room: Path) -> None:
+    put(room / "long.wav", tone(300, 60, 400), 400)
+    put(room / "short.wav", tone(33, 50, 400), 400)
+    command = ["sample", "spoken", "-n", "4", "--prompt", "long.wav", "short.wav", "--classes", "two", *SHORT]
+    for name in ("first", "second"):
+        assert main([*command, "-o", name, "--prompt-cache", "kept"]) == 0
+        kept = sorted(path.name for path in Path("kept").iterdir())
+        assert len(kept) == 2, "one for each recording"
+    for path in Path("first").glob("*.wav"):
+        assert path.read_bytes() == Path("second", path.name).read_bytes()
+
+
 def test_clips_begin_with_their_prompts_and_go_on(capsys: Capture, room: Path, spoken: RecurrentModel) -> None:
     """Of unequal lengths, in turn; what is changed about them is said, and they cost nothing."""
     put(room / "long.wav", np.stack([tone(1000, 60, 800), tone(1000, 90, 800)], axis=1), 800)

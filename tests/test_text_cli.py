@@ -353,3 +353,45 @@ def test_every_mixer_is_trained_measured_and_sampled(
         capsys, "bench", "run/checkpoint", "--batch", "1", "--length", "9", "--engine", "eager", "--baseline", "conv"
     )
     assert "convolution again" in measured
+
+
+# --prompt-cache
+
+
+def test_a_prompt_is_read_once(capsys: Capture, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time nothing is computed, the text is the same, and parts fit together only if all have a cache."""
+    from s4gen.sampling import recalling
+
+    prompt = "The history of the city is long and the road to it is old"
+    command = ["sample", "words", "--prompt", prompt, "--max-tokens", "9", "--engine", "eager"]
+    plain = output(capsys, *command)
+    assert output(capsys, *command, "--prompt-cache", "kept") == plain
+    names = sorted(path.name for path in Path("kept").iterdir())
+    assert len(names) == 1
+    monkeypatch.setattr(recalling, "state_behind", None)
+    assert output(capsys, *command, "--prompt-cache", "kept", "--prompt-cache-mb", "1") == plain
+    assert sorted(path.name for path in Path("kept").iterdir()) == names
+
+
+def test_the_options_of_the_cache_are_refused_where_they_do_nothing(capsys: Capture, room: Path) -> None:
+    Path("file").write_text("")
+    command = ["sample", "words", "--max-tokens", "3"]
+    assert refusal(capsys, *command, "--prompt-cache", "kept").startswith(
+        "--prompt-cache keeps what was read of prompts"
+    )
+    assert refusal(capsys, *command, "--prompt", "a", "--prompt-cache-mb", "3").startswith(
+        "--prompt-cache-mb is the size"
+    )
+    assert refusal(capsys, *command, "--prompt", "a", "--prompt-cache", "file").startswith("file is a file")
+    assert "expected at least 1" in refusal(capsys, *command, "--prompt", "a", "--prompt-cache-mb", "0")
+    assert not Path("kept").exists()
+
+
+def test_parts_with_a_cache_and_without_do_not_belong_together(capsys: Capture, room: Path) -> None:
+    """Long prompts are rounded in another way with one."""
+    command = ["sample", "words", "-n", "2", "--prompt", "a", "--max-tokens", "3", "--engine", "eager", "--batch", "1"]
+    output(capsys, *command, "-o", "part0", "--shard", "0/2", "--prompt-cache", "kept")
+    output(capsys, *command, "-o", "part1", "--shard", "1/2")
+    assert "prompt_cache" in refusal(capsys, "merge", "all.txt", "part0", "part1")
+    output(capsys, *command, "-o", "part2", "--shard", "1/2", "--prompt-cache", "kept")
+    output(capsys, "merge", "all.txt", "part0", "part2")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.classes import labels_in_turn
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from s4gen.bulk.part import Part
     from s4gen.checkpoint import Checkpoint
     from s4gen.cli.evaluate_common import Outcome, Scoring, Shown
+    from s4gen.cli.score_common import Reference, Result
     from s4gen.models.density import DensityModel
 
 SUFFIXES: tuple[str, ...] = WRITTEN_IMAGES
@@ -46,6 +47,22 @@ def outcome(shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
     from s4gen.cli import evaluate_images
 
     return evaluate_images.outcome(shown, arrays, seconds)
+
+
+def score_files(
+    args: argparse.Namespace, checkpoint: Checkpoint, files: Sequence[str]
+) -> tuple[Iterator[Result], str | None]:
+    """Return what each of these image files cost."""
+    from s4gen.cli import score_images
+
+    return score_images.score_files(args, checkpoint, files)
+
+
+def reference(args: argparse.Namespace, checkpoint: Checkpoint) -> Reference:
+    """Return what image files are compared with."""
+    from s4gen.cli import score_images
+
+    return score_images.reference(args, checkpoint)
 
 
 def merge_samples(args: argparse.Namespace, parts: Sequence[Part]) -> int:

@@ -7,7 +7,7 @@ behind one of these.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from s4gen.cli import audio, images, text
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from s4gen.bulk.part import Part
     from s4gen.checkpoint import Checkpoint
     from s4gen.cli.evaluate_common import Outcome, Scoring, Shown
+    from s4gen.cli.score_common import Reference, Result
     from s4gen.models.density import DensityModel
 
 
@@ -43,6 +44,14 @@ class Medium(Protocol):
 
     def outcome(self, shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
         """Make the result of `s4gen eval` of what all rows cost."""
+
+    def score_files(
+        self, args: argparse.Namespace, checkpoint: Checkpoint, files: Sequence[str]
+    ) -> tuple[Iterator[Result], str | None]:
+        """Return what `s4gen score` finds of each file, and the name of the engine if there is one."""
+
+    def reference(self, args: argparse.Namespace, checkpoint: Checkpoint) -> Reference:
+        """Return what `s4gen score --against` compares files with."""
 
     def merge_samples(self, args: argparse.Namespace, parts: Sequence[Part]) -> int:
         """Write the samples of all parts of a run to `args.out`, and return the exit code."""

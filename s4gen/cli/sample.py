@@ -11,6 +11,7 @@ from s4gen.cli.dataset import add_dataset_argument
 from s4gen.cli.filters import add_filters, filter_names
 from s4gen.cli.media import MEDIA, kind_of_file
 from s4gen.cli.output import check_file, check_output
+from s4gen.cli.prompt_cache import add_prompt_cache, check_prompt_cache
 from s4gen.cli.shards import add_shard_argument, check_part_output
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_prompt(parser)
     _add_text(parser)
     _add_audio(parser)
+    add_prompt_cache(parser)
     parser.add_argument(
         "--batch", metavar="B", type=whole(1), default=64, help="samples that are drawn at a time (default: 64)"
     )
@@ -156,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = _kind_by_name(args)
     if args.prompt is None and args.prompt_rows is not None:
         raise UserError("--prompt-rows says how much of a given image is kept; give one with --prompt")
+    check_prompt_cache(args)
     from s4gen.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(args.checkpoint)

@@ -15,6 +15,7 @@ from s4gen.bulk.part import Run
 from s4gen.cli.bounds import BOOKKEEPING, check_kept, check_written
 from s4gen.cli.classes import chosen_classes
 from s4gen.cli.filters import filters_of
+from s4gen.cli.prompt_cache import prompt_cache_of
 from s4gen.cli.rates import at_rate, rate_of
 from s4gen.cli.sample_audio_files import is_file, part_of, picture_of, write_clips
 from s4gen.cli.shards import digest_of, layout_table, model_digest, sampling_options, write_part
@@ -104,6 +105,7 @@ def request_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes
         format = replace(format, rate=rate_of(format.rate, args.rate))
         recurrent = convert(at_rate(checkpoint, args.rate))
         print(f"s4gen: {what_a_rate_means(checkpoint, args.rate, format.rate)}", file=sys.stderr)
+    cache = prompt_cache_of(args)
     samples = round((args.seconds or SECONDS) * format.rate)
     if args.out != STREAM:
         _check_bounds(args, n, samples, format)
@@ -116,7 +118,7 @@ def request_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes
     engine = make_engine(args.engine, recurrent, filters_of(args), tokens=len(begins) * samples)
     ending = ending_of(checkpoint, format.rate)
     return ClipRequest(
-        recurrent, engine, format, layout.classes, prompts, begins, samples, args.seed, args.batch, ending
+        recurrent, engine, format, layout.classes, prompts, begins, samples, args.seed, args.batch, ending, cache
     )
 
 

@@ -15,6 +15,7 @@ from s4gen.cli.classes import chosen_classes, labels_in_turn
 from s4gen.cli.dataset import dataset_of, open_images
 from s4gen.cli.filters import filters_of
 from s4gen.cli.output import shows_progress
+from s4gen.cli.prompt_cache import prompt_cache_of
 from s4gen.cli.shards import (
     check_range,
     check_replaced,
@@ -68,11 +69,11 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     drawn = layout.length - (0 if prompt is None else prompt.shape[1])
     recurrent = recurrent.to(best_device())
     engine = make_engine(args.engine, recurrent, filters_of(args), tokens=n * drawn)
-    batches = even_batches(n, args.batch)
+    batches, cache = even_batches(n, args.batch), prompt_cache_of(args)
 
     def images_of(rows: Iterable[range], bar: Any) -> Iterator[tuple[range, Tensor]]:
         prompts = checked_prompt(recurrent, n, prompt, labels)
-        for members, tokens in draw_batches(recurrent, engine, prompts, rows, drawn, args.seed, bar.update):
+        for members, tokens in draw_batches(recurrent, engine, prompts, rows, drawn, args.seed, bar.update, cache):
             given = tokens[:, :0] if prompt is None else prompt[members.start : members.stop]
             yield members, torch.cat((given, tokens), dim=1)
 

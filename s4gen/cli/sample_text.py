@@ -17,6 +17,7 @@ from s4gen.bulk.part import Part, Run
 from s4gen.cli.bounds import BOOKKEEPING, check_kept
 from s4gen.cli.filters import filters_of
 from s4gen.cli.output import check_file, shows_progress
+from s4gen.cli.prompt_cache import prompt_cache_of
 from s4gen.cli.shards import digest_of, merged_name, model_digest, sampling_options, write_part
 from s4gen.config.names import WRITTEN_TEXTS
 from s4gen.data.text.reading import WIDE_MARKS
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     )
     n, max_tokens = args.count or len(given), args.max_tokens or MAX_TOKENS
     check_texts(n, max_tokens, given, args.batch, kept=args.shard is None)
-    prompts = [given[i % len(given)] for i in range(n)]
+    prompts, cache = [given[i % len(given)] for i in range(n)], prompt_cache_of(args)
     tokenizer = checkpoint.tokenizer()
     _say_what_is_unknown(tokenizer, given)
     recurrent = recurrent_of(checkpoint).to(best_device())
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
         print("s4gen: with a repetition penalty, going on with the eager engine", file=sys.stderr)
     stop = [unescaped(string) for string in args.stop or ()]
     engine = make_engine(args.engine, recurrent, filters, len(prompts) * max_tokens)
-    request = TextRequest(recurrent, engine, tokenizer, prompts, args.seed, max_tokens, stop, args.batch)
+    request = TextRequest(recurrent, engine, tokenizer, prompts, args.seed, max_tokens, stop, args.batch, cache)
     if args.shard is not None:
         options = sampling_options(args, engine.name)
         options |= {"max_tokens": max_tokens, "stop": stop, "prompts": digest_of(prompts)}

@@ -129,7 +129,9 @@ def sampling_options(args: argparse.Namespace, engine: str) -> dict[str, Any]:
     import dataclasses
 
     filters = dataclasses.asdict(filters_of(args))
-    return {"seed": args.seed, "batch": args.batch, "engine": engine, **filters}
+    # With a cache, long prompts are rounded in another way: parts belong together only if all have one, or none.
+    kept = {"prompt_cache": True} if args.prompt_cache else {}
+    return {"seed": args.seed, "batch": args.batch, "engine": engine, **filters, **kept}
 
 
 def layout_table(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from s4gen.cli.dataset import open_text
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from s4gen.bulk.part import Part
     from s4gen.checkpoint import Checkpoint
     from s4gen.cli.evaluate_common import Outcome, Scoring, Shown
+    from s4gen.cli.score_common import Reference, Result
     from s4gen.models.density import DensityModel
 
 SUFFIXES: tuple[str, ...] = WRITTEN_TEXTS
@@ -49,6 +50,22 @@ def outcome(shown: Shown, arrays: Arrays, seconds: float) -> Outcome:
     from s4gen.cli import evaluate_text
 
     return evaluate_text.outcome(shown, arrays, seconds)
+
+
+def score_files(
+    args: argparse.Namespace, checkpoint: Checkpoint, files: Sequence[str]
+) -> tuple[Iterator[Result], str | None]:
+    """Return what each of these texts cost."""
+    from s4gen.cli import score_text
+
+    return score_text.score_files(args, checkpoint, files)
+
+
+def reference(args: argparse.Namespace, checkpoint: Checkpoint) -> Reference:
+    """Return what texts are compared with."""
+    from s4gen.cli import score_text
+
+    return score_text.reference(args, checkpoint)
 
 
 def merge_samples(args: argparse.Namespace, parts: Sequence[Part]) -> int:

@@ -159,7 +159,7 @@ def read_image(path: str | Path, layout: ImageLayout, content: BinaryIO | None =
         raise UserError(f"{path} is transparent in places: expected {wanted}, opaque")
     if layout.channels == 1 and (pixels[..., :3] != pixels[..., :1]).any():
         raise UserError(f"{path} is a colour image: expected {wanted}")
-    shown, shades = pixels[..., : layout.channels], _shades(layout)
+    shown, shades = pixels[..., : layout.channels], shades_of(layout)
     values = np.searchsorted(shades, shown).clip(max=layout.levels - 1).astype(np.uint8)
     if (shades[values] != shown).any():
         raise UserError(f"{path} has shades between the {layout.levels} that the model knows: {shades.tolist()}")
@@ -230,11 +230,11 @@ def png(sequence: Tensor, layout: ImageLayout) -> bytes:
 def _pixels(sequences: Tensor, layout: ImageLayout, scale: int) -> NDArray[np.uint8]:
     """Return the pixels to show, (n, scale * h, scale * w, c): values stretched to black ... white, pixels enlarged."""
     _colour(layout)
-    pixels = _shades(layout)[to_image(sequences, layout)]
+    pixels = shades_of(layout)[to_image(sequences, layout)]
     return pixels.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
-def _shades(layout: ImageLayout) -> NDArray[np.uint8]:
+def shades_of(layout: ImageLayout) -> NDArray[np.uint8]:
     """Return the byte that shows each level, evenly from 0 to 255; with 256 levels these are the levels themselves."""
     return np.linspace(0, 255, layout.levels).round().astype(np.uint8)
 

@@ -8,6 +8,6 @@ Read these four first; they have at most 60 lines and take no arguments:
     own_layer      a new layer, and the three methods that it needs
 
 The others are tools with options (`-h` lists them): `remember` plots what a HiPPO state keeps of a signal, `digits`
-trains the classifier of spoken digits, `ablation` measures what each part of an image model is worth, `stragglers`
-simulates bulk work in parts.
+trains the classifier of spoken digits, `odd_ones` asks whether a likelihood tells odd images from usual ones,
+`ablation` measures what each part of an image model is worth, `stragglers` simulates bulk work in parts.
 """

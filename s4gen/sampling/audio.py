@@ -22,6 +22,7 @@ from s4gen.models.states import least_length, row_multiple
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
 from s4gen.sampling.generation import Generation
+from s4gen.sampling.prompt_cache import PromptCache
 from s4gen.sampling.prompts import Prompts, Starts, checked_prompts
 
 LOWEST, HIGHEST = 40, 5
@@ -60,6 +61,8 @@ class ClipRequest:
     """The most clips that are drawn side by side."""
     ending: int = 0
     """A clip ends behind this many samples of silence; 0 lets it end only when it has all its samples."""
+    prompt_cache: PromptCache | None = None
+    """Where prompts that were read before are found, and new ones are kept."""
 
     def prompt(self, clip: int) -> Tensor:
         """Return the prompt of this clip, int64 (P,) on the CPU."""
@@ -93,7 +96,7 @@ class ClipRequest:
         Raises:
             UserError: a prompt does not fit the model.
         """
-        starts = Starts(self.recurrent, self._prompts(), self.engine.filters)
+        starts = Starts(self.recurrent, self._prompts(), self.engine.filters, self.prompt_cache)
         for members in self.batches if batches is None else batches:
             generation = Generation(
                 self.recurrent, self.engine, seed=self.seed, sequences=members, start=starts.of(members)

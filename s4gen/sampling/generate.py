@@ -20,6 +20,7 @@ from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.generation import ENDLESS, Generation, engine_of
+from s4gen.sampling.prompt_cache import PromptCache
 from s4gen.sampling.prompts import Prompts, Starts, checked_prompt, checked_prompts
 from s4gen.showing.progress import progress_bar
 
@@ -37,6 +38,7 @@ def generate(
     batch_size: int = 64,
     engine: str | Engine = "eager",
     progress: bool = False,
+    prompt_cache: PromptCache | None = None,
 ) -> Tensor:
     """Draw n sequences of the model's length L; return them as int64 (n, L) on the CPU.
 
@@ -54,6 +56,7 @@ def generate(
         filters: temperature and the like. None means the filters of `engine`; if that is a name, it means none.
         engine: the name of an engine, or one that `make_engine` made.
         progress: show a bar on standard error, if tqdm is installed.
+        prompt_cache: where prompts that were read before are found, and new ones are kept.
 
     Raises:
         UserError: the engine is unknown or was made with other filters; or prompt or labels do not fit the model.
@@ -68,7 +71,7 @@ def generate(
     if not wanted:
         return out
     with progress_bar(n * wanted, "tok", progress, desc="sampling") as bar:
-        for members, drawn in draw_batches(recurrent, runner, prompts, batches, wanted, seed, bar.update):
+        for members, drawn in draw_batches(recurrent, runner, prompts, batches, wanted, seed, bar.update, prompt_cache):
             out[members.start : members.stop, given:] = drawn
     return out
 
@@ -81,13 +84,14 @@ def draw_batches(
     count: int,
     seed: int,
     drawn: Callable[[int], object] = bool,
+    prompt_cache: PromptCache | None = None,
 ) -> Iterator[tuple[range, Tensor]]:
     """Draw `count` tokens behind the prompts of these sequences, batch by batch; only one batch is held in memory.
 
     Yields the numbers of a batch's sequences, and their tokens int64 (n, count) on the CPU. `drawn` is called with the
     number of new tokens while they are drawn.
     """
-    starts = Starts(recurrent, prompts, engine.filters)
+    starts = Starts(recurrent, prompts, engine.filters, prompt_cache)
     for members in batches:
         generation = Generation(recurrent, engine, seed=seed, sequences=members, start=starts.of(members))
         out, position = torch.empty(len(members), count, dtype=torch.int64), 0
@@ -108,6 +112,7 @@ def stream(
     labels: Tensor | None = None,
     engine: str | Engine = "eager",
     max_tokens: int | None = None,
+    prompt_cache: PromptCache | None = None,
 ) -> Iterator[Tensor]:
     """Draw n sequences token by token: yield int64 (n,), on the model's device, for each position behind the prompt.
 
@@ -127,7 +132,7 @@ def stream(
     runner = engine_of(engine, recurrent, filters, n * count)
     if not count:
         return iter(())
-    start = Starts(recurrent, prompts, runner.filters).of(range(n))
+    start = Starts(recurrent, prompts, runner.filters, prompt_cache).of(range(n))
     generation = Generation(recurrent, runner, seed=seed, sequences=range(n), start=start)
     return generation.stream(count)
 
@@ -143,6 +148,7 @@ def complete(
     filters: Filters | None = None,
     engine: str | Engine = "eager",
     batch_size: int = 64,
+    prompt_cache: PromptCache | None = None,
 ) -> list[Tensor]:
     """Continue prompts int64 (P_i,) of any lengths; return each with its continuation, int64 (P_i + S_i,) on the CPU.
 
@@ -163,7 +169,7 @@ def complete(
         raise UserError(f"max_tokens is {max_tokens}, it must be at least 0")
     checked = checked_prompts(recurrent, prompts, labels)
     runner = engine_of(engine, recurrent, filters, len(prompts) * max_tokens)
-    starts = Starts(recurrent, checked, runner.filters)
+    starts = Starts(recurrent, checked, runner.filters, prompt_cache)
     out = []
     for members in batches:
         generation = Generation(recurrent, runner, seed=seed, sequences=members, start=starts.of(members))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,11 @@ from s4gen.models.density import ModelState
 from s4gen.models.states import chosen_rows, joined, least_length, padded_rows, row_multiple
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.filters import KEEP_ALL, Filters
+from s4gen.sampling.recalling import recall, state_behind
 from s4gen.sampling.repetition import with_prompts_seen
+
+if TYPE_CHECKING:
+    from s4gen.sampling.prompt_cache import PromptCache
 
 CHUNK = 4096
 """The most tokens of a row that are read at a time; the state goes from one chunk to the next."""
@@ -144,14 +148,20 @@ def _checked(recurrent: RecurrentModel, prompt: Tensor, what: str) -> Tensor:
 class Starts:
     """Gives the starts of sequences, one batch at a time. Prompts that sequences share are read only once."""
 
-    def __init__(self, recurrent: RecurrentModel, prompts: Prompts, filters: Filters = KEEP_ALL) -> None:
+    def __init__(
+        self,
+        recurrent: RecurrentModel,
+        prompts: Prompts,
+        filters: Filters = KEEP_ALL,
+        cache: PromptCache | None = None,
+    ) -> None:
         """Read the prompts now if sequences share them; otherwise those of a batch are read when it is asked for.
 
         Raises:
             UserError: as in `read_prompts`.
         """
-        self._recurrent, self._prompts, self._filters = recurrent, prompts, filters
-        self._shared = None if prompts.shared is None else read_prompts(recurrent, prompts, filters)
+        self._recurrent, self._prompts, self._filters, self._cache = recurrent, prompts, filters, cache
+        self._shared = None if prompts.shared is None else read_prompts(recurrent, prompts, filters, cache)
 
     def of(self, members: range) -> Start:
         """Return the start of the sequences with these numbers, a row for each.
@@ -160,17 +170,20 @@ class Starts:
             UserError: as in `read_prompts`.
         """
         if self._shared is None or self._prompts.shared is None:
-            return read_prompts(self._recurrent, self._prompts.part(members), self._filters)
+            return read_prompts(self._recurrent, self._prompts.part(members), self._filters, self._cache)
         return self._shared.rows(self._prompts.shared[members.start : members.stop])
 
 
 @torch.no_grad()
-def read_prompts(recurrent: RecurrentModel, prompts: Prompts, filters: Filters = KEEP_ALL) -> Start:
+def read_prompts(
+    recurrent: RecurrentModel, prompts: Prompts, filters: Filters = KEEP_ALL, cache: PromptCache | None = None
+) -> Start:
     """Read the prompts by convolution, each up to its last token; return where their rows stand.
 
     Prompts may have any length; memory is bounded. On a CPU, bit for bit, the result for a row depends only on its own
-    prompt and on the length of the longest one in the `Prompts` that these are a part of. If the `filters` need it, the
-    state remembers the tokens of the prompts.
+    prompt and on the length of the longest one in the `Prompts` that these are a part of. With a cache it depends on
+    its own prompt alone, whatever the cache holds; beyond `recalling.EVERY` tokens it is then rounded in another way
+    than without one. If the `filters` need it, the state remembers the tokens of the prompts.
 
     Raises:
         UserError: the model's output after some prompt is not a finite number.
@@ -180,18 +193,22 @@ def read_prompts(recurrent: RecurrentModel, prompts: Prompts, filters: Filters =
     rows = padded_rows(len(prompts.tokens), multiple)
     tokens, lengths = _behind_bos(recurrent, prompts)
     fed = tokens[rows].to(recurrent.device)
+    recalled = None if cache is None else recall(recurrent, cache, tokens, lengths, prompts.labels)
     lengths, labels = (
         None if column is None else column[rows].to(recurrent.device) for column in (lengths, prompts.labels)
     )
-    least = least_length(recurrent.config)
-    size = max(multiple, _TOKENS // max(least, min(CHUNK, fed.shape[1] - 1)) // multiple * multiple)
-    parts = [slice(first, first + size) for first in range(0, len(fed), size)]
-    state = joined(
-        [
-            _state_before_last(recurrent, fed[part], *(None if x is None else x[part] for x in (lengths, labels)))
-            for part in parts
-        ]
-    )
+    if recalled is not None:
+        state = chosen_rows(recalled, rows)
+    else:
+        least = least_length(recurrent.config)
+        size = max(multiple, _TOKENS // max(least, min(CHUNK, fed.shape[1] - 1)) // multiple * multiple)
+        parts = [slice(first, first + size) for first in range(0, len(fed), size)]
+        state = joined(
+            [
+                _state_before_last(recurrent, fed[part], *(None if x is None else x[part] for x in (lengths, labels)))
+                for part in parts
+            ]
+        )
     token = fed[:, -1] if lengths is None else fed.gather(1, lengths[:, None])[:, 0]
     # This step tests the model and its new state is dropped. It does no harm to `state`, even where steps write in
     # place: a cache is full after reading, so the step copies it first; in a ring, the next step writes the same again.
@@ -227,13 +244,9 @@ def _state_before_last(
 
     fed is int64 (B, 1 + P). Of row b, the first 1 + lengths[b] tokens count; None counts all.
     """
-    # Shorter chunks are filled up, if the mixer can ignore what follows the end of a row.
-    state, least = recurrent.initial_state(len(fed), labels), least_length(recurrent.config)
+    state = recurrent.initial_state(len(fed), labels)
     for start in range(0, fed.shape[1] - 1, CHUNK):
         chunk = fed[:, start : min(start + CHUNK, fed.shape[1] - 1)]
         counts = None if lengths is None else (lengths - start).clamp(0, chunk.shape[1])
-        if chunk.shape[1] < least and recurrent.config.model.traits.ragged:
-            counts = torch.full_like(fed[:, 0], chunk.shape[1]) if counts is None else counts
-            chunk = F.pad(chunk, (0, least - chunk.shape[1]))
-        _, state = recurrent.source.prefill(chunk, state, counts)
+        state = state_behind(recurrent, chunk, state, counts)
     return state

@@ -68,7 +68,7 @@ def write(path: str | Path, recurrent: RecurrentModel, suspended: Suspended) -> 
         "seed": str(suspended.seed),
         "filters": json.dumps(_set(suspended.filters)),
     }
-    metadata["sha256"] = _digest(tensors, metadata)
+    metadata["sha256"] = digest(tensors, metadata)
     write_file_atomic(path, safetensors.torch.save(tensors, metadata))
 
 
@@ -80,7 +80,7 @@ def read(path: str | Path, recurrent: RecurrentModel) -> Suspended:
             model.
     """
     tensors, metadata = _load(path)
-    if metadata.pop("sha256", None) != _digest(tensors, metadata):
+    if metadata.pop("sha256", None) != digest(tensors, metadata):
         raise UserError(f"{path} is damaged: its content is not what was written; start the generation again")
     if metadata.get("model") != fingerprint(recurrent):
         raise UserError(f"{path} was written with another model; give the model that began the generation")
@@ -165,13 +165,13 @@ def _integers(tensors: Mapping[str, Tensor], name: str) -> Tensor:
 def fingerprint(recurrent: RecurrentModel) -> str:
     """Return a hash of the model, over its configuration and all its tensors."""
     config = {"config": json.dumps(density_config_to_dict(recurrent.config), sort_keys=True)}
-    return _digest(recurrent.source.state_dict(), config)
+    return digest(recurrent.source.state_dict(), config)
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Return the SHA-256 over the names, types, shapes and bytes of the tensors and over the metadata."""
-    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -18,6 +18,7 @@ from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.filters import KEEP_ALL, Filters
 from s4gen.sampling.generation import Generation
+from s4gen.sampling.prompt_cache import PromptCache
 from s4gen.sampling.prompts import CHUNK, checked_prompts, read_prompts
 
 
@@ -86,6 +87,7 @@ def write(
     filters: Filters = KEEP_ALL,
     engine: str = "auto",
     batch_size: int = 64,
+    prompt_cache: PromptCache | None = None,
 ) -> Iterator[tuple[Text, str]]:
     """Continue every prompt; yield a text with each new piece of it that can be shown, and with "" when it has ended.
 
@@ -102,6 +104,7 @@ def write(
         filters: temperature and the like. With a repetition penalty the eager engine is used, whatever `engine` says.
         engine: the name of an engine.
         batch_size: the most texts that grow side by side.
+        prompt_cache: where prompts that were read before are found, and new ones are kept.
 
     Raises:
         UserError: a setting is out of range, or a prompt is no text.
@@ -115,6 +118,7 @@ def write(
         max_tokens,
         stop,
         batch_size,
+        prompt_cache,
     )
     # The engine is made before this returns, not with the first piece: a caller who times the writing does not time it.
     return (found for piece in request.pieces() for found in request.write(piece))
@@ -137,6 +141,7 @@ class TextRequest:
         max_tokens: int,
         stop: Sequence[str],
         batch_size: int,
+        prompt_cache: PromptCache | None = None,
     ) -> None:
         """Encode the prompts; the arguments are those of `write`, but for the engine, which `make_engine` has made.
 
@@ -149,7 +154,7 @@ class TextRequest:
         self.encoded = [known[prompt] for prompt in prompts]
         """The tokens of each prompt, int64 (P_i,); texts with equal prompts share them."""
         self.engine, self.tokenizer, self.seed = engine, tokenizer, seed
-        self._recurrent, self._max_tokens, self._stop = recurrent, max_tokens, stop
+        self._recurrent, self._max_tokens, self._stop, self._cache = recurrent, max_tokens, stop, prompt_cache
         self.order, self.batches = _batches(self.encoded, batch_size, recurrent.config.model)
 
     def pieces(self, shard: Shard = WHOLE) -> Iterator[Piece]:
@@ -164,7 +169,7 @@ class TextRequest:
         """
         # A prompt's padding is that of its batch in the whole run, so that nothing is rounded in another way.
         batch = checked_prompts(self._recurrent, [self.encoded[self.order[row]] for row in piece.batch])
-        start = read_prompts(self._recurrent, batch.part(piece.within), self.engine.filters)
+        start = read_prompts(self._recurrent, batch.part(piece.within), self.engine.filters, self._cache)
         members = [self.order[row] for row in piece.computed]
         texts = [Text(number, self.encoded[number]) for number in members]
         generation = Generation(self._recurrent, self.engine, seed=self.seed, sequences=members, start=start)

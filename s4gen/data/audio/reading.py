@@ -151,14 +151,19 @@ def read_prompt(path: str | Path, format: AudioFormat) -> tuple[Codes, list[str]
         codes, clipped = zip(*encode_blocks(recording, format, heard, LONGEST_PROMPT), strict=True)
     except UnusableError as error:
         raise UserError(f"{path} {error}: expected {WANTED}") from error
+    return np.concatenate(codes), changes(path, origin, format, heard, any(clipped))
+
+
+def changes(path: Path, origin: Origin, format: AudioFormat, heard: Heard, clipped: bool) -> list[str]:
+    """Return one line for each thing that was changed about a recording to bring it to a format."""
     notes = [f"{path} ends before the end that its header names: read up to there"] if heard.broke_off else []
     if origin.rate != format.rate:
         notes.append(f"{path} has {origin.rate} samples per second: resampled to {format.rate}")
     if origin.channels > 1:
         notes.append(f"{path} has {origin.channels} channels: mixed to mono")
-    if any(clipped):
+    if clipped:
         notes.append(f"{path} goes beyond full scale: clipped")
-    return np.concatenate(codes), notes
+    return notes
 
 
 def scale_of(low: float, high: float, normalise: str) -> tuple[float, float]:
