@@ -191,7 +191,7 @@ def test_validation_is_what_training_held_out_and_limits_of_length_hold(capsys: 
         (["pooled", "--dataset", "sounds"], "sounds is no sound, and pooled a model of sound: expected one of fsdd, "),
         (["pooled", "--dataset", "fsdd-mini"], "the model is conditional on high, low, and the clips of fsdd-mini "),
         (["digits", "--dataset", "audio:nowhere"], "nowhere is no folder"),
-        (["mnist-small", "--dataset", "fsdd-mini"], "no "),
+        (["mnist-small", "--dataset", "fsdd-mini"], "fsdd-mini is sound, and "),
     ],
 )
 def test_eval_refuses_in_one_line(arguments: list[str], message: str, capsys: Capture, room: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_run_that_was_resumed_is_the_uninterrupted_one_bit_for_bit(settings: l
     assert train("classify.toml", "--out", "whole", *chosen, "train.steps=8") == 0
     stops = itertools.chain([False] * 4, itertools.repeat(True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("s4gen.train.spread.Whole.stops", property(lambda self: next(stops)))
+        patch.setattr("s4gen.train.spread.Whole.must_stop", property(lambda self: next(stops)))
         assert train("classify.toml", "--out", "stopped", *chosen, "train.steps=8") == 130
     assert json.loads(Path("stopped/checkpoint/training.json").read_text())["step"] == 4
     assert train("--resume", "stopped") == 0

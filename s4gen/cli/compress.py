@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "Compress images, texts or recordings without loss, by what a model predicts of them, into one file."
 """The command line shows this sentence for `-h`."""
+EXAMPLES = (
+    "s4gen compress mnist-small digits/*.png -o digits.s4z",
+    "s4gen compress wikitext2-small page.txt -o page.s4z",
+)
 
 BATCH = 64
 

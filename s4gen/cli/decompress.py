@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "Decompress a file of s4gen compress, with the checkpoint that it was compressed with."
 """The command line shows this sentence for `-h`."""
+EXAMPLES = ("s4gen decompress mnist-small digits.s4z -o digits",)
 
 LARGEST = 1 << 32
 """Bytes of a compressed file, which is held in memory."""

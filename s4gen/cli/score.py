@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "Say what image, text or sound files cost under a model, in bits, and show where; or if they are usual."
 """The command line shows this sentence for `-h`."""
+EXAMPLES = (
+    "s4gen score mnist-small digit.png --map maps --against mnist-mini",
+    "s4gen score wikitext2-small page.txt --json",
+)
 
 COMPARED = 500
 """Sequences of a split that files are compared with, unless --limit says otherwise."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from s4gen.serving.limits import Limits
 
 SUMMARY = "Serve models over HTTP: in the form that OpenAI's clients speak, and as a page to try them on."
+EXAMPLES = ("s4gen serve mnist-small wikitext2-small",)
 HOST, PORT = "127.0.0.1", 8000
 TOKEN = "S4GEN_TOKEN"
 """The environment variable that may hold the token, where a list of processes does not show it."""
