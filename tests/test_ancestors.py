@@ -521,7 +521,7 @@ def test_the_table_has_our_ratios_and_the_published_ones(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["bench"], "bench needs a CHECKPOINT or PRESET, or the word core or ancestors"),
+        (["bench"], "bench needs a CHECKPOINT or PRESET, or the word core, ancestors or compress"),
         (["bench", "tiny", "ancestors"], "unrecognized arguments: ancestors"),
         (["bench", "ancestors", "tiny"], "unrecognized arguments: tiny"),
         (["bench", "ancestors", "--plot", "x.png"], "unrecognized arguments: --plot x.png"),
