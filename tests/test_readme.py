@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import subprocess
@@ -9,8 +10,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import openai
 import pytest
 import yaml
+from serving import Site, served, text_model
+from starlette.testclient import TestClient
 
 from s4gen.cli import make_parser
 from s4gen.files.shipped import find, shipped_names
@@ -57,11 +61,28 @@ def test_the_python_runs() -> None:
     assert tuple(names["images"].shape) == (1, 784)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if blocks("python", text)])
-def test_the_python_of_a_page_runs_from_top_to_bottom(page: str) -> None:
+ASKS_A_SERVER = "serving.md"
+
+
+@pytest.mark.parametrize("page", [name for name in PAGES if blocks("python", PAGES[name]) and name != ASKS_A_SERVER])
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a page may write beside the reader
     names: dict[str, object] = {}
     for block in blocks("python", PAGES[page]):
         exec(block, names)
+
+
+def test_the_client_of_the_page_about_serving_is_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (program,) = blocks("python", PAGES[ASKS_A_SERVER])
+    with Site({"wikitext2-small": served("wikitext2-small", text_model())}) as site:
+        server = TestClient(site.app, base_url="http://127.0.0.1:8000")
+        monkeypatch.setattr(openai, "OpenAI", functools.partial(openai.OpenAI, http_client=server))
+        exec(program, {})
+    assert capsys.readouterr().out.strip()
 
 
 def nav(entries: object) -> list[str]:

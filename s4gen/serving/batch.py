@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from s4gen.models.states import chosen_rows, joined, padded_rows
-from s4gen.sampling.engines import Engine, Session
 from s4gen.sampling.chunking import Pace
+from s4gen.sampling.engines import Engine, Session
 from s4gen.sampling.prompts import Start
 from s4gen.sampling.randomness import Uniforms
 from s4gen.serving.orders import Order, Row
