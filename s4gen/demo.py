@@ -37,7 +37,8 @@ from s4gen.reporting.page import SAMPLE_BYTES, curves_of
 from s4gen.reporting.records import read_record
 from s4gen.reporting.samples import samples_by_step
 from s4gen.sampling.certify import certify
-from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
+from s4gen.sampling.convert import RecurrentModel, convert
+from s4gen.sampling.converted import load_recurrent
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.generate import generate
 from s4gen.showing.report import Picture, Section, Table, Text, is_report, write_report

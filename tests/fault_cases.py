@@ -29,7 +29,8 @@ from s4gen.data.text import open_split as open_text
 from s4gen.data.text import prepare_tokenizer
 from s4gen.files.unfinished import is_leftover
 from s4gen.sampling.certify import certify
-from s4gen.sampling.convert import convert, load_recurrent, save_converted
+from s4gen.sampling.convert import convert
+from s4gen.sampling.converted import load_recurrent, save_converted
 from s4gen.train import folder, run
 
 CPU = torch.device("cpu")

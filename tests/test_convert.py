@@ -19,7 +19,8 @@ from s4gen.errors import UserError
 from s4gen.models.density import DensityModel
 from s4gen.models.states import tensors
 from s4gen.sampling.certify import certify
-from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent, save_converted
+from s4gen.sampling.convert import RecurrentModel, convert
+from s4gen.sampling.converted import load_recurrent, save_converted
 
 SSM_MIXERS = ["s4d", "s4", "h3"]
 MIXERS = [*SSM_MIXERS, "attention"]

@@ -23,7 +23,8 @@ from s4gen.errors import UserError
 from s4gen.exporting import programs
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
-from s4gen.sampling.convert import convert, load_recurrent
+from s4gen.sampling.convert import convert
+from s4gen.sampling.converted import load_recurrent
 from s4gen.sampling.engines.native import NativeUnavailable
 from s4gen.sampling.filters import Filters
 from s4gen.sampling.generate import generate

@@ -36,10 +36,11 @@ from s4gen.errors import UserError
 from s4gen.evaluate.recognition import load_classifier
 from s4gen.files.shipped import shipped_folder
 from s4gen.models.build import TooLargeError, build_model, build_shapes
-from s4gen.sampling import suspend
 from s4gen.sampling.certify import certify
-from s4gen.sampling.convert import convert, load_recurrent, save_converted
+from s4gen.sampling.convert import convert
+from s4gen.sampling.converted import load_recurrent, save_converted
 from s4gen.sampling.filters import Filters
+from s4gen.sampling.fingerprint import digest
 from s4gen.sampling.generation import Generation
 from s4gen.train.metrics import read_metrics
 from s4gen.train.saved import read_progress, read_state
@@ -518,7 +519,7 @@ def test_mutated_prompts(tmp_path: Path) -> None:
 def rewritten(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Write a generation that was tampered with by somebody who makes the digest right."""
     metadata = {key: value for key, value in metadata.items() if key != "sha256"}
-    metadata["sha256"] = suspend.digest(tensors, metadata)
+    metadata["sha256"] = digest(tensors, metadata)
     path.write_bytes(safetensors.torch.save(tensors, metadata))
 
 

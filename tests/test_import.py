@@ -25,7 +25,7 @@ from s4gen.importing import import_weights, kernels, save_imported
 from s4gen.importing.options import Options, flattened
 from s4gen.importing.reading import read_weights
 from s4gen.models.density import DensityModel
-from s4gen.sampling.convert import recurrent_of
+from s4gen.sampling.converted import recurrent_of
 from s4gen.sampling.engines import make_engine
 
 SASHIMI = {"pool": (2, 3), "transposed": True, "d_model": 4, "n_ssm": 1}

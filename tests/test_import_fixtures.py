@@ -19,7 +19,7 @@ from reference_numbers import BESIDE, OWN
 from s4gen.checkpoint import load_checkpoint
 from s4gen.cli import main
 from s4gen.layers import load_layer
-from s4gen.sampling.convert import recurrent_of
+from s4gen.sampling.converted import recurrent_of
 from s4gen.sampling.engines import make_engine
 from s4gen.sampling.filters import Filters
 

@@ -95,7 +95,7 @@ def test_on_arm_it_draws_the_eager_engine_s_tokens(tmp_path: Path) -> None:
 
 SAMPLE = """
 import torch
-from s4gen.sampling.convert import load_recurrent
+from s4gen.sampling.converted import load_recurrent
 from s4gen.sampling.generate import generate
 from s4gen.sampling.engines import make_engine
 recurrent = load_recurrent("mnist-small")

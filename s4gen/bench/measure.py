@@ -32,7 +32,8 @@ from s4gen.machine.timing import seconds
 from s4gen.models.build import build_model
 from s4gen.models.density import DensityModel
 from s4gen.models.kept_kernels import keep_kernels, ssm_layers
-from s4gen.sampling.convert import RecurrentModel, convert, load_recurrent
+from s4gen.sampling.convert import RecurrentModel, convert
+from s4gen.sampling.converted import load_recurrent
 from s4gen.sampling.engines import make_engine
 from s4gen.ssm.block_form import block_lengths
 

@@ -8,7 +8,7 @@
     README.md            the card
     curve.png            how a training run learnt; the card shows it
 
-A converted one also holds `recurrent.safetensors` and `certificate.json` (s4gen.sampling.convert).
+A converted one also holds `recurrent.safetensors` and `certificate.json` (s4gen.sampling.converted).
 """
 
 from s4gen.checkpoint.files import (

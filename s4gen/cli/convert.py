@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from s4gen.checkpoint import check_target, load_checkpoint
     from s4gen.sampling.certify import certify
-    from s4gen.sampling.convert import convert, save_converted
+    from s4gen.sampling.convert import convert
+    from s4gen.sampling.converted import save_converted
 
     check_target(args.out, args.force)
     checkpoint = load_checkpoint(args.checkpoint)

@@ -33,7 +33,8 @@ def scoring(args: argparse.Namespace, checkpoint: Checkpoint) -> Scoring:
     from s4gen.data.audio.references import compressed_bits
     from s4gen.evaluate.audio import batch_nats, piece_of
     from s4gen.models.states import least_length
-    from s4gen.sampling.convert import convert, recurrent_of
+    from s4gen.sampling.convert import convert
+    from s4gen.sampling.converted import recurrent_of
 
     format, model, factor = format_of(checkpoint.config.layout), checkpoint.model, args.rate or 1.0  # type: ignore[arg-type]
     if factor != 1:

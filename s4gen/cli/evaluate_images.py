@@ -28,7 +28,7 @@ def scoring(args: argparse.Namespace, checkpoint: Checkpoint) -> Scoring:
         UserError: the arguments, the data and the model do not go together.
     """
     from s4gen.evaluate.images import image_nats
-    from s4gen.sampling.convert import recurrent_of
+    from s4gen.sampling.converted import recurrent_of
 
     dataset, model = args.dataset or dataset_of(checkpoint), checkpoint.model
     if args.split == "validation" and not dataset.startswith(IMAGE_PREFIX):

@@ -31,7 +31,7 @@ def scoring(args: argparse.Namespace, checkpoint: Checkpoint) -> Scoring:
     """
     from s4gen.evaluate.text import Windows
     from s4gen.models.kept_kernels import keep_kernels
-    from s4gen.sampling.convert import recurrent_of
+    from s4gen.sampling.converted import recurrent_of
 
     if args.chunk is not None and args.windows is not None:
         raise UserError("--chunk is of the stream, --windows is the other protocol; leave one out")

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     check_folder(args.out, args.force)
     from s4gen.checkpoint import TOKENIZER_FILE, load_checkpoint
-    from s4gen.sampling.convert import recurrent_of
+    from s4gen.sampling.converted import recurrent_of
 
     checkpoint = load_checkpoint(args.checkpoint)
     recurrent = recurrent_of(checkpoint)

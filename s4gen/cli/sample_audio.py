@@ -93,7 +93,8 @@ def request_of(args: argparse.Namespace, checkpoint: Checkpoint, n: int, classes
     """Return the request for n clips that take these classes in turn."""
     from s4gen.data.audio import format_of
     from s4gen.sampling.audio import ClipRequest, in_turn, with_candidates
-    from s4gen.sampling.convert import convert, recurrent_of
+    from s4gen.sampling.convert import convert
+    from s4gen.sampling.converted import recurrent_of
     from s4gen.sampling.engines import make_engine
 
     layout = checkpoint.config.layout

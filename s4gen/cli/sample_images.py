@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     import torch
 
     from s4gen.bulk.dealing import even_batches
-    from s4gen.sampling.convert import recurrent_of
+    from s4gen.sampling.converted import recurrent_of
     from s4gen.sampling.engines import make_engine
     from s4gen.sampling.generate import draw_batches
     from s4gen.sampling.prompts import checked_prompt

@@ -44,7 +44,7 @@ BYTES_OF_A_PROMPT = 24
 
 
 def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
-    from s4gen.sampling.convert import recurrent_of
+    from s4gen.sampling.converted import recurrent_of
     from s4gen.sampling.engines import make_engine
     from s4gen.sampling.text import TextRequest
 

@@ -84,7 +84,7 @@ def costs_of(args: argparse.Namespace, checkpoint: Checkpoint, length: int, rows
 
     from s4gen.evaluate.scores import FileCosts
     from s4gen.models.states import least_length
-    from s4gen.sampling.convert import recurrent_of
+    from s4gen.sampling.converted import recurrent_of
 
     model, classes = checkpoint.model, _classes(args, checkpoint)
     labels = torch.tensor(classes) if classes else None

@@ -23,7 +23,8 @@ from s4gen.errors import UserError
 from s4gen.evaluate.audio import clip_nats, piece_of
 from s4gen.evaluate.scorers import by_convolution, summed
 from s4gen.machine.memory import check_room
-from s4gen.sampling.convert import RecurrentModel, recurrent_of
+from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.converted import recurrent_of
 from s4gen.sampling.engines import Engine
 from s4gen.showing.progress import progress_bar
 

@@ -27,8 +27,8 @@ from s4gen.models.density import ModelState
 from s4gen.models.plausible import check_state
 from s4gen.models.states import copied, from_named, map_tensors, named
 from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.fingerprint import digest, fingerprint
 from s4gen.sampling.prompt_store import FolderStore, MemoryStore, Store, entry_name
-from s4gen.sampling.suspend import digest, fingerprint
 
 FORMAT = "s4gen-prompt-state"
 FORMAT_VERSION = "1"

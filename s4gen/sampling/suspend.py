@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import fields
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from s4gen.checkpoint.tensors import Header, read_tensors
-from s4gen.config import density_config_to_dict
 from s4gen.errors import UserError, shortened
 from s4gen.files import expected
 from s4gen.files.atomic import write_file_atomic
@@ -24,6 +22,7 @@ from s4gen.models.plausible import check_range, check_state
 from s4gen.models.states import from_named, map_tensors, named
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.filters import Filters
+from s4gen.sampling.fingerprint import digest, fingerprint
 from s4gen.sampling.prompts import Start
 from s4gen.sampling.repetition import with_seen
 
@@ -160,18 +159,3 @@ def _integers(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     if found is None or found.dtype != torch.int64:
         raise ValueError(f"{name} is missing, or holds no whole numbers")
     return found
-
-
-def fingerprint(recurrent: RecurrentModel) -> str:
-    """Return a hash of the model, over its configuration and all its tensors."""
-    config = {"config": json.dumps(density_config_to_dict(recurrent.config), sort_keys=True)}
-    return digest(recurrent.source.state_dict(), config)
-
-
-def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return the SHA-256 over the names, types, shapes and bytes of the tensors and over the metadata."""
-    found = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()

@@ -19,7 +19,8 @@ from s4gen.data.text import Tokenizer
 from s4gen.errors import UserError
 from s4gen.machine.device import best_device
 from s4gen.models.states import leaves
-from s4gen.sampling.convert import RecurrentModel, recurrent_of
+from s4gen.sampling.convert import RecurrentModel
+from s4gen.sampling.converted import recurrent_of
 from s4gen.sampling.engines import Engine, make_engine
 from s4gen.sampling.engines.native import NativeEngine
 from s4gen.sampling.filters import KEEP_ALL, Filters

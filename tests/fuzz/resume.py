@@ -14,7 +14,7 @@ def resume(checkpoint: str, path: str) -> int:
     import torch
 
     from s4gen.errors import UserError
-    from s4gen.sampling.convert import load_recurrent
+    from s4gen.sampling.converted import load_recurrent
     from s4gen.sampling.generation import Generation
 
     try:

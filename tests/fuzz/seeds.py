@@ -139,7 +139,7 @@ def make_runs(root: Path) -> None:
 
 
 def make_generation(root: Path) -> None:
-    from s4gen.sampling.convert import load_recurrent
+    from s4gen.sampling.converted import load_recurrent
     from s4gen.sampling.generation import Generation
 
     recurrent = load_recurrent(root / "image")
