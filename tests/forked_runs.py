@@ -36,6 +36,11 @@ def make(request: dict[str, object]) -> int:
         return 2
 
 
+def answer(*words: object) -> None:
+    """Write a line in one piece: lines that threads write by `print` at the same moment may fall into one another."""
+    os.write(sys.stdout.fileno(), (" ".join(map(str, words)) + "\n").encode())
+
+
 def main() -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
@@ -48,11 +53,11 @@ def main() -> None:
                 code = make(request)
             finally:
                 os._exit(code)
-        print(child, flush=True)
+        answer(child)
 
         def wait(child: int = child) -> None:
             _, status = os.waitpid(child, 0)
-            print(f"{child} {os.waitstatus_to_exitcode(status)}", flush=True)
+            answer(child, os.waitstatus_to_exitcode(status))
 
         threading.Thread(target=wait, daemon=True).start()
 
