@@ -112,7 +112,8 @@ def test_the_environment_holds_this_version() -> None:
 
 def test_every_dependency_is_pinned_for_the_set_up() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    wanted = {*project["dependencies"], *extras["dev"], *extras["docs"]}
     pinned = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
     assert sorted(pinned) == sorted(re.split(r"[^\w-]", requirement)[0] for requirement in wanted)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import signal
 import socket
 import sys
@@ -67,6 +68,11 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out that an answer was not completed: streams are ended on purpose, at a shutdown or if nobody reads."""
+    return not record.getMessage().startswith("ASGI callable returned without completing response")
+
+
 def serve(app: ASGIApp, state: State, listening: socket.socket, ready: Callable[[], None]) -> int:
     """Answer requests until a signal comes, then let those under way end; return the number of the signal.
 
@@ -89,6 +95,7 @@ def serve(app: ASGIApp, state: State, listening: socket.socket, ready: Callable[
         h11_max_incomplete_event_size=HEADER,
     )
     server = _Server(config)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     state.worker.start()
     try:
         return asyncio.run(_serve(server, state, listening, ready))
