@@ -68,9 +68,13 @@ class _Server(uvicorn.Server):
         yield
 
 
+_NO_NEWS = ("ASGI callable returned without completing response", "socket.send() raised exception")
+"""Messages of uvicorn and asyncio about clients that have gone, and of streams that are ended on purpose."""
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """Leave out that an answer was not completed: streams are ended on purpose, at a shutdown or if nobody reads."""
-    return not record.getMessage().startswith("ASGI callable returned without completing response")
+    """Leave out what says that a client is gone, or that a stream ended early: both are usual, and are in /metrics."""
+    return not record.getMessage().startswith(_NO_NEWS)
 
 
 def serve(app: ASGIApp, state: State, listening: socket.socket, ready: Callable[[], None]) -> int:
@@ -95,7 +99,8 @@ def serve(app: ASGIApp, state: State, listening: socket.socket, ready: Callable[
         h11_max_incomplete_event_size=HEADER,
     )
     server = _Server(config)
-    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(_is_news)
     state.worker.start()
     try:
         return asyncio.run(_serve(server, state, listening, ready))
