@@ -242,6 +242,10 @@ def test_files_that_do_not_fit_are_refused(images: list[Path], capsys: Capture) 
     ):
         assert_refused_in_one_line(main, ["compress", "model", *files, "-o", "o.s4z"], message, capsys)
     assert not Path("o.s4z").exists()
+    assert_refused_in_one_line(
+        main, ["compress", "model", good, "-o", "-"], "is not written to standard output", capsys
+    )
+    assert not Path("-").exists()
 
 
 def test_pictures_that_are_more_than_their_pixels_need_lossy(images: list[Path], capsys: Capture) -> None:

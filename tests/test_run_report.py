@@ -243,11 +243,21 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "runs" / "one")
-    assert "does not exist" in refused(capsys, tmp_path / "nothing")
-    assert "is a file: give the folder of a run" in refused(capsys, run / "metrics.jsonl")
+    assert "nothing does not exist: give the folder of a run" in refused(capsys, tmp_path / "nothing")
+    assert "the name of a run is empty" in refused(capsys, "")
+    assert "is a file: give the folder of a run or of a checkpoint" in refused(capsys, run / "metrics.jsonl")
     said = refused(capsys, tmp_path / "runs")
     assert "is neither a run nor a checkpoint" in said and f"did you mean {run}?" in said
     assert "zero byte" in refused(capsys, "a\0b")
+
+
+def test_a_run_without_measurements_is_shown_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "o\x1bne")
+    (run / "metrics.jsonl").unlink()
+    assert main(["report", str(run)]) == 0
+    said = capsys.readouterr()
+    assert "is missing or holds no measurement yet, so there are no curves" in said.err
+    assert "\x1b" not in said.err + said.out
 
 
 def test_where_the_page_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -482,6 +482,10 @@ def test_sound_of_another_form_is_converted_with_a_line(room: Path, capsys: Capt
         (["digits", "0.png", "--classes", "3"], "is not conditional on classes"),
         (["spoken", "0.wav", "--classes", "three"], "no class and no range 'three'"),
         (["nowhere", "0.png"], "no checkpoint at nowhere"),
+        (["", "0.png"], "the name of the checkpoint is empty"),
+        (["digits", "0.png", "--limit", "3"], "--limit is about the data set of --against"),
+        (["digits", "0.png", "--split", "test"], "--split is about the data set of --against"),
+        (["digits", "0.png", "--force"], "--force is about the folder of --map"),
         (["digits"], "required: FILE"),
     ],
 )

@@ -218,6 +218,8 @@ def test_what_cannot_be_served_is_refused_before_anything_is_answered(capsys: Ca
     assert "is no density model" in refusal(capsys, "serve", predictor, "--port", "0")
     words = saved / "words"
     assert refusal(capsys, "serve", words, words, "--port", "0").startswith("two models are called words")
+    assert "has no name before the =" in refusal(capsys, "serve", f"={words}", "--port", "0")
+    assert refusal(capsys, "serve", words, "--host", "").startswith("--host is empty")
     assert "--port 70000" in refusal(capsys, "serve", words, "--port", "70000")
     assert "there is no such address" in refusal(capsys, "serve", words, "--host", "no.such.host", "--token", "x" * 16)
     line = refusal(capsys, "serve", words, "--rows", "4", "--per-request", "5")

@@ -210,6 +210,8 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
     Raises:
         UserError: there is nothing of that name, or it is not a checkpoint.
     """
+    if not str(name_or_path):
+        raise UserError("the name of the checkpoint is empty: give a folder, or the name of a shipped checkpoint")
     path = user_path(name_or_path)
     directory = current(path)
     if directory is None:

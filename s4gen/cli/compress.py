@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from s4gen.cli.arguments import refuse_foreign, whole
 from s4gen.cli.output import check_file, print_json, shows_progress
 from s4gen.config.names import CODING_ENGINES
-from s4gen.errors import UserError
+from s4gen.errors import UserError, printable
 from s4gen.files.folders import user_path
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     contents = contents_of(checkpoint)
     items = read_items(contents, args.files, args.lossy)
     for note in (note for item in items for note in item.notes):
-        print(f"s4gen: {note}", file=sys.stderr)
+        print(f"s4gen: {printable(note)}", file=sys.stderr)
     coder = Coder.choose(checkpoint, args.engine)
     began = time.perf_counter()
     container = compress(coder, contents, items, args.batch, shows_progress())
@@ -123,6 +123,8 @@ def _check_out(args: argparse.Namespace) -> None:
     Raises:
         UserError: it is one.
     """
+    if str(args.out) == "-":
+        raise UserError("-o -: the compressed file is not written to standard output; give it a name, such as NAME.s4z")
     check_file(args.out, args.force)
     for path in args.files:
         if args.out.exists() and path.exists() and os.path.samefile(args.out, path):

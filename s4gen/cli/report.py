@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from s4gen.errors import UserError
+from s4gen.errors import UserError, printable
 from s4gen.files.folders import user_path
 
 SUMMARY = "Write one HTML page about a run or a checkpoint, or about several side by side."
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     sections = sections_of(records)
     for record in records:
         for note in record.notes:
-            print(f"s4gen: {record.name}: {note}", file=sys.stderr)
+            print(f"s4gen: {printable(record.name)}: {printable(note)}", file=sys.stderr)
     write_report(out, f"s4gen: {title}", sections)
-    print(f"written to {out}")
+    print(f"written to {printable(str(out))}")
     return 0

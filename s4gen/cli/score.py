@@ -55,14 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         choices=("test", "train", "validation"),
-        default="test",
         help="the split that --against compares with (default: test)",
     )
     parser.add_argument(
         "--limit",
         metavar="N",
         type=whole(1),
-        default=COMPARED,
         help=f"compare with the first N images, clips or windows of text (default: {COMPARED})",
     )
     parser.add_argument(
@@ -91,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--json and --csv are two forms of one result; leave one out")
     if args.engine is not None and args.mode == "conv":
         raise UserError(f"--engine {args.engine} is for --mode recurrent: the convolution runs in no engine")
+    _check_together(args)
+    args.split, args.limit = args.split or "test", args.limit or COMPARED
     if args.map is not None:
         check_folder(args.map, args.force)
     from s4gen.checkpoint import load_checkpoint
@@ -125,6 +125,19 @@ def run(args: argparse.Namespace) -> int:
     if failed and len(found) > 1:
         print(f"s4gen: error: {len(failed)} of {len(found)} files could not be scored", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Refuse options that would change nothing.
+
+    Raises:
+        UserError: there is one.
+    """
+    alone = [option for option, value in (("--split", args.split), ("--limit", args.limit)) if value is not None]
+    if args.against is None and alone:
+        raise UserError(f"{alone[0]} is about the data set of --against, which is not given")
+    if args.force and args.map is None:
+        raise UserError("--force is about the folder of --map, which is not given")
 
 
 def _facts(scored: Scored, kind: str, against: Reference | None) -> dict[str, Any]:

@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     from s4gen.serving.served import load_all
     from s4gen.serving.server import address_of, bind, serve
 
+    if not args.host:
+        raise UserError(f"--host is empty: give an address, such as {HOST}")
     loopback = is_loopback(args.host)
     if not loopback and token is None:
         raise UserError(

@@ -108,14 +108,16 @@ def read_record(name: str | Path) -> Record:
     Raises:
         UserError: it is neither.
     """
+    if not str(name):
+        raise UserError("the name of a run is empty: give its folder")
     path = user_path(name)
     if current(path) is None and path.name in shipped_names("checkpoints") and path.parent in _SHIPPED_PARENTS:
         path = shipped_folder("checkpoints") / path.name
     found = current(path)
     if found is None:
-        what = "is a file: give the folder of a run" if path.exists() else "does not exist"
+        what = "is a file" if path.exists() else "does not exist"
         shipped = ", ".join(shipped_names("checkpoints")) or "none"
-        raise UserError(f"{name} {what}, or a checkpoint (the shipped ones are: {shipped})")
+        raise UserError(f"{name} {what}: give the folder of a run or of a checkpoint (the shipped ones are: {shipped})")
     if (found / "config.json").is_file():
         record = Record(path.resolve().name, path, is_run=False)
         _read_checkpoint(record, path)
@@ -141,6 +143,8 @@ def _read_log(record: Record) -> None:
     record.rows, bad = _attempt(record, lambda: read_log(record.path), nothing)
     if bad is not None:
         record.notes.append(f"{record.path / LOG} is damaged at line {bad}; what stands above it is shown")
+    elif not record.rows and not record.notes:
+        record.notes.append(f"{record.path / LOG} is missing or holds no measurement yet, so there are no curves")
 
 
 def _read_checkpoint(record: Record, path: Path) -> None:

@@ -115,6 +115,8 @@ def load_all(arguments: list[str], engine: str = "auto") -> dict[str, Served]:
         given, sign, place = argument.partition("=")
         if not sign or Path(argument).exists():
             given, place = "", argument
+        elif not given:
+            raise UserError(f"{argument} has no name before the =: write NAME={place}, or {place} alone")
         checkpoint = load_checkpoint(place)
         name = given or checkpoint.path.resolve().name
         if name in found:
