@@ -247,6 +247,18 @@ def test_without_its_packages_one_line_says_how_to_get_them(
 
 
 @pytest.mark.slow
+def test_two_hundred_requests_get_what_each_would_get_alone(saved: Path) -> None:
+    """Of 32 clients some go before the end; the others get what one client gets who asks for one thing at a time."""
+    with server(saved / "words", saved / "animals", saved / "digits") as (_, url):
+        together = asyncio.run(run(url, requests=200, clients=32, seconds=300, keep=True))
+        assert idle(url)
+        alone = asyncio.run(run(url, requests=200, clients=1, seconds=300, keep=True))
+    assert together.lost == alone.lost == [] and together.sent == alone.sent == 200 and together.given_up == 25
+    drawn = [{asked.body["seed"]: asked.drawn for asked in load.asked} for load in (together, alone)]
+    assert drawn[0] == drawn[1] and sum(found is not None for found in drawn[0].values()) == 175
+
+
+@pytest.mark.slow
 def test_memory_stays_as_it_is(saved: Path) -> None:
     """Two minutes of mixed requests, with clients that go: what the server holds after the first half is all."""
     with server(saved / "words", saved / "animals", saved / "digits") as (_, url):
