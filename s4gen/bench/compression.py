@@ -35,7 +35,7 @@ UNITS = {"image": "bits/dim", "text": "bits/byte", "audio": "bits/sample"}
 
 @dataclass(frozen=True)
 class CodecMeasurement:
-    """What a way of compressing makes of the files."""
+    """The sizes and seconds that a way of compressing needs for the files."""
 
     way: str
     size: float

@@ -29,7 +29,7 @@ EXAMPLES = (
 COMPARED = 500
 """Sequences of a split that files are compared with, unless --limit says otherwise."""
 UNITS = {"image": "bits/dim", "text": "bits/token", "audio": "bits/sample"}
-"""What bits per token of a file are called."""
+"""The names of bits per token, by kind of file."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,16 +29,16 @@ PIECE = 1 << 16
 
 @dataclass(frozen=True)
 class Scored:
-    """What one file cost."""
+    """The cost of one file under the model."""
 
     path: str
     nats: float
     length: int
     """Tokens: values of an image, tokens of a text, samples."""
     head: NDArray[np.float64]
-    """What the first tokens of a text cost, in nats (n,); of other files nothing."""
+    """The costs of the first tokens of a text, in nats (n,); empty for other files."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """What only files of this kind have, by name."""
+    """Facts that only files of this kind have, by name."""
 
     @property
     def bits(self) -> float:
@@ -63,7 +63,7 @@ Result = Scored | Failed
 
 
 class Reference:
-    """What the sequences of a split cost, to which files are compared."""
+    """The costs of the sequences of a split, with which files are compared."""
 
     def __init__(self, n: int, percentile: Callable[[Scored], float]) -> None:
         self.n = n

@@ -44,7 +44,7 @@ class Block:
     """Some values of a file in coded form."""
 
     coded: bytes
-    """What the coder made of them, in words of 4 bytes."""
+    """The output of the coder, in words of 4 bytes."""
     checksum: int
     """CRC-32 of the values."""
 
@@ -58,7 +58,7 @@ class Entry:
     length: int
     """Tokens."""
     extra: bytes
-    """What its kind needs beside tokens."""
+    """The bytes that its kind needs beside tokens."""
     blocks: tuple[Block, ...]
     label: int = 0
     """The class that it is coded as, where the model is conditional on classes."""

@@ -1,4 +1,4 @@
-"""What images, texts and sound have in common: an item is a file as tokens, with all that makes it a file again."""
+"""Items, for images, texts and sound alike: an item is a file as tokens, with all that makes it a file again."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Item:
     fine: Whole | None = None
     """(L,): the numbers behind the tokens, where these have widths."""
     extra: bytes = b""
-    """What is needed beside them."""
+    """The bytes that are needed beside them."""
     notes: list[str] = field(default_factory=list)
-    """What its user should know, one line for each thing."""
+    """Lines for the user, one for each thing that is worth knowing."""
 
 
 class Contents(Protocol):

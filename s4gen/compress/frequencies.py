@@ -1,4 +1,4 @@
-"""What a model says of the next token as whole numbers, which every machine makes alike of the same logits.
+"""Turn a model's logits for the next token into whole numbers, which every machine makes alike of the same logits.
 
 A range coder needs the same probabilities twice, to the last bit, and a library's exp may round differently on another
 processor. Here only operations are used that IEEE 754 defines exactly:

@@ -43,7 +43,7 @@ _INFLATION = 1040
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a recording beside its tokens."""
+    """The facts that are kept of a recording beside its tokens."""
 
     depth: int = 16
     """Bits of a sample."""

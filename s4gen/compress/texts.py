@@ -21,7 +21,7 @@ from s4gen.errors import UserError
 from s4gen.files.reading import LARGE, read_bounded
 
 _PIECES = {"word": re.compile(r"[^\S\n]*(?:\S+|\n)"), "numbers": re.compile(r"\s*\S+")}
-"""What one token stands for, by the kind of the tokeniser, where tokens do not say it themselves."""
+"""The unit that one token stands for, by the kind of the tokeniser, where tokens do not say it themselves."""
 _INFLATION = 1040
 """zlib makes at most so many bytes of one."""
 

@@ -20,7 +20,7 @@ class Reader:
 
     @property
     def rest(self) -> bytes:
-        """What has not been taken yet."""
+        """Return the bytes that have not been taken yet."""
         return self._content[self._at :]
 
     @property

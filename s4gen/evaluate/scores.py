@@ -1,4 +1,4 @@
-"""What single sequences of any length cost, token by token, and how that compares with what others cost.
+"""Compute the costs of single sequences of any length, token by token, and compare them with the costs of others.
 
 A sequence comes in blocks and is scored in pieces, with the state between them, so memory does not grow with its
 length. Under a model that is conditional on classes, a sequence of unknown class costs what it costs under all of them
@@ -21,7 +21,7 @@ from torch import Tensor
 from s4gen.evaluate.scorers import Nats, Scorer
 
 Costs = NDArray[np.float64]
-"""What tokens cost, -log p in nats (B, L)."""
+"""The costs -log p of tokens in nats (B, L)."""
 
 
 class FileCosts:

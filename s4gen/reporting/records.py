@@ -1,4 +1,4 @@
-"""What the folder of a run, or a checkpoint, says of itself. Models are not loaded, so that fifty runs take seconds.
+"""Read the records of a run or a checkpoint from its folder. No model is loaded, so that fifty runs take seconds.
 
 A file that is missing, damaged or of another version of s4gen costs the page what stands in it, and a note says so.
 """
@@ -40,10 +40,10 @@ _SAMPLE = re.compile(r"step-(\d{1,18})(\.png|\.txt|)")
 
 @dataclass
 class Record:
-    """What is known of one run or checkpoint. What it does not have, or what cannot be read, is empty."""
+    """The facts about one run or checkpoint. A fact that is missing or cannot be read is empty."""
 
     name: str
-    """What the page calls it; no two on a page have the same."""
+    """Its name on the page; no two on a page have the same."""
     path: Path
     is_run: bool
     """Whether it is the folder of a run, rather than a checkpoint alone."""
@@ -61,7 +61,7 @@ class Record:
     curve: bytes = b""
     """The picture of the learning curve in a checkpoint, as PNG."""
     notes: list[str] = field(default_factory=list)
-    """What could not be read, one sentence each."""
+    """Notes on files that could not be read, one sentence each."""
 
     @property
     def training(self) -> list[Row]:

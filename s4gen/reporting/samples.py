@@ -1,4 +1,4 @@
-"""What a run drew at its evaluations, as figures for one row of a page: the earliest step first."""
+"""Show the samples that a run drew at its evaluations as figures in one row of a page, the earliest step first."""
 
 from __future__ import annotations
 

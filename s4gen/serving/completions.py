@@ -76,7 +76,7 @@ FIELDS: dict[str, Check] = {
 
 @dataclass
 class Wish:
-    """What a request asks for, checked."""
+    """The checked fields of a request."""
 
     model: Served
     tokenizer: Tokenizer

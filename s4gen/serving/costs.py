@@ -1,4 +1,4 @@
-"""What the tokens of a row cost under the model itself, without temperature and filters, and which would be likelier.
+"""Compute the costs of a row's tokens under the model itself, without filters, and find the likeliest other tokens.
 
 The engine that draws tells only what it has drawn. So a second session of the same model is fed the same tokens.
 """

@@ -23,7 +23,7 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Metrics:
-    """What has been counted since the server began. Its methods may be called from any thread."""
+    """The counts since the server began. Its methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

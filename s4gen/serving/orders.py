@@ -122,7 +122,7 @@ class Channel:
 
 @dataclass(eq=False)
 class Order:
-    """What a request asks of a model."""
+    """The work that a request asks of a model."""
 
     model: Served
     filters: Filters

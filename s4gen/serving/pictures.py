@@ -59,7 +59,7 @@ class ImageRow:
 
 @dataclass
 class Wish:
-    """What a request asks for, checked."""
+    """The checked fields of a request."""
 
     model: Served
     layout: ImageLayout

@@ -1,4 +1,4 @@
-"""What a client is told when its request is not carried out: a status and an error in OpenAI's form."""
+"""Tell a client why its request is not carried out, by a status and an error in OpenAI's form."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Served:
     """A model that is served. Nothing in it changes, so every thread may use it."""
 
     name: str
-    """What requests call it."""
+    """The name by which requests ask for it."""
     recurrent: RecurrentModel
     engine: Engine
     """The engine without filters."""

@@ -1,4 +1,4 @@
-"""What all requests share: the models, the worker, the limits and the counters."""
+"""The state that all requests share: the models, the worker, the limits and the counters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _stay(scope: Scope) -> None:
 
 @dataclass
 class State:
-    """What all requests share."""
+    """The state that all requests share."""
 
     models: dict[str, Served]
     worker: Worker

@@ -22,15 +22,15 @@ OVERHEAD, BYTES_OF_A_TOKEN = 200, 100
 
 @dataclass(frozen=True)
 class Piece:
-    """What a few steps have added to one text."""
+    """The piece that a few steps have added to one text."""
 
     number: int
     """The number of the text."""
     text: str
-    """What can be shown now; it lags behind the tokens where these may begin a stop string."""
+    """The text that can be shown now; it lags behind the tokens where these may begin a stop string."""
     tokens: list[int]
     costs: list[Cost | None]
-    """What each token cost; empty if nobody asked for it. None is the first token of a prompt without <eos> before."""
+    """The cost of each token; empty if nobody asked for it. It is None for a prompt's first token without <eos> before."""
     offset: int
     """Characters of the text in front of the first of these tokens."""
     ended: str = ""
