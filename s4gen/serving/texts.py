@@ -30,7 +30,7 @@ class Piece:
     """The text that can be shown now; it lags behind the tokens where these may begin a stop string."""
     tokens: list[int]
     costs: list[Cost | None]
-    """The cost of each token; empty if nobody asked for it. It is None for a prompt's first token without <eos> before."""
+    """The cost of each token; empty if nobody asked for it. None: a first token without <eos> before it."""
     offset: int
     """Characters of the text in front of the first of these tokens."""
     ended: str = ""
