@@ -1,4 +1,4 @@
-"""What mkdocs does beside its own work: it takes from the repository what is kept outside of docs/.
+"""Hooks of mkdocs: they bring into the site what the repository keeps outside of docs/, such as cards and help texts.
 
 - Files of `BESIDE`, such as the cards of checkpoints, become pages and pictures, and links to them lead there.
 - A comment `<!-- section FILE#HEADING -->` in a page becomes that section of another document.

@@ -43,7 +43,7 @@ class Load:
 
     sent: int = 0
     given_up: int = 0
-    """Of those that were sent."""
+    """How many of the requests that were sent the client gave up."""
     asked: list[Asked] = field(default_factory=list)
     seconds: float = 0.0
     lost: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a number on the command line asks for is bounded, or refused in one line with the bytes that it would need."""
+"""Numbers on the command line are bounded, or refused in one line with the bytes that they would need."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(few_files: None) 
 
 
 def test_log_probabilities_are_computed_in_pieces(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a long prompt takes no more memory than a short one; and they are the same."""
+    """A long prompt takes no more memory than a short one, and its log-probabilities are those of one pass."""
     recurrent = convert(load_checkpoint(saved / "bytes").model)
     text = Text(0, torch.arange(60) % 200, tokens=[5, 6, 7])
     whole = log_probabilities(recurrent, text)

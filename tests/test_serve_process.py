@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import signal
@@ -110,8 +111,6 @@ def test_sound_and_images_are_what_sample_draws(site: str, saved: Path, tmp_path
     assert main(["sample", str(saved / "animals"), "-n", "3", "--seed", "4", "-o", str(tmp_path / "images")]) == 0
     with httpx.stream("POST", f"{site}images", json={"n": 3, "seed": 4}) as answer:
         images = json.loads(answer.read())["images"]
-    import base64
-
     files = sorted((tmp_path / "images").iterdir())
     assert [base64.b64decode(image["png"]) for image in images] == [file.read_bytes() for file in files]
 

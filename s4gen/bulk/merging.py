@@ -16,7 +16,7 @@ from s4gen.config.strict import build_layout, flatten
 from s4gen.errors import UserError
 
 _NAMED = 5
-"""So many missing parts are named; of more, the number is given."""
+"""A message names at most this many missing parts; of more, it gives the number."""
 
 
 def read_parts(paths: Iterable[Path]) -> list[Part]:

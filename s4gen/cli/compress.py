@@ -14,6 +14,7 @@ from s4gen.cli.output import check_file, print_json, shows_progress
 from s4gen.config.names import CODING_ENGINES
 from s4gen.errors import UserError, printable
 from s4gen.files.folders import user_path
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from s4gen.compress.compressor import Coder
@@ -153,7 +154,7 @@ def _report(
         return
     length = sum(entry.length for entry in container.entries)
     print(
-        f"{plural_files(len(items))} of {given:,} bytes in {args.out}, {written:,} bytes: {_ratio(given / written)}, "
+        f"{plural(len(items), 'file')} of {given:,} bytes in {args.out}, {written:,} bytes: {_ratio(given / written)}, "
         f"{8 * written / length:.3f} bits per token"
     )
     print(f"{seconds:.2f} s: {len(items) / seconds:.2f} files/s, {given / seconds / 1e6:.4f} MB/s ({container.engine})")
@@ -162,8 +163,3 @@ def _report(
 def _ratio(smaller: float) -> str:
     """Say how many times smaller, or larger, files have become."""
     return f"{smaller:.2f} times smaller" if smaller >= 1 else f"{1 / smaller:.2f} times larger"
-
-
-def plural_files(count: int) -> str:
-    """Return "1 file" or "N files"."""
-    return "1 file" if count == 1 else f"{count:,} files"

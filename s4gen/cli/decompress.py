@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s4gen.cli.compress import add_batch, plural_files
+from s4gen.cli.compress import add_batch
 from s4gen.cli.output import check_file, print_json, shows_progress
 from s4gen.errors import UserError, shortened
 from s4gen.files.folders import user_path
 from s4gen.files.parsing import reason
 from s4gen.files.reading import read_bounded
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from s4gen.compress.container import Container
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         print_json({"files": written, "seconds": seconds, "engine": container.engine, "target": container.target})
         return 0
     total = sum(map(len, files))
-    print(f"{plural_files(len(files))} of {total:,} bytes in {args.out}")
+    print(f"{plural(len(files), 'file')} of {total:,} bytes in {args.out}")
     print(f"{seconds:.2f} s: {len(files) / seconds:.2f} files/s, {total / seconds / 1e6:.4f} MB/s ({container.engine})")
     return 0
 

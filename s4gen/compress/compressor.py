@@ -55,8 +55,7 @@ class Coder:
         if recurrent.config.layout.vocab > MOST_TOKENS:
             raise UserError(f"{checkpoint.path} knows more than {MOST_TOKENS:,} tokens, which is too many to code with")
         chosen, target = chosen_engine(engine, recurrent)
-        same = signature(recurrent, chosen)
-        return cls(recurrent, chosen, target, model_id(checkpoint), same)
+        return cls(recurrent, chosen, target, model_id(checkpoint), signature(recurrent, chosen))
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, container: Container) -> Coder:

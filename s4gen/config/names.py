@@ -68,7 +68,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 ENGINES = ("auto", "eager", "compiled", "native", "native-bf16", "native-int8")
 """The programs that run the steps of a converted model."""
 CODING_ENGINES = ("auto", "eager", "native", "native-bf16", "native-int8")
-"""Those that can drive a coder. The compiled one cannot: what its compiler makes may differ from run to run."""
+"""The engines that can drive a coder. The compiled one cannot: its compiler may make other code from run to run."""
 
 TEXT_SUFFIXES = tuple(f"{suffix}{packed}" for packed in ("", ".gz") for suffix in (".txt", ".jsonl", ".md", ".text"))
 """Endings of files of text, regardless of case."""
