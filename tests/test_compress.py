@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import zlib
 from collections.abc import Sequence
 
@@ -227,15 +228,29 @@ ENTRIES = st.builds(
 
 @given(st.lists(ENTRIES, max_size=4, unique_by=lambda entry: entry.name))
 def test_containers_come_back(entries: list[Entry]) -> None:
-    given = Container(bytes(16), bytes(range(8)), "audio", "native", "x86-64-v3", tuple(entries), 0, True)
+    given = Container(b"mod", b"sig", "audio", "native", "x86-64-v3", tuple(entries), 0, True)
     assert unpack(pack(given)) == given
+
+
+@pytest.mark.parametrize("engine", ["native", "native-int8", "of tomorrow"])
+@pytest.mark.parametrize("target", ["native", "baseline", "torch 2.13.0+cpu AVX512"])
+def test_names_of_engines_and_targets_come_back_with_numbers_and_without(engine: str, target: str) -> None:
+    entries = tuple(Entry(name, 40_000, b"", (Block(b"abcd", 1), Block(b"", 2))) for name in (b"a", b"b"))
+    for some in (entries, entries[:1], ()):
+        given = Container(b"mod", b"sig", "image", engine, target, some, 40_000 if some else 0)
+        assert unpack(pack(given)) == given
+
+
+def test_a_header_of_one_text_takes_23_bytes_beside_its_name() -> None:
+    entry = Entry(b"page.txt", 1_234, b"", (Block(bytes(860), 1),))
+    assert len(pack(Container(b"mod", b"sig", "text", "native", "native", (entry,)))) == 860 + 8 + 23
 
 
 def small_container() -> bytes:
     entries = tuple(
         Entry(name, 5, b"extra", (Block(bytes(range(at, at + 8)), at),)) for at, name in enumerate((b"a.txt", b"b"))
     )
-    return pack(Container(bytes(range(16)), bytes(8), "text", "native", "native", entries))
+    return pack(Container(b"mod", b"sig", "text", "native", "native", entries))
 
 
 def test_a_container_that_is_cut_or_longer_is_refused() -> None:
@@ -243,8 +258,20 @@ def test_a_container_that_is_cut_or_longer_is_refused() -> None:
     for size in range(len(content)):
         with pytest.raises(ValueError):
             unpack(content[:size])
-    with pytest.raises(ValueError, match="behind its end"):
+    with pytest.raises(ValueError, match="cut or changed"):
         unpack(content + b"\0")
+
+
+def with_checksum(behind: bytes) -> bytes:
+    """Return a container that says the right checksum of whatever stands behind it."""
+    return small_container()[:4] + struct.pack("<I", zlib.crc32(behind)) + behind
+
+
+def test_blocks_that_do_not_fit_a_header_with_the_right_checksum_are_refused() -> None:
+    content, empty = small_container()[8:], pack(Container(b"mod", b"sig", "text", "native", "native", ()))[8:]
+    for behind in (content + bytes(3), content[:-16], empty + bytes(4)):
+        with pytest.raises(ValueError, match="not as long as its header says"):
+            unpack(with_checksum(behind))
 
 
 def test_a_container_of_which_any_bit_was_changed_is_refused() -> None:
@@ -261,13 +288,13 @@ def test_a_container_of_which_any_bit_was_changed_is_refused() -> None:
 def test_a_name_that_leads_out_of_the_folder_is_refused(name: bytes) -> None:
     entry = Entry(name, 1, b"", (Block(b"", 0),))
     with pytest.raises(ValueError, match="a name in it"):
-        unpack(pack(Container(bytes(16), bytes(8), "text", "eager", "", (entry,))))
+        unpack(pack(Container(b"mod", b"sig", "text", "eager", "", (entry,))))
 
 
 def test_a_name_that_is_there_twice_is_refused() -> None:
     entry = Entry(b"a", 1, b"", (Block(b"", 0),))
     with pytest.raises(ValueError, match="one name twice"):
-        unpack(pack(Container(bytes(16), bytes(8), "text", "eager", "", (entry, entry))))
+        unpack(pack(Container(b"mod", b"sig", "text", "eager", "", (entry, entry))))
 
 
 @given(st.integers(0, 2**62), st.integers(-(2**30), 2**30))

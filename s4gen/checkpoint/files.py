@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from s4gen.errors import UserError, shortened
 from s4gen.files import expected
 from s4gen.files.parsing import read_json as read_parsed
 from s4gen.files.parsing import reason
-from s4gen.files.reading import LARGE, read_bounded
+from s4gen.files.reading import LARGE, read_bounded, sha256_of
 
 T = TypeVar("T")
 
@@ -38,12 +39,20 @@ LAYER_FORMAT = "s4gen-layer"
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
 CURVE_FILE = "curve.png"
+FILES_OF_A_MODEL = ("config.json", "model.safetensors", "recurrent.safetensors", TOKENIZER_FILE)
+"""What results depend on; the last two are not in every checkpoint."""
 ANY_TABLE = expected.mapping(expected.anything)
 SECTIONS: dict[str, tuple[str, Any, Any]] = {
     FORMAT: ("density", density_config_from_dict, density_config_to_dict),
     PREDICTOR_FORMAT: ("predictor", predictor_config_from_dict, predictor_config_to_dict),
 }
 """For each format the section of config.json that holds the configuration, and how it is read and written."""
+
+
+def model_digest(folder: Path) -> str:
+    """Return a SHA-256 over those files of a checkpoint that results depend on; a copy of them has the same one."""
+    files = [folder / name for name in FILES_OF_A_MODEL if (folder / name).is_file()]
+    return hashlib.sha256("".join(f"{file.name} {sha256_of(file)}\n" for file in files).encode()).hexdigest()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -17,6 +17,7 @@ from s4gen.checkpoint.files import (
     config_in,
     config_tables,
     load_tensors,
+    model_digest,
     read_bytes,
     read_json,
     save_tensors,
@@ -65,6 +66,10 @@ class AnyCheckpoint:
             UserError: the model is of something else; the tokeniser is missing, damaged, or not the model's.
         """
         return load_tokenizer(self.path, self.config)
+
+    def digest(self) -> str:
+        """Return a SHA-256 over those of its files that results depend on; a copy of the checkpoint has the same."""
+        return model_digest(current(self.path) or self.path)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from s4gen.bulk.dealing import Piece, pieces
 from s4gen.cli.output import shows_progress
-from s4gen.cli.shards import model_digest, write_part
+from s4gen.cli.shards import write_part
 from s4gen.errors import UserError
 from s4gen.machine.device import best_device
 from s4gen.showing.progress import progress_bar
@@ -85,7 +85,7 @@ def score_part(args: argparse.Namespace, checkpoint: Checkpoint, scoring: Scorin
     keep_freed_memory()
     shown, rows = _shown(args, scoring), scoring.batches[-1].stop
     options = scoring.options | {"mode": args.mode, "engine": shown["engine"], "batch": args.batch}
-    run = Run("eval", scoring.kind, model_digest(checkpoint), options, shown, rows)
+    run = Run("eval", scoring.kind, checkpoint.digest(), options, shown, rows)
     write_part(args, run, scoring.batches, scoring.score, scoring.score if scoring.carries else None)
 
 

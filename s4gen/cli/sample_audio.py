@@ -18,7 +18,7 @@ from s4gen.cli.filters import filters_of
 from s4gen.cli.prompt_cache import prompt_cache_of
 from s4gen.cli.rates import at_rate, rate_of
 from s4gen.cli.sample_audio_files import is_file, part_of, picture_of, write_clips
-from s4gen.cli.shards import digest_of, layout_table, model_digest, sampling_options, write_part
+from s4gen.cli.shards import digest_of, layout_table, sampling_options, write_part
 from s4gen.config import AudioLayout
 from s4gen.errors import UserError
 from s4gen.machine.device import best_device
@@ -67,7 +67,7 @@ def _run_of(
     }
     shown = {key: options[key] for key in ("rate", "clips", "classes", "select")}
     shown |= {"layout": layout_table(checkpoint), "prompts": len(request.prompts)}
-    return Run("sample", "audio", model_digest(checkpoint), options, shown, len(request.begins))
+    return Run("sample", "audio", checkpoint.digest(), options, shown, len(request.begins))
 
 
 def check_out(args: argparse.Namespace, n: int) -> None:

@@ -23,7 +23,6 @@ from s4gen.cli.shards import (
     digest_of_array,
     layout_table,
     merged_name,
-    model_digest,
     sampling_options,
     write_part,
 )
@@ -185,7 +184,7 @@ def _run_of(
     options["prompt"] = None if prompt is None else digest_of_array(prompt.numpy())
     options["classes"] = None if labels is None else digest_of(labels.tolist())
     shown = {"layout": layout_table(checkpoint), "completed": prompt is not None, "labelled": labels is not None}
-    return Run("sample", "image", model_digest(checkpoint), options, shown, n)
+    return Run("sample", "image", checkpoint.digest(), options, shown, n)
 
 
 def _say_classes(layout: ImageLayout, labels: Tensor | None, completed: bool) -> None:

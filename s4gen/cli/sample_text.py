@@ -18,7 +18,7 @@ from s4gen.cli.bounds import BOOKKEEPING, check_kept
 from s4gen.cli.filters import filters_of
 from s4gen.cli.output import check_file, shows_progress
 from s4gen.cli.prompt_cache import prompt_cache_of
-from s4gen.cli.shards import digest_of, merged_name, model_digest, sampling_options, write_part
+from s4gen.cli.shards import digest_of, merged_name, sampling_options, write_part
 from s4gen.config.names import WRITTEN_TEXTS
 from s4gen.data.text.reading import WIDE_MARKS
 from s4gen.errors import UserError, printable, shortened
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint) -> int:
     if args.shard is not None:
         options = sampling_options(args, engine.name)
         options |= {"max_tokens": max_tokens, "stop": stop, "prompts": digest_of(prompts)}
-        run = Run("sample", "text", model_digest(checkpoint), options, {}, len(prompts))
+        run = Run("sample", "text", checkpoint.digest(), options, {}, len(prompts))
         write_part(args, run, request.batches, lambda piece: _block(recurrent, request, piece))
         return 0
     show = _Terminal(tokenizer, len(prompts)) if args.out is None else None

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from s4gen.bulk.part import Part, Run
     from s4gen.checkpoint import Checkpoint
 
-FILES_OF_A_MODEL = ("config.json", "model.safetensors", "recurrent.safetensors", "tokenizer.json")
-
 
 def add_shard_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--shard i/n`."""
@@ -55,20 +53,6 @@ def check_part_output(args: argparse.Namespace) -> None:
     if args.out is None:
         raise UserError(f"--shard {args.shard} needs -o FOLDER, where the part goes")
     check_part(args.out)
-
-
-def model_digest(checkpoint: Checkpoint) -> str:
-    """Return a digest of the files of a checkpoint that results depend on; a copy of them has the same one."""
-    from s4gen.files.atomic import current
-
-    digest, folder = hashlib.sha256(), current(checkpoint.path) or checkpoint.path
-    for name in FILES_OF_A_MODEL:
-        if (file := folder / name).is_file():
-            digest.update(f"{name} {file.stat().st_size}\n".encode())
-            with file.open("rb") as content:
-                while piece := content.read(1 << 20):
-                    digest.update(piece)
-    return digest.hexdigest()
 
 
 def digest_of(values: Any) -> str:

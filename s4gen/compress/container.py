@@ -1,42 +1,58 @@
 """The file that compressed files are kept in: a header, and behind it the coded blocks of one file after another.
 
-    8 bytes    magic: a byte that is no text, "S4Z", and line ends, which a transfer as text would change
-    2 bytes    version of the format, little-endian, as all numbers
-    4 bytes    size of the header
-    4 bytes    CRC-32 of the header
-    header     16 bytes of the model's SHA-256, 8 bytes of the engine's signature, kind, engine and target as texts,
-               length of every file or 0, flags, number of files; then for each file
-                   name, length unless all have one, class if there are classes, extra bytes of its kind,
-                   and for each block of 2^15 values: its size in words of 4 bytes, CRC-32 of the coded bytes, CRC-32
-                   of the decoded values
+    3 bytes    magic: a byte that is no text, and "S4"
+    1 byte     version of the format
+    4 bytes    CRC-32 of all bytes behind it, little-endian, as all numbers
+    header     3 bytes of the model's SHA-256, 3 bytes of the engine's signature,
+               a number of flags: whether there is one file alone, whether all have one length, whether they have
+               classes, whether they have extra bytes; the kind from bit 4 on,
+               a number for engine and target, and as texts those of them that have no number,
+               the number of files unless there is one, the length of all of them if they have one; for each file
+                   name, length unless all have one, class if there are classes, extra bytes of its kind if there are,
+                   and for each block of 2^15 values: CRC-32 of the decoded values, and its size in words of 4 bytes;
+                   the last block of the container takes what is left, so its size is not said
     blocks     words of 4 bytes
 
 Sizes, lengths and texts begin with a number of variable size: 7 bits a byte, the lowest first. Every byte of the file
 is covered by a checksum or compared with what it must be, so a file that was cut or changed is refused as a whole.
+
+The bytes of model and signature are few, because a small text must not pay for a long header: another model passes both
+of them once in 2^48 times, and is then found out by the checksum of the first decoded block.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 from s4gen.compress.varints import Reader, number, with_size
-from s4gen.config.names import KINDS
 
-MAGIC = b"\x89S4Z\r\n\x1a\n"
-VERSION = 1
+MAGIC = b"\x89S4"
+VERSION = 2
 BLOCK = 1 << 15
 """Values in a block. The coder ends with each of them, so that decoding that goes wrong is found out early."""
-MODEL_BYTES, SIGNATURE_BYTES = 16, 8
+MODEL_BYTES, SIGNATURE_BYTES = 3, 3
 LONGEST_NAME = 255
 """Bytes of a name that file systems can hold."""
 MOST_VALUES = 1 << 40
 """Values of a file; more are nothing that anybody has coded."""
 WORD = 4
-_PREFIX = struct.Struct("<8sHII")
-_CHECKSUMS = struct.Struct("<II")
-_LABELLED = 1
+_PREFIX = struct.Struct("<3sBI")
+_CHECKSUM = struct.Struct("<I")
+_SINGLE, _EQUAL, _LABELLED, _EXTRA = 1, 2, 4, 8
+_KIND_FROM = 4
+"""The bit of the flags from which on the kind stands."""
+_KINDS = ("image", "text", "audio")
+_ENGINES = ("native", "eager", "native-bf16", "native-int8")
+_TARGETS = ("native", "x86-64-v3", "x86-64-v4", "x86-64-v2", "armv8-a", "baseline")
+"""Numbers of kinds, engines and targets are places in these lists, so a name may be added only at their ends."""
+_PLACES = 16
+"""Targets that there can be numbers for."""
+_LONGEST_TEXT = 64
+"""Bytes of the name of an engine or a target."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,7 @@ class Block:
     coded: bytes
     """The output of the coder, in words of 4 bytes."""
     checksum: int
-    """CRC-32 of the values."""
+    """CRC-32 of the values, as `coding` makes it."""
 
 
 @dataclass(frozen=True)
@@ -92,24 +108,37 @@ def count_blocks(length: int) -> int:
 
 def pack(container: Container) -> bytes:
     """Return the bytes of a container."""
-    head = [container.model, container.signature]
-    head += [
-        with_size(value) for value in (container.kind.encode(), container.engine.encode(), container.target.encode())
+    entries = container.entries
+    flags = {
+        _SINGLE: len(entries) == 1,
+        _EQUAL: bool(container.length),
+        _LABELLED: container.labelled,
+        _EXTRA: any(entry.extra for entry in entries),
+    }
+    head = [
+        container.model,
+        container.signature,
+        number((_KINDS.index(container.kind) << _KIND_FROM) + sum(flag for flag, holds in flags.items() if holds)),
+        _way(container.engine, container.target),
     ]
-    head += [number(container.length), number(container.labelled), number(len(container.entries))]
-    for entry in container.entries:
+    if not flags[_SINGLE]:
+        head.append(number(len(entries)))
+    if flags[_EQUAL]:
+        head.append(number(container.length))
+    for place, entry in enumerate(entries, 1):
         head.append(with_size(entry.name))
-        if not container.length:
+        if not flags[_EQUAL]:
             head.append(number(entry.length))
-        if container.labelled:
+        if flags[_LABELLED]:
             head.append(number(entry.label))
-        head.append(with_size(entry.extra))
-        for block in entry.blocks:
-            head.append(number(len(block.coded) // WORD))
-            head.append(_CHECKSUMS.pack(zlib.crc32(block.coded), block.checksum))
-    header = b"".join(head)
-    prefix = _PREFIX.pack(MAGIC, VERSION, len(header), zlib.crc32(header))
-    return b"".join([prefix, header, *(block.coded for entry in container.entries for block in entry.blocks)])
+        if flags[_EXTRA]:
+            head.append(with_size(entry.extra))
+        for number_of_block, block in enumerate(entry.blocks, 1):
+            head.append(_CHECKSUM.pack(block.checksum))
+            if (place, number_of_block) != (len(entries), len(entry.blocks)):
+                head.append(number(len(block.coded) // WORD))
+    content = b"".join([*head, *(block.coded for entry in entries for block in entry.blocks)])
+    return _PREFIX.pack(MAGIC, VERSION, zlib.crc32(content)) + content
 
 
 def unpack(content: bytes) -> Container:
@@ -122,49 +151,75 @@ def unpack(content: bytes) -> Container:
     if not content.startswith(MAGIC):
         raise ValueError("it does not begin as one")
     if len(content) < _PREFIX.size:
-        raise ValueError("it is cut off in its header")
-    _, version, size, checksum = _PREFIX.unpack_from(content)
+        raise ValueError("it was cut off in its header")
+    _, version, checksum = _PREFIX.unpack_from(content)
     if version != VERSION:
         raise ValueError(f"it has format version {version}, expected {VERSION}")
-    header = content[_PREFIX.size : _PREFIX.size + size]
-    if len(header) < size:
-        raise ValueError("it is cut off in its header")
-    if zlib.crc32(header) != checksum:
-        raise ValueError("its header was changed")
-    return _unpacked(Reader(header), memoryview(content)[_PREFIX.size + size :])
+    behind = content[_PREFIX.size :]
+    if zlib.crc32(behind) != checksum:
+        raise ValueError("it was cut or changed")
+    return _unpacked(Reader(behind))
 
 
-def _unpacked(header: Reader, coded: memoryview) -> Container:
-    """Read a header whose checksum is right, and cut the blocks behind it."""
+def _way(engine: str, target: str) -> bytes:
+    """Return the bytes of an engine and a target: one number for both, 0 standing for a name that follows as a text."""
+    places = [names.index(name) + 1 if name in names else 0 for name, names in ((engine, _ENGINES), (target, _TARGETS))]
+    texts = [with_size(name.encode()) for name, place in zip((engine, target), places, strict=True) if not place]
+    return b"".join([number(places[0] * _PLACES + places[1]), *texts])
+
+
+def _read_way(header: Reader) -> list[str]:
+    """Invert `_way`."""
+    found = []
+    for names, place in zip((_ENGINES, _TARGETS), divmod(header.number(), _PLACES), strict=True):
+        if place > len(names):
+            raise ValueError("an engine or a target in it is unknown")
+        found.append(names[place - 1] if place else header.text(_LONGEST_TEXT).decode("ascii"))
+    return found
+
+
+def _unpacked(header: Reader) -> Container:
+    """Read all that stands behind the checksum."""
     model, signature = header.take(MODEL_BYTES), header.take(SIGNATURE_BYTES)
-    kind, engine, target = (header.text(64).decode("ascii") for _ in range(3))
-    if kind not in KINDS:
+    kind, flags = divmod(header.number(), 1 << _KIND_FROM)
+    if kind >= len(_KINDS):
         raise ValueError("it is of an unknown kind")
-    length, labelled, count = header.number(MOST_VALUES), header.number(_LABELLED), header.number()
+    engine, target = _read_way(header)
+    count = 1 if flags & _SINGLE else header.number()
+    length = header.number(MOST_VALUES) if flags & _EQUAL else 0
     entries: list[Entry] = []
-    at = 0
-    for _ in range(count):
+    sizes: list[int] = []
+    for place in range(1, count + 1):
         name = checked_name(header.text())
         own = length or header.number(MOST_VALUES)
-        label = header.number() if labelled else 0
-        extra = header.text()
-        blocks: list[Block] = []
-        for _ in range(count_blocks(own)):
-            size = header.number() * WORD
-            checksum, of_values = _CHECKSUMS.unpack(header.take(_CHECKSUMS.size))
-            piece = bytes(coded[at : at + size])
-            if len(piece) < size:
-                raise ValueError("it is cut off")
-            if zlib.crc32(piece) != checksum:
-                raise ValueError(f"block {len(blocks)} of file {len(entries)} was changed")
-            blocks.append(Block(piece, of_values))
-            at += size
-        entries.append(Entry(name, own, extra, tuple(blocks), label))
-    if not header.at_end or at != len(coded):
-        raise ValueError("there are bytes behind its end")
+        label = header.number() if flags & _LABELLED else 0
+        extra = header.text() if flags & _EXTRA else b""
+        checksums = []
+        for left in reversed(range(count_blocks(own))):
+            checksums.append(_CHECKSUM.unpack(header.take(_CHECKSUM.size))[0])
+            if left or place < count:
+                sizes.append(header.number() * WORD)
+        entries.append(Entry(name, own, extra, tuple(Block(b"", checksum) for checksum in checksums), label))
     if len({entry.name for entry in entries}) < len(entries):
         raise ValueError("it has one name twice")
-    return Container(model, signature, kind, engine, target, tuple(entries), length, bool(labelled))
+    pieces = _cut(header.rest, sizes, last=bool(entries) and bool(entries[-1].blocks))
+    filled = tuple(
+        replace(entry, blocks=tuple(replace(block, coded=next(pieces)) for block in entry.blocks)) for entry in entries
+    )
+    return Container(model, signature, _KINDS[kind], engine, target, filled, length, bool(flags & _LABELLED))
+
+
+def _cut(coded: bytes, sizes: Sequence[int], last: bool) -> Iterator[bytes]:
+    """Cut the blocks off, of these sizes, and what is left as one more if there is a last one.
+
+    Raises:
+        ValueError: they do not add up.
+    """
+    left = len(coded) - sum(sizes)
+    if left < 0 or left % WORD or (left and not last):
+        raise ValueError("its blocks are not as long as its header says")
+    ends = list(accumulate([*sizes, left]))
+    return (coded[start:end] for start, end in pairwise([0, *ends]))
 
 
 def checked_name(name: bytes) -> bytes:

@@ -14,14 +14,12 @@ import numpy as np
 import torch
 from constriction import stream
 
-from s4gen.checkpoint import TOKENIZER_FILE, Checkpoint
+from s4gen.checkpoint import Checkpoint
 from s4gen.compress.coding import SHARES
 from s4gen.compress.container import MODEL_BYTES, SIGNATURE_BYTES
 from s4gen.compress.frequencies import frequencies
 from s4gen.config.names import CODING_ENGINES
 from s4gen.errors import UserError
-from s4gen.files.atomic import current
-from s4gen.files.reading import sha256_of
 from s4gen.models.states import padded_rows
 from s4gen.sampling.convert import RecurrentModel
 from s4gen.sampling.engines import Engine, make_engine
@@ -29,17 +27,12 @@ from s4gen.sampling.engines.native import NativeEngine, NativeUnavailable
 from s4gen.sampling.engines.native.build import library, made_for
 from s4gen.sampling.filters import KEEP_ALL
 
-_FILES = ("config.json", "model.safetensors", TOKENIZER_FILE)
 _STEPS = 64
 
 
 def model_id(checkpoint: Checkpoint) -> bytes:
     """Return what tells a model from every other one; a copy of its checkpoint has the same."""
-    folder, digest = current(checkpoint.path) or checkpoint.path, hashlib.sha256()
-    for name in _FILES:
-        if (file := folder / name).is_file():
-            digest.update(f"{name} {sha256_of(file)}\n".encode())
-    return digest.digest()[:MODEL_BYTES]
+    return bytes.fromhex(checkpoint.digest())[:MODEL_BYTES]
 
 
 @torch.inference_mode()
