@@ -15,10 +15,15 @@ import random
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from s4gen.cli import main as s4gen
 
 PROMPTS = ("The history of", "In the year", "", "The river", "A song by the band is")
 
@@ -31,8 +36,10 @@ class Asked:
     body: dict[str, Any]
     given_up: bool
     """Whether the client goes after the first bytes."""
+    levels: int = 0
+    """Of images: how many values a pixel can have."""
     drawn: Any = None
-    """The texts; the values of the images; the bytes of the sound."""
+    """The texts; the pixels of the images, from 0 to 255; the bytes of the sound."""
     busy: int = 0
     """How often the queue was full, so that it was asked again."""
 
@@ -72,7 +79,7 @@ def mixed(models: dict[str, dict[str, Any]], number: int) -> Asked:
         path, body["seconds"] = "/audio", round(chance.uniform(0.02, 0.2), 2)
         if model["classes"]:
             body["label"] = chance.choice(model["classes"])
-    return Asked(path, body, given_up=number % 8 == 7)
+    return Asked(path, body, number % 8 == 7, model.get("levels", 0))
 
 
 async def send(client: httpx.AsyncClient, asked: Asked) -> None:
@@ -103,7 +110,7 @@ def drawn_in(asked: Asked, content: bytes) -> Any:
     if not asked.body["stream"]:
         answer = json.loads(content)
         if asked.path == "/images":
-            return [pixels_of(image["png"]) for image in answer["images"]]
+            return [pixels_of(base64.b64decode(image["png"])) for image in answer["images"]]
         return [choice["text"] for choice in answer["choices"]]
     *pieces, done, _ = content.decode().split("\n\n")
     assert done == "data: [DONE]"
@@ -111,15 +118,43 @@ def drawn_in(asked: Asked, content: bytes) -> Any:
     assert not any("error" in event for event in events), events[-1]
     if asked.path == "/images":
         given = np.array(asked.body["pixels"]).reshape(-1).tolist()
-        return [given + [v for e in events if e.get("index") == i for v in e["values"]] for i in range(n)]
+        drawn = [[v for e in events if e.get("index") == i for v in e["values"]] for i in range(n)]
+        return [shades(asked.levels)[given + values].tolist() for values in drawn]
     choices = [choice for event in events for choice in event["choices"]]
     return ["".join(choice["text"] for choice in choices if choice["index"] == i) for i in range(n)]
 
 
-def pixels_of(png: str) -> list[int]:
-    from PIL import Image
+def drawn_by_sample(asked: Asked, model: dict[str, Any], checkpoint: Path, folder: Path) -> Any:
+    """Return what `s4gen sample` draws with the same wishes, in the form of `drawn_in`; `folder` is new."""
+    body, out = asked.body, folder / {"text": "all.jsonl", "image": "all", "audio": "clip.wav"}[model["kind"]]
+    command = ["sample", str(checkpoint), "-o", str(out), "--seed", str(body["seed"])]
+    command += ["-n", str(body.get("n", 1)), "--temperature", str(body.get("temperature", 1))]
+    folder.mkdir(parents=True)
+    if model["kind"] == "text":
+        command += ["--prompt", body["prompt"], "--max-tokens", str(body["max_tokens"])]
+    elif model["kind"] == "image":
+        given = shades(asked.levels)[np.array(body["pixels"])]
+        whole = np.zeros((model["height"], *given.shape[1:]), dtype=np.uint8)
+        whole[: len(given)] = given
+        Image.fromarray(whole).save(folder / "given.png")
+        command += ["--prompt", str(folder / "given.png"), "--prompt-rows", str(len(given))]
+    else:
+        command += ["--seconds", str(body["seconds"]), *(["--classes", body["label"]] if "label" in body else [])]
+    assert s4gen(command) == 0
+    if model["kind"] == "text":
+        return [json.loads(line)["text"].removeprefix(body["prompt"]) for line in out.read_text().splitlines()]
+    if model["kind"] == "image":
+        return [pixels_of(path.read_bytes()) for path in sorted(out.glob("*.png"))]
+    return out.read_bytes()[44:]
 
-    values: list[int] = np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))).reshape(-1).tolist()
+
+def shades(levels: int) -> NDArray[np.uint8]:
+    """Return the byte that shows each value of a pixel."""
+    return np.linspace(0, 255, levels).round().astype(np.uint8)
+
+
+def pixels_of(png: bytes) -> list[int]:
+    values: list[int] = np.asarray(Image.open(io.BytesIO(png))).reshape(-1).tolist()
     return values
 
 
