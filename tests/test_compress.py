@@ -6,6 +6,7 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -295,6 +296,14 @@ def test_a_name_that_is_there_twice_is_refused() -> None:
     entry = Entry(b"a", 1, b"", (Block(b"", 0),))
     with pytest.raises(ValueError, match="one name twice"):
         unpack(pack(Container(b"mod", b"sig", "text", "eager", "", (entry, entry))))
+
+
+def test_more_values_than_a_container_may_hold_are_refused() -> None:
+    some = Entry(b"a", 1 << 27, b"", tuple(Block(b"", at) for at in range(1 << 12)))
+    entries = (some, replace(some, name=b"b"))
+    assert unpack(pack(Container(b"mod", b"sig", "text", "eager", "", entries))).entries == entries
+    with pytest.raises(ValueError, match="more than 268,435,456 values"):
+        unpack(pack(Container(b"mod", b"sig", "text", "eager", "", (*entries, Entry(b"c", 1, b"", (Block(b"", 0),))))))
 
 
 @given(st.integers(0, 2**62), st.integers(-(2**30), 2**30))

@@ -248,6 +248,21 @@ def test_files_that_do_not_fit_are_refused(images: list[Path], capsys: Capture) 
     assert not Path("-").exists()
 
 
+def test_more_values_than_a_compressed_file_holds_are_refused(
+    images: list[Path], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compressor, "MOST_VALUES", 60)
+    message = "these are 90 values, and a compressed file holds at most 60: compress fewer at once"
+    assert_refused_in_one_line(main, ["compress", "model", *map(str, images), "-o", "o.s4z"], message, capsys)
+    assert main(["compress", "model", *map(str, images[:2]), "-o", "o.s4z"]) == 0
+    with Path("holes.s4z").open("wb") as file:
+        file.write(Path("o.s4z").read_bytes())
+        file.truncate(1 << 40)
+    capsys.readouterr()
+    message = "holes.s4z has more than 1,073,741,824 bytes"
+    assert_refused_in_one_line(main, ["decompress", "model", "holes.s4z", "-o", "back"], message, capsys)
+
+
 def test_pictures_that_are_more_than_their_pixels_need_lossy(images: list[Path], capsys: Capture) -> None:
     with Image.open(images[0]) as first, Image.open(images[1]) as second:
         first.save("moving.png", save_all=True, append_images=[second])

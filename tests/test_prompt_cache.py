@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import stat
@@ -261,7 +262,12 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.parametrize("harm", [_cut, _flip, _empty, _pickle, _other_state, _folder, _pipe])
+def _commands(path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "\x1b[31m", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+
+
+@pytest.mark.parametrize("harm", [_cut, _flip, _empty, _pickle, _other_state, _folder, _pipe, _commands])
 def test_damage_is_said_once_and_read_anew(
     recurrent: RecurrentModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: object
 ) -> None:
@@ -273,6 +279,7 @@ def test_damage_is_said_once_and_read_anew(
     assert same(read(recurrent, prompts, cache), before)
     assert same(read(recurrent, prompts, cache), before)
     said = capsys.readouterr().err
+    assert said[:-1].isprintable()
     assert said.count("\n") == 1 and said.startswith("s4gen: a prompt in the cache is damaged, so it is read again (")
     if harm not in (_folder,):  # a folder cannot be replaced by a file, so it stays in the way
         assert same(read(recurrent, prompts, PromptCache(tmp_path)), before)

@@ -23,9 +23,6 @@ SUMMARY = "Decompress a file of s4gen compress, with the checkpoint that it was 
 """The command line shows this sentence for `-h`."""
 EXAMPLES = ("s4gen decompress mnist-small digits.s4z -o digits",)
 
-LARGEST = 1 << 32
-"""Bytes of a compressed file, which is held in memory."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the one that FILE was compressed with, or a copy")
@@ -77,10 +74,10 @@ def _read(path: Path) -> Container:
     Raises:
         UserError: it is none, or it was cut or changed.
     """
-    from s4gen.compress.container import unpack
+    from s4gen.compress.container import MOST_BYTES, unpack
 
     try:
-        return unpack(read_bounded(path, LARGEST))
+        return unpack(read_bounded(path, MOST_BYTES))
     except ValueError as error:
         raise UserError(
             f"{path} is damaged or no file of s4gen compress ({shortened(reason(error))}); copy it again"

@@ -11,7 +11,7 @@ import torch
 
 from s4gen.checkpoint import Checkpoint
 from s4gen.compress.coding import DifferentError, RowDecoder, RowEncoder, batches, walk
-from s4gen.compress.container import Container, Entry, checked_name
+from s4gen.compress.container import MOST_VALUES, Container, Entry, checked_name
 from s4gen.compress.contents import Contents, Item
 from s4gen.compress.frequencies import MOST_TOKENS
 from s4gen.compress.identity import chosen_engine, model_id, same_engine, signature
@@ -96,7 +96,7 @@ def read_items(contents: Contents, paths: Sequence[Path], lossy: bool = False) -
     """Read files that are to be compressed.
 
     Raises:
-        UserError: one of them cannot be compressed, or two would come back under one name.
+        UserError: one of them cannot be compressed, two would come back under one name, or they are too many values.
     """
     names: dict[str, Path] = {}
     items = []
@@ -109,6 +109,10 @@ def read_items(contents: Contents, paths: Sequence[Path], lossy: bool = False) -
         if (other := names.setdefault(item.name, path)) is not path:
             raise UserError(f"{other} and {path} would both come back as {item.name}; rename one of them")
         items.append(item)
+    if (values := sum(len(item.tokens) for item in items)) > MOST_VALUES:
+        raise UserError(
+            f"these are {values:,} values, and a compressed file holds at most {MOST_VALUES:,}: compress fewer at once"
+        )
     return items
 
 

@@ -37,8 +37,10 @@ BLOCK = 1 << 15
 MODEL_BYTES, SIGNATURE_BYTES = 3, 3
 LONGEST_NAME = 255
 """Bytes of a name that file systems can hold."""
-MOST_VALUES = 1 << 40
-"""Values of a file; more are nothing that anybody has coded."""
+MOST_VALUES = 1 << 28
+"""Values of all files in a container, which is what many hours of coding take."""
+MOST_BYTES = 1 << 30
+"""Bytes of a container: 4 for each of so many values."""
 WORD = 4
 _PREFIX = struct.Struct("<3sBI")
 _CHECKSUM = struct.Struct("<I")
@@ -155,10 +157,9 @@ def unpack(content: bytes) -> Container:
     _, version, checksum = _PREFIX.unpack_from(content)
     if version != VERSION:
         raise ValueError(f"it has format version {version}, expected {VERSION}")
-    behind = content[_PREFIX.size :]
-    if zlib.crc32(behind) != checksum:
+    if zlib.crc32(memoryview(content)[_PREFIX.size :]) != checksum:
         raise ValueError("it was cut or changed")
-    return _unpacked(Reader(behind))
+    return _unpacked(Reader(content[_PREFIX.size :]))
 
 
 def _way(engine: str, target: str) -> bytes:
@@ -189,9 +190,12 @@ def _unpacked(header: Reader) -> Container:
     length = header.number(MOST_VALUES) if flags & _EQUAL else 0
     entries: list[Entry] = []
     sizes: list[int] = []
+    values = 0
     for place in range(1, count + 1):
         name = checked_name(header.text())
         own = length or header.number(MOST_VALUES)
+        if (values := values + own) > MOST_VALUES:
+            raise ValueError(f"it has more than {MOST_VALUES:,} values")
         label = header.number() if flags & _LABELLED else 0
         extra = header.text() if flags & _EXTRA else b""
         checksums = []

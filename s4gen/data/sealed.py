@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from s4gen.errors import printable, shortened
 from s4gen.files.atomic import read_consistent, write_atomic
 from s4gen.files.parsing import json_value
 from s4gen.files.reading import LARGE, open_regular, read_bounded
@@ -26,6 +27,10 @@ _CHUNK = 1 << 20
 
 class DamagedError(Exception):
     """Why something in the cache cannot be used, in a few words."""
+
+    def __init__(self, why: str) -> None:
+        """Take the reason; what it quotes of a damaged file cannot command the terminal, nor fill it."""
+        super().__init__(printable(shortened(why)))
 
 
 class OutdatedError(Exception):
@@ -76,7 +81,10 @@ def kept_or_made(folder: Path, read: Callable[[Path], T], fill: Callable[[Path],
     except (FileNotFoundError, OutdatedError):
         pass
     except (OSError, ValueError, DamagedError) as error:
-        print(f"s4gen: {what} in {folder} are damaged ({error}), so they are made again", file=sys.stderr)
+        print(
+            f"s4gen: {what} in {folder} are damaged ({printable(shortened(str(error)))}), so they are made again",
+            file=sys.stderr,
+        )
     write_atomic(folder, fill)
     return read_consistent(folder, read)
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from s4gen.errors import UserError, WriteError, shortened
+from s4gen.errors import UserError, WriteError, printable, shortened
 from s4gen.files.folders import user_path
 from s4gen.models.density import ModelState
 from s4gen.models.plausible import check_state
@@ -138,7 +138,7 @@ class PromptCache:
             return None
         except (OSError, ValueError, UserError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
-            self._complain(f"a prompt in the cache is damaged, so it is read again ({shortened(str(why))})")
+            self._complain(f"a prompt in the cache is damaged, so it is read again ({printable(shortened(str(why)))})")
             self._store.remove(name)
             return None
 

@@ -92,6 +92,18 @@ def mutate_zip(content: bytes, rng: Rng) -> bytes:
     return bytes(changed)
 
 
+def mutate_compressed(content: bytes, rng: Rng) -> bytes:
+    """Damage what stands behind the checksum of a file of s4gen compress and correct that; one time in four, bytes."""
+    if rng.random() < 0.25:
+        return mutate.mutate_bytes(content, rng)
+    behind = bytearray(content[8:])
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        behind[rng.randrange(min(len(behind), 60))] = rng.choice((0, 1, 2, 127, 128, 255, rng.randrange(256)))
+    if rng.random() < 0.2:
+        del behind[rng.randrange(len(behind)) :]
+    return content[:4] + zlib.crc32(behind).to_bytes(4, "little") + bytes(behind)
+
+
 def mutate_table(content: bytes, rng: Rng) -> bytes:
     """Make a Parquet file anew with an odd value, type, name or number of columns; one time in three, bytes."""
     import pyarrow
@@ -121,4 +133,9 @@ def mutate_table(content: bytes, rng: Rng) -> bytes:
     return file.getvalue()
 
 
-FORMATS: dict[str, Callable[[bytes, Rng], bytes]] = {"png": mutate_png, "zip": mutate_zip, "table": mutate_table}
+FORMATS: dict[str, Callable[[bytes, Rng], bytes]] = {
+    "png": mutate_png,
+    "zip": mutate_zip,
+    "table": mutate_table,
+    "compressed": mutate_compressed,
+}

@@ -224,5 +224,19 @@ CACHES = (
         exact=True,
         settings={"LARGE": 0},
     ),
+    Kind(
+        "cache of prompts",
+        ("prompts", "text"),
+        {"prompts/*.state": "tensors"},
+        (("sample", "text", "--prompt", "the cat sat", "--prompt-cache", "prompts", *DRAW_TEXT),),
+        exact=True,
+    ),
 )
-KINDS = (*CHECKPOINTS, *MEDIA, *TEXTS, *CACHES)
+COMPRESSED = Kind(
+    "compressed file",
+    ("image", "text", "audio", "image.s4z", "text.s4z", "audio.s4z"),
+    {"*.s4z": "compressed"},
+    tuple(("decompress", model, f"{model}.s4z", "-o", "back", *JSON) for model in ("image", "text", "audio")),
+    share=2,
+)
+KINDS = (*CHECKPOINTS, *MEDIA, *TEXTS, *CACHES, COMPRESSED)

@@ -149,6 +149,13 @@ def make_generation(root: Path) -> None:
     generation.save(root / "suspended.safetensors")
 
 
+def make_compressed(root: Path) -> None:
+    (root / "short.txt").write_text(text(2))
+    files = {"image": root / "pictures" / "0.png", "text": root / "short.txt", "audio": root / "sounds" / "0.wav"}
+    for model, file in files.items():
+        run("compress", root / model, file, "-o", root / f"{model}.s4z", "--engine", "eager")
+
+
 def make_imports(root: Path) -> None:
     from theirs import Theirs
 
@@ -169,7 +176,17 @@ def make(root: Path) -> None:
         (root / "sounds" / f"{i}.wav").write_bytes(sound_bytes("wav", i))
     odd_pictures(root / "pictures")
     makers: tuple[Callable[[Path], None], ...] = (
-        *(make_images, make_sounds, make_tables, make_texts, make_runs, make_generation, make_imports, make_caches),
+        *(
+            make_images,
+            make_sounds,
+            make_tables,
+            make_texts,
+            make_runs,
+            make_generation,
+            make_compressed,
+            make_imports,
+            make_caches,
+        ),
     )
     for maker in makers:
         maker(root)
@@ -183,6 +200,8 @@ def make_caches(root: Path) -> None:
     run("tokenize", "--dataset", root / "plain.txt", "--tokenizer", "word", "--json")
     run("eval", root / "words", "--dataset", root / "plain.txt", "--json")
     run("eval", root / "image", "--dataset", f"images:{root / 'pictures'}", *few)
+    prompt = ("--prompt", "the cat sat", "--prompt-cache", root / "prompts")
+    run("sample", root / "text", *prompt, "--engine", "eager", "--max-tokens", "3", "-o", root / "of-the-cache.txt")
     with mock.patch.object(clips, "LARGE", 0):
         run("eval", root / "audio", "--dataset", f"audio:{root / 'sounds'}", *few)
     os.environ["S4GEN_CACHE"] = str(root / "half")
