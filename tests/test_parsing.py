@@ -198,6 +198,8 @@ def test_what_is_expected_is_returned() -> None:
         ({"parts": [1, -1]}, r"parts\[1\] = -1"),
         ({"parts": [1, 1, 1]}, "parts = a list of 3 items: expected a list of 0 to 2 items"),
         ({"more": {"a": 2}}, "more.a = 2: expected a number from 0 to 1"),
+        ({"parts": [1, 1, 1, 1]}, "parts = a list of 4 items: expected a list of 0 to 2 items"),
+        ({"more": [1]}, "more = a list of 1 item: expected a table"),
         ({"more": []}, "more = a list of 0 items: expected a table"),
         ({"other": 1}, "other is unknown"),
     ],

@@ -93,6 +93,8 @@ def test_an_interrupted_write_keeps_the_old_report(
     "png",
     [
         lambda: plots.learning_curves({}, "step", "bits/dim"),
+        lambda: plots.learning_curves({"$\\frac{$": [(0, 8.0), (10, 2.0)]}, "step", "bits/dim"),
+        lambda: plots.curves_over({"_a_$x_{$": [(0, 8.0), (10, 2.0)]}, "step", "bits/dim"),
         lambda: plots.learning_curves({"training": [(0, 8.0), (10, 2.0)]}, "step", "bits/dim"),
         lambda: bench_plots.panels([]),
         lambda: bench_plots.panels([bench_plots.Panel("x", "y", {}, [])]),

@@ -181,6 +181,8 @@ def test_one_image_can_be_had_as_a_file(site: Site) -> None:
     assert answer.headers["content-type"] == "image/png" and answer.headers["s4gen-seed"] == "7"
     (image,) = site.whole("/images", {"model": "grey", "seed": 7})["images"]
     assert base64.b64decode(image["png"]) == answer.content
+    answer = site.post("/images", {"model": "grey", "n": 2}, headers={"accept": "image/png"})
+    assert answer.status_code == 400 and "asks for one image" in answer.json()["error"]["message"]
 
 
 # Sound
@@ -300,7 +302,7 @@ BAD = [
     ("/v1/completions", {"prompt": "a", "logprobs": 6}, 400, "logprobs = 6"),
     ("/v1/completions", {"prompt": "a", "logprobs": True}, 400, "logprobs = true"),
     ("/v1/completions", {"prompt": "a", "stream": "yes"}, 400, "stream"),
-    ("/v1/completions", {"prompt": "a", "best_of": 3}, 400, "best_of = 3"),
+    ("/v1/completions", {"prompt": "a", "best_of": 3}, 400, "best_of = 3: expected n, which is 1"),
     ("/v1/completions", {"prompt": "a", "presence_penalty": 0.5}, 400, "does not have this"),
     ("/v1/completions", {"prompt": "a", "logit_bias": {"5": 1}}, 400, "does not have this"),
     ("/v1/completions", {"prompt": "a", "suffix": "z"}, 400, "does not have this"),

@@ -89,7 +89,7 @@ def items(check: Check, least: int = 0, most: int = LARGEST) -> Check:
     def checked(value: Any, name: str) -> list[Any]:
         if not isinstance(value, list) or not least <= len(value) <= most:
             count = str(least) if least == most else f"{least} or more" if most == LARGEST else f"{least} to {most}"
-            raise _wrong(name, value, f"a list of {count} items")
+            raise _wrong(name, value, f"a list of {_items(count)}")
         return [check(item, f"{name}[{number}]") for number, item in enumerate(value)]
 
     return checked
@@ -138,6 +138,10 @@ def _wrong(name: str, value: Any, expected: str) -> ValueError:
     return ValueError(f"{name or 'the whole'} = {shown(value)}: expected {expected}")
 
 
+def _items(count: int | str) -> str:
+    return f"{count} item{'' if str(count) == '1' else 's'}"
+
+
 def shown(value: Any, most: int = 60) -> str:
     """Return a value as messages quote it: as JSON would write it, and in at most `most` characters."""
     if isinstance(value, str):
@@ -145,7 +149,7 @@ def shown(value: Any, most: int = 60) -> str:
     if isinstance(value, Mapping):
         return "a table"
     if isinstance(value, list | tuple):
-        return f"a list of {len(value)} items"
+        return f"a list of {_items(len(value))}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return shortened(str(value), most)

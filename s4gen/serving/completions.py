@@ -123,9 +123,7 @@ def _wish(found: Mapping[str, Any], model: Served, limits: Limits) -> Wish:
     n, max_tokens = count_of(found, limits), found.get("max_tokens", MAX_TOKENS)
     echo, likeliest = found.get("echo", False), found.get("logprobs")
     if found.get("best_of", n) != n:
-        raise RefusedError(
-            400, f"best_of = {found['best_of']}: s4gen does not have this; leave it out", param="best_of"
-        )
+        raise RefusedError(400, f"best_of = {found['best_of']}: expected n, which is {n}, or nothing", param="best_of")
     if "" in stop:
         raise RefusedError(400, "stop: an empty string would end every text at once; give some text", param="stop")
     if len(prompts) * n > limits.per_request:

@@ -88,7 +88,11 @@ async def draw(request: Request, body: bytes) -> Response:
     filters, n, prompt = filters_of(found, "image"), count_of(found, state.limits), _given(found, layout)
     rows = [ImageRow(i, layout.length - len(prompt)) for i in range(n)]
     wish = Wish(model, layout, prompt, labels_in(found, model, n), seed_of(found), rows)
-    alone = n == 1 and request.headers.get("accept") == "image/png"
+    alone = request.headers.get("accept") == "image/png"
+    if alone and n > 1:
+        raise RefusedError(
+            400, f"n = {n}: Accept: image/png asks for one image; leave out the one or the other", param="n"
+        )
     if alone and found.get("stream"):
         raise RefusedError(400, "a stream is no image; leave out stream, or Accept: image/png", param="stream")
     channel = Channel(state.limits.unread)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
+    from matplotlib.legend import Legend
 
 Point = tuple[float, float]
 
@@ -44,12 +45,12 @@ def learning_curves(curves: Mapping[str, Sequence[Point]], x_label: str, y_label
     for i, (name, points) in enumerate(curves.items()):
         smooth = _smoothed(points)
         style = ("-", "--", ":")[i // 10 % 3]
-        axes.plot(*zip(*smooth, strict=True), color=f"C{i % 10}", linestyle=style, linewidth=1.4, label=name)
+        axes.plot(*zip(*smooth, strict=True), color=f"C{i % 10}", linestyle=style, linewidth=1.4, label=_name(name))
         ends += [smooth[-1][1], smooth[len(smooth) // 8][1]]
     if ends:
         if min(ends) < max(ends):
             axes.set_ylim(min(ends) * 0.97, max(ends) * 1.02)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+        _as_written(figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8))
     return png_of(figure)
 
 
@@ -60,12 +61,22 @@ def curves_over(curves: Mapping[str, Sequence[Point]], x_label: str, y_label: st
     for i, (name, points) in enumerate(curves.items()):
         style = ("-", "--", ":")[i // 10 % 3]
         mark = "o" if len(points) == 1 else ""  # a line needs two points
-        axes.plot(
-            *zip(*points, strict=True), color=f"C{i % 10}", linestyle=style, marker=mark, linewidth=1.4, label=name
-        )
+        (line,) = axes.plot(*zip(*points, strict=True), color=f"C{i % 10}", linestyle=style, marker=mark, linewidth=1.4)
+        line.set_label(_name(name))
     if len(curves) <= 20:
-        figure.legend(loc="outside right center", frameon=False, fontsize=8)
+        _as_written(figure.legend(loc="outside right center", frameon=False, fontsize=8))
     return png_of(figure)
+
+
+def _name(name: str) -> str:
+    """Return a user's name as a label; matplotlib leaves those out of a legend that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def _as_written(legend: Legend) -> None:
+    """Show names with dollar signs as they are; matplotlib would read what is between two of them as mathematics."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def curves_svg(curves: Sequence[Curve], x_label: str, y_label: str) -> str:

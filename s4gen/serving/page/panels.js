@@ -2,6 +2,7 @@
 
 const COMPLETIONS = 20;
 const FINE = 10; // the sketch is drawn this many times as large, and averaged
+const LEAST_RATE = 8000; // browsers refuse sound below 3,000 samples per second, so slower sound repeats each sample
 const MOST_BITS = 16; // the cost at which a word is as red as it gets
 
 /** A copy of a template's panel, with what all panels do: one request at a time, Stop, errors, the sliders' numbers. */
@@ -289,6 +290,7 @@ export function audioPanel(model, ask) {
     : "You hear it while it is drawn.";
   const wave = find(".wave");
   const rate = model.rate;
+  const repeats = Math.max(1, Math.ceil(LEAST_RATE / rate));
   let speaker = null;
   let playing = [];
 
@@ -299,8 +301,8 @@ export function audioPanel(model, ask) {
 
   /** Let samples be heard right behind those before; returns when they end, in the speaker's time. */
   function play(samples, when) {
-    const buffer = speaker.createBuffer(1, samples.length, rate);
-    buffer.copyToChannel(samples, 0);
+    const buffer = speaker.createBuffer(1, samples.length * repeats, rate * repeats);
+    buffer.copyToChannel(Float32Array.from({ length: buffer.length }, (_, i) => samples[Math.floor(i / repeats)]), 0);
     const source = Object.assign(speaker.createBufferSource(), { buffer });
     source.connect(speaker.destination);
     const start = Math.max(when, speaker.currentTime + 0.05);
