@@ -34,6 +34,7 @@ BESIDE = (
     "sampling/*.md",
     "sampling/*.png",
     "train/*.toml",
+    "train/claims/*",
     "s4gen/examples/*.py",
 )
 """Patterns of files outside of docs/ that are a part of the site, under their own paths."""

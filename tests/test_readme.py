@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 import shlex
@@ -97,8 +98,14 @@ def test_every_page_is_in_the_navigation_and_the_navigation_names_what_there_is(
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     files = nav(site["nav"])
     assert set(PAGES) <= set(files) and len(files) == len(set(files))
+    beside = next(
+        ast.literal_eval(line.value)
+        for line in ast.parse((ROOT / "docs" / "hooks.py").read_text(encoding="utf-8")).body
+        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name) and line.targets[0].id == "BESIDE"
+    )
+    brought = {path for pattern in beside for path in ROOT.glob(pattern)}
     for file in files:
-        assert (ROOT / "docs" / file).is_file() or (ROOT / file).is_file(), file
+        assert (ROOT / "docs" / file).is_file() or ROOT / file in brought, file
     assert site["strict"] is True and site["theme"]["font"] is False
 
 
