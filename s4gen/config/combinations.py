@@ -36,7 +36,7 @@ GOES_WITH = {
     "data.tokenizer": ("text",),
     "data.vocab_size": ("text",),
     **dict.fromkeys((f"data.{key}" for key in ("rate", "law", "bits", "normalise")), ("audio",)),
-    **dict.fromkeys((f"data.{key}" for key in ("crop", "tail", "min_seconds", "max_seconds")), ("audio",)),
+    **dict.fromkeys((f"data.{key}" for key in ("crop", "tail", "speed", "gain", "min_seconds", "max_seconds")), ("audio",)),
     "data.labels": ("image", "audio"),
     **dict.fromkeys((f"data.{key}" for key in ("flips", "size", "channels", "fit")), ("image",)),
     "train.chunk": ("text",),
@@ -52,7 +52,7 @@ FOR_TASKS: dict[str, tuple[str, ...]] = {
     "model.whole_pixels": ("density",),
     "model.batch_norm": PREDICTIONS,
     **dict.fromkeys(("task.pool", "task.bidirectional"), PREDICTIONS),
-    **dict.fromkeys(("task.reader", "data.grey", "data.permuted"), ("classify",)),
+    **dict.fromkeys(("task.reader", "data.grey", "data.permuted", "data.speed", "data.gain"), ("classify",)),
     **dict.fromkeys((f"task.{key}" for key in ("window", "horizon", "targets", "relative")), ("forecast",)),
 }
 """Keys that mean something only for these values of `task.kind`; all other keys are for every task."""
