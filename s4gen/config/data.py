@@ -69,8 +69,8 @@ class DataConfig:
     """Classification of audio only: each time a training clip is read, it is played faster or slower, and so higher or
     lower, by a factor drawn at random from 1 - speed to 1 + speed."""
     gain: float = 0.0
-    """Classification of audio only: each time a training clip is read, it is made louder or quieter by at most this many
-    decibels, drawn at random."""
+    """Classification of audio only: each time a training clip is read, it is made louder or quieter by at most this
+    many decibels, drawn at random."""
     min_seconds: float = 0.0
     """Audio only: recordings shorter than this are left out."""
     max_seconds: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from typing import Any
 
@@ -92,11 +93,13 @@ class ExampleTask(PredictorTask):
     def batch(self, step: int) -> ExampleBatch:
         epoch, number = divmod(step, len(self._training) // self.rows)
         chosen = self._epoch(epoch)[number]
-        return self._gathered(chosen, self._changed([self._training.inputs[index] for index in chosen], step))
+        return self._gathered(chosen, self._changed([self._training.inputs[index] for index in chosen.tolist()], step))
 
     def example(self, rows: int) -> ExampleBatch:
-        chosen = np.full(rows, self._lengths.argmax())
-        return self._gathered(chosen, [self._training.inputs[index] for index in chosen])
+        chosen = int(self._lengths.argmax())
+        # Played slowly, a clip is longer than any that is read; what it holds does not matter here.
+        longest = np.resize(self._training.inputs[chosen], math.ceil(self._lengths[chosen] / (1 - self._speed)))
+        return self._gathered(np.full(rows, chosen), [longest] * rows)
 
     def _changed(self, rows: list[Row], step: int) -> list[Row]:
         """Return the rows of a step, which sound a little different in every epoch if the recipe asks for it."""
