@@ -39,10 +39,10 @@ class Latency:
         return self.total / max(1, self.positions)
 
 
-PIECES = (1024, 256, 64, 16)
-"""The numbers of positions that are read in parallel, the largest first. Fewer than the last one are stepped: on one
-core a pass takes as long as ten steps, however short the piece is. There are only these four, because for each the
-kernels of all layers are kept."""
+PIECES = tuple(1 << k for k in range(10, 1, -1))
+"""The numbers of positions that are read in parallel, the largest first: 1024, 512, .. 4. Fewer are stepped, because on
+one core a short piece takes as long as three steps. The sizes are few, because each has kernels of its own, which are
+kept."""
 
 
 class Stepped:
