@@ -251,8 +251,9 @@ def test_an_empty_recipe_is_all_defaults(tmp_path: Path) -> None:
         (
             "[data]\nqqqq = 3",
             "unknown key data.qqqq; expected one of data.dataset, data.validation, data.tokenizer, data.vocab_size, "
-            "data.rate, data.law, data.bits, data.normalise, data.labels, data.crop, data.tail, data.min_seconds, "
-            "data.max_seconds, data.flips, data.size, data.channels, data.fit, data.grey, data.permuted, data.seed, "
+            "data.rate, data.law, data.bits, data.normalise, data.labels, data.crop, data.tail, data.speed, "
+            "data.gain, data.min_seconds, data.max_seconds, data.flips, data.size, data.channels, data.fit, "
+            "data.grey, data.permuted, data.seed, "
             "data.counts, data.lengths, data.contour, data.text_column, data.label_column, data.longest, "
             "data.time_column, data.columns, data.splits",
         ),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import itertools
 import math
 import subprocess
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -214,6 +217,10 @@ def test_several_processes_make_the_same_images() -> None:
     for (row, label), example in zip(made, expected, strict=False):
         assert label == example.label and (row == example.image.ravel()).all()
     made.close()
+    for first in (1, pathfinder.CHUNK, count - 1):
+        with contextlib.closing(workers.rows(definition, 3, count, first, processes=2)) as later:
+            for (row, label), example in zip(later, expected[first : first + 3], strict=False):
+                assert label == example.label and (row == example.image.ravel()).all()
     streams = [example.image.tobytes() for example in expected[:: pathfinder.CHUNK]]
     assert len(set(streams)) == 3, "every chunk has its own random numbers"
 
@@ -300,6 +307,64 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
     (tokens,) = tmp_path.glob("generated/listops-*/tokens")
     tokens.write_bytes(tokens.read_bytes()[:-1])
     assert [row.tobytes() for row in opened("listops", **settings).train.inputs] == rows
+
+
+class _DiedError(BaseException):
+    """Stands for whatever ends a process."""
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("stops", [[4], [7, 8, 11], [1, 9]])
+@pytest.mark.parametrize("dataset", ["listops", "pathfinder"])
+def test_an_interrupted_set_goes_on_where_it_was_and_has_the_same_bytes(
+    dataset: str, stops: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generated, "PIECE", 3)
+    monkeypatch.setattr(pathfinder, "CHUNK", 4)
+    monkeypatch.setattr(workers, "CHUNK", 4)
+    settings = {"counts": (8, 2, 3), **({"lengths": (50, 300)} if dataset == "listops" else {"contour": 3})}
+    monkeypatch.setenv("S4GEN_CACHE", str(tmp_path / "whole"))
+    opened(dataset, **settings)
+    (whole,) = (tmp_path / "whole" / "generated").glob(f"{dataset}-*[!k]")
+    monkeypatch.setenv("S4GEN_CACHE", str(tmp_path / "parts"))
+    make, begins = generated._fill, list[int]()
+
+    def dying(begun: Path, name: str, key: object, count: int, examples: Any, progress: bool, after: int) -> None:
+        def some(first: int) -> Any:
+            begins.append(first)
+            yield from itertools.islice(examples(first), after - first)
+            raise _DiedError
+
+        make(begun, name, key, count, some, progress)  # type: ignore[arg-type]
+
+    for stop in stops:
+        monkeypatch.setattr(generated, "_fill", functools.partial(dying, after=stop))
+        with pytest.raises(_DiedError):
+            opened(dataset, **settings)
+    # What was written behind the last whole piece does not count, whatever it is.
+    for tokens in (tmp_path / "parts" / "generated").glob("*.begun/tokens"):
+        tokens.write_bytes(tokens.read_bytes() + b"half a piece")
+    monkeypatch.setattr(generated, "_fill", make)
+    opened(dataset, **settings)
+    (found,) = (tmp_path / "parts" / "generated").glob(f"{dataset}-*[!k]")
+    assert found.name == whole.name and _files(found) == _files(whole)
+    assert begins == [0, *(stop // 3 * 3 for stop in stops[:-1])], "whole pieces are not made again"
+
+
+def test_a_begun_set_that_lacks_what_it_claims_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S4GEN_CACHE", str(tmp_path))
+    settings = {"lengths": (50, 300), "counts": (6, 1, 1)}
+    rows = [row.tobytes() for row in opened("listops", **settings).train.inputs]
+    (folder,) = tmp_path.glob("generated/listops-*[!k]")
+    begun = folder.with_name(f"{folder.name}.begun")
+    for done in ("5 100000", "5", "", "five 5", "99 5", "5 5 5"):
+        folder.rename(begun)
+        (begun / "done").write_text(done)
+        (begun / "tokens").write_bytes(b"\0" * 20)
+        assert [row.tobytes() for row in opened("listops", **settings).train.inputs] == rows, done
 
 
 def test_what_cannot_be_generated_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,13 @@ def probabilities(model: Predictor, inputs: torch.Tensor) -> dict[str, float]:
         return dict(zip(CLASSES, model.answer(inputs[None])[0].double().softmax(-1).tolist(), strict=True))
 
 
+def assert_alike(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
+    """A file comes in larger blocks than a pipe, so float32 sums are made in another order; nothing else differs."""
+    for line, other in zip(found, wanted, strict=True):
+        assert line.pop("probabilities") == pytest.approx(other["probabilities"], abs=1e-6)
+        assert line == {key: value for key, value in other.items() if key != "probabilities"}
+
+
 SAMPLES = (np.random.default_rng(0).uniform(-0.5, 0.5, 403) * 32768).astype("<i2")
 
 
@@ -90,7 +97,7 @@ def test_a_live_pipe_of_sound_has_the_answers_of_the_whole_clip(
     np.save("clip.npy", SAMPLES.astype(np.float32) / np.float32(32768))
     (SAMPLES.astype("<f4") / np.float32(32768)).tofile("clip.raw")
     for arguments in (["clip.wav"], ["clip.npy"], ["clip.raw", "--format", "f32le"]):
-        assert lines(capsys, *arguments, "--every", "100") == found
+        assert_alike(lines(capsys, *arguments, "--every", "100"), found)
 
 
 def test_lines_for_people_latency_and_a_plot(
@@ -118,7 +125,7 @@ def test_text_is_read_byte_by_byte(capsys: pytest.CaptureFixture[str], monkeypat
     found = lines(capsys)
     assert [line["position"] for line in found] == [len(text)]
     Path("t.txt").write_bytes(text)
-    assert lines(capsys, "t.txt") == found
+    assert_alike(lines(capsys, "t.txt"), found)
     assert found[0]["probabilities"] == pytest.approx(probabilities(model, torch.tensor(list(text))), abs=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from s4gen.config import (
 )
 from s4gen.config.checks import ConfigError
 from s4gen.config.mixers import MIXERS
+from s4gen.models.bidirectional import Bidirectional
 from s4gen.models.flops import count_flops
 from s4gen.models.norms import BatchNorm
 from s4gen.models.predictor import Predictor
@@ -39,6 +41,8 @@ KINDS = [
     config_of("text", mixer="h3"),
     config_of("image"),
     config_of("image", reader="tokens", mixer="dss"),
+    config_of("image", taps=True, scan=("row", "none", "column")),
+    config_of("image", taps=True, norm="post", batch_norm=True, scan=("column",), mixers_per_block=2),
     config_of("audio", mixer="lssl", d_state=4),
     config_of("audio", reader="tokens", mixers_per_block=2),
 ]
@@ -48,6 +52,12 @@ BOTH = [
     config_of("text", bidirectional=True, pool="last", mixer="s4", norm="post"),
     config_of("audio", bidirectional=True, reader="spectrum"),
 ]
+SQUARES = [
+    config_of("image", bidirectional=True, taps=True, scan=("row", "column", "none"), n_layers=3),
+    config_of("image", bidirectional=True, batch_norm=True, scan=("column",)),
+    config_of("image", bidirectional=True, taps=True),
+]
+"""Models that read whole images in both directions along rows and columns."""
 
 
 def name_of(config: PredictorConfig) -> str:
@@ -75,9 +85,26 @@ def test_in_parallel_in_chunks_and_step_by_step_the_answers_are_the_same(config:
     torch.testing.assert_close(Stepped(model).answer(rows), whole[:, -1], **ALIKE)
     stream = Stream(model)
     for position in rows[1]:
-        stream.feed(position)
+        stream.read(position[None])
     torch.testing.assert_close(stream.answer(), whole[1, -1], **ALIKE)
     assert stream.position == 17
+
+
+@pytest.mark.parametrize("config", KINDS, ids=name_of)
+@torch.no_grad()
+def test_a_stream_that_comes_in_blocks_of_any_size_has_the_answers_of_one_that_is_stepped(
+    config: PredictorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s4gen.sampling.streams.PIECES", (8, 4))
+    model, row = predictor(config), rows_for(config, 1, 37)[0]
+    wanted = model(row[None])[0][0, 4::5]
+    blocks, stream = row.split([0, 1, 20, 3, 13]), Stream(model)
+    torch.testing.assert_close(torch.stack(list(stream.answers(blocks, 5))), wanted, **ALIKE)
+    assert stream.position == 37
+    long = Stream(model)
+    long.read(row)
+    long.read(row[:0])
+    torch.testing.assert_close(long.answer(), model.answer(row[None])[0], **ALIKE)
 
 
 @pytest.mark.parametrize("config", [*KINDS, *BOTH], ids=name_of)
@@ -135,6 +162,37 @@ def test_a_model_of_both_directions_refuses_steps_and_says_why(config: Predictor
             refused()
 
 
+@pytest.mark.parametrize("config", SQUARES, ids=name_of)
+@torch.no_grad()
+def test_an_image_read_from_its_other_end_is_read_along_the_same_rows_and_columns(config: PredictorConfig) -> None:
+    """With both directions exchanged, the image turned by half a turn has the features of the image, turned likewise.
+
+    So layers along rows see rows, and not what else stands side by side when pixels are counted from the end.
+    """
+    model, images = predictor(config), rows_for(config, 2, 20)
+    turned = copy.deepcopy(model)
+    for block in turned.blocks:
+        for both in (block.mixer, block.taps):
+            if isinstance(both, Bidirectional):
+                both.forward_layer, both.backward_layer = both.backward_layer, both.forward_layer
+    torch.testing.assert_close(turned.answer(images.flip(1)), model.answer(images), **ALIKE)
+    # A pixel beyond the end of a row is no neighbour: rows are 5 wide, so pixel 4 and pixel 5 are in different ones.
+    only_rows = predictor(config_of("image", bidirectional=True, scan=("row",), n_layers=1, d_ff=0))
+    features = only_rows.blocks[0](torch.zeros(1, 20, 12, dtype=torch.float64))[0]
+    changed = torch.zeros(1, 20, 12, dtype=torch.float64)
+    changed[0, 5] = torch.arange(12)
+    differs = (only_rows.blocks[0](changed)[0] - features).abs().amax(-1)[0] > 1e-9
+    assert differs.tolist() == [5 <= pixel < 10 for pixel in range(20)]
+
+
+@pytest.mark.parametrize("config", SQUARES, ids=name_of)
+def test_an_image_in_both_directions_is_read_whole_or_refused(config: PredictorConfig) -> None:
+    model = predictor(config)
+    for rows, lengths in ((rows_for(config, 2, 15), None), (rows_for(config, 2, 20), torch.tensor([20, 15]))):
+        with pytest.raises(ValueError, match="reads whole images of 20 pixels"):
+            model.answer(rows, lengths)
+
+
 def test_a_batch_norm_is_that_of_torch_and_counts_valid_positions_alone() -> None:
     torch.manual_seed(0)
     ours, theirs = BatchNorm(5).double(), nn.BatchNorm1d(5).double()
@@ -178,22 +236,23 @@ def test_losses_are_cross_entropy_and_mean_squared_errors() -> None:
     torch.testing.assert_close(model.losses(rows, truth), (model.answer(rows) - truth).square().mean(-1), **ALIKE)
 
 
-@pytest.mark.parametrize("config", [*KINDS, *BOTH], ids=name_of)
+@pytest.mark.parametrize("config", [*KINDS, *BOTH, *SQUARES], ids=name_of)
 def test_a_configuration_survives_the_trip_through_json(config: PredictorConfig) -> None:
     assert predictor_config_from_dict(predictor_config_to_dict(config)) == config
 
 
-@pytest.mark.parametrize("config", [KINDS[0], KINDS[5], BOTH[0]], ids=name_of)
+@pytest.mark.parametrize("config", [KINDS[0], KINDS[5], BOTH[0], SQUARES[0]], ids=name_of)
 def test_operations_are_those_that_torch_counts(config: PredictorConfig) -> None:
     """What two more rows cost: kernels are made once for all rows, and do not count."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model, counted = predictor(config).float(), []
+    length = 20 if config.layout.kind == "image" else 40
     for n in (1, 3):
         with FlopCounterMode(display=False) as counter:
-            model.answer(rows_for(config, n, 40).to(torch.int64 if config.reader == "tokens" else torch.float32))
+            model.answer(rows_for(config, n, length).to(torch.int64 if config.reader == "tokens" else torch.float32))
         counted.append(counter.get_total_flops())
-    assert count_flops(model, 40).forward == pytest.approx((counted[1] - counted[0]) / 2, rel=0.05)
+    assert count_flops(model, length).forward == pytest.approx((counted[1] - counted[0]) / 2, rel=0.05)
 
 
 REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
@@ -208,6 +267,10 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("series", "classify", {"pool": "max"}, 'task.pool = "max": expected one of auto, mean, last'),
     ("series", "forecast", {"horizon": 0}, "task.horizon = 0: expected at least 1"),
     ("series", "forecast", {"reader": "values"}, 'task.reader = "values" goes with task.kind = "classify"'),
+    ("text", "classify", {"taps": True}, "model.taps = true goes with images, not with data of kind text"),
+    ("series", "forecast", {"scan": ("row",)}, "model.scan = ['row'] goes with images, not with data of kind series"),
+    ("image", "classify", {"taps": True, "reader": "tokens"}, 'model.taps goes with task.reader = "values"'),
+    ("image", "classify", {"scan": ("row",), "mixer": "h3"}, 'does not go with model.mixer = "h3": expected "raster"'),
     ("audio", "classify", {"recent": 4}, 'model.recent = 4 goes with task.kind = "density", not with "classify"'),
     (
         "series",

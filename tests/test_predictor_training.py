@@ -315,6 +315,10 @@ REFUSED = [
         'does not go with task.kind = "forecast": expected csv:PLACE',
     ),
     (["train", "classify.toml", "--set", "task.window=3"], 'task.window = 3 goes with task.kind = "forecast"'),
+    (
+        ["train", "claims/pathfinder-6", "--set", "data.permuted=true"],
+        "model.taps does not go with data.permuted = true, by which no pixel has its neighbours",
+    ),
     (["train", "classify.toml", "--set", "train.chunk=9"], 'train.chunk = 9 goes with task.kind = "density"'),
     (
         ["train", "classify.toml", "--set", "data.grey=true"],

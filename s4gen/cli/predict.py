@@ -78,9 +78,8 @@ def run(args: argparse.Namespace) -> int:
     problem: UserError | None = None
     try:
         with contextlib.closing(source):
-            for position in source:
-                stream.feed(position)
-                if stream.position % every == 0 and stream.position >= config.task.window:
+            for _ in stream.answers(source, every):
+                if stream.position >= config.task.window:
                     _report(args, config, stream, points if args.plot else None)
     except UserError as error:  # what was read before the fault has an answer all the same
         problem = error

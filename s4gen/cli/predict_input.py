@@ -1,11 +1,11 @@
-"""Read the input of `s4gen predict` position by position, in constant memory: samples, text, rows of CSV, arrays."""
+"""Read the input of `s4gen predict` as it comes, in constant memory: samples, text, rows of CSV, arrays."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -38,7 +38,9 @@ _BYTES = 1 << 16
 
 
 def positions(file: str, format: str | None, checkpoint: PredictorCheckpoint) -> Generator[Tensor, None, None]:
-    """Yield what stands at each position, as `sampling.streams.Stream` reads it.
+    """Yield blocks (n, ...) of what stands at each position, as `sampling.streams.Stream` reads it.
+
+    A block is what the file or the pipe has at the time, so a reader that is behind gets longer ones.
 
     Args:
         file: a path, or "-" for standard input.
@@ -75,13 +77,13 @@ def _positions(file: str, name: str, format: str, checkpoint: PredictorCheckpoin
     config, layout = checkpoint.config, checkpoint.config.layout
     with _opened(file) as binary:
         if isinstance(layout, TextLayout):
-            tokens: Iterator[int] = _tokens(binary, name, checkpoint.tokenizer())
-            yield from map(torch.tensor, tokens)
+            tokens: Iterator[Sequence[int]] = _tokens(binary, name, checkpoint.tokenizer())
+            yield from (torch.tensor(block) for block in tokens)
         elif isinstance(layout, SeriesLayout):
             rows = csv_rows(binary, name, layout) if format == "csv" else _array_rows(binary, name, layout)
-            yield from map(torch.from_numpy, rows)
+            yield from (torch.from_numpy(row)[None] for row in rows)
         elif isinstance(layout, ImageLayout):
-            yield from _pixels(binary, name, layout, config.reader)
+            yield _pixels(binary, name, layout, config.reader)
         else:
             blocks = _sound(binary, file, name, format, layout)
             yield from _heard(blocks, layout, config.reader)
@@ -156,20 +158,20 @@ def _heard(blocks: Iterator[NDArray[np.float32]], layout: AudioLayout, reader: s
     for block in blocks:
         codes = quantiser.encode(block)
         if reader == "tokens":
-            yield from torch.from_numpy(codes.astype("int64"))
+            yield torch.from_numpy(codes.astype("int64"))
         else:
-            yield from torch.from_numpy(quantiser.decode(codes))[:, None]
+            yield torch.from_numpy(quantiser.decode(codes))[:, None]
 
 
-def _tokens(binary: BinaryIO, name: str, tokenizer: Tokenizer) -> Iterator[int]:
-    """Yield the tokens of text; those of words and pairs of bytes come with the end of each line."""
+def _tokens(binary: BinaryIO, name: str, tokenizer: Tokenizer) -> Iterator[Sequence[int]]:
+    """Yield blocks of tokens of text; those of words and pairs of bytes come with the end of each line."""
     if tokenizer.kind == "bytes":
         for chunk in _chunks(binary):
-            yield from tokenizer.encode_bytes(chunk)
+            yield tokenizer.encode_bytes(chunk)
         return
     for number, line in enumerate(binary, 1):
         try:
-            yield from tokenizer.encode_bytes(line)
+            yield tokenizer.encode_bytes(line)
         except UnicodeDecodeError as error:
             raise UserError(f"{name}, line {number} is not UTF-8 at byte {error.start}: convert it") from error
 
@@ -211,8 +213,8 @@ def _array_rows(binary: BinaryIO, name: str, layout: SeriesLayout) -> Iterator[N
         yield values.astype(np.float32)
 
 
-def _pixels(binary: BinaryIO, name: str, layout: ImageLayout, reader: str) -> Iterator[Tensor]:
-    """Yield the pixels, or values, of one image: an array of its size, or flat, of levels from 0."""
+def _pixels(binary: BinaryIO, name: str, layout: ImageLayout, reader: str) -> Tensor:
+    """Return the pixels, or values, of one image: an array of its size, or flat, of levels from 0."""
     import torch
 
     from s4gen.data.examples import values_of
@@ -223,4 +225,4 @@ def _pixels(binary: BinaryIO, name: str, layout: ImageLayout, reader: str) -> It
             f"{name} is no image: expected whole numbers 0 to {layout.levels - 1}, {layout.channels} for each pixel"
         )
     row = found.astype("int64")
-    yield from torch.from_numpy(row if reader == "tokens" else values_of(row, layout))
+    return torch.from_numpy(row if reader == "tokens" else values_of(row, layout))

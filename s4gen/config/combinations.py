@@ -36,7 +36,9 @@ GOES_WITH = {
     "data.tokenizer": ("text",),
     "data.vocab_size": ("text",),
     **dict.fromkeys((f"data.{key}" for key in ("rate", "law", "bits", "normalise")), ("audio",)),
-    **dict.fromkeys((f"data.{key}" for key in ("crop", "tail", "min_seconds", "max_seconds")), ("audio",)),
+    **dict.fromkeys(
+        (f"data.{key}" for key in ("crop", "tail", "speed", "gain", "min_seconds", "max_seconds")), ("audio",)
+    ),
     "data.labels": ("image", "audio"),
     **dict.fromkeys((f"data.{key}" for key in ("flips", "size", "channels", "fit")), ("image",)),
     "train.chunk": ("text",),
@@ -52,7 +54,7 @@ FOR_TASKS: dict[str, tuple[str, ...]] = {
     "model.whole_pixels": ("density",),
     "model.batch_norm": PREDICTIONS,
     **dict.fromkeys(("task.pool", "task.bidirectional"), PREDICTIONS),
-    **dict.fromkeys(("task.reader", "data.grey", "data.permuted"), ("classify",)),
+    **dict.fromkeys(("task.reader", "data.grey", "data.permuted", "data.speed", "data.gain"), ("classify",)),
     **dict.fromkeys((f"task.{key}" for key in ("window", "horizon", "targets", "relative")), ("forecast",)),
 }
 """Keys that mean something only for these values of `task.kind`; all other keys are for every task."""
@@ -160,6 +162,20 @@ def check_window(kind: str, model: ModelConfig, what: str) -> None:
     if kind not in model.traits.kinds:
         names = " and ".join(PLURAL[known] for known in model.traits.kinds)
         raise ConfigError("model.mixer", f'= "{model.mixer}" goes with {names}, not with {what}')
+
+
+def key_of_rows(model: ModelConfig) -> str | None:
+    """Return the key by which some layer knows rows and columns of an image, or None if all layers read a sequence."""
+    if model.taps:
+        return "model.taps"
+    return "model.scan" if model.scan != ModelConfig.scan else None
+
+
+def check_pixels(model: ModelConfig) -> None:
+    """Raise ConfigError for a density model whose layers know rows and columns, but are not run once per pixel."""
+    key = key_of_rows(model)
+    if key and not model.whole_pixels:
+        raise ConfigError(key, "goes with model.whole_pixels = true, which is not set: leave it out")
 
 
 def check_pair(model: ModelConfig, ssm: SSMConfig) -> None:

@@ -65,6 +65,12 @@ class DataConfig:
     clips."""
     tail: float = 0.0
     """Audio only: seconds of silence behind every training clip. From them the model learns to end a clip by itself."""
+    speed: float = 0.0
+    """Classification of audio only: each time a training clip is read, it is played faster or slower, and so higher or
+    lower, by a factor drawn at random from 1 - speed to 1 + speed."""
+    gain: float = 0.0
+    """Classification of audio only: each time a training clip is read, it is made louder or quieter by at most this
+    many decibels, drawn at random."""
     min_seconds: float = 0.0
     """Audio only: recordings shorter than this are left out."""
     max_seconds: float = 0.0
@@ -167,6 +173,10 @@ class DataConfig:
         for key in ("crop", "tail", "min_seconds", "max_seconds"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise ConfigError(f"data.{key}", f"= {getattr(self, key)}: expected a number of seconds, at least 0")
+        if not 0 <= self.speed <= 0.5:
+            raise ConfigError("data.speed", f"= {self.speed}: expected a number from 0 to 0.5")
+        if not 0 <= self.gain <= 60:
+            raise ConfigError("data.gain", f"= {self.gain}: expected a number of decibels from 0 to 60")
         if 0 < self.max_seconds < self.min_seconds:
             raise ConfigError("data.max_seconds", f"= {self.max_seconds}: expected at least {self.min_seconds}, or 0")
 

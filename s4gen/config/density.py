@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s4gen.config.checks import ConfigError
-from s4gen.config.combinations import check_pair, refuse_foreign
+from s4gen.config.combinations import check_pair, check_pixels, refuse_foreign
 from s4gen.config.layouts import ImageLayout, Layout, TextLayout
 from s4gen.config.names import PLURAL
 from s4gen.config.schema import ModelConfig, SSMConfig
@@ -24,6 +24,7 @@ class DensityConfig:
 
     def __post_init__(self) -> None:
         check_pair(self.model, self.ssm)
+        check_pixels(self.model)
         refuse_foreign(self.layout.kind, PLURAL[self.layout.kind], model=self.model)
         if isinstance(self.layout, TextLayout) and self.model.cutoffs and self.model.cutoffs[-1] >= self.layout.vocab:
             raise ConfigError(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from s4gen.config.checks import ConfigError
-from s4gen.config.combinations import check_pair, refuse_foreign
+from s4gen.config.combinations import check_pair, key_of_rows, refuse_foreign
 from s4gen.config.layouts import ImageLayout, InputLayout, SeriesLayout, TextLayout
 from s4gen.config.mixers import MIXERS
 from s4gen.config.schema import ModelConfig, SSMConfig
@@ -53,6 +53,7 @@ class PredictorConfig:
         check_pair(self.model, self.ssm)
         check_predictor(self.task, self.model, kind, f"data of kind {kind}")
         refuse_foreign(kind, f"data of kind {kind}", self.task.kind, model=self.model, task=self.task)
+        self._check_pixels()
         if self.task.kind == "classify" and len(self.answers.names) < 2:
             raise ConfigError("answers.names", f"= {list(self.answers.names)}: there is nothing to tell apart")
         if self.task.kind == "forecast":
@@ -66,6 +67,12 @@ class PredictorConfig:
                 "model.cutoffs",
                 f"= {list(self.model.cutoffs)}: expected numbers below the vocabulary of {self.layout.vocab}",
             )
+
+    def _check_pixels(self) -> None:
+        """Raise ConfigError for layers that know rows and columns where a position is less than a pixel."""
+        key = key_of_rows(self.model)
+        if key and isinstance(self.layout, ImageLayout) and self.layout.channels > 1 and self.reader == "tokens":
+            raise ConfigError(key, 'goes with task.reader = "values", which reads a whole pixel at each position')
 
     @property
     def reader(self) -> str:

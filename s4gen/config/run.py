@@ -7,7 +7,14 @@ import math
 from dataclasses import dataclass, field, replace
 
 from s4gen.config.checks import ConfigError, at_least, one_of, positive
-from s4gen.config.combinations import check_data_of_task, check_pair, check_window, refuse_foreign
+from s4gen.config.combinations import (
+    check_data_of_task,
+    check_pair,
+    check_pixels,
+    check_window,
+    key_of_rows,
+    refuse_foreign,
+)
 from s4gen.config.data import DataConfig, kind_of
 from s4gen.config.names import PRECISIONS
 from s4gen.config.predictor import check_predictor
@@ -136,13 +143,24 @@ class Recipe:
         refuse_foreign(kind, where, task, self.data.dataset, **sections)
         if task == "density":
             check_window(kind, self.model, where)
+            check_pixels(self.model)
         else:
             check_predictor(self.task, self.model, kind, where)
             self._check_batch_norm()
+            self._check_order()
         if self.train.patience and kind != "text" and not self.data.validation:
             raise ConfigError(
                 "train.patience",
                 f"= {self.train.patience} needs held-out data, and data.validation = 0: hold some out, or leave it out",
+            )
+
+    def _check_order(self) -> None:
+        """Raise ConfigError for layers that know rows and columns of images whose pixels are read in a random order."""
+        key = key_of_rows(self.model)
+        if key and self.data.permuted:
+            raise ConfigError(
+                key,
+                "does not go with data.permuted = true, by which no pixel has its neighbours: leave one out",
             )
 
     def _check_batch_norm(self) -> None:

@@ -130,11 +130,12 @@ class ModelConfig:
     """With whole_pixels only: how many rows above a pixel the stack reads directly. It reads seven pixels of each, and
     the three to the left. 0 reads only the pixel to the left."""
     taps: bool = False
-    """With whole_pixels only: every block also reads the features at left, above left, above and above right."""
+    """With whole_pixels, or a predictor of images, only: every block also reads the features at left, above left, above
+    and above right; with task.bidirectional also those at the four opposite neighbours."""
     scan: tuple[str, ...] = ("raster",)
-    """With whole_pixels only: the lines along which the state space layers run, block by block; at its end the list
-    begins again. raster runs along the whole image, row along each row, column down each column. none runs nowhere;
-    such a block has only taps."""
+    """With whole_pixels, or a predictor of images, only: the lines along which the state space layers run, block by
+    block; at its end the list begins again. raster runs along the whole image, row along each row, column down each
+    column. none runs nowhere; such a block has only taps."""
     head: str = "categorical"
     """categorical has a logit for each value. mixture is a mixture of discretised logistics around a prediction from
     the neighbours (PixelCNN++, arXiv 1701.05517), and needs whole_pixels."""
@@ -178,6 +179,7 @@ class ModelConfig:
             )
         _check_stack(self)
         _check_pixels(self)
+        _check_lines(self)
         if not 0 <= self.dropout < 1:
             raise ConfigError("model.dropout", f"= {self.dropout}: expected at least 0 and less than 1")
         if self.traits.heads and self.d_model % self.n_heads:
@@ -215,9 +217,12 @@ def _check_stack(model: ModelConfig) -> None:
 
 
 def _check_pixels(model: ModelConfig) -> None:
-    """Raise ConfigError for a setting that needs whole pixels, which are off, or a stack that cannot run per pixel."""
+    """Raise ConfigError for a setting that needs whole pixels, which are off, or a stack that cannot run per pixel.
+
+    Taps and scan are for predictors, too, so whether they need whole pixels is known where the task is.
+    """
     if not model.whole_pixels:
-        defaults = {"neighbourhood": 0, "taps": False, "scan": ("raster",), "head": "categorical", "components": 10}
+        defaults = {"neighbourhood": 0, "head": "categorical", "components": 10}
         for key, default in defaults.items():
             if getattr(model, key) != default:
                 raise ConfigError(f"model.{key}", "goes with model.whole_pixels = true, which is not set: leave it out")
@@ -225,6 +230,12 @@ def _check_pixels(model: ModelConfig) -> None:
     if model.pool or model.traits.whole_stack:
         what = "model.pool" if model.pool else f'model.mixer = "{model.mixer}"'
         raise ConfigError("model.whole_pixels", f"= true does not go with {what}: leave one of them out")
+    if model.norm == "post":
+        raise ConfigError("model.norm", '= "post" does not go with model.whole_pixels = true: expected "pre"')
+
+
+def _check_lines(model: ModelConfig) -> None:
+    """Raise ConfigError for lines of an image along which a mixer cannot run, or taps that it cannot have."""
     if not model.scan:
         raise ConfigError("model.scan", f"= []: expected at least one of {', '.join(SCANS)}")
     for scan in model.scan:
@@ -237,7 +248,5 @@ def _check_pixels(model: ModelConfig) -> None:
             raise ConfigError(
                 "model.scan", f'has "{scan}", which does not go with model.mixer = "{model.mixer}": expected "raster"'
             )
-    if model.norm == "post":
-        raise ConfigError("model.norm", '= "post" does not go with model.whole_pixels = true: expected "pre"')
     if model.taps and model.traits.mixes_features:
         raise ConfigError("model.taps", f'= true does not go with model.mixer = "{model.mixer}": expected false')

@@ -28,16 +28,15 @@ class Bidirectional(nn.Module):
         """
         if state is not None:
             _refuse("start from a state")
-        if lengths is None:
-            reverse = torch.arange(u.shape[1] - 1, -1, -1, device=u.device).expand(u.shape[:2])
-            inside = torch.ones_like(reverse, dtype=torch.bool)
-        else:
-            check_lengths(lengths, u)
-            position = torch.arange(u.shape[1], device=u.device)
-            inside = position < lengths[:, None]
-            # Only what is inside is reversed: padding must not come before the row in the other direction.
-            reverse = torch.where(inside, lengths[:, None] - 1 - position, position)
-        index = reverse[..., None].expand_as(u)
+        if lengths is None:  # the gradient of `flip` is much faster than that of `gather`
+            left, _ = self.forward_layer(u)
+            right, _ = self.backward_layer(u.flip(1))
+            return left + right.flip(1), None
+        check_lengths(lengths, u)
+        position = torch.arange(u.shape[1], device=u.device)
+        inside = position < lengths[:, None]
+        # Only what is inside is reversed: padding must not come before the row in the other direction.
+        index = torch.where(inside, lengths[:, None] - 1 - position, position)[..., None].expand_as(u)
         left, _ = self.forward_layer(u)
         right, _ = self.backward_layer(u.gather(1, index))
         return (left + right.gather(1, index)) * inside[..., None], None

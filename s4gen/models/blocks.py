@@ -86,11 +86,11 @@ class Block(nn.Module):
         super().__init__()
         self.norm = make_norm(model)
         self.norm_first = model.norm == "pre"
-        self.mixer = _mixer(model, ssm, raster, scan)
+        self.mixer = make_scanned(model, ssm, raster, scan)
         self.output: nn.Module = nn.Identity()
         if not model.traits.mixes_features:
             self.output = GatedOutput(model.d_model, model.dropout)
-        self.taps = Taps(model.d_model, raster) if raster is not None and model.taps else None
+        self.taps: Any = Taps(model.d_model, raster) if raster is not None and model.taps else None
         self.dropout = nn.Dropout(model.dropout)
         self.feed_forward = FeedForward(model) if model.d_ff else None
         if model.zero_start:
@@ -147,8 +147,13 @@ class Block(nn.Module):
         return self._finish(x, mixed + tapped), TappedState(taps, mixer)
 
 
-def _mixer(model: ModelConfig, ssm: SSMConfig, raster: Raster | None, scan: str) -> Any:
-    """Make the sequence layer of one block."""
+def scan_of(model: ModelConfig, i: int) -> str:
+    """Return the path of sequence layer i of the stack; the entries of `model.scan` are dealt out in turn."""
+    return model.scan[i % len(model.scan)]
+
+
+def make_scanned(model: ModelConfig, ssm: SSMConfig, raster: Raster | None, scan: str) -> Any:
+    """Make the sequence layer of one block, which runs along the path `scan` of images that `raster` is the size of."""
     if scan == "none":
         return Skip(model.d_model)
     layer = make_mixer(model, ssm)
@@ -158,10 +163,8 @@ def _mixer(model: ModelConfig, ssm: SSMConfig, raster: Raster | None, scan: str)
 def make_blocks(model: ModelConfig, ssm: SSMConfig, raster: Raster | None = None) -> Iterator[Block]:
     """Yield the stack: n_layers times mixers_per_block sequence layers, the last of each group with a feed-forward.
 
-    For images read pixel by pixel, `raster` is their size, and the entries of `model.scan` are dealt out to the
-    sequence layers in turn.
+    For images read pixel by pixel, `raster` is their size, and `model.scan` says along which lines each layer runs.
     """
     without = replace(model, d_ff=0)
     for i in range(model.n_layers * model.mixers_per_block):
-        scan = model.scan[i % len(model.scan)]
-        yield Block(without if (i + 1) % model.mixers_per_block else model, ssm, raster, scan)
+        yield Block(without if (i + 1) % model.mixers_per_block else model, ssm, raster, scan_of(model, i))

@@ -15,16 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s4gen.config import AudioLayout, ImageLayout, PredictorConfig, SeriesLayout, TextLayout
+from s4gen.config.combinations import key_of_rows
 from s4gen.models.adaptive import AdaptiveEmbedding
 from s4gen.models.bidirectional import Bidirectional
-from s4gen.models.blocks import make_blocks
+from s4gen.models.blocks import make_blocks, make_scanned, scan_of
 from s4gen.models.density import cross_entropy
 from s4gen.models.embedding import AudioEmbedding, ImageEmbedding
-from s4gen.models.mixers import make_mixer
 from s4gen.models.norms import NoNorm, make_norm
+from s4gen.models.raster import Raster
 from s4gen.models.sequence import SequenceModel
 from s4gen.models.spectrum import frame_stride, log_spectrum, unit_peak
 from s4gen.models.ssm_layers import check_lengths
+from s4gen.models.taps import Taps
 
 ONE_DIRECTION = (
     "this model reads rows in both directions (task.bidirectional = true), so it has no answer before a row has ended, "
@@ -53,10 +55,15 @@ class Predictor(SequenceModel):
         self.config = config
         model, ssm = config.model, config.ssm
         self.embedding = _reader(config)
-        blocks = list(make_blocks(model, ssm))
+        layout = config.layout
+        self.raster = Raster(layout.height, layout.width) if isinstance(layout, ImageLayout) else None
+        blocks = list(make_blocks(model, ssm, self.raster))
         if config.task.bidirectional:
-            for block in blocks:
-                block.mixer = Bidirectional(block.mixer, make_mixer(model, ssm))
+            # Read from the end, rows run to the left and columns upwards, so the layers of images know nothing of it.
+            for i, block in enumerate(blocks):
+                block.mixer = Bidirectional(block.mixer, make_scanned(model, ssm, self.raster, scan_of(model, i)))
+                if self.raster is not None and block.taps is not None:
+                    block.taps = Bidirectional(block.taps, Taps(model.d_model, self.raster))
         self.blocks = nn.ModuleList(blocks)
         self.norm = make_norm(model) if model.norm == "pre" else NoNorm()
         self.head = nn.Linear(model.d_model, config.n_out)
@@ -198,6 +205,11 @@ class Predictor(SequenceModel):
             raise ValueError(f"inputs have shape {tuple(inputs.shape)}, expected ({expected})")
         if lengths is not None:
             check_lengths(lengths, inputs)
+        if self.config.task.bidirectional and key_of_rows(self.config.model) and self.raster is not None:
+            # From the end of less than an image, the reversed lines would be none of its rows and columns.
+            whole = self.raster.pixels
+            if inputs.shape[1] != whole or (lengths is not None and (lengths != whole).any()):
+                raise ValueError(f"this model reads whole images of {whole} pixels, and in both directions")
 
     def _check_steps(self) -> None:
         if self.config.task.bidirectional:

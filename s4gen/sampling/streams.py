@@ -1,36 +1,48 @@
-"""Predictors on a live stream: each position is one step of the recurrence, in constant time and memory."""
+"""Predictors on a live stream, in constant memory and in a time for each position that does not grow.
+
+What has come already is read in parallel, from the state before it; what is too short for that takes steps of the
+recurrence. So a reader that falls behind catches up, and one that does not answers after every position.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from s4gen.models.predictor import Predictor
+from s4gen.models.kept_kernels import keep_kernels
+from s4gen.models.predictor import Predictor, PredictorState
 from s4gen.sampling.steps import twins
 
 
 @dataclass
 class Latency:
-    """How long steps took, in seconds."""
+    """How long reading took, in seconds."""
 
-    steps: int = 0
+    positions: int = 0
     total: float = 0.0
     longest: float = 0.0
+    """The longest time of one step, or of one piece that was read in parallel."""
 
-    def add(self, seconds: float) -> None:
-        """Count a step."""
-        self.steps += 1
+    def add(self, seconds: float, positions: int) -> None:
+        """Count a step, or a piece of so many positions."""
+        self.positions += positions
         self.total += seconds
         self.longest = max(self.longest, seconds)
 
     @property
     def mean(self) -> float:
-        """The mean time of a step; 0 before the first."""
-        return self.total / max(1, self.steps)
+        """The mean time of a position; 0 before the first."""
+        return self.total / max(1, self.positions)
+
+
+PIECES = tuple(1 << k for k in range(10, 1, -1))
+"""The numbers of positions that are read in parallel, the largest first: 1024, 512, .. 4. Fewer are stepped, because on
+one core a short piece takes as long as three steps. The sizes are few, because each has kernels of its own, which are
+kept."""
 
 
 class Stepped:
@@ -58,7 +70,7 @@ class Stepped:
 
 
 class Stream:
-    """One row that a predictor reads position by position.
+    """One row that a predictor reads as it comes.
 
     The answer after any position is that of `Predictor.answer` for the row up to there, but for rounding.
     """
@@ -69,24 +81,37 @@ class Stream:
         Raises:
             ValueError: the model reads in both directions.
         """
-        _, self._stepper = twins(model)
-        self._state = self._stepper.initial_state(1)
-        self._features: Tensor | None = None
-        self._last: Tensor | None = None
+        self._parallel, self._stepper = twins(model)
+        keep_kernels(self._parallel)
+        self._state: PredictorState = self._stepper.initial_state(1)
+        self._answer: Callable[[], Tensor] | None = None
         self.latency = Latency()
 
     @property
     def position(self) -> int:
         """How many positions were read."""
-        return self.latency.steps
+        return self.latency.positions
 
     @torch.inference_mode()
-    def feed(self, position: Tensor) -> None:
-        """Read one position: values r(C), or one token, int64 ()."""
-        began = time.perf_counter()
-        self._last = position[None]
-        self._features, self._state = self._stepper.advance(self._last, self._state)
-        self.latency.add(time.perf_counter() - began)
+    def read(self, block: Tensor) -> None:
+        """Read positions that follow each other: values r(n, C), or tokens int64 (n,); n may be 0."""
+        at = 0
+        while at < len(block):
+            n = next((piece for piece in PIECES if at + piece <= len(block)), 1)
+            began = time.perf_counter()
+            self._read_piece(block[at : at + n])
+            self.latency.add(time.perf_counter() - began, n)
+            at += n
+
+    def _read_piece(self, piece: Tensor) -> None:
+        """Take a step, or read several positions in parallel."""
+        last = piece[-1:]
+        if len(piece) == 1:
+            features, self._state = self._stepper.advance(last, self._state)
+            self._answer = lambda: self._stepper.answer_after(features, last)[0]
+            return
+        answers, self._state = self._parallel(piece[None], self._state)
+        self._answer = lambda: answers[0, -1]
 
     @torch.inference_mode()
     def answer(self) -> Tensor:
@@ -95,13 +120,15 @@ class Stream:
         Raises:
             ValueError: nothing was read.
         """
-        if self._features is None or self._last is None:
+        if self._answer is None:
             raise ValueError("nothing was read yet, so there is no answer")
-        return self._stepper.answer_after(self._features, self._last)[0]
+        return self._answer()
 
-    def answers(self, positions: Iterable[Tensor], every: int) -> Iterator[Tensor]:
-        """Read all positions, and yield the answer after every `every` of them."""
-        for position in positions:
-            self.feed(position)
-            if self.position % every == 0:
-                yield self.answer()
+    def answers(self, blocks: Iterable[Tensor], every: int) -> Iterator[Tensor]:
+        """Read blocks (n, ...) of positions one after another, and yield the answer after every `every` positions."""
+        for block in blocks:
+            while len(block):
+                head, block = block.tensor_split([every - self.position % every])
+                self.read(head)
+                if self.position % every == 0:
+                    yield self.answer()

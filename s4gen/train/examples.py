@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from s4gen.config import Answers, PredictorConfig, Recipe
+from s4gen.config import Answers, AudioLayout, PredictorConfig, Recipe
 from s4gen.data.audio.batches import bucketed
-from s4gen.data.examples import ExampleSplits, inputs_of
+from s4gen.data.audio.playing import played
+from s4gen.data.examples import ExampleSplits, Row, inputs_of
 from s4gen.data.labelled.opening import open_examples
 from s4gen.errors import UserError
 from s4gen.evaluate.predictions import MEASURES, Tally, example_batches, tally, targets_of
@@ -82,6 +84,7 @@ class ExampleTask(PredictorTask):
         self._lengths = np.array([len(row) for row in self._training.inputs])
         self.rows = min(train.batch_size, len(self._training))
         self._seed, self._asked = train.seed, train.batch_size
+        self._speed, self._gain = recipe.data.speed, recipe.data.gain
         self._epoch = functools.lru_cache(maxsize=1)(self._make_epoch)
 
     def _make_epoch(self, epoch: int) -> list[NDArray[np.int64]]:
@@ -89,14 +92,26 @@ class ExampleTask(PredictorTask):
 
     def batch(self, step: int) -> ExampleBatch:
         epoch, number = divmod(step, len(self._training) // self.rows)
-        return self._gathered(self._epoch(epoch)[number])
+        chosen = self._epoch(epoch)[number]
+        return self._gathered(chosen, self._changed([self._training.inputs[index] for index in chosen.tolist()], step))
 
     def example(self, rows: int) -> ExampleBatch:
-        return self._gathered(np.full(rows, self._lengths.argmax()))
+        chosen = int(self._lengths.argmax())
+        # Played slowly, a clip is longer than any that is read; what it holds does not matter here.
+        longest = np.resize(self._training.inputs[chosen], math.ceil(self._lengths[chosen] / (1 - self._speed)))
+        return self._gathered(np.full(rows, chosen), [longest] * rows)
 
-    def _gathered(self, chosen: NDArray[np.int64]) -> ExampleBatch:
+    def _changed(self, rows: list[Row], step: int) -> list[Row]:
+        """Return the rows of a step, which sound a little different in every epoch if the recipe asks for it."""
+        layout = self._config.layout
+        if not isinstance(layout, AudioLayout) or not (self._speed or self._gain):
+            return rows
+        draws = np.random.default_rng([self._seed, step, 1])
+        return [played(row, layout, draws, self._speed, self._gain) for row in rows]
+
+    def _gathered(self, chosen: NDArray[np.int64], rows: list[Row]) -> ExampleBatch:
         config = self._config
-        inputs, lengths = inputs_of([self._training.inputs[index] for index in chosen], config.layout, config.reader)
+        inputs, lengths = inputs_of(rows, config.layout, config.reader)
         return ExampleBatch(inputs, targets_of(self._training.targets[chosen], config), lengths)
 
     def epoch(self, step: int) -> float:

@@ -1,32 +1,43 @@
-"""Generated data sets in the cache: made once of their parameters, written whole or not at all."""
+"""Generated data sets in the cache: made once of their parameters, in pieces, so that an interrupted one goes on.
+
+A set that is being made is the folder `NAME.begun`, which is renamed to NAME when it is whole. Its file `done` tells
+how far the other files are complete. What stands behind that is made again, and comes out as the same bytes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
+import os
+import shutil
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from s4gen.data.examples import Examples
 from s4gen.data.labelled.rows import end_to_end
-from s4gen.files.atomic import read_consistent, write_atomic, write_error
+from s4gen.files.atomic import discard, read_consistent, write_error, write_file_atomic
 from s4gen.files.folders import cache_folder, locked
 from s4gen.showing.progress import progress_bar
 
 _VERSION = 1
+PIECE = 250
+"""Examples after which what was made is safe; those of Path-X take two minutes."""
+
+Make = Callable[[int], Generator[tuple[NDArray[np.uint8], int], None, None]]
 
 
 def generated(
     name: str,
     parameters: Mapping[str, Any],
     counts: tuple[int, int, int],
-    examples: Generator[tuple[NDArray[np.uint8], int], None, None],
+    examples: Make,
     progress: bool = False,
 ) -> tuple[Examples, Examples, Examples]:
     """Return train, validation and test split of a generated set, from the cache where it has been made before.
@@ -35,7 +46,8 @@ def generated(
         name: the set; part of the folder's name.
         parameters: everything that `examples` depend on, fit for JSON.
         counts: how many examples each split has.
-        examples: rows of tokens (L,) with their classes, as many as are asked for; the first ones are for training.
+        examples: makes rows of tokens (L,) with their classes, as many as are asked for, from the example of a given
+            number on; the first ones are for training.
         progress: show on standard error how many there are already.
 
     Raises:
@@ -66,45 +78,77 @@ def _say_waiting(name: str) -> None:
     print(f"s4gen: waiting for another process that generates {name}", file=sys.stderr)
 
 
-def _made(
-    folder: Path,
-    name: str,
-    key: Mapping[str, Any],
-    count: int,
-    examples: Generator[tuple[NDArray[np.uint8], int], None, None],
-    progress: bool,
-) -> Examples:
+def _made(folder: Path, name: str, key: Mapping[str, Any], count: int, examples: Make, progress: bool) -> Examples:
     """Return what another process has made meanwhile, or else make it."""
     try:
         return read_consistent(folder, _read)
     except (OSError, ValueError, KeyError):
-        write_atomic(folder, lambda directory: _fill(directory, name, key, count, examples, progress))
+        begun = folder.with_name(f"{folder.name}.begun")
+        begun.mkdir(exist_ok=True)
+        try:
+            _fill(begun, name, key, count, examples, progress)
+        except BaseException:
+            if not _done(begun).examples:
+                shutil.rmtree(begun, ignore_errors=True)
+            raise
+        discard(folder)  # it is damaged, or not there
+        os.rename(begun, folder)
+        (folder / "done").unlink()
         return read_consistent(folder, _read)
 
 
-def _fill(
-    directory: Path,
-    name: str,
-    key: Mapping[str, Any],
-    count: int,
-    examples: Generator[tuple[NDArray[np.uint8], int], None, None],
-    progress: bool,
-) -> None:
+class _Done(NamedTuple):
+    """How far a set is complete."""
+
+    examples: int = 0
+    tokens: int = 0
+
+
+def _done(begun: Path) -> _Done:
+    """Read how far a folder is complete; one that does not say it, or has less, begins anew."""
+    try:
+        found = _Done(*map(int, (begun / "done").read_text("ascii").split()))
+        lengths = np.fromfile(begun / "lengths", "<i4", found.examples)
+        sizes = [(begun / name).stat().st_size for name in ("tokens", "targets")]
+    except (OSError, ValueError, TypeError):
+        return _Done()
+    fits = sizes[0] >= found.tokens == lengths.sum() and sizes[1] >= 2 * found.examples == 2 * len(lengths)
+    return found if fits else _Done()
+
+
+def _fill(begun: Path, name: str, key: Mapping[str, Any], count: int, examples: Make, progress: bool) -> None:
     """Write `count` examples: tokens end to end, lengths, classes, and the parameters for who wants to know."""
-    lengths, targets = np.empty(count, "<i4"), np.empty(count, "<i2")
+    done = _done(begun)
+    if done.examples and progress:
+        print(f"s4gen: {name} goes on behind the {done.examples:,} examples that were made before", file=sys.stderr)
     with (
-        contextlib.closing(examples),
-        (directory / "tokens").open("wb") as file,
-        progress_bar(count, "ex", progress, f"generating {name}") as bar,
+        contextlib.closing(examples(done.examples)) as made,
+        contextlib.ExitStack() as opened,
+        progress_bar(count, "ex", progress, f"generating {name}", initial=done.examples) as bar,
     ):
-        for number in range(count):
-            row, targets[number] = next(examples)
-            lengths[number] = len(row)
-            file.write(row.tobytes())
-            bar.update(1)
-    (directory / "lengths").write_bytes(lengths.tobytes())
-    (directory / "targets").write_bytes(targets.tobytes())
-    (directory / "parameters.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
+        files = [opened.enter_context(_opened(begun / name)) for name in ("tokens", "lengths", "targets")]
+        while piece := list(itertools.islice(made, min(PIECE, count - done.examples))):
+            rows = [row for row, _ in piece]
+            tokens, lengths = np.concatenate(rows).tobytes(), np.array([len(row) for row in rows], "<i4").tobytes()
+            targets = np.array([target for _, target in piece], "<i2").tobytes()
+            places = done.tokens, 4 * done.examples, 2 * done.examples
+            for file, place, content in zip(files, places, (tokens, lengths, targets), strict=True):
+                file.seek(place)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            done = _Done(done.examples + len(piece), done.tokens + len(tokens))
+            write_file_atomic(begun / "done", f"{done.examples} {done.tokens}".encode())
+            bar.update(len(piece))
+        for file, size in zip(files, (done.tokens, 4 * done.examples, 2 * done.examples), strict=True):
+            file.truncate(size)
+    (begun / "parameters.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file to write anywhere in it; it is made if it is missing."""
+    path.touch()
+    return path.open("r+b")
 
 
 def _read(directory: Path) -> Examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -23,16 +24,25 @@ Labelled = Generator[tuple[NDArray[np.uint8], int], None, None]
 """Pixels (L,) and classes; closing it ends the processes."""
 
 
-def rows(definition: Definition, seed: int, count: int, processes: int | None = None) -> Labelled:
-    """Yield the pixels (L,) of `count` images, or of some more, with their classes.
+def rows(definition: Definition, seed: int, count: int, first: int = 0, processes: int | None = None) -> Labelled:
+    """Yield the pixels (L,) of the images `first` to `count` - 1, and perhaps of some more, with their classes.
 
     `processes` (default: one for each processor that this one may use) share the work where there are enough images.
     """
-    chunks = -(-count // CHUNK)
-    processes = min(chunks, processes or _processors())
+    chunks = range(first // CHUNK, -(-count // CHUNK))
+    processes = min(len(chunks), processes or _processors())
     if processes < 2:
-        return ((example.image.reshape(-1), example.label) for example in examples(definition, seed))
-    return _shared(definition, seed, chunks, processes)
+        found = examples(definition, seed, itertools.count(chunks.start))
+        made: Labelled = ((example.image.reshape(-1), example.label) for example in found)
+    else:
+        made = _shared(definition, seed, chunks, processes)
+    return _without(made, first % CHUNK)
+
+
+def _without(made: Labelled, n: int) -> Labelled:
+    """Yield all but the first n images; closing this closes `made`."""
+    with contextlib.closing(made):
+        yield from itertools.islice(made, n, None)
 
 
 def _processors() -> int:
@@ -42,25 +52,25 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _shared(definition: Definition, seed: int, chunks: int, processes: int) -> Labelled:
-    """Let process p make chunks p, p + processes, ...; read one chunk of each in turn.
+def _shared(definition: Definition, seed: int, chunks: range, processes: int) -> Labelled:
+    """Deal out the chunks to the processes in turn; read one chunk of each in turn.
 
     A process that has made a chunk waits until it is read. So none runs far ahead, and when this one dies, whatever
     kills it, the others end with an error of their pipe as soon as they are done with a chunk.
     """
-    workers = [_start(definition, seed, range(first, chunks, processes)) for first in range(processes)]
+    workers = [_start(definition, seed, chunks[number::processes]) for number in range(processes)]
     size = definition.size**2
     try:
-        for chunk in range(chunks):
-            pipe = workers[chunk % processes].stdout
+        for number in range(len(chunks)):
+            pipe = workers[number % processes].stdout
             assert pipe is not None
             content = pipe.read(CHUNK * size)
             if len(content) < CHUNK * size:
                 raise UserError(
                     "a process that makes images ended too early, most likely for want of memory: try again"
                 )
-            for number, image in enumerate(np.frombuffer(content, np.uint8).reshape(CHUNK, size)):
-                yield image, number % 2
+            for place, image in enumerate(np.frombuffer(content, np.uint8).reshape(CHUNK, size)):
+                yield image, place % 2
     finally:
         for worker in workers:
             worker.kill()
