@@ -13,6 +13,10 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+
+# Where the environment forbids Python to keep what it has compiled, each of the many processes that tests start would
+# compile all of s4gen again.
+export PYTHONDONTWRITEBYTECODE :=
 READY := .venv/.installed
 
 .PHONY: demo docs test test-faults test-fuzz lint bench bench-core clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -33,6 +34,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that run tes
 # The same examples every time, and no deadline: other processes share the cores.
 settings.register_profile("s4gen", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("s4gen")
+
+
+def pytest_collection() -> None:
+    """Let the thousands of tests be found without looking for garbage, since none of them is."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on, but no more among modules and tests, which stay to the end."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from scipy.stats import chi2
 from tiny import noisy_model, random_sequences
 from torch import Tensor
 
@@ -147,6 +146,8 @@ def test_frequencies_are_the_model_s_probabilities(mixer: str) -> None:
 
     Seeded; over seeds the chance of a false alarm is 1e-6.
     """
+    from scipy.stats import chi2  # a second, for the one process that runs this test
+
     model = noisy_model(mixer, ImageLayout(height=1, width=2, channels=1, levels=4)).eval()
     with torch.no_grad():
         model.head.weight.mul_(0.4)  # flatter: the chi-square approximation needs 5 expected images of every kind

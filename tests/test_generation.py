@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import json
@@ -52,11 +53,18 @@ def recurrent() -> RecurrentModel:
     return convert(noisy_model("s4d", d_model=16))
 
 
+@functools.cache
+def converted(kind: str) -> RecurrentModel:
+    """One model for all tests that only read it."""
+    return convert(model_of(kind) if kind in PIXELS else noisy_model(kind, d_model=16))
+
+
 def prompts_of(recurrent: RecurrentModel, lengths: Sequence[int] = LENGTHS) -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
     return [torch.randint(0, recurrent.config.layout.vocab, (length,), generator=generator) for length in lengths]
 
 
+@torch.inference_mode()
 def by_definition(
     recurrent: RecurrentModel, prompt: Tensor, sequence: int, seed: int, count: int, label: int | None = None
 ) -> Tensor:
@@ -125,7 +133,7 @@ def test_far_numbers_need_none_of_those_before() -> None:
 
 @pytest.mark.parametrize("kind", [*SSM_MIXERS, *PIXELS])
 def test_prompts_of_unequal_lengths_are_continued_as_each_alone(kind: str) -> None:
-    recurrent = convert(model_of(kind))
+    recurrent = converted(kind)
     prompts = prompts_of(recurrent)
     alone = [by_definition(recurrent, prompt, i, 2, 20) for i, prompt in enumerate(prompts)]
     for engine in ENGINES_HERE:
@@ -181,7 +189,7 @@ def test_a_row_is_read_bit_for_bit_alike_at_every_level(chunk: int, monkeypatch:
 @pytest.mark.parametrize("chunk", [1, 8, 16, 39])
 def test_chunks_do_not_change_what_is_read(kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row whose prompt has ended keeps its state while the others read on."""
-    recurrent = convert(model_of(kind))
+    recurrent = converted(kind)
     prompts = checked_prompts(recurrent, prompts_of(recurrent))
     whole = read_prompts(recurrent, prompts)
     monkeypatch.setattr(prompts_module, "CHUNK", chunk)
@@ -261,7 +269,7 @@ def test_a_model_whose_rows_are_of_one_length_says_so(mixer: str) -> None:
 @pytest.mark.parametrize("kind", [*SSM_MIXERS, *PIXELS])
 @pytest.mark.parametrize("given", [0, 1, 13])
 def test_a_fork_is_bit_for_bit_equal_prompts(engine: str, kind: str, given: int) -> None:
-    recurrent = convert(model_of(kind) if kind in PIXELS else noisy_model(kind, d_model=16))
+    recurrent = converted(kind)
     prompt = random_sequences(recurrent.source, 1)[:, :given]
     settings: dict[str, Any] = {"seed": 4, "engine": engine}
     separate = generate(recurrent, 6, prompt=prompt.expand(6, -1), **settings)
@@ -336,7 +344,7 @@ def test_each_sequence_is_of_its_own_class(kind: str) -> None:
 
 @pytest.mark.parametrize("given", [0, 1, 13])
 def test_a_fork_into_classes_is_bit_for_bit_equal_prompts(given: int) -> None:
-    recurrent, labels = convert(sounding_model("sashimi", rate=100)), torch.tensor([2, 0, 2, 2, 0])
+    recurrent, labels = convert(sounding_model("sashimi", rate=50)), torch.tensor([2, 0, 2, 2, 0])
     prompt = random_sequences(recurrent.source, 1)[:, :given]
     settings: dict[str, Any] = {"seed": 4, "labels": labels}
     separate = generate(recurrent, 5, prompt=prompt.expand(5, -1), **settings)

@@ -11,7 +11,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import openai
 import pytest
 import yaml
 from serving import Site, served, text_model
@@ -78,6 +77,8 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(
 def test_the_client_of_the_page_about_serving_is_answered(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    import openai  # two seconds, for the one process that runs this test
+
     (program,) = blocks("python", PAGES[ASKS_A_SERVER])
     with Site({"wikitext2-small": served("wikitext2-small", text_model())}) as site:
         server = TestClient(site.app, base_url="http://127.0.0.1:8000")

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import pytest
 from processes import running
 from serve_load import drawn_by_sample, gauges, run
@@ -83,6 +82,8 @@ def idle(url: str) -> bool:
 
 
 def test_openai_s_client_gets_what_sample_writes(site: str, saved: Path, capsys: Capture) -> None:
+    import openai  # two seconds, for the one process that runs this test
+
     command = ["sample", str(saved / "words"), "--prompt", "ab", "--seed", "3", "--max-tokens", "25"]
     assert main(command) == 0
     expected = capsys.readouterr().out.removesuffix("\n")

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch._inductor.config
 from torch import Tensor, nn
 
 from s4gen.models.density import DensityModel
@@ -125,6 +124,8 @@ class CachedTransformer:
             products chosen by trial too     0.9   2.7     19.6   92.8    0.6   2.2      13.0   47.5
             and attend by loops (this)       0.8   2.2     18.4   71.8    0.4   1.5      10.8   43.5
         """
+        import torch._inductor.config  # with the whole compiler: two seconds, which no other workload has to wait for
+
         torch._dynamo.reset()
         other = copy.copy(self)
         other._step = torch.compile(

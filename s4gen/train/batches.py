@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from s4gen.models.density import DensityModel
 from s4gen.models.predictor import Predictor
@@ -95,7 +95,7 @@ class TokenBatch(Batch):
 
     def _nats(self, model: DensityModel) -> Tensor:
         first = next(iter(model.blocks.parameters()), None)
-        if self.label is None or not isinstance(first, DTensor):
+        if self.label is None or not _is_sharded(first):
             return model.nats(self.tokens, self.label)
         # The initial state of a sharded model is made from its parameters, so it is sharded, too: make it whole first.
         state = map_tensors(_whole, model.initial_state(len(self.tokens), self.label))
@@ -122,5 +122,12 @@ class ExampleBatch(Batch):
         return model.losses(self.inputs, self.target, self.lengths), None
 
 
-def _whole(x: Tensor) -> Tensor:
-    return x.full_tensor() if isinstance(x, DTensor) else x
+def _is_sharded(x: Any) -> bool:
+    """Tell whether x is a DTensor, whose class takes a second to import: where nobody has, x is none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(x, module.DTensor)
+
+
+def _whole(x: Any) -> Tensor:
+    """Return the whole of a sharded tensor, and any other tensor as it is."""
+    return x.full_tensor() if _is_sharded(x) else x

@@ -24,7 +24,6 @@ from s4gen.data.text import Tokenizer, from_json
 from s4gen.errors import UserError
 from s4gen.models.states import leaves, rebuilt
 from s4gen.train.ranks import Ranks, own_states
-from s4gen.train.shards import Shards
 from s4gen.train.spread import Copies
 from s4gen.train.tasks import Task
 from s4gen.train.training_run import Best, TrainingRun, moments, remember
@@ -112,6 +111,8 @@ def spread_out(training: TrainingRun, ranks: Ranks) -> TrainingRun:
     states = _states_from_leader(training, ranks)
     settings = training.recipe
     if settings.train.shard:
+        from s4gen.train.shards import Shards  # FSDP takes a second to import
+
         spread: Copies = Shards(training.model, ranks)  # moves the model to the device part by part
     else:
         spread = Copies(training.model.to(ranks.device), ranks)
