@@ -62,6 +62,18 @@ def test_results_become_a_table_and_curves(tmp_path: Path) -> None:
     assert "folder" not in json.loads((tmp_path / "results.json").read_text())[0]
 
 
+def test_a_stop_of_one_row_ends_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def stopped(row: str, *_: object) -> None:
+        asked.append(row)
+
+    monkeypatch.setattr(ablation, "measured", stopped)
+    monkeypatch.setattr(ablation, "measured_speeds", lambda rows, path: dict.fromkeys(rows, 1.0))
+    assert ablation.main(["--seeds", "0", "1", "-o", str(tmp_path)]) == 130
+    assert asked == list(ablation.ROWS)[:1] and not (tmp_path / "table.md").exists()
+
+
 def test_an_unknown_row_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert ablation.main(["--rows", "nothing"]) == 2
     assert capsys.readouterr().err.startswith("s4gen: error: no row is called 'nothing'; expected one of")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -105,12 +106,14 @@ def main(arguments: list[str] | None = None) -> int:
         return parser.refuse(f"no row is called {unknown[0]!r}; expected one of {', '.join(map(repr, ROWS))}")
     try:
         speeds = measured_speeds(args.rows, args.out / "speeds.json")
-        found = [measured(row, seed, args.minutes, speeds[row], args.out) for seed in args.seeds for row in args.rows]
+        found = []
+        for seed, row in itertools.product(args.seeds, args.rows):
+            if (one := measured(row, seed, args.minutes, speeds[row], args.out)) is None:
+                return 130
+            found.append(one)
     except UserError as error:
         return parser.refuse(str(error))
-    if any(one is None for one in found):
-        return 130
-    write_results(args.out, [one for one in found if one is not None])
+    write_results(args.out, found)
     print((args.out / "table.md").read_text(encoding="utf-8"))
     return 0
 
@@ -138,7 +141,7 @@ def measured_speeds(rows: list[str], path: Path) -> dict[str, float]:
 
 
 def measured(row: str, seed: int, minutes: float, per_step: float, out: Path) -> dict[str, Any] | None:
-    """Train a row, or go on with it, and score it. Return None if Ctrl-C interrupted the training."""
+    """Train a row, or go on with it, and score it. Return None if a signal, such as Ctrl-C, stopped the training."""
     folder = out / f"{list(ROWS).index(row):02d}-{minutes:g}min-seed{seed}"
     result = folder / "result.json"
     if not result.is_file():
