@@ -16,7 +16,7 @@ for module in pkgutil.walk_packages(s4gen.__path__, "s4gen."):  # nobody may not
     program = module.name.endswith("__main__") or ".exporting.run_" in module.name
     if not program and ".examples" not in module.name:
         importlib.import_module(module.name)
-import PIL.Image, soundfile, soxr, tqdm, tokenizers
+import PIL.Image, soundfile, soxr, tqdm, tokenizers, torch._dynamo
 PIL.Image.init()
 "".encode("utf-8-sig")
 if os.getuid() == 0:

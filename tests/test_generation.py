@@ -344,7 +344,7 @@ def test_each_sequence_is_of_its_own_class(kind: str) -> None:
 
 @pytest.mark.parametrize("given", [0, 1, 13])
 def test_a_fork_into_classes_is_bit_for_bit_equal_prompts(given: int) -> None:
-    recurrent, labels = convert(sounding_model("sashimi", rate=50)), torch.tensor([2, 0, 2, 2, 0])
+    recurrent, labels = convert(sounding_model("sashimi", rate=100)), torch.tensor([2, 0, 2, 2, 0])
     prompt = random_sequences(recurrent.source, 1)[:, :given]
     settings: dict[str, Any] = {"seed": 4, "labels": labels}
     separate = generate(recurrent, 5, prompt=prompt.expand(5, -1), **settings)

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from s4gen.compress.varints import Reader, number, with_size
+from s4gen.config.names import KINDS
 
 MAGIC = b"\x89S4"
 VERSION = 2
@@ -47,10 +48,10 @@ _CHECKSUM = struct.Struct("<I")
 _SINGLE, _EQUAL, _LABELLED, _EXTRA = 1, 2, 4, 8
 _KIND_FROM = 4
 """The bit of the flags from which on the kind stands."""
-_KINDS = ("image", "text", "audio")
 _ENGINES = ("native", "eager", "native-bf16", "native-int8")
 _TARGETS = ("native", "x86-64-v3", "x86-64-v4", "x86-64-v2", "armv8-a", "baseline")
-"""Numbers of kinds, engines and targets are places in these lists, so a name may be added only at their ends."""
+"""Numbers of engines and targets are places in these lists, and those of kinds in `KINDS`, so names may be added only
+at their ends."""
 _PLACES = 16
 """Targets that there can be numbers for."""
 _LONGEST_TEXT = 64
@@ -120,7 +121,7 @@ def pack(container: Container) -> bytes:
     head = [
         container.model,
         container.signature,
-        number((_KINDS.index(container.kind) << _KIND_FROM) + sum(flag for flag, holds in flags.items() if holds)),
+        number((KINDS.index(container.kind) << _KIND_FROM) + sum(flag for flag, holds in flags.items() if holds)),
         _way(container.engine, container.target),
     ]
     if not flags[_SINGLE]:
@@ -183,7 +184,7 @@ def _unpacked(header: Reader) -> Container:
     """Read all that stands behind the checksum."""
     model, signature = header.take(MODEL_BYTES), header.take(SIGNATURE_BYTES)
     kind, flags = divmod(header.number(), 1 << _KIND_FROM)
-    if kind >= len(_KINDS):
+    if kind >= len(KINDS):
         raise ValueError("it is of an unknown kind")
     engine, target = _read_way(header)
     count = 1 if flags & _SINGLE else header.number()
@@ -210,7 +211,7 @@ def _unpacked(header: Reader) -> Container:
     filled = tuple(
         replace(entry, blocks=tuple(replace(block, coded=next(pieces)) for block in entry.blocks)) for entry in entries
     )
-    return Container(model, signature, _KINDS[kind], engine, target, filled, length, bool(flags & _LABELLED))
+    return Container(model, signature, KINDS[kind], engine, target, filled, length, bool(flags & _LABELLED))
 
 
 def _cut(coded: bytes, sizes: Sequence[int], last: bool) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ so the command line has the names before it pays for torch.
 from __future__ import annotations
 
 KINDS = ("image", "text", "audio")
-"""The kinds of sequences; `Layout.kind` is one of these."""
+"""The kinds of sequences; `Layout.kind` is one of these. Compressed files hold the places, so the order stays."""
 PLURAL = {"image": "images", "text": "text", "audio": "sound", "series": "series"}
 """The words for data of each kind in messages, as in "a model of sound"."""
 

@@ -98,7 +98,8 @@ class ExampleTask(PredictorTask):
     def example(self, rows: int) -> ExampleBatch:
         chosen = int(self._lengths.argmax())
         # Played slowly, a clip is longer than any that is read; what it holds does not matter here.
-        longest = np.resize(self._training.inputs[chosen], math.ceil(self._lengths[chosen] / (1 - self._speed)))
+        row, length = self._training.inputs[chosen], math.ceil(self._lengths[chosen] / (1 - self._speed))
+        longest = np.resize(row, (length, *row.shape[1:]))
         return self._gathered(np.full(rows, chosen), [longest] * rows)
 
     def _changed(self, rows: list[Row], step: int) -> list[Row]:
