@@ -322,6 +322,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def test_an_interrupted_set_goes_on_where_it_was_and_has_the_same_bytes(
     dataset: str, stops: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(workers, "_processors", lambda: 1)  # other processes would not know the small chunks
     monkeypatch.setattr(generated, "PIECE", 3)
     monkeypatch.setattr(pathfinder, "CHUNK", 4)
     monkeypatch.setattr(workers, "CHUNK", 4)
