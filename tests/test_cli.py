@@ -280,7 +280,7 @@ def test_eval_of_one_image_is_valid_json(capsys: pytest.CaptureFixture[str], roo
 def test_eval_refuses_images_of_another_size(refusal: Any, room: Path) -> None:
     assert refusal("eval", "tiny", "--dataset", "cifar10-mini") == (
         "cifar10-mini has images of 32 x 32 x 3 with 256 levels, the model is for 28 x 28 x 1 with 256 levels: "
-        "choose a fitting --dataset"
+        "choose a fitting data set"
     )
     assert refusal("eval", "tiny", "--dataset", "minst").startswith("no data set called 'minst'")
 

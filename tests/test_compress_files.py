@@ -188,6 +188,28 @@ def test_a_name_that_is_no_unicode_comes_back() -> None:
     assert [path.name for path in Path("back").iterdir()] == [name]
 
 
+def test_the_longest_names_come_back_or_are_refused_at_once(images: list[Path], capsys: Capture) -> None:
+    text_checkpoint(Path("words"), "bytes")
+    longest = Path("z" * 251 + ".txt")
+    longest.write_bytes(b"abc")
+    assert main(["compress", "words", str(longest), "-o", "text.s4z"]) == 0
+    assert main(["decompress", "words", "text.s4z", "-o", "texts"]) == 0
+    assert [path.name for path in Path("texts").iterdir()] == [longest.name]
+    capsys.readouterr()
+    picture = images[0].rename("y" * 255)  # which would come back with four more bytes
+    message = "would come back under a name that not every folder can hold"
+    assert_refused_in_one_line(main, ["compress", "model", str(picture), "-o", "o.s4z"], message, capsys)
+
+
+def test_a_file_of_another_version_is_not_called_damaged(images: list[Path], capsys: Capture) -> None:
+    assert main(["compress", "model", str(images[0]), "-o", "o.s4z"]) == 0
+    content = Path("o.s4z").read_bytes()
+    Path("o.s4z").write_bytes(content[:3] + b"\x09" + content[4:])
+    capsys.readouterr()
+    message = "o.s4z: it has format version 9, and this s4gen reads 2; decompress it with the s4gen that wrote it"
+    assert_refused_in_one_line(main, ["decompress", "model", "o.s4z", "-o", "back"], message, capsys)
+
+
 def test_the_result_as_json_adds_up(capsys: Capture) -> None:
     layout = image_checkpoint(Path("model"))
     files = write_images(layout, Path("in"), 2)
@@ -390,7 +412,9 @@ def test_a_compressed_file_that_was_cut_or_changed_anywhere_is_refused(
     def refused(changed: bytes) -> None:
         Path("changed.s4z").write_bytes(changed)
         arguments = ["decompress", "model", "changed.s4z", "-o", "back"]
-        assert_refused_in_one_line(main, arguments, "changed.s4z is damaged or no file of s4gen compress", capsys)
+        other_version = changed[:3] == content[:3] and len(changed) >= 8 and changed[3] != content[3]
+        message = "it has format version" if other_version else "is damaged or no file of s4gen compress"
+        assert_refused_in_one_line(main, arguments, message, capsys)
 
     for size in range(0, len(content), every):
         refused(content[:size])

@@ -392,7 +392,7 @@ def test_sound_is_read_at_another_rate_with_dt_rescaled_and_without(
             "reads spectra of 8,000 samples per second",
         ),
         (["eval", "fsdd-digits"], "has no recipe that names a data set; name one with --dataset"),
-        (["eval", "run/checkpoint", "--dataset", "mnist-mini"], "choose a fitting --dataset"),
+        (["eval", "run/checkpoint", "--dataset", "mnist-mini"], "choose a fitting data set"),
         (["eval", "fsdd-digits", "--dataset", "fsdd-mini", "--mode", "recurrent"], "reads rows in both directions"),
     ):
         assert_refused_in_one_line(cli.main, arguments, message, capsys)

@@ -395,6 +395,8 @@ def test_maps_of_sound_and_their_names(room: Path, capsys: Capture) -> None:
     files = found(capsys, "sound", "2.wav", "other/2.wav", "--map", "maps")
     assert [each["map"] for each in files] == ["maps/2.cost.png", "maps/2-2.cost.png"]
     assert all(Path(each["map"]).is_file() for each in files)
+    clashing = map_paths(Path("maps"), ["a/0.png", "b/0.png", "0-2.png", "c/0.png"], ".png")
+    assert [path.name for path in clashing] == ["0.cost.png", "0-2.cost.png", "0-2-2.cost.png", "0-3.cost.png"]
     odd = map_paths(Path("maps"), ["/a/x y&z.txt", "/b/..", os.fsdecode(b"\xff.png"), "n" * 300], ".png")
     assert [path.name for path in odd[:3]] == ["x_y_z.cost.png", "...cost.png", "_.cost.png"]
     assert len(odd[3].name) < 200 and all(path.parent == Path("maps") for path in odd)

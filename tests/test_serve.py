@@ -302,6 +302,12 @@ BAD = [
     ("/v1/completions", {"prompt": "a", "logprobs": 6}, 400, "logprobs = 6"),
     ("/v1/completions", {"prompt": "a", "logprobs": True}, 400, "logprobs = true"),
     ("/v1/completions", {"prompt": "a", "stream": "yes"}, 400, "stream"),
+    (
+        "/images",
+        {"model": "animals", "label": 3},
+        400,
+        'label = 3: expected a string, such as "3", or a list of strings',
+    ),
     ("/v1/completions", {"prompt": "a", "best_of": 3}, 400, "best_of = 3: expected n, which is 1"),
     ("/v1/completions", {"prompt": "a", "presence_penalty": 0.5}, 400, "does not have this"),
     ("/v1/completions", {"prompt": "a", "logit_bias": {"5": 1}}, 400, "does not have this"),

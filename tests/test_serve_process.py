@@ -133,6 +133,8 @@ def test_nothing_is_drawn_any_more_for_a_client_that_has_gone(site: str, stream:
         if stream:
             assert client.recv(100).startswith(b"HTTP/1.1 200")
     assert idle(site)
+    counted = httpx.get(f"{site}metrics").text
+    assert 'status="499"' in counted and 'status="500"' not in counted
 
 
 def test_a_client_that_never_reads_is_dropped(site: str) -> None:

@@ -213,7 +213,7 @@ def test_eval_refuses_in_one_line(capsys: Capture, room: Path) -> None:
     line = refusal(capsys, "eval", "words", "--chunk", "3", "--windows", "3")
     assert line == "--chunk is of the stream, --windows is the other protocol; leave one out"
     line = refusal(capsys, "eval", "words", "--dataset", "mnist-mini")
-    assert line == "mnist-mini is no text, and words a model of text: choose a fitting --dataset"
+    assert line == "mnist-mini is no text, and words a model of text: choose a fitting data set"
     for options in (["--chunk", "3"], ["--windows", "3"], ["--split", "validation"]):
         line = refusal(capsys, "eval", "mnist-small", *options)
         assert line.startswith(f"{' '.join(options).removesuffix(' 3')} is for text")
@@ -306,7 +306,7 @@ def test_convert_certifies_on_the_text_at_hand(capsys: Capture, room: Path) -> N
     assert "2 sequences of 1024 tokens (wikitext-mini test)" in printed
     assert "bits/token" in printed
     line = refusal(capsys, "convert", "words", "out2", "--dataset", "mnist-mini")
-    assert line == "mnist-mini is no text, and words a model of text: choose a fitting --dataset"
+    assert line == "mnist-mini is no text, and words a model of text: choose a fitting data set"
     line = refusal(capsys, "convert", "mnist-small", "out2", "--dataset", "wikitext-mini")
     assert line.startswith("wikitext-mini is text, and ") and "mnist-small a model of images: choose" in line
 

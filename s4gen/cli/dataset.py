@@ -58,7 +58,7 @@ def open_images(
     assert isinstance(layout, ImageLayout)
     if (kind := kind_of(dataset)) != "image":
         raise UserError(
-            f"{dataset} is {PLURAL[kind]}, and {checkpoint.path} a model of images: choose a fitting --dataset"
+            f"{dataset} is {PLURAL[kind]}, and {checkpoint.path} a model of images: choose a fitting data set"
         )
     format = format_for(layout, dataset, None if recipe is None else recipe.data)
     images = open_split(dataset, split, format, shows_progress())
@@ -67,7 +67,7 @@ def open_images(
     if images.layout != dataclasses.replace(layout, classes=()):
         raise UserError(
             f"{dataset} has images of {_size(images.layout)}, the model is for {_size(layout)}: choose a fitting "
-            "--dataset"
+            "data set"
         )
     labels = labels_for(images, layout)
     return to_sequence(images.images[:limit]), None if labels is None else torch.from_numpy(labels[:limit])
@@ -82,7 +82,7 @@ def open_text(checkpoint: Checkpoint, dataset: str, split: str) -> TokenFile:
     from s4gen.data.text import open_split
 
     if not is_text(dataset):
-        raise UserError(f"{dataset} is no text, and {checkpoint.path} a model of text: choose a fitting --dataset")
+        raise UserError(f"{dataset} is no text, and {checkpoint.path} a model of text: choose a fitting data set")
     return open_split(dataset, split, checkpoint.tokenizer(), shows_progress())
 
 

@@ -74,10 +74,12 @@ def _read(path: Path) -> Container:
     Raises:
         UserError: it is none, or it was cut or changed.
     """
-    from s4gen.compress.container import MOST_BYTES, unpack
+    from s4gen.compress.container import MOST_BYTES, OtherVersionError, unpack
 
     try:
         return unpack(read_bounded(path, MOST_BYTES))
+    except OtherVersionError as error:
+        raise UserError(f"{path}: {error}; decompress it with the s4gen that wrote it") from error
     except ValueError as error:
         raise UserError(
             f"{path} is damaged or no file of s4gen compress ({shortened(reason(error))}); copy it again"

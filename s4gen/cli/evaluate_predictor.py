@@ -105,7 +105,7 @@ def _examples(args: argparse.Namespace, checkpoint: PredictorCheckpoint, data: D
     if splits.answers != config.answers.names:
         raise UserError(
             f"{args.checkpoint} answers {_named(config.answers.names)}, and {data.dataset} has "
-            f"{_named(splits.answers)}; choose a fitting --dataset"
+            f"{_named(splits.answers)}; choose a fitting data set"
         )
     there, wanted = splits.layout, config.layout
     same = there
@@ -115,7 +115,7 @@ def _examples(args: argparse.Namespace, checkpoint: PredictorCheckpoint, data: D
         same = dataclasses.replace(wanted, columns=there.columns, times=there.times)
     if same != wanted:
         raise UserError(
-            f"{args.checkpoint} reads {wanted}, and {data.dataset} holds {there}; choose a fitting --dataset"
+            f"{args.checkpoint} reads {wanted}, and {data.dataset} holds {there}; choose a fitting data set"
         )
     if splits.tokenizer is not None and splits.tokenizer.fingerprint != checkpoint.tokenizer().fingerprint:
         raise UserError(f"the texts of {data.dataset} make another tokeniser than that of {args.checkpoint}")
@@ -155,7 +155,7 @@ def scaled_as(series: Series, layout: SeriesLayout, model: str) -> Series:
     if (series.columns, series.time_names) != (layout.columns, layout.times):
         raise UserError(
             f"{model} reads the columns {', '.join((*layout.columns, *layout.times))}, and the file gives "
-            f"{', '.join((*series.columns, *series.time_names))}; choose a fitting --dataset"
+            f"{', '.join((*series.columns, *series.time_names))}; choose a fitting data set"
         )
     mean, std = np.array(layout.mean), np.array(layout.std)
     if np.array_equal(mean, series.mean) and np.array_equal(std, series.std):

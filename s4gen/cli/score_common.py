@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -153,14 +154,13 @@ def per_token(nats: Nats, lengths: NDArray[Any] | int) -> Reference:
 
 def map_paths(folder: Path, files: Sequence[str], suffix: str) -> list[Path]:
     """Return where the maps of these files go: NAME.cost.SUFFIX, with a number where two files have one name."""
-    seen: dict[str, int] = {}
-    found = []
+    found: dict[Path, None] = {}
     for file in files:
         stem = re.sub(r"[^\w.-]+", "_", Path(file).stem.encode("utf-8", "replace").decode())[:100] or "_"
-        seen[stem] = seen.get(stem, 0) + 1
-        number = f"-{seen[stem]}" if seen[stem] > 1 else ""
-        found.append(folder / f"{stem}{number}.cost{suffix}")
-    return found
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        paths = (folder / f"{name}.cost{suffix}" for name in names)
+        found[next(path for path in paths if path not in found)] = None
+    return [*found]
 
 
 def each_file(files: Sequence[str], score: Callable[[int, str], Scored]) -> Iterator[Result]:

@@ -104,6 +104,7 @@ def read_items(contents: Contents, paths: Sequence[Path], lossy: bool = False) -
         item = contents.read(path, lossy)
         try:
             checked_name(_stored_name(contents, item))
+            checked_name(os.fsencode(item.name))
         except ValueError:
             raise UserError(f"{path} would come back under a name that not every folder can hold; rename it") from None
         if (other := names.setdefault(item.name, path)) is not path:

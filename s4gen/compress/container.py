@@ -30,14 +30,13 @@ from itertools import accumulate, pairwise
 
 from s4gen.compress.varints import Reader, number, with_size
 from s4gen.config.names import KINDS
+from s4gen.files.unfinished import LONGEST_NAME
 
 MAGIC = b"\x89S4"
 VERSION = 2
 BLOCK = 1 << 15
 """Values in a block. The coder ends with each of them, so that decoding that goes wrong is found out early."""
 MODEL_BYTES, SIGNATURE_BYTES = 3, 3
-LONGEST_NAME = 255
-"""Bytes of a name that file systems can hold."""
 MOST_VALUES = 1 << 28
 """Values of all files in a container, which is what many hours of coding take."""
 MOST_BYTES = 1 << 30
@@ -56,6 +55,10 @@ _PLACES = 16
 """Targets that there can be numbers for."""
 _LONGEST_TEXT = 64
 """Bytes of the name of an engine or a target."""
+
+
+class OtherVersionError(ValueError):
+    """The bytes are of another version of the format."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def unpack(content: bytes) -> Container:
         raise ValueError("it was cut off in its header")
     _, version, checksum = _PREFIX.unpack_from(content)
     if version != VERSION:
-        raise ValueError(f"it has format version {version}, expected {VERSION}")
+        raise OtherVersionError(f"it has format version {version}, and this s4gen reads {VERSION}")
     if zlib.crc32(memoryview(content)[_PREFIX.size :]) != checksum:
         raise ValueError("it was cut or changed")
     return _unpacked(Reader(content[_PREFIX.size :]))

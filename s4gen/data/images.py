@@ -81,7 +81,7 @@ def labels_for(images: ImageSet, layout: ImageLayout) -> NDArray[np.int64] | Non
         found = ", ".join(images.classes) or "nothing"
         raise UserError(
             f"the model is conditional on {', '.join(layout.classes)}, and the images of {images.name} are labelled "
-            f"with {found}; choose a fitting --dataset"
+            f"with {found}; choose a fitting data set"
         )
     if (images.labels < 0).any():
         raise UserError(f"{int((images.labels < 0).sum())} images of {images.name} have no label; leave them out")

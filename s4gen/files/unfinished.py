@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
+import hashlib
 import os
 import secrets
 import shutil
@@ -17,6 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _MARK = ".writing-"
+_DIGITS = 8
+"""Hexadecimal digits behind the mark."""
+LONGEST_NAME = 255
+"""Bytes of a name that file systems can hold."""
 
 
 @contextlib.contextmanager
@@ -55,7 +60,7 @@ def is_leftover(path: Path) -> bool:
 
 def temporary_name(path: Path) -> Path:
     """Return a new name beside `path` for something that is not complete yet, or is about to be removed."""
-    return path.with_name(f"{_stem(path.name)}{secrets.token_hex(4)}")
+    return path.with_name(f"{_stem(path.name)}{secrets.token_hex(_DIGITS // 2)}")
 
 
 def remove(path: Path) -> None:
@@ -68,6 +73,10 @@ def remove(path: Path) -> None:
 
 
 def _stem(name: str) -> str:
+    """Return how the name of what is unfinished begins; a name that leaves no room for more is told by its hash."""
+    encoded = os.fsencode(name)
+    if len(encoded) > LONGEST_NAME - len(f".{_MARK}") - _DIGITS:
+        name = hashlib.sha256(encoded).hexdigest()
     return f".{name}{_MARK}"
 
 

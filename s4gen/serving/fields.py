@@ -135,4 +135,10 @@ def labels_in(found: Mapping[str, Any], model: Served, n: int) -> list[int] | No
 def one_or_more(most: int) -> Check:
     """Expect a string, or a list of 1 to `most` strings."""
     one, several = expected.text(1 << 30), expected.items(expected.text(1 << 30), 1, most)
-    return lambda value, name: one(value, name) if isinstance(value, str) else several(value, name)
+
+    def check(value: Any, name: str) -> Any:
+        if not isinstance(value, str | list):
+            raise ValueError(f'{name} = {expected.shown(value)}: expected a string, such as "3", or a list of strings')
+        return one(value, name) if isinstance(value, str) else several(value, name)
+
+    return check

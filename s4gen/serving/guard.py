@@ -81,6 +81,7 @@ class Guard:
         except RefusedError as refusal:
             await refused(refusal)(scope, receive, sent)
         except ClientGoneError:
+            status = GONE  # the app has called it 500, since it knows of no client that goes
             self._metrics.count("dropped")
         finally:
             path = scope["path"] if scope["path"] in COUNTED else "other"

@@ -148,5 +148,5 @@ def check_fits(audio: AudioSet, classes: Sequence[str]) -> None:
     if classes and (audio.labels is None or tuple(audio.classes) != tuple(classes)):
         raise UserError(
             f"the model is conditional on {', '.join(classes)}, and the clips of {audio.name} are labelled "
-            f"{', '.join(audio.classes) if audio.labels is not None else 'with nothing'}; choose a fitting --dataset"
+            f"{', '.join(audio.classes) if audio.labels is not None else 'with nothing'}; choose a fitting data set"
         )
