@@ -37,7 +37,7 @@ class Asked:
     given_up: bool
     """Whether the client goes after the first bytes."""
     levels: int = 0
-    """Of images: how many values a pixel can have."""
+    """A pixel of the images can have so many values; 0 for text and sound."""
     drawn: Any = None
     """The texts; the pixels of the images, from 0 to 255; the bytes of the sound."""
     busy: int = 0

@@ -250,7 +250,7 @@ def test_without_its_packages_one_line_says_how_to_get_them(
 
 @pytest.mark.slow
 def test_two_hundred_requests_get_what_sample_draws(saved: Path, tmp_path: Path) -> None:
-    """Of 32 clients some go before the end; each of the others gets what `s4gen sample` draws with that seed."""
+    """Some of 32 clients go before the end, and each of the others gets what `s4gen sample` draws with its seed."""
     with server(saved / "words", saved / "animals", saved / "digits") as (_, url):
         load = asyncio.run(run(url, requests=200, clients=32, seconds=300, keep=True))
         assert idle(url)

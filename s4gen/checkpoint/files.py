@@ -39,8 +39,11 @@ LAYER_FORMAT = "s4gen-layer"
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
 CURVE_FILE = "curve.png"
-FILES_OF_A_MODEL = ("config.json", "model.safetensors", "recurrent.safetensors", TOKENIZER_FILE)
-"""What results depend on; the last two are not in every checkpoint."""
+MODEL_FILE = "model.safetensors"
+CONSTANTS_FILE = "recurrent.safetensors"
+"""The discrete constants of a converted checkpoint (s4gen.sampling.converted)."""
+FILES_OF_A_MODEL = ("config.json", MODEL_FILE, CONSTANTS_FILE, TOKENIZER_FILE)
+"""These files of a checkpoint decide its results. Not every checkpoint has the last two."""
 ANY_TABLE = expected.mapping(expected.anything)
 SECTIONS: dict[str, tuple[str, Any, Any]] = {
     FORMAT: ("density", density_config_from_dict, density_config_to_dict),

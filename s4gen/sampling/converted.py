@@ -21,6 +21,7 @@ from s4gen.checkpoint import (
     load_tensors,
     save_tensors,
 )
+from s4gen.checkpoint.files import CONSTANTS_FILE, MODEL_FILE
 from s4gen.checkpoint.fitting import fitting
 from s4gen.checkpoint.tensors import Header, check_finite
 from s4gen.errors import UserError, shortened
@@ -32,9 +33,7 @@ from s4gen.models.ssm_layers import SSMLayer
 from s4gen.sampling.certify import Certificate
 from s4gen.sampling.convert import RecurrentModel, convert
 
-MODEL_FILE = "model.safetensors"
 CHECKPOINT_FILES = ("config.json", MODEL_FILE, TOKENIZER_FILE, "recipe.toml", "metrics.json", "README.md", CURVE_FILE)
-CONSTANTS_FILE = "recurrent.safetensors"
 CERTIFICATE_FILE = "certificate.json"
 
 _HASH = expected.text(64)

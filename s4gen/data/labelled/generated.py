@@ -28,7 +28,7 @@ from s4gen.showing.progress import progress_bar
 
 _VERSION = 1
 PIECE = 250
-"""Examples after which what was made is safe; those of Path-X take two minutes."""
+"""After so many examples, what was made is kept even if the program dies. On Path-X that takes two minutes."""
 
 Make = Callable[[int], Generator[tuple[NDArray[np.uint8], int], None, None]]
 
@@ -98,7 +98,7 @@ def _made(folder: Path, name: str, key: Mapping[str, Any], count: int, examples:
 
 
 class _Done(NamedTuple):
-    """How far a set is complete."""
+    """These numbers of examples and tokens have been written in full."""
 
     examples: int = 0
     tokens: int = 0
