@@ -23,6 +23,7 @@ from PIL import Image
 from s4gen import cli
 from s4gen.checkpoint import load_checkpoint, save_checkpoint
 from s4gen.cli import main
+from s4gen.cli.parser import verbs_of
 from s4gen.config import (
     DataConfig,
     DensityConfig,
@@ -117,6 +118,13 @@ print("all asked")
 def test_help_of_every_verb_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in cli.VERBS:
         assert output(capsys, verb, "-h").startswith(f"usage: s4gen {verb} ")
+
+
+def test_every_verb_that_writes_to_a_place_takes_o() -> None:
+    """Whoever knows -o from one verb expects it of all."""
+    for name, verb in verbs_of(cli.make_parser()).items():
+        for action in verb._actions:
+            assert ("--out" in action.option_strings) == ("-o" in action.option_strings), name
 
 
 def test_python_m_s4gen_is_the_same_program(capsys: pytest.CaptureFixture[str]) -> None:

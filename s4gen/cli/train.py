@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a TOML file, or the name of a shipped recipe")
-    parser.add_argument("--out", metavar="DIR", type=user_path, help="where to write (default: runs/RECIPE)")
+    parser.add_argument("-o", "--out", metavar="DIR", type=user_path, help="where to write (default: runs/RECIPE)")
     parser.add_argument(
         "--set",
         metavar="SECTION.KEY=VALUE",
