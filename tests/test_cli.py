@@ -133,6 +133,26 @@ def test_python_m_s4gen_is_the_same_program(capsys: pytest.CaptureFixture[str]) 
     assert done.stdout.startswith("s4gen ")
 
 
+def test_a_dash_is_no_name_for_what_is_not_written_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (
+        "demo -o -",
+        "train r -o -",
+        "eval c -o -",
+        "score c f --map -",
+        "compress c f -o -",
+        "report r -o -",
+        "decompress c f -o -",
+        "convert c -",
+        "export c -",
+        "import f -",
+        "merge - p",
+        "predict c --plot -",
+    ):
+        assert main(command.split()) == 2
+        assert "-: this is not written to standard output; give it a name" in capsys.readouterr().err
+    assert not Path("-").exists()
+
+
 # Exit codes
 
 

@@ -5,9 +5,21 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from s4gen.config.names import PLURAL
 from s4gen.errors import UserError
+from s4gen.files.folders import user_path
+
+
+def path_to_write(text: str) -> Path:
+    """Return the path that a user wrote for a result that goes to a file or a folder; it is an argparse type.
+
+    In many programs - means standard output, so a file or folder of that name would surprise.
+    """
+    if text == "-":
+        raise argparse.ArgumentTypeError("-: this is not written to standard output; give it a name")
+    return user_path(text)
 
 
 def whole(least: int) -> Callable[[str], int]:

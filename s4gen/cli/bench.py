@@ -9,13 +9,12 @@ from typing import Any, Protocol
 from s4gen.bench.published import BATCH, DIMENSIONS, LENGTH
 from s4gen.bench.ways import BASELINES, BATCHES, DEFAULT_ENGINES, ENGINES, POSITIONS
 from s4gen.cli import bench_compress
-from s4gen.cli.arguments import whole
+from s4gen.cli.arguments import path_to_write, whole
 from s4gen.cli.output import check_file, check_output, json_text, print_json
 from s4gen.cli.parser import Parser
 from s4gen.cli.presets import is_preset
 from s4gen.config import DensityConfig, load_preset
 from s4gen.errors import UserError
-from s4gen.files.folders import user_path
 
 SUMMARY = "Measure speed, memory and size: generation with a model, the core, S4 beside its ancestors, compression."
 """The command line shows this sentence for `-h`."""
@@ -103,7 +102,7 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
     )
     _add_json(parser)
     parser.add_argument(
-        "--plot", metavar="FILE", type=user_path, help="write the curves as a PNG: against position, length, batch"
+        "--plot", metavar="FILE", type=path_to_write, help="write the curves as a PNG: against position, length, batch"
     )
     parser.add_argument("--force", action="store_true", help="write over an existing plot")
 
@@ -112,7 +111,7 @@ def _add_core(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_core)
     parser.add_argument("--quick", action="store_true", help="measure one small size only")
     _add_json(parser)
-    parser.add_argument("-o", "--out", metavar="FILE", type=user_path, help="write the JSON object to a file, too")
+    parser.add_argument("-o", "--out", metavar="FILE", type=path_to_write, help="write the JSON object to a file, too")
     parser.add_argument("--force", action="store_true", help="write over an existing file")
 
 

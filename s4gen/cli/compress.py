@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from s4gen.cli.arguments import refuse_foreign, whole
+from s4gen.cli.arguments import path_to_write, refuse_foreign, whole
 from s4gen.cli.output import check_file, print_json, shows_progress
 from s4gen.config.names import CODING_ENGINES
 from s4gen.errors import UserError, printable
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recordings at the model's rate, as wav, of which every byte is kept, or flac, of which every sample is",
     )
     parser.add_argument(
-        "-o", "--out", metavar="OUT", type=user_path, required=True, help="the one file for all, such as NAME.s4z"
+        "-o", "--out", metavar="OUT", type=path_to_write, required=True, help="the one file for all, such as NAME.s4z"
     )
     parser.add_argument(
         "--lossy",
@@ -124,8 +124,6 @@ def _check_out(args: argparse.Namespace) -> None:
     Raises:
         UserError: it is one.
     """
-    if str(args.out) == "-":
-        raise UserError("-o -: the compressed file is not written to standard output; give it a name, such as NAME.s4z")
     check_file(args.out, args.force)
     for path in args.files:
         if args.out.exists() and path.exists() and os.path.samefile(args.out, path):

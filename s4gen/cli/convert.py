@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from s4gen.cli.arguments import number, whole
+from s4gen.cli.arguments import number, path_to_write, whole
 from s4gen.cli.bounds import check_kept
 from s4gen.cli.dataset import add_dataset_argument, dataset_of
 from s4gen.cli.media import MEDIA
 from s4gen.config.names import MINI_OF
-from s4gen.files.folders import user_path
 from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ DRAWN_TOKENS = 2048
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or the name of a shipped checkpoint")
-    parser.add_argument("out", metavar="OUT", type=user_path, help="folder of the converted checkpoint")
+    parser.add_argument("out", metavar="OUT", type=path_to_write, help="folder of the converted checkpoint")
     parser.add_argument(
         "--tolerance",
         metavar="T",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s4gen.cli.arguments import path_to_write
 from s4gen.cli.compress import add_batch
 from s4gen.cli.output import check_file, print_json, shows_progress
 from s4gen.errors import UserError, shortened
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--out",
         metavar="DIR",
-        type=user_path,
+        type=path_to_write,
         required=True,
         help="the folder that the files go to, by their old names, images as PNG; it is made if it is missing",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from s4gen.files.folders import user_path
+from s4gen.cli.arguments import path_to_write
 
 SUMMARY = "Train, convert, sample and measure in a few minutes, on images that come with s4gen."
 """The command line shows this sentence for `-h`."""
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--out",
         metavar="DIR",
-        type=user_path,
+        type=path_to_write,
         default=Path("runs/demo"),
         help="where to write report.html and what it shows; replaces an earlier demo (default: runs/demo)",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s4gen.cli import evaluate_predictor
-from s4gen.cli.arguments import number, refuse_foreign, whole
+from s4gen.cli.arguments import number, path_to_write, refuse_foreign, whole
 from s4gen.cli.dataset import add_dataset_argument
 from s4gen.cli.media import MEDIA
 from s4gen.cli.output import check_file, json_text, print_json
@@ -15,7 +15,6 @@ from s4gen.cli.shards import add_shard_argument, check_part_output
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError
 from s4gen.files.atomic import write_file_atomic
-from s4gen.files.folders import user_path
 
 if TYPE_CHECKING:
     from s4gen.cli.evaluate_common import Outcome
@@ -85,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataset_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "-o", "--out", metavar="PATH", type=user_path, help="also write what --json prints to this file, NAME.json"
+        "-o", "--out", metavar="PATH", type=path_to_write, help="also write what --json prints to this file, NAME.json"
     )
     add_shard_argument(parser)
     parser.add_argument("--force", action="store_true", help="write over what is at PATH")

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s4gen.cli.arguments import path_to_write
 from s4gen.errors import UserError
-from s4gen.files.folders import user_path
 
 if TYPE_CHECKING:
     from s4gen.exporting.programs import Check
@@ -22,7 +22,7 @@ FORMATS = ("onnx", "torch", "native")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or the name of a shipped checkpoint")
-    parser.add_argument("out", metavar="OUT", type=user_path, help="folder to write")
+    parser.add_argument("out", metavar="OUT", type=path_to_write, help="folder to write")
     parser.add_argument(
         "--format",
         choices=FORMATS,

@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
+from s4gen.cli.arguments import path_to_write
 from s4gen.cli.output import print_json
 from s4gen.files.folders import user_path
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE", type=user_path, help="a state dict (.pt), or a Lightning checkpoint (.ckpt)"
     )
-    parser.add_argument("out", metavar="OUT", type=user_path, help="folder of the checkpoint")
+    parser.add_argument("out", metavar="OUT", type=path_to_write, help="folder of the checkpoint")
     parser.add_argument(
         "--config",
         metavar="JSON|YAML",

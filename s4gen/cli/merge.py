@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from s4gen.cli.arguments import path_to_write
 from s4gen.cli.evaluate import check_result, report
 from s4gen.cli.media import MEDIA
 from s4gen.errors import UserError
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out",
         metavar="OUT",
-        type=user_path,
+        type=path_to_write,
         help="where the result goes: of samples, any name that sample -o takes; of scores, NAME.json",
     )
     parser.add_argument(

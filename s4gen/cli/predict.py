@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s4gen.cli.arguments import whole
+from s4gen.cli.arguments import path_to_write, whole
 from s4gen.cli.output import check_file, json_text
 from s4gen.cli.predict_input import FORMATS, NOUNS, positions
 from s4gen.config import AudioLayout, PredictorConfig
 from s4gen.errors import UserError
-from s4gen.files.folders import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the end alone)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object in each line")
-    parser.add_argument("--plot", metavar="FILE.png", type=user_path, help="draw what was printed against the position")
+    parser.add_argument(
+        "--plot", metavar="FILE.png", type=path_to_write, help="draw what was printed against the position"
+    )
     parser.add_argument("--force", action="store_true", help="write over an existing plot")
     parser.add_argument("--timing", action="store_true", help="add to each line how long a step takes")
 

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from s4gen.cli.arguments import path_to_write
 from s4gen.errors import UserError, printable
-from s4gen.files.folders import user_path
 
 SUMMARY = "Write one HTML page about a run or a checkpoint, or about several side by side."
 """The sentence that `-h` shows; not `__doc__`, which `python -OO` removes."""
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--out",
         metavar="FILE",
-        type=user_path,
+        type=path_to_write,
         help=f"where to write the page; without it, one run has it in its folder, as {PAGE}",
     )
     parser.add_argument("--force", action="store_true", help="replace a file that is no earlier page of this command")

@@ -8,12 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from s4gen.cli.arguments import whole
+from s4gen.cli.arguments import path_to_write, whole
 from s4gen.cli.media import MEDIA
 from s4gen.cli.output import check_folder, print_json, shows_progress
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError, printable
-from s4gen.files.folders import user_path
 from s4gen.showing.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--map",
         metavar="DIR",
-        type=user_path,
+        type=path_to_write,
         help="write into this folder what each pixel, sample or word cost, as a picture over the file: NAME.cost.png, "
         "or NAME.cost.html for texts",
     )
@@ -118,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
     elif rows:
         print(table(rows, UNITS[kind]))
         if against is not None:
-            print(f"percentile: the share of {args.against} {args.split} that costs less per token, of 100")
+            counted = f"{against.n:,} sequences of {args.against} {args.split}"
+            print(f"percentile: how many of 100 among {counted} cost less per token")
     sys.stdout.flush()  # what went well stands above what did not
     for each in failed:
         print(f"s4gen: error: {each.error}", file=sys.stderr)

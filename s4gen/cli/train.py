@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s4gen.cli.arguments import path_to_write
 from s4gen.cli.media import MEDIA
 from s4gen.config import Recipe, load_recipe
 from s4gen.errors import UserError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a TOML file, or the name of a shipped recipe")
-    parser.add_argument("-o", "--out", metavar="DIR", type=user_path, help="where to write (default: runs/RECIPE)")
+    parser.add_argument("-o", "--out", metavar="DIR", type=path_to_write, help="where to write (default: runs/RECIPE)")
     parser.add_argument(
         "--set",
         metavar="SECTION.KEY=VALUE",
