@@ -64,8 +64,8 @@ class DataConfig:
     """Audio only: seconds of a training sequence, which is cut at random from a clip. 0 takes that of the set, or whole
     clips."""
     tail: float = 0.0
-    """Audio only: seconds of silence behind every training clip. From them the model learns to end a clip by itself. The
-    training loss counts them, and they cost nearly nothing, so it is lower than that of held-out clips, without them."""
+    """Audio only: seconds of silence behind every training clip. From them the model learns to end a clip by itself.
+    The training loss counts them, and they cost nearly nothing, so it is lower than the loss of held-out clips."""
     speed: float = 0.0
     """Classification of audio only: each time a training clip is read, it is played faster or slower, and so higher or
     lower, by a factor drawn at random from 1 - speed to 1 + speed."""

@@ -101,8 +101,8 @@ class AudioTask(DensityTask):
             lines.append(f"Conditional on the label: {', '.join(layout.classes)}.")
         if self._tail:
             lines.append(
-                f"Every training clip ended in {recipe.data.tail:g} s of added silence, which no evaluation has; so the "
-                "training loss is lower than that of held-out clips."
+                f"Every training clip ended in {recipe.data.tail:g} s of added silence, which no evaluation has; so "
+                "the training loss is lower than that of held-out clips."
             )
         if latest is not None:
             bits, stderr = latest.values["bits_per_sample"], latest.values["stderr"]
