@@ -34,6 +34,8 @@ BESIDE = (
     "sampling/*.md",
     "sampling/*.png",
     "train/*.toml",
+    "train/*.md",
+    "train/*.png",
     "train/claims/*",
     "s4gen/examples/*.py",
 )
