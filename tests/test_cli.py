@@ -147,6 +147,9 @@ def test_a_dash_is_no_name_for_what_is_not_written_to_standard_output(capsys: py
         "import f -",
         "merge - p",
         "predict c --plot -",
+        "bench c --plot -",
+        "bench core -o -",
+        "sample c --prompt-cache -",
     ):
         assert main(command.split()) == 2
         assert "-: this is not written to standard output; give it a name" in capsys.readouterr().err

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from s4gen.cli.arguments import whole
+from s4gen.cli.arguments import path_to_write, whole
 from s4gen.errors import UserError
-from s4gen.files.folders import user_path
 
 if TYPE_CHECKING:
     from s4gen.sampling.prompt_cache import PromptCache
@@ -20,7 +19,7 @@ def add_prompt_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt-cache",
         metavar="DIR",
-        type=user_path,
+        type=path_to_write,
         help="keep the state behind each prompt in this folder, so that the same prompt, or one that begins alike, is "
         "not read again by this model; the folder holds the tokens of the prompts",
     )

@@ -14,6 +14,7 @@ from s4gen.cli.output import check_folder, print_json, shows_progress
 from s4gen.config.names import ENGINES
 from s4gen.errors import UserError, printable
 from s4gen.showing.progress import progress_bar
+from s4gen.showing.words import plural
 
 if TYPE_CHECKING:
     from s4gen.cli.score_common import Failed, Reference, Scored
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     elif rows:
         print(table(rows, UNITS[kind]))
         if against is not None:
-            counted = f"{against.n:,} sequences of {args.against} {args.split}"
+            counted = f"{plural(against.n, 'sequence')} of {args.against} {args.split}"
             print(f"percentile: how many of 100 among {counted} cost less per token")
     sys.stdout.flush()  # what went well stands above what did not
     for each in failed:
